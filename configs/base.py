@@ -1,0 +1,50 @@
+"""Every field once: its default, its unit and what it means.
+
+An experiment is a file like `configs/lstm.py`: this one plus what differs. Any field can be
+overridden on the command line, as in `--config.train.num_epochs=5`. What values are accepted
+is written in `train_lib/settings.py`.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(name: str, treatment: str) -> ConfigDict:
+    """The defaults of an experiment.
+
+    Args:
+        name: of the experiment; the run folder is called after it.
+        treatment: of length. `exact`: padding never reaches a result. `tutorial`: every review is
+            pre-padded to the longest of its split and nothing is masked.
+    """
+    if treatment not in ("exact", "tutorial"):
+        raise ValueError(f"unknown treatment {treatment!r}; choose one of exact, tutorial")
+    config = ConfigDict()
+    config.name = name if treatment == "exact" else f"{name}-{treatment}"
+
+    config.model = ConfigDict()
+    config.model.cell = "lstm"  # a module in seqmodels/cells
+    config.model.embedding_size = 16  # width of a word's vector
+    config.model.hidden_sizes = (16,)  # units of each recurrent layer, from the bottom up
+    config.model.bidirectional = False  # run every layer in both directions, side by side
+    config.model.dropout_rates = (0.0,)  # for each recurrent layer, the rate on its input
+    config.model.pooling = "last"  # sequence to vector: last, mean or max
+
+    config.data = ConfigDict()
+    config.data.source = "auto"  # imdb, generated, or auto: IMDB where it can be had
+    config.data.dir = ""  # tensorflow-datasets folder; empty: $TFDS_DATA_DIR, else its default
+    config.data.archive = ""  # aclImdb_v1.tar.gz or an extracted aclImdb/, to prepare IMDB from
+    config.data.max_features = 5_000  # vocabulary size, the four reserved numbers included
+    config.data.train_reviews = 15_000  # of the 25,000 for training; half of them positive
+    config.data.validation_reviews = 10_000  # of the same 25,000, none of them trained on
+    config.data.test_reviews = 25_000  # of the 25,000 for testing
+    config.data.split_seed = 0  # of the draw of training and validation reviews
+    config.data.mask_padding = treatment == "exact"  # False: padding is read like a word
+    config.data.padding_side = "post" if treatment == "exact" else "pre"  # behind or before
+
+    config.train = ConfigDict()
+    config.train.num_epochs = 12  # passes over the training reviews
+    config.train.batch_size = 512  # reviews a step
+    config.train.learning_rate = 1e-3  # of Adam
+    config.train.adam_epsilon = 1e-7  # of Adam, added as Keras does: to the uncorrected root
+    config.train.seed = 0  # of initialisation, data order and dropout
+    return config

@@ -1,0 +1,16 @@
+"""Stacked bidirectional LSTM; 355,233 parameters.
+
+Embedding 64, dropout .3, Bi-LSTM 32, dropout .2, Bi-LSTM 16, one logit.
+"""
+
+from configs import base
+
+
+def get_config(treatment: str = "exact"):
+    config = base.get_config("stacked", treatment)
+    config.model.embedding_size = 64
+    config.model.hidden_sizes = (32, 16)
+    config.model.bidirectional = True
+    config.model.dropout_rates = (0.3, 0.2)
+    config.train.num_epochs = 3
+    return config

@@ -1,0 +1,46 @@
+"""Long short-term memory.
+
+Hochreiter and Schmidhuber, "Long Short-Term Memory", Neural Computation 9(8), 1997, with the forget
+gate of Gers, Schmidhuber and Cummins, "Learning to Forget", Neural Computation 12(10), 2000.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.nn import initializers
+
+from seqmodels.cells import base
+
+
+class LSTM(base.Cell):
+    """i, f, o = sigmoid(W x + R h + b);  g = tanh(W x + R h + b);  c' = f c + i g;  h' = o tanh(c').
+
+    Parameters, with the gates side by side in the order i, f, g, o: `kernel` W `[D, 4H]`
+    Glorot-uniform, `recurrent_kernel` R `[H, 4H]` orthogonal, `bias` b `[4H]` zero but for one in
+    the forget gate (Jozefowicz et al., 2015). These are Keras' layout and initialisation.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, *, rngs: nnx.Rngs):
+        gates = 4 * hidden_size
+        self.hidden_size = hidden_size
+        self.kernel = nnx.Param(
+            initializers.glorot_uniform()(rngs.params(), (input_size, gates), jnp.float32)
+        )
+        self.recurrent_kernel = nnx.Param(
+            initializers.orthogonal()(rngs.params(), (hidden_size, gates), jnp.float32)
+        )
+        forget = slice(hidden_size, 2 * hidden_size)
+        self.bias = nnx.Param(jnp.zeros(gates, jnp.float32).at[forget].set(1.0))
+
+    def initial_carry(self):
+        return jnp.zeros(self.hidden_size), jnp.zeros(self.hidden_size)
+
+    def project(self, x_D):
+        return x_D @ self.kernel + self.bias
+
+    def step(self, carry, z_G):
+        c_H, h_H = carry
+        i, f, g, o = jnp.split(z_G + h_H @ self.recurrent_kernel, 4)
+        c_H = jax.nn.sigmoid(f) * c_H + jax.nn.sigmoid(i) * jnp.tanh(g)
+        h_H = jax.nn.sigmoid(o) * jnp.tanh(c_H)
+        return (c_H, h_H), h_H

@@ -1,0 +1,1 @@
+"""Data, training and reporting. Reads configs, builds models; `seqmodels` knows nothing of it."""

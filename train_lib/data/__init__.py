@@ -1,0 +1,1 @@
+"""Sources, vocabulary, data sets, batches."""

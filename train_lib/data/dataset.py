@@ -1,0 +1,179 @@
+"""From a corpus to training, validation and test sets of tokens, through a cache on disk."""
+
+import dataclasses
+import functools
+import hashlib
+import io
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+
+from train_lib import files
+from train_lib.data import sources
+from train_lib.data.corpus import Corpus, Reviews, fingerprint
+from train_lib.data.vocabulary import Vocabulary, split_words
+
+# Of the way tokens are made and stored. Raise it when either changes: old caches are then left.
+_CACHE_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Reviews as tokens, end to end.
+
+    Attributes:
+        tokens: all reviews' tokens, int32.
+        offsets: where each review starts, and where the last one ends; int64 `[N + 1]`.
+        labels: 0 negative, 1 positive; int8 `[N]`.
+    """
+
+    tokens: np.ndarray
+    offsets: np.ndarray
+    labels: np.ndarray
+
+    @functools.cached_property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each review, the start token included."""
+        return np.diff(self.offsets)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @classmethod
+    def encode(
+        cls, vocabulary: Vocabulary, reviews: Sequence[Sequence[str]], labels: np.ndarray
+    ) -> "Split":
+        tokens = [vocabulary.encode(words) for words in reviews]
+        offsets = np.cumsum([0, *map(len, tokens)], dtype=np.int64)
+        return cls(np.concatenate(tokens), offsets, labels.astype(np.int8))
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """What a run trains, validates and tests on.
+
+    Attributes:
+        name: of the corpus.
+        fingerprint: SHA-256 of the corpus' labelled texts, whatever file they came in.
+        vocabulary: built from the training reviews.
+        train, validation, test: the reviews.
+    """
+
+    name: str
+    fingerprint: str
+    vocabulary: Vocabulary
+    train: Split
+    validation: Split
+    test: Split
+
+
+SPLITS = ("train", "validation", "test")
+
+
+def load(data_config) -> Dataset:
+    """Loads the data set that `config.data` asks for.
+
+    Raises:
+        UserError: it cannot be had; the message says what to do.
+    """
+    corpus = sources.find(data_config)
+    settings = {
+        "version": _CACHE_VERSION,
+        "source": corpus.identity(),
+        **{
+            field: data_config[field]
+            for field in (
+                "max_features", "train_reviews", "validation_reviews", "test_reviews", "split_seed",
+            )
+        },
+    }  # fmt: skip
+    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    path = files.cache_dir() / "tokens" / f"{corpus.name}-{key[:20]}.npz"
+    dataset = _read_cache(path, corpus.name)
+    if dataset is None:
+        dataset = _build(corpus, data_config)
+        _write_cache(path, dataset)
+    return dataset
+
+
+def _build(corpus: Corpus, data_config) -> Dataset:
+    train = corpus.read("train")
+    test = corpus.read("test")
+    rng = np.random.default_rng(data_config.split_seed)
+    train_indices, validation_indices = _draw_balanced(
+        train.labels, (data_config.train_reviews, data_config.validation_reviews), rng
+    )
+    (test_indices,) = _draw_balanced(test.labels, (data_config.test_reviews,), rng)
+
+    def words_of(reviews: Reviews, indices: np.ndarray) -> list[list[str]]:
+        return [split_words(reviews.texts[index]) for index in indices]
+
+    train_words = words_of(train, train_indices)
+    vocabulary = Vocabulary.build(train_words, data_config.max_features)
+    return Dataset(
+        name=corpus.name,
+        fingerprint=fingerprint((train, test)),
+        vocabulary=vocabulary,
+        train=Split.encode(vocabulary, train_words, train.labels[train_indices]),
+        validation=Split.encode(
+            vocabulary, words_of(train, validation_indices), train.labels[validation_indices]
+        ),
+        test=Split.encode(vocabulary, words_of(test, test_indices), test.labels[test_indices]),
+    )
+
+
+def _draw_balanced(
+    labels: np.ndarray, sizes: Sequence[int], rng: np.random.Generator
+) -> list[np.ndarray]:
+    """Draws disjoint sets of indices, half of each from either class, each in corpus order."""
+    shuffled = [rng.permutation(np.flatnonzero(labels == label)) for label in (0, 1)]
+    sets, start = [], 0
+    for size in sizes:
+        stop = start + size // 2
+        sets.append(np.sort(np.concatenate([indices[start:stop] for indices in shuffled])))
+        start = stop
+    return sets
+
+
+# A cache file is the SHA-256 of what follows, in hexadecimal, a newline, and an .npz of plain arrays.
+
+
+def _write_cache(path: pathlib.Path, dataset: Dataset) -> None:
+    header = {
+        "name": dataset.name,
+        "fingerprint": dataset.fingerprint,
+        "words": dataset.vocabulary.words,
+    }
+    arrays = {"header": np.frombuffer(json.dumps(header).encode(), np.uint8)}
+    for split in SPLITS:
+        for field, array in dataclasses.asdict(getattr(dataset, split)).items():
+            arrays[f"{split}.{field}"] = array
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    content = buffer.getvalue()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write(path, hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+    except OSError as error:
+        print(f"note: the tokens were not cached: {error}", file=sys.stderr)
+
+
+def _read_cache(path: pathlib.Path, name: str) -> Dataset | None:
+    """The cached data set, or None where there is none or it is damaged."""
+    try:
+        digest, _, content = path.read_bytes().partition(b"\n")
+    except OSError:
+        return None
+    if hashlib.sha256(content).hexdigest().encode() != digest:
+        print(f"note: {path} is damaged and is made again", file=sys.stderr)
+        return None
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        header = json.loads(arrays["header"].tobytes())
+        splits = {
+            split: Split(*(arrays[f"{split}.{field.name}"] for field in dataclasses.fields(Split)))
+            for split in SPLITS
+        }
+    return Dataset(name, header["fingerprint"], Vocabulary(header["words"]), **splits)

@@ -1,0 +1,229 @@
+"""The Large Movie Review Dataset through tensorflow-datasets, without TensorFlow.
+
+Maas et al., "Learning Word Vectors for Sentiment Analysis", ACL 2011: 25,000 labelled reviews to
+train on, 25,000 to test on and 50,000 without a label, which are prepared too, so that the folder
+is the official `imdb_reviews/plain_text/1.0.0`.
+"""
+
+import dataclasses
+import gzip
+import hashlib
+import http.client
+import os
+import pathlib
+import re
+import shutil
+import tarfile
+import tempfile
+import urllib.error
+import urllib.request
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+from tqdm import tqdm
+
+from train_lib.data.corpus import Reviews
+from train_lib.errors import UserError
+
+URL = "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz"
+SHA256 = "c40f74a18d3b61f90feba1e17730e0d38e8b97c05fde7008942e91923d1658fe"
+FOLDER = pathlib.Path("imdb_reviews") / "plain_text" / "1.0.0"
+SPLIT_SIZES = {"train": 25_000, "test": 25_000, "unsupervised": 50_000}
+
+_REVIEW = re.compile(r"aclImdb/(?:(train|test)/(neg|pos)|train/(unsup))/\d+_\d+\.txt")
+_MAX_REVIEW_BYTES = 1 << 20
+
+
+class DownloadFailed(UserError):
+    """IMDB is not on this machine and the network did not deliver it."""
+
+
+def find(directory: str, archive: str) -> "ImdbCorpus":
+    """IMDB from where it is: a prepared folder, else an archive, else the network.
+
+    Args:
+        directory: a tensorflow-datasets folder, to read from or to prepare in; empty:
+            `$TFDS_DATA_DIR`, else tensorflow-datasets' own default.
+        archive: `aclImdb_v1.tar.gz` or an extracted `aclImdb/`; empty: download.
+
+    Raises:
+        DownloadFailed: there is nothing here and no network.
+        UserError: something is here but is not IMDB, or cannot be read or written.
+    """
+    root = pathlib.Path(
+        directory or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    ).expanduser()
+    folder = root / FOLDER
+    if not folder.exists():
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            if archive:
+                _prepare(pathlib.Path(archive).expanduser(), root)
+            else:
+                downloaded = root / "downloads" / pathlib.Path(URL).name
+                download(URL, SHA256, downloaded)
+                _prepare(downloaded, root)
+                downloaded.unlink()
+        except OSError as error:
+            raise UserError(
+                f"IMDB cannot be prepared in {root}: {error}. Choose another folder with "
+                "--config.data.dir=FOLDER."
+            ) from error
+    return ImdbCorpus(folder)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImdbCorpus:
+    """IMDB in a folder that tensorflow-datasets prepared."""
+
+    folder: pathlib.Path
+    name = "imdb_reviews"
+
+    def identity(self) -> str:
+        digest = hashlib.sha256()
+        for split in ("train", "test"):
+            files = sorted(self.folder.glob(f"imdb_reviews-{split}.array_record-*"))
+            if not files:
+                raise UserError(
+                    f"{self.folder} has no {split} reviews in the array_record format. If it "
+                    "was prepared in another format or is incomplete, prepare a second copy with "
+                    "--config.data.dir=OTHER_FOLDER, or remove it."
+                )
+            for file in files:
+                with open(file, "rb") as content:
+                    digest.update(hashlib.file_digest(content, "sha256").digest())
+        return digest.hexdigest()
+
+    def read(self, split: str) -> Reviews:
+        import tensorflow_datasets as tfds  # Slow to import, and not needed with a warm cache.
+
+        try:
+            builder = tfds.builder_from_directory(self.folder)
+            rows = list(builder.as_data_source(split=split))
+            texts = [row["text"].decode("utf-8", "replace") for row in rows]
+            labels = np.array([row["label"] for row in rows])
+        except Exception as error:  # Whatever a damaged file makes the libraries raise.
+            raise UserError(
+                f"the {split} reviews in {self.folder} cannot be read ({error}). "
+                "Remove the folder to have it prepared again."
+            ) from error
+        half = SPLIT_SIZES[split] // 2
+        if [(labels == label).sum() for label in (0, 1)] != [half, half]:
+            raise UserError(
+                f"{self.folder} is not the IMDB data set: {split} must have {half:,} negative "
+                "and as many positive reviews. Remove the folder to have it prepared again."
+            )
+        return Reviews(texts, labels)
+
+
+def download(url: str, sha256: str, path: pathlib.Path) -> None:
+    """Downloads a file; one that broke off goes on where it stopped.
+
+    Raises:
+        DownloadFailed: the network did not deliver.
+        UserError: what came is not the file it should be; it is removed.
+        OSError: it cannot be written.
+    """
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    print(f"downloading {url} to {path.parent}", flush=True)
+    try:
+        with urllib.request.urlopen(request, timeout=20) as response:
+            if response.status != 206:  # A server that cannot resume sends the whole file.
+                have = 0
+            total = have + int(response.headers["Content-Length"])
+            bar = tqdm(total=total, initial=have, unit="B", unit_scale=True, disable=None)
+            with bar, open(part, "ab" if have else "wb") as file:
+                while chunk := response.read(1 << 20):
+                    file.write(chunk)
+                    bar.update(len(chunk))
+                if file.tell() < total:
+                    raise ConnectionError("it broke off; the same command goes on from there")
+    except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+        # 416: the part was complete already.
+        if not (isinstance(error, urllib.error.HTTPError) and error.code == 416):
+            raise DownloadFailed(
+                f"{url} cannot be downloaded: {getattr(error, 'reason', error)}."
+            ) from error
+    with open(part, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != sha256:
+        part.unlink()
+        raise UserError(
+            f"what {url} delivered is not the file it should be (SHA-256 {digest}, expected "
+            f"{sha256}); it was removed. Try again, or name your own copy with "
+            "--config.data.archive=FILE."
+        )
+    part.rename(path)
+
+
+def _prepare(archive: pathlib.Path, root: pathlib.Path) -> None:
+    """Prepares the data set from an archive, in a folder of its own that is renamed when whole."""
+    import tensorflow_datasets as tfds
+
+    files = _files_in_tar if archive.is_file() else _files_in_folder
+    if not archive.exists():
+        raise UserError(f"--config.data.archive={archive} does not exist.")
+    print(f"preparing IMDB from {archive} in {root} (about a minute)", flush=True)
+    for left_over in root.glob(".preparing-imdb-*"):  # Of a run that was killed.
+        shutil.rmtree(left_over, ignore_errors=True)
+    temporary = pathlib.Path(tempfile.mkdtemp(prefix=".preparing-imdb-", dir=root))
+    try:
+        tfds.disable_progress_bar()
+        builder = tfds.builder("imdb_reviews", data_dir=temporary, file_format="array_record")
+        # tensorflow-datasets' own generators import TensorFlow. These yield the same keys, which
+        # decide the order of the examples, and the same examples.
+        builder._split_generators = lambda _: {
+            split: _examples(files(archive), split) for split in SPLIT_SIZES
+        }
+        builder.download_and_prepare()
+        sizes = {split: info.num_examples for split, info in builder.info.splits.items()}
+        if sizes != SPLIT_SIZES:
+            raise UserError(
+                f"{archive} is not the IMDB archive: it has {sizes} reviews, not {SPLIT_SIZES}. "
+                f"The right one is {URL}, SHA-256 {SHA256}."
+            )
+        (root / FOLDER).parent.mkdir(parents=True, exist_ok=True)
+        (temporary / FOLDER).rename(root / FOLDER)
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(
+            f"{archive} is damaged or only half there ({error}). The right file is {URL}, "
+            f"SHA-256 {SHA256}."
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _files_in_tar(archive: pathlib.Path) -> Iterator[tuple[str, bytes]]:
+    """Names and contents of the reviews in a tar file; nothing is extracted to disk."""
+    with tarfile.open(archive, "r|*") as tar:
+        for member in tar:
+            is_review = member.isreg() and _REVIEW.fullmatch(member.name)
+            if is_review and member.size <= _MAX_REVIEW_BYTES:
+                content = tar.extractfile(member)
+                assert content is not None
+                yield member.name, content.read()
+
+
+def _files_in_folder(archive: pathlib.Path) -> Iterator[tuple[str, bytes]]:
+    """Names and contents of the reviews in an extracted `aclImdb/`, or in the folder around it."""
+    if (archive / "aclImdb").is_dir():
+        archive = archive / "aclImdb"
+    for path in sorted(archive.glob("*/*/*.txt")):
+        name = f"aclImdb/{path.relative_to(archive).as_posix()}"
+        if _REVIEW.fullmatch(name):
+            yield name, path.read_bytes()
+
+
+def _examples(files: Iterator[tuple[str, bytes]], split: str) -> Iterator[tuple[str, dict]]:
+    for name, content in files:
+        match = _REVIEW.fullmatch(name)
+        assert match is not None
+        folder, label, unlabelled = match.groups()
+        if split == ("unsupervised" if unlabelled else folder):
+            yield name, {"text": content.strip(), "label": label or -1}

@@ -1,0 +1,128 @@
+"""The flow of a run, top to bottom: config, data, model, state, train_step, report."""
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from seqmodels import factory
+from seqmodels.classifier import Classifier
+from train_lib import devices, metrics, report, settings, steps
+from train_lib import state as state_lib
+from train_lib.data import dataset
+from train_lib.data.batches import batches
+from train_lib.data.dataset import Dataset, Split
+from train_lib.metrics import Metrics
+from train_lib.progress import Progress, Stopwatch
+from train_lib.state import TrainState
+from train_lib.steps import Steps
+
+
+def run(config: ConfigDict, workdir: str | None = None) -> dict:
+    """Trains, evaluates and reports one experiment.
+
+    Args:
+        config: as `configs/base.py` describes it.
+        workdir: the run's folder; None: a new one under `runs/`.
+
+    Returns:
+        What `result.json` holds.
+
+    Raises:
+        UserError: the config, the data or the folder cannot be used; nothing was overwritten.
+    """
+    settings.check(config)
+    stopwatch = Stopwatch()
+    mesh = devices.mesh(config.train.batch_size)
+    folder = report.RunFolder.create(workdir, config.name)
+    folder.write_json("config.json", config.to_dict())
+    print(report.header(folder), flush=True)
+
+    with stopwatch.phase("data"):
+        data = dataset.load(config.data)
+    folder.write("vocabulary.txt", "\n".join(data.vocabulary.words) + "\n")
+    print(report.describe_data(data), flush=True)
+
+    model = build_model(config)
+    graphdef, params = nnx.split(model, nnx.Param)
+    print(report.parameter_table(params), flush=True)
+
+    optimizer = state_lib.adam(config.train.learning_rate, config.train.adam_epsilon)
+    compiled = steps.make(
+        graphdef,
+        optimizer,
+        mesh,
+        mask_padding=config.data.mask_padding,
+        padding_side=config.data.padding_side,
+    )
+    state = devices.replicate(state_lib.create(params, optimizer, config.train.seed), mesh)
+    state, validation = fit(config, data, compiled, mesh, state, folder, stopwatch)
+
+    with stopwatch.phase("evaluate"):
+        test, logits = evaluate(config, data.test, compiled, mesh, state.params)
+    folder.write_weights(state.params)
+    folder.write_predictions(config.train.seed, data.test, logits)
+    folder.plot_curves(f"{config.name} on {data.name}: test accuracy {test.accuracy:.4f}")
+    result = report.result(config, data, state.params, validation, test, stopwatch)
+    folder.write_json("result.json", result)
+    print(report.describe_result(result, folder), flush=True)
+    return result
+
+
+def build_model(config: ConfigDict) -> Classifier:
+    """The model that a config describes, freshly initialised."""
+    return factory.build(
+        vocabulary_size=config.data.max_features, seed=config.train.seed, **config.model
+    )
+
+
+def fit(
+    config: ConfigDict,
+    data: Dataset,
+    compiled: Steps,
+    mesh: Mesh,
+    state: TrainState,
+    folder: report.RunFolder,
+    stopwatch: Stopwatch,
+) -> tuple[TrainState, Metrics]:
+    """Trains for all epochs; returns the last state and the last validation."""
+    batch_size, num_epochs = config.train.batch_size, config.train.num_epochs
+    progress = Progress(num_epochs * -(-len(data.train) // batch_size))
+    for epoch in range(1, num_epochs + 1):
+        rng = np.random.default_rng([config.train.seed, epoch])
+        sums: list[metrics.Sums] = []
+        with stopwatch.phase("train"):
+            for plan, batch in batches(data.train, config.data, batch_size, rng):
+                state, step_sums = compiled.train(state, devices.spread(batch, mesh))
+                # The host prepares one batch while the device works on another, and no more.
+                if sums:
+                    jax.block_until_ready(sums[-1])
+                sums.append(step_sums)
+                progress.step(len(plan.reviews), f"epoch {epoch}/{num_epochs}")
+            train = metrics.mean(sums)
+        with stopwatch.phase("evaluate"):
+            validation, _ = evaluate(config, data.validation, compiled, mesh, state.params)
+        folder.add_metrics(report.metrics_row(epoch, state.step, train, validation, stopwatch))
+        progress.line(
+            f"epoch {epoch}/{num_epochs}: train loss {train.loss:.4f}, accuracy "
+            f"{train.accuracy:.4f}; validation loss {validation.loss:.4f}, accuracy "
+            f"{validation.accuracy:.4f}"
+        )
+    return state, validation
+
+
+def evaluate(
+    config: ConfigDict, split: Split, compiled: Steps, mesh: Mesh, params: nnx.State
+) -> tuple[Metrics, np.ndarray]:
+    """The metrics of a split and the logit of each of its reviews, in order."""
+    plans, outputs = [], []
+    for plan, batch in batches(split, config.data, config.train.batch_size):
+        outputs.append(compiled.evaluate(params, devices.spread(batch, mesh)))
+        plans.append(plan)
+        if len(outputs) > 1:
+            jax.block_until_ready(outputs[-2])
+    logits = np.empty(len(split), np.float32)
+    for plan, (logits_B, _) in zip(plans, outputs, strict=True):
+        logits[plan.reviews] = np.asarray(logits_B)[: len(plan.reviews)]
+    return metrics.mean(sums for _, sums in outputs), logits

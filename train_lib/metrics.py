@@ -1,0 +1,41 @@
+"""Sums and counts, divided once at the end."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+
+class Sums(NamedTuple):
+    """Sums over the reviews of a batch, each a scalar on the device."""
+
+    loss: jax.Array
+    correct: jax.Array
+    reviews: jax.Array
+
+
+class Metrics(NamedTuple):
+    """Means over reviews."""
+
+    loss: float
+    accuracy: float
+
+
+def cross_entropy(logits_B: jax.Array, labels_B: jax.Array, weights_B: jax.Array) -> Sums:
+    """Binary cross-entropy in nats and right answers; a logit above 0 says positive."""
+    losses_B = optax.sigmoid_binary_cross_entropy(logits_B, labels_B)
+    correct_B = (logits_B > 0) == (labels_B > 0.5)
+    return Sums(
+        loss=jnp.sum(losses_B * weights_B),
+        correct=jnp.sum(correct_B * weights_B),
+        reviews=jnp.sum(weights_B),
+    )
+
+
+def mean(batches: Iterable[Sums]) -> Metrics:
+    """The means over all batches; waits for the device."""
+    loss, correct, reviews = np.sum(np.array(jax.device_get(list(batches)), np.float64), axis=0)
+    return Metrics(loss / reviews, correct / reviews)

@@ -1,0 +1,126 @@
+"""What every field of a config may be; checked before anything else happens."""
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from seqmodels.factory import cell_names
+from seqmodels.pooling import POOLINGS
+from train_lib.data import sources
+from train_lib.data.vocabulary import FIRST_WORD
+from train_lib.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """What a field may be: a test, and the same in words."""
+
+    accepts: Callable[[Any], bool]
+    expected: str
+
+
+def _integer(minimum: int, maximum: float = math.inf, *, even: bool = False) -> Rule:
+    def accepts(value):
+        is_integer = isinstance(value, int) and not isinstance(value, bool)
+        return is_integer and minimum <= value <= maximum and not (even and value % 2)
+
+    kind = "an even whole number" if even else "a whole number"
+    limits = f"of at least {minimum}" if maximum == math.inf else f"from {minimum} to {maximum:,}"
+    return Rule(accepts, f"{kind} {limits}")
+
+
+def _number(accepts: Callable[[float], bool], expected: str) -> Rule:
+    def is_accepted(value):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return is_number and math.isfinite(value) and accepts(value)
+
+    return Rule(is_accepted, expected)
+
+
+def _choice(names) -> Rule:
+    return Rule(lambda value: value in names, f"one of {', '.join(names)}")
+
+
+def _tuple_of(rule: Rule) -> Rule:
+    def accepts(value):
+        return isinstance(value, tuple | list) and len(value) > 0 and all(map(rule.accepts, value))
+
+    return Rule(accepts, f"a tuple of at least one, each {rule.expected}")
+
+
+_TEXT = Rule(lambda value: isinstance(value, str), "a string")
+_BOOLEAN = Rule(lambda value: isinstance(value, bool), "True or False")
+
+RULES: dict[str, Rule] = {
+    "name": Rule(
+        lambda value: isinstance(value, str) and value and not set(value) & set("/\\\0"),
+        "a name that a folder can have",
+    ),
+    "model.cell": _choice(cell_names()),
+    "model.embedding_size": _integer(1),
+    "model.hidden_sizes": _tuple_of(_integer(1)),
+    "model.bidirectional": _BOOLEAN,
+    "model.dropout_rates": _tuple_of(_number(lambda rate: 0 <= rate < 1, "a number in [0, 1)")),
+    "model.pooling": _choice(tuple(POOLINGS)),
+    "data.source": _choice(sources.NAMES),
+    "data.dir": _TEXT,
+    "data.archive": _TEXT,
+    "data.max_features": _integer(FIRST_WORD + 1),
+    "data.train_reviews": _integer(2, 25_000, even=True),
+    "data.validation_reviews": _integer(2, 25_000, even=True),
+    "data.test_reviews": _integer(2, 25_000, even=True),
+    "data.split_seed": _integer(0),
+    "data.mask_padding": _BOOLEAN,
+    "data.padding_side": _choice(("pre", "post")),
+    "train.num_epochs": _integer(1),
+    "train.batch_size": _integer(1),
+    "train.learning_rate": _number(lambda rate: rate > 0, "a number above 0"),
+    "train.adam_epsilon": _number(lambda epsilon: epsilon > 0, "a number above 0"),
+    "train.seed": _integer(0, 2**32 - 1),
+}
+
+
+def check(config: ConfigDict) -> None:
+    """Checks every field of a config.
+
+    Raises:
+        UserError: fields are missing, unknown or out of range; the message names each of them.
+    """
+    fields = dict(_flatten(config))
+    problems = []
+    for path in RULES.keys() - fields.keys():
+        problems.append(f"config.{path} is missing; it must be {RULES[path].expected}")
+    for path, value in fields.items():
+        if path not in RULES:
+            close = difflib.get_close_matches(path, RULES, 1)
+            hint = f"; did you mean config.{close[0]}?" if close else ""
+            problems.append(f"config.{path} is not a field{hint}")
+        elif not RULES[path].accepts(value):
+            problems.append(f"config.{path} = {value!r} must be {RULES[path].expected}")
+    if not problems:
+        model, data = config.model, config.data
+        if len(model.hidden_sizes) != len(model.dropout_rates):
+            problems.append(
+                f"config.model.dropout_rates = {model.dropout_rates!r} must have one rate for each "
+                f"layer of config.model.hidden_sizes = {model.hidden_sizes!r}"
+            )
+        if data.train_reviews + data.validation_reviews > 25_000:
+            problems.append(
+                f"config.data.train_reviews = {data.train_reviews} and "
+                f"config.data.validation_reviews = {data.validation_reviews} are drawn from "
+                "the same 25,000 reviews and must not exceed them together"
+            )
+    if problems:
+        raise UserError("\n  ".join(["the config cannot be used:", *sorted(problems)]))
+
+
+def _flatten(config: Mapping, prefix: str = ""):
+    for key, value in config.items():
+        if isinstance(value, Mapping | ConfigDict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
