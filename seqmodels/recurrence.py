@@ -67,9 +67,9 @@ def _run_forward(graphdef, reverse, params, x_TxDxB, lengths_B):
     def body(number, loop):
         carry, last_HxB, sequence_TxHxB, carries_T = loop
         time = num_steps - 1 - number if reverse else number
-        carries_T = jax.tree.map(lambda all, one: all.at[time].set(one), carries_T, carry)
-        carry, last_HxB, y_HxB = _step(cell, carry, last_HxB, x_TxDxB[time], time < lengths_B)
-        return carry, last_HxB, sequence_TxHxB.at[time].set(y_HxB), carries_T
+        carries_T = jax.tree.map(lambda all, one: _put(all, one, time), carries_T, carry)
+        carry, last_HxB, y_HxB = _step(cell, carry, last_HxB, _at(x_TxDxB, time), time < lengths_B)
+        return carry, last_HxB, _put(sequence_TxHxB, y_HxB, time), carries_T
 
     _, last_HxB, sequence_TxHxB, carries_T = jax.lax.fori_loop(
         0, num_steps, body, (start, last_HxB, _stack(last_HxB, width), _stack(start, width))
@@ -89,13 +89,13 @@ def _run_backward(graphdef, reverse, residuals, cotangents: Encoded):
             cell = nnx.merge(graphdef, params)
             return _step(cell, carry, last_HxB, x_DxB, time < lengths_B)
 
-        carry = jax.tree.map(lambda all: all[time], carries_T)
-        _, pull_back = jax.vjp(step, params, x_TxDxB[time], carry, d_last_HxB)
+        carry = jax.tree.map(lambda all: _at(all, time), carries_T)
+        _, pull_back = jax.vjp(step, params, _at(x_TxDxB, time), carry, d_last_HxB)
         d_step, d_x_DxB, d_carry, d_last_HxB = pull_back(
-            (d_carry, d_last_HxB, cotangents.sequence_TxHxB[time])
+            (d_carry, d_last_HxB, _at(cotangents.sequence_TxHxB, time))
         )
         d_params = jax.tree.map(jnp.add, d_params, d_step)
-        return d_params, d_x_TxDxB.at[time].set(d_x_DxB), d_carry, d_last_HxB
+        return d_params, _put(d_x_TxDxB, d_x_DxB, time), d_carry, d_last_HxB
 
     d_params = jax.tree.map(jnp.zeros_like, params)
     d_carry = jax.tree.map(lambda all: jnp.zeros_like(all[0]), carries_T)
@@ -134,3 +134,15 @@ def _step(cell: base.Cell, carry: base.Carry, last_HxB, x_DxB, valid_B) -> tuple
 def _stack(arrays, width: int):
     """Room for one of `arrays` at every time, zero to begin with."""
     return jax.tree.map(lambda array: jnp.zeros((width, *array.shape), array.dtype), arrays)
+
+
+# `all[time]` and `all.at[time].set(one)` without their care for negative and too large indices,
+# which this loop never has and which would cost it a pass over the data.
+
+
+def _at(all_T: jax.Array, time: jax.Array) -> jax.Array:
+    return jax.lax.dynamic_index_in_dim(all_T, time, keepdims=False)
+
+
+def _put(all_T: jax.Array, one: jax.Array, time: jax.Array) -> jax.Array:
+    return jax.lax.dynamic_update_index_in_dim(all_T, one, time, 0)
