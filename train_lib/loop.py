@@ -10,8 +10,7 @@ from seqmodels import factory
 from seqmodels.classifier import Classifier
 from train_lib import devices, metrics, report, settings, steps
 from train_lib import state as state_lib
-from train_lib.data import dataset
-from train_lib.data.batches import batches
+from train_lib.data import batches, dataset
 from train_lib.data.dataset import Dataset, Split
 from train_lib.metrics import Metrics
 from train_lib.progress import Progress, Stopwatch
@@ -49,13 +48,7 @@ def run(config: ConfigDict, workdir: str | None = None) -> dict:
     print(report.parameter_table(params), flush=True)
 
     optimizer = state_lib.adam(config.train.learning_rate, config.train.adam_epsilon)
-    compiled = steps.make(
-        graphdef,
-        optimizer,
-        mesh,
-        mask_padding=config.data.mask_padding,
-        padding_side=config.data.padding_side,
-    )
+    compiled = steps.make(graphdef, optimizer, mesh, config.data)
     state = devices.replicate(state_lib.create(params, optimizer, config.train.seed), mesh)
     state, validation = fit(config, data, compiled, mesh, state, folder, stopwatch)
 
@@ -93,7 +86,8 @@ def fit(
         rng = np.random.default_rng([config.train.seed, epoch])
         sums: list[metrics.Sums] = []
         with stopwatch.phase("train"):
-            for plan, batch in batches(data.train, config.data, batch_size, rng):
+            for plan in batches.plans(data.train, config.data, batch_size, rng):
+                batch = batches.batch(data.train, plan, batch_size, config.data.padding_side)
                 state, step_sums = compiled.train(state, devices.spread(batch, mesh))
                 # The host prepares one batch while the device works on another, and no more.
                 if sums:
@@ -116,10 +110,11 @@ def evaluate(
     config: ConfigDict, split: Split, compiled: Steps, mesh: Mesh, params: nnx.State
 ) -> tuple[Metrics, np.ndarray]:
     """The metrics of a split and the logit of each of its reviews, in order."""
-    plans, outputs = [], []
-    for plan, batch in batches(split, config.data, config.train.batch_size):
+    batch_size, outputs = config.train.batch_size, []
+    plans = batches.plans(split, config.data, batch_size)
+    for plan in plans:
+        batch = batches.batch(split, plan, batch_size, config.data.padding_side)
         outputs.append(compiled.evaluate(params, devices.spread(batch, mesh)))
-        plans.append(plan)
         if len(outputs) > 1:
             jax.block_until_ready(outputs[-2])
     logits = np.empty(len(split), np.float32)

@@ -73,8 +73,17 @@ class RunFolder:
     def write_json(self, name: str, content: dict) -> None:
         self.write(name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
+    def read_text(self, name: str) -> str:
+        try:
+            return (self.path / name).read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{self.path / name} cannot be read: {error}") from error
+
     def read_json(self, name: str) -> dict:
-        return json.loads((self.path / name).read_text("utf-8"))
+        try:
+            return json.loads(self.read_text(name))
+        except json.JSONDecodeError as error:
+            raise UserError(f"{self.path / name} is damaged: {error}") from error
 
     def add_metrics(self, row: dict) -> None:
         with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
@@ -88,13 +97,17 @@ class RunFolder:
 
     def read_weights(self, params: nnx.State) -> nnx.State:
         """Reads parameters of the structure and shapes of `params`."""
-        with np.load(self.path / "weights.npz", allow_pickle=False) as arrays:
-            values = []
-            for path, value in named_arrays(params):
-                if path not in arrays or arrays[path].shape != value.shape:
-                    raise UserError(f"{self.path}/weights.npz has no array {path} {value.shape}.")
-                values.append(jax.numpy.asarray(arrays[path]))
-        return jax.tree.unflatten(jax.tree.structure(params), values)
+        path = self.path / "weights.npz"
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                values = [arrays[name] for name, _ in named_arrays(params)]
+        except Exception as error:  # Whatever a damaged file makes NumPy raise.
+            raise UserError(f"{path} cannot be read: {error}") from error
+        for (name, expected), value in zip(named_arrays(params), values, strict=True):
+            if (value.shape, value.dtype) != (expected.shape, expected.dtype):
+                raise UserError(f"{path}: {name} is not {expected.dtype}{list(expected.shape)}.")
+        arrays_on_device = [jax.numpy.asarray(value) for value in values]
+        return jax.tree.unflatten(jax.tree.structure(params), arrays_on_device)
 
     def write_predictions(self, seed: int, test: Split, logits: np.ndarray) -> None:
         """Writes a row a test review: its number among them, tokens, label and prediction."""
@@ -111,7 +124,7 @@ class RunFolder:
         """Draws loss and accuracy of training and validation against epochs."""
         import matplotlib.figure  # Slow to import, and needed only here.
 
-        lines = (self.path / "metrics.jsonl").read_text("utf-8").splitlines()
+        lines = self.read_text("metrics.jsonl").splitlines()
         rows = [json.loads(line) for line in lines]
         epochs = [row["epoch"] for row in rows]
         figure = matplotlib.figure.Figure(figsize=(10, 4), layout="constrained")

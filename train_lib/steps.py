@@ -29,9 +29,7 @@ def make(
     graphdef: nnx.GraphDef[Any],
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
-    *,
-    mask_padding: bool,
-    padding_side: str,
+    data_config,
 ) -> Steps:
     """The steps of a model that was split into `graphdef` and parameters.
 
@@ -43,8 +41,8 @@ def make(
     def predict(params, batch: Batch, dropout_keys_B=None):
         logits_B = nnx.merge(graphdef, params)(
             batch.tokens_BxT,
-            batch.lengths_B if mask_padding else None,
-            padding_side=padding_side,
+            batch.lengths_B if data_config.mask_padding else None,
+            padding_side=data_config.padding_side,
             dropout_keys_B=dropout_keys_B,
         )
         return logits_B, metrics.cross_entropy(logits_B, batch.labels_B, batch.weights_B)

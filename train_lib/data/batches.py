@@ -1,6 +1,5 @@
 """Which reviews stand together in a batch, how wide it is, and the batch itself."""
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -99,10 +98,9 @@ def batch(split: Split, plan: Plan, batch_size: int, padding_side: str) -> Batch
     return Batch(tokens_BxT, lengths_B, labels_B, weights_B)
 
 
-def batches(
+def plans(
     split: Split, data_config, batch_size: int, rng: np.random.Generator | None = None
-) -> Iterator[tuple[Plan, Batch]]:
+) -> list[Plan]:
     """One pass over a split in the configured treatment; shuffled where there is an `rng`."""
-    plan_all = plan_bucketed if data_config.mask_padding else plan_uniform
-    for plan in plan_all(split.lengths, batch_size, rng):
-        yield plan, batch(split, plan, batch_size, data_config.padding_side)
+    plan = plan_bucketed if data_config.mask_padding else plan_uniform
+    return plan(split.lengths, batch_size, rng)
