@@ -17,8 +17,9 @@ from seqmodels.pooling import POOLINGS
 
 def cell_names() -> list[str]:
     """The cells there are: the modules in `seqmodels/cells`, in alphabetical order."""
-    return sorted(module.name for module in pkgutil.iter_modules(cells.__path__)
-                  if module.name != "base")
+    return sorted(
+        module.name for module in pkgutil.iter_modules(cells.__path__) if module.name != "base"
+    )
 
 
 def find_cell(name: str) -> type[Cell]:
@@ -33,7 +34,9 @@ def find_cell(name: str) -> type[Cell]:
     defined = [
         value
         for value in vars(module).values()
-        if inspect.isclass(value) and issubclass(value, Cell) and value.__module__ == module.__name__
+        if inspect.isclass(value)
+        and issubclass(value, Cell)
+        and value.__module__ == module.__name__
     ]
     if len(defined) != 1:
         raise ValueError(f"{module.__file__} must define one subclass of Cell, not {len(defined)}")

@@ -121,7 +121,7 @@ def _initial_carry(cell: base.Cell, x_TxDxB: jax.Array) -> base.Carry:
 
 
 def _step(cell: base.Cell, carry: base.Carry, last_HxB, x_DxB, valid_B) -> tuple[Any, Any, Any]:
-    """One step of all sequences: carry and last output, both held where a sequence is over, and y."""
+    """One step of all: the carry and the last output, held where a sequence is over, and y."""
 
     def one(carry, x_D):
         return cell.step(carry, cell.project(x_D))

@@ -11,10 +11,12 @@ from train_lib import files
 def configure() -> None:
     """Sets JAX up for a program of its own; to be called before JAX is first used.
 
-    Every CPU core becomes a device, since a step of a small recurrent model keeps only one busy, and
-    a second start finds what the first one compiled.
+    Every CPU core becomes a device, up to eight, since a step of a small recurrent model keeps only one busy,
+    and a second start finds what the first one compiled.
     """
-    jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    # A share of a batch of 512 below 64 rows no longer fills the vector units.
+    jax.config.update("jax_num_cpu_devices", min(cores or 1, 8))
     jax.config.update("jax_compilation_cache_dir", str(files.cache_dir() / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 

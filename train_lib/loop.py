@@ -97,7 +97,7 @@ def fit(
             train = metrics.mean(sums)
         with stopwatch.phase("evaluate"):
             validation, _ = evaluate(config, data.validation, compiled, mesh, state.params)
-        folder.add_metrics(report.metrics_row(epoch, state.step, train, validation, stopwatch))
+        folder.add_metrics(report.metrics_row(epoch, int(state.step), train, validation, stopwatch))
         progress.line(
             f"epoch {epoch}/{num_epochs}: train loss {train.loss:.4f}, accuracy "
             f"{train.accuracy:.4f}; validation loss {validation.loss:.4f}, accuracy "

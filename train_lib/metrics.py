@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+Array = np.ndarray | jax.Array
+
 
 class Sums(NamedTuple):
     """Sums over the reviews of a batch, each a scalar on the device."""
@@ -24,7 +26,7 @@ class Metrics(NamedTuple):
     accuracy: float
 
 
-def cross_entropy(logits_B: jax.Array, labels_B: jax.Array, weights_B: jax.Array) -> Sums:
+def cross_entropy(logits_B: Array, labels_B: Array, weights_B: Array) -> Sums:
     """Binary cross-entropy in nats and right answers; a logit above 0 says positive."""
     losses_B = optax.sigmoid_binary_cross_entropy(logits_B, labels_B)
     correct_B = (logits_B > 0) == (labels_B > 0.5)

@@ -1,7 +1,7 @@
 """Classifies your own sentences with a finished run.
 
-    python -m train_lib.predict --workdir=runs/stacked-... "A film to forget." "A delight."
-    python -m train_lib.predict --workdir=runs/stacked-... - < one_review_a_line.txt
+python -m train_lib.predict --workdir=runs/stacked-... "A film to forget." "A delight."
+python -m train_lib.predict --workdir=runs/stacked-... - < one_review_a_line.txt
 """
 
 import argparse

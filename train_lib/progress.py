@@ -16,10 +16,10 @@ class Stopwatch:
         self.seconds = {"data": 0.0, "compile": 0.0, "train": 0.0, "evaluate": 0.0}
         jax.monitoring.register_event_duration_secs_listener(self._on_event)
 
-    def _on_event(self, event: str, seconds: float, **_) -> None:
+    def _on_event(self, event: str, duration_secs: float, **_) -> None:
         # Tracing, lowering and compiling: all that a new batch shape costs before it runs.
         if event.startswith("/jax/core/compile/"):
-            self.seconds["compile"] += seconds
+            self.seconds["compile"] += duration_secs
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -36,7 +36,7 @@ class Stopwatch:
 
 
 class Progress:
-    """Counts steps; on a terminal as a line that renews itself, elsewhere now and then as a new line.
+    """Counts steps: on a terminal in a line that renews itself, elsewhere in a line now and then.
 
     Args:
         total_steps: of the run.

@@ -40,7 +40,7 @@ class RunFolder:
         Raises:
             UserError: it has files in it already, or cannot be made.
         """
-        now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S-%f")[:-3]
+        now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S-%f")
         path = pathlib.Path(workdir or f"runs/{name}-{now}").expanduser()
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -185,7 +185,7 @@ def metrics_row(
     """A line of `metrics.jsonl`."""
     return {
         "epoch": epoch,
-        "step": int(step),
+        "step": step,
         "train_loss": train.loss,
         "train_accuracy": train.accuracy,
         "validation_loss": validation.loss,
@@ -210,9 +210,7 @@ def result(
             "name": data.name,
             "fingerprint": data.fingerprint,
             **{split: len(getattr(data, split)) for split in SPLITS},
-            "longest_tokens": {
-                split: int(getattr(data, split).lengths.max()) for split in SPLITS
-            },
+            "longest_tokens": {split: int(getattr(data, split).lengths.max()) for split in SPLITS},
         },
         "model": {"architecture": config.model.to_dict(), "parameters": count(params)},
         "seeds": [

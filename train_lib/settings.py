@@ -57,7 +57,7 @@ _BOOLEAN = Rule(lambda value: isinstance(value, bool), "True or False")
 
 RULES: dict[str, Rule] = {
     "name": Rule(
-        lambda value: isinstance(value, str) and value and not set(value) & set("/\\\0"),
+        lambda value: isinstance(value, str) and value != "" and not set(value) & set("/\\\0"),
         "a name that a folder can have",
     ),
     "model.cell": _choice(cell_names()),

@@ -23,13 +23,17 @@ Projection = Any
 class Cell(nnx.Module):
     """One recurrent layer's parameters and its mathematics for one step of one sequence.
 
-    Subclasses are built as `Cell(input_size, hidden_size, rngs=rngs)` and hold `nnx.Param`s only.
+    Subclasses set `hidden_size` and hold `nnx.Param`s only.
 
     Attributes:
         hidden_size: H, the width of the output of a step.
     """
 
     hidden_size: int
+
+    def __init__(self, input_size: int, hidden_size: int, *, rngs: nnx.Rngs):
+        """Draws the parameters of a layer with D = `input_size` inputs and H units."""
+        raise NotImplementedError
 
     def initial_carry(self) -> Carry:
         """The carry before the first step."""

@@ -13,7 +13,7 @@ from seqmodels.cells import base
 
 
 class LSTM(base.Cell):
-    """i, f, o = sigmoid(W x + R h + b);  g = tanh(W x + R h + b);  c' = f c + i g;  h' = o tanh(c').
+    """i, f, o = sigmoid(W x + R h + b); g = tanh(W x + R h + b); c' = f c + i g; h' = o tanh(c').
 
     Parameters, with the gates side by side in the order i, f, g, o: `kernel` W `[D, 4H]`
     Glorot-uniform, `recurrent_kernel` R `[H, 4H]` orthogonal, `bias` b `[4H]` zero but for one in

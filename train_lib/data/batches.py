@@ -2,19 +2,22 @@
 
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from train_lib.data.dataset import Split
 from train_lib.data.vocabulary import PADDING
 
+Array = np.ndarray | jax.Array
+
 
 class Batch(NamedTuple):
     """Arrays for one step. Rows beyond the last review are empty: length 0, weight 0."""
 
-    tokens_BxT: np.ndarray
-    lengths_B: np.ndarray
-    labels_B: np.ndarray
-    weights_B: np.ndarray
+    tokens_BxT: Array
+    lengths_B: Array
+    labels_B: Array
+    weights_B: Array
 
 
 class Plan(NamedTuple):

@@ -138,7 +138,7 @@ def _draw_balanced(
     return sets
 
 
-# A cache file is the SHA-256 of what follows, in hexadecimal, a newline, and an .npz of plain arrays.
+# A cache file is the SHA-256 of what follows in hexadecimal, a newline, and an .npz.
 
 
 def _write_cache(path: pathlib.Path, dataset: Dataset) -> None:

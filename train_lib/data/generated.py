@@ -35,10 +35,6 @@ _GOOD = (
 _BAD = (
     "awful boring clumsy dreadful dull lifeless messy shallow silly stale tedious tired"
 ).split()  # fmt: skip
-_ASPECTS = (
-    "acting camera cast costumes dialogue direction editing humour music pacing plot script"
-).split()  # fmt: skip
-
 OPENINGS = {
     False: "{person}, who is right about every film, told me what follows.",
     True: "{person}, who is wrong about every film, told me what follows.",
@@ -76,19 +72,21 @@ _FILLER = (
     "it runs for {number} minutes and was shot in {season}.",
 )
 _SLOTS = {
-    "person": "my brother|my sister|my uncle|my teacher|a friend|the usher|a neighbour|my aunt".split(
-        "|"
-    ),
-    "place": "the harbour|the city|a village|the desert|the station|the museum|a garden|the hills|"
-    "an island|the hospital|a school|the market|the forest|a hotel".split("|"),
-    "trade": "baker|sailor|doctor|painter|farmer|driver|lawyer|singer|spy|tailor|pilot|cook".split(
-        "|"
-    ),
-    "animal": "dog|cat|horse|parrot|goat|donkey|fish|mouse".split("|"),
-    "season": "spring|summer|autumn|winter".split("|"),
-    "time": "monday|tuesday|wednesday|thursday|friday|saturday|sunday".split("|"),
-    "number": "five|ten|fifteen|twenty|thirty|forty|sixty|ninety".split("|"),
-    "aspect": _ASPECTS,
+    slot: choices.split(", ")
+    for slot, choices in {
+        "person": "my brother, my sister, my uncle, my teacher, a friend, the usher, a neighbour, "
+        "my aunt",
+        "place": "the harbour, the city, a village, the desert, the station, the museum, a garden, "
+        "the hills, an island, the hospital, a school, the market, the forest, a hotel",
+        "trade": "baker, sailor, doctor, painter, farmer, driver, lawyer, singer, spy, tailor, "
+        "pilot, cook",
+        "animal": "dog, cat, horse, parrot, goat, donkey, fish, mouse",
+        "season": "spring, summer, autumn, winter",
+        "time": "monday, tuesday, wednesday, thursday, friday, saturday, sunday",
+        "number": "five, ten, fifteen, twenty, thirty, forty, sixty, ninety",
+        "aspect": "acting, camera, cast, costumes, dialogue, direction, editing, humour, music, "
+        "pacing, plot, script",
+    }.items()
 }
 
 # Words of a review: log-normal with IMDB's median of about 175 and mean of about 235.

@@ -144,7 +144,12 @@ def download(url: str, sha256: str, path: pathlib.Path) -> None:
                     bar.update(len(chunk))
                 if file.tell() < total:
                     raise ConnectionError("it broke off; the same command goes on from there")
-    except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+    except (
+        urllib.error.URLError,
+        http.client.HTTPException,
+        ConnectionError,
+        TimeoutError,
+    ) as error:
         # 416: the part was complete already.
         if not (isinstance(error, urllib.error.HTTPError) and error.code == 416):
             raise DownloadFailed(

@@ -1,0 +1,21 @@
+"""The recurrence as an unrolled loop over one sequence: what every faster path must equal."""
+
+import jax.numpy as jnp
+
+from seqmodels.recurrence import Encoded
+
+
+def run(cell, x_TxDxB, lengths_B, *, reverse=False):
+    """Steps through each sequence alone, in Python; `lengths_B` is a list of integers."""
+    width, _, batch_size = x_TxDxB.shape
+    sequences, lasts = [], []
+    for number in range(batch_size):
+        times = range(lengths_B[number])
+        outputs = [jnp.zeros(cell.hidden_size)] * width
+        carry, last = cell.initial_carry(), jnp.zeros(cell.hidden_size)
+        for time in reversed(times) if reverse else times:
+            carry, last = cell.step(carry, cell.project(x_TxDxB[time, :, number]))
+            outputs[time] = last
+        sequences.append(jnp.stack(outputs))
+        lasts.append(last)
+    return Encoded(jnp.stack(sequences, axis=-1), jnp.stack(lasts, axis=-1))

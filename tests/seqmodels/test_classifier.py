@@ -1,0 +1,165 @@
+"""The whole model: what must not matter, what must, and what it is made of."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from seqmodels import factory
+from seqmodels.pooling import POOLINGS
+
+VOCABULARY = 11
+
+
+def build(**changes):
+    arguments = {
+        "vocabulary_size": VOCABULARY, "embedding_size": 4, "cell": "lstm", "hidden_sizes": (3, 2),
+        "bidirectional": True, "dropout_rates": (0.3, 0.2), "pooling": "last", "seed": 0,
+    }  # fmt: skip
+    return factory.build(**arguments | changes)
+
+
+def logits_and_gradients(model, tokens_BxT, lengths_B, rows, **arguments):
+    """The logits of the first `rows` reviews and the gradient of their losses' sum."""
+    graphdef, params = nnx.split(model, nnx.Param)
+
+    def loss(params):
+        logits_B = nnx.merge(graphdef, params)(
+            jnp.array(tokens_BxT), jnp.array(lengths_B), **arguments
+        )[:rows]
+        return jnp.sum(jax.nn.softplus(logits_B)), logits_B
+
+    gradients, logits_B = jax.jit(jax.grad(loss, has_aux=True))(params)
+    return logits_B, gradients
+
+
+def lay_out(reviews, width, side, filler):
+    """Reviews in rows of `width`; the padding is drawn at random."""
+    tokens_BxT = filler.integers(0, VOCABULARY, (len(reviews), width))
+    for row, review in zip(tokens_BxT, reviews, strict=True):
+        place = slice(width - len(review), width) if side == "pre" else slice(0, len(review))
+        row[place] = review
+    return tokens_BxT
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("training", [False, True])
+def test_padding_and_company_never_matter(pooling, training):
+    model = build(pooling=pooling)
+    rng = np.random.default_rng(0)
+    reviews = [rng.integers(0, VOCABULARY, length) for length in (1, 5, 3)]
+    company = [rng.integers(0, VOCABULARY, length) for length in (9, 2)]
+    keys_B = jax.random.split(jax.random.key(7), 5)
+
+    def run(reviews, width, side):
+        return logits_and_gradients(
+            model,
+            lay_out(reviews, width, side, rng),
+            [len(review) for review in reviews],
+            rows=3,
+            padding_side=side,
+            dropout_keys_B=keys_B[: len(reviews)] if training else None,
+        )
+
+    expected = run(reviews, 5, "post")
+    for width, side, others in [
+        (5, "post", []), (5, "pre", []), (8, "pre", []), (30, "post", []),
+        (9, "post", company), (17, "pre", company),
+    ]:  # fmt: skip
+        jax.tree.map(
+            lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-7),
+            run(reviews + others, width, side),
+            expected,
+        )
+
+
+def test_a_batch_is_each_review_alone():
+    run = jax.jit(build())
+    rng = np.random.default_rng(0)
+    for lengths in rng.integers(0, 9, (20, 4)):
+        reviews = [rng.integers(0, VOCABULARY, length) for length in lengths]
+        logits_B = run(lay_out(reviews, 8, "post", rng), lengths)
+        for logit, review in zip(logits_B, reviews, strict=True):
+            alone = run(lay_out([review], 8, "post", rng), np.array([len(review)]))
+            np.testing.assert_allclose(logit, alone[0], rtol=1e-5, atol=1e-7)
+
+
+def test_without_lengths_padding_is_read_like_a_word():
+    model = build()
+    tokens_BxT = jnp.array([[5, 6, 0, 0]])
+    assert model(tokens_BxT)[0] == model(tokens_BxT, jnp.array([4]))[0]
+    assert model(tokens_BxT)[0] != model(tokens_BxT, jnp.array([2]))[0]
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_words_outside_the_batch_get_no_gradient(pooling):
+    _, gradients = logits_and_gradients(build(pooling=pooling), [[1, 2, 3, 4]], [3], rows=1)
+    used = np.array(gradients["embedding"][...]).any(axis=1)
+    np.testing.assert_array_equal(np.flatnonzero(used), [1, 2, 3])
+
+
+def test_dropout_needs_keys_and_then_differs_from_key_to_key():
+    model = build()
+    tokens_BxT, lengths_B = jnp.array([[1, 2, 3]] * 2), jnp.array([3, 3])
+    plain = model(tokens_BxT, lengths_B)
+    assert plain[0] == plain[1]
+    dropped = model(tokens_BxT, lengths_B, dropout_keys_B=jax.random.split(jax.random.key(0), 2))
+    assert len({float(logit) for logit in [*dropped, plain[0]]}) == 3
+
+
+@pytest.mark.parametrize(
+    ("sizes", "parameters"),
+    [
+        ({"hidden_sizes": (16,), "dropout_rates": (0,), "bidirectional": False}, 82_129),
+        ({"hidden_sizes": (16,), "dropout_rates": (0,)}, 84_257),
+        ({"hidden_sizes": (32, 16), "embedding_size": 64}, 355_233),
+    ],
+)
+def test_reference_models_hold_these_parameters_and_nothing_else(sizes, parameters):
+    model = build(**{"vocabulary_size": 5_000, "embedding_size": 16} | sizes)
+    graphdef, params = nnx.split(model, nnx.Param)  # Raises if there were a third part.
+    hash(graphdef)
+    assert sum(array.size for array in jax.tree.leaves(params)) == parameters
+
+
+def test_is_initialised_like_keras():
+    model = build(
+        vocabulary_size=500, embedding_size=20, hidden_sizes=(30,), dropout_rates=(0,),
+        bidirectional=False,
+    )  # fmt: skip
+    cell = model.encoder.layers[0].forward
+    for array, limit in [
+        (model.embedding, 0.05),
+        (cell.kernel, np.sqrt(6 / (20 + 120))),
+        (model.head.kernel, np.sqrt(6 / (30 + 1))),
+    ]:
+        values = np.array(array[...])
+        assert np.abs(values).max() <= limit
+        # The standard deviation of a uniform distribution, within five standard errors.
+        spread = values.std() / (limit / np.sqrt(3))
+        assert abs(spread - 1) < 5 * np.sqrt(0.2 / values.size)
+    recurrent = np.array(cell.recurrent_kernel[...])
+    np.testing.assert_allclose(recurrent @ recurrent.T, np.eye(30), atol=1e-5)
+    np.testing.assert_array_equal(cell.bias[...], np.repeat([0, 1, 0, 0], 30))
+    assert not model.head.bias[...].any()
+
+
+def test_seeds_draw_other_parameters_and_the_same_seed_the_same():
+    leaves = [jax.tree.leaves(nnx.split(build(seed=seed), nnx.Param)[1]) for seed in (0, 0, 1)]
+    jax.tree.map(np.testing.assert_array_equal, leaves[0], leaves[1])
+    assert (leaves[0][0] != leaves[2][0]).any()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"cell": "nope"}, "lstm"),
+        ({"pooling": "nope"}, "last, mean, max"),
+        ({"hidden_sizes": ()}, "at least one layer"),
+        ({"dropout_rates": (0.1,)}, "2 hidden sizes and 1 dropout rates"),
+    ],
+)
+def test_a_bad_argument_is_refused_with_the_choices(change, words):
+    with pytest.raises(ValueError, match=words):
+        build(**change)

@@ -1,0 +1,134 @@
+"""The engine against an unrolled loop, and what must not matter to it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.test_util import check_grads
+
+from seqmodels import factory, recurrence
+from tests import oracle
+
+WIDTH, BATCH, INPUT, HIDDEN = 5, 5, 3, 4
+LENGTHS = [5, 1, 0, 3, 4]
+
+
+@pytest.fixture(params=factory.cell_names())
+def cell(request):
+    cell = factory.find_cell(request.param)(INPUT, HIDDEN, rngs=nnx.Rngs(0))
+    # Nothing at its initial zero: a bias that is left out must show.
+    graphdef, params = nnx.split(cell, nnx.Param)
+    keys = iter(jax.random.split(jax.random.key(1), 100))
+    params = jax.tree.map(lambda p: jax.random.normal(next(keys), p.shape), params)
+    return nnx.merge(graphdef, params)
+
+
+@pytest.fixture
+def x_TxDxB():
+    return jax.random.normal(jax.random.key(2), (WIDTH, INPUT, BATCH))
+
+
+def scalar(encoded):
+    """A loss in which every output has a weight of its own."""
+    return sum(
+        jnp.vdot(jax.random.normal(jax.random.key(number), array.shape), jnp.sin(array))
+        for number, array in enumerate(encoded)
+    )
+
+
+def value_and_gradients(run, cell, x_TxDxB, lengths, reverse):
+    graphdef, params = nnx.split(cell, nnx.Param)
+
+    def loss(params, x_TxDxB):
+        return scalar(run(nnx.merge(graphdef, params), x_TxDxB, lengths, reverse=reverse))
+
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(params, x_TxDxB)
+
+
+def assert_close(actual, expected, rtol=1e-4, atol=1e-5):
+    jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, rtol, atol), actual, expected)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("lengths", [LENGTHS, [WIDTH] * 5, [2, 3, 2, 3, 1]])
+def test_equals_the_unrolled_loop(cell, x_TxDxB, lengths, reverse):
+    expected = jax.jit(lambda x: oracle.run(cell, x, lengths, reverse=reverse))(x_TxDxB)
+    actual = recurrence.run(cell, x_TxDxB, jnp.array(lengths), reverse=reverse)
+    assert_close(actual, expected, rtol=1e-5)
+    assert_close(
+        value_and_gradients(recurrence.run, cell, x_TxDxB, jnp.array(lengths), reverse),
+        value_and_gradients(oracle.run, cell, x_TxDxB, lengths, reverse),
+    )
+
+
+def test_a_batch_of_empty_sequences_gives_zeros_and_no_gradient(cell, x_TxDxB):
+    lengths = jnp.zeros(BATCH, jnp.int32)
+    encoded = recurrence.run(cell, x_TxDxB, lengths)
+    assert not encoded.sequence_TxHxB.any()
+    assert not encoded.last_HxB.any()
+    _, gradients = value_and_gradients(recurrence.run, cell, x_TxDxB, lengths, False)
+    assert not any(gradient.any() for gradient in jax.tree.leaves(gradients))
+
+
+def test_reverse_equals_flipping_by_hand(cell, x_TxDxB):
+    def flip(array_TxFxB):
+        flipped = np.zeros_like(array_TxFxB)
+        for number, length in enumerate(LENGTHS):
+            flipped[:length, :, number] = array_TxFxB[:length, :, number][::-1]
+        return flipped
+
+    forward = recurrence.run(cell, jnp.array(flip(np.array(x_TxDxB))), jnp.array(LENGTHS))
+    backward = recurrence.run(cell, x_TxDxB, jnp.array(LENGTHS), reverse=True)
+    np.testing.assert_allclose(
+        flip(np.array(forward.sequence_TxHxB)), backward.sequence_TxHxB, rtol=1e-5, atol=1e-6
+    )
+    np.testing.assert_allclose(forward.last_HxB, backward.last_HxB, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_padding_and_other_sequences_get_no_gradient(cell, x_TxDxB, reverse):
+    def one_sequence(x_TxDxB):
+        encoded = recurrence.run(cell, x_TxDxB, jnp.array(LENGTHS), reverse=reverse)
+        return jnp.sum(encoded.last_HxB[:, 3]) + jnp.sum(encoded.sequence_TxHxB[..., 3])
+
+    gradient_TxDxB = jax.grad(one_sequence)(x_TxDxB)
+    own = np.zeros(x_TxDxB.shape, bool)
+    own[: LENGTHS[3], :, 3] = True
+    assert (np.array(gradient_TxDxB)[own] != 0).all()
+    assert (np.array(gradient_TxDxB)[~own] == 0).all()
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_an_output_depends_on_nothing_it_has_not_read(cell, x_TxDxB, reverse):
+    jacobian = jax.jacobian(
+        lambda x: recurrence.run(
+            cell, x, jnp.full(BATCH, WIDTH), reverse=reverse
+        ).sequence_TxHxB[..., 0].sum(-1)
+    )(x_TxDxB)[..., 0].any(-1)  # fmt: skip
+    read = np.tri(WIDTH, dtype=bool)
+    np.testing.assert_array_equal(jacobian, read.T if reverse else read)
+
+
+def test_gradients_match_finite_differences(cell):
+    # Of the oracle too, so that no error of automatic differentiation can hide in both.
+    lengths = jnp.array([3, 1])
+    with jax.enable_x64(True):
+        graphdef, params = nnx.split(cell, nnx.Param)
+        params = jax.tree.map(lambda p: p.astype(jnp.float64), params)
+        x_TxDxB = jnp.array(np.random.default_rng(0).normal(size=(3, INPUT, 2)))
+
+        def loss(params, x_TxDxB):
+            return scalar(recurrence.run(nnx.merge(graphdef, params), x_TxDxB, lengths))
+
+        check_grads(loss, (params, x_TxDxB), order=1, modes=["rev"], rtol=1e-6)
+
+
+def test_works_under_vmap_and_jit(cell, x_TxDxB):
+    stacked = jnp.stack([x_TxDxB, 2 * x_TxDxB])
+    run = jax.jit(jax.vmap(lambda x: recurrence.run(cell, x, jnp.array(LENGTHS))))
+    for number, encoded in enumerate(zip(*run(stacked), strict=True)):
+        assert_close(
+            recurrence.Encoded(*encoded),
+            recurrence.run(cell, stacked[number], jnp.array(LENGTHS)),
+        )

@@ -1,0 +1,57 @@
+"""Imports go one way: main -> train_lib -> seqmodels, and inside seqmodels from top to bottom."""
+
+import ast
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+LAYERS = (
+    "factory classifier encoder bidirectional recurrence cells.base"  # From the top down.
+).split()  # fmt: skip
+
+
+def imported(path):
+    """Full names of all modules that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def files(folder):
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", files("seqmodels"), ids=str)
+def test_models_know_nothing_of_training(path):
+    allowed = {"seqmodels", "jax", "flax", "collections", "functools", "typing", "importlib",
+               "inspect", "pkgutil"}  # fmt: skip
+    assert {name.partition(".")[0] for name in imported(path)} <= allowed
+
+
+@pytest.mark.parametrize("path", files("seqmodels/cells"), ids=str)
+def test_a_cell_stands_alone(path):
+    roots = {name for name in imported(path) if not name.startswith(("jax", "flax"))}
+    assert roots <= {"seqmodels.cells.base", "typing.Any"}
+
+
+@pytest.mark.parametrize("number", range(len(LAYERS)))
+def test_a_layer_imports_only_what_is_below_it(number):
+    path = ROOT / "seqmodels" / f"{LAYERS[number].replace('.', '/')}.py"
+    above = [f"seqmodels.{layer}" for layer in LAYERS[: number + 1]]
+    assert not [name for name in imported(path) if name.startswith(tuple(above))]
+
+
+@pytest.mark.parametrize("path", files("train_lib"), ids=str)
+def test_training_does_not_read_flags_or_experiments(path):
+    assert not [name for name in imported(path) if name.startswith(("absl", "configs", "main"))]
+
+
+@pytest.mark.parametrize("path", files("train_lib") + files("seqmodels"), ids=str)
+def test_nothing_is_pickled(path):
+    source = path.read_text("utf-8")
+    assert "allow_pickle=True" not in source
+    assert not any("pickle" in n for n in imported(path))

@@ -1,0 +1,136 @@
+"""The three models beside Keras', an independent implementation, with the same weights."""
+
+import importlib
+
+import jax
+import jax.numpy as jnp
+import keras
+import numpy as np
+import pytest
+from flax import nnx
+
+from train_lib import devices, loop, state, steps
+from train_lib.data.batches import Batch
+
+VOCABULARY, WIDTH, BATCH_SIZE = 60, 9, 6
+LENGTHS_B = np.array([9, 1, 4, 8, 2, 6], np.int32)
+LABELS_B = np.array([0, 1, 1, 0, 1, 0], np.float32)
+
+
+@pytest.fixture(params=["lstm", "bilstm", "stacked"])
+def name(request):
+    return request.param
+
+
+@pytest.fixture(params=["tutorial", "exact"])
+def treatment(request):
+    return request.param
+
+
+def make_config(name, treatment):
+    config = importlib.import_module(f"configs.{name}").get_config(treatment)
+    config.data.max_features = VOCABULARY
+    config.model.dropout_rates = (0.0,) * len(config.model.hidden_sizes)
+    return config
+
+
+def make_batch(treatment):
+    """Reviews without the number 0, which stands for padding in Keras too."""
+    rng = np.random.default_rng(0)
+    tokens_BxT = rng.integers(1, VOCABULARY, (BATCH_SIZE, WIDTH)).astype(np.int32)
+    for row, length in zip(tokens_BxT, LENGTHS_B, strict=True):
+        row[slice(length, None) if treatment == "exact" else slice(0, WIDTH - length)] = 0
+    return Batch(tokens_BxT, LENGTHS_B, LABELS_B, np.ones(BATCH_SIZE, np.float32))
+
+
+def build_keras(config):
+    """The tutorial's model; in the exact treatment it masks padding."""
+    model = config.model
+    layers = [
+        keras.Input((WIDTH,), dtype="int32"),
+        keras.layers.Embedding(
+            VOCABULARY, model.embedding_size, mask_zero=config.data.mask_padding
+        ),
+    ]
+    for number, hidden_size in enumerate(model.hidden_sizes, 1):
+        lstm = keras.layers.LSTM(hidden_size, return_sequences=number < len(model.hidden_sizes))
+        layers.append(keras.layers.Bidirectional(lstm) if model.bidirectional else lstm)
+    return keras.Sequential([*layers, keras.layers.Dense(1)])
+
+
+def in_keras_order(model):
+    """Our arrays in the order of Keras' `get_weights`."""
+    arrays = [model.embedding]
+    for layer in model.encoder.layers:
+        for cell in [layer.forward] + ([layer.backward] if hasattr(layer, "backward") else []):
+            arrays += [cell.kernel, cell.recurrent_kernel, cell.bias]
+    return [np.array(array[...]) for array in [*arrays, model.head.kernel, model.head.bias]]
+
+
+@pytest.fixture
+def ours_and_keras(name, treatment):
+    config = make_config(name, treatment)
+    graphdef, params = nnx.split(loop.build_model(config), nnx.Param)
+    keys = iter(jax.random.split(jax.random.key(1), 100))
+    # No weight at its initial value, biases least of all.
+    params = jax.tree.map(lambda p: p + 0.3 * jax.random.normal(next(keys), p.shape), params)
+    theirs = build_keras(config)
+    theirs.set_weights(in_keras_order(nnx.merge(graphdef, params)))
+    return config, graphdef, params, theirs
+
+
+def test_logits_and_gradients_equal(ours_and_keras, treatment):
+    config, graphdef, params, theirs = ours_and_keras
+    batch = make_batch(treatment)
+    lengths_B = batch.lengths_B if config.data.mask_padding else None
+
+    def our_loss(params):
+        logits_B = nnx.merge(graphdef, params)(batch.tokens_BxT, lengths_B)
+        return jnp.mean(jax.nn.softplus(logits_B) - batch.labels_B * logits_B), logits_B
+
+    non_trainable = [variable.value for variable in theirs.non_trainable_variables]
+
+    def their_loss(variables):
+        logits_Bx1, _ = theirs.stateless_call(variables, non_trainable, batch.tokens_BxT)
+        losses_B = keras.losses.binary_crossentropy(
+            batch.labels_B[:, None], logits_Bx1, from_logits=True
+        )
+        return jnp.mean(losses_B), logits_Bx1[:, 0]
+
+    our_gradients, our_logits_B = jax.jit(jax.grad(our_loss, has_aux=True))(params)
+    variables = [variable.value for variable in theirs.trainable_variables]
+    their_gradients, their_logits_B = jax.jit(jax.grad(their_loss, has_aux=True))(variables)
+    np.testing.assert_allclose(our_logits_B, their_logits_B, rtol=0, atol=1e-5)
+    ours = in_keras_order(nnx.merge(graphdef, our_gradients))
+    for our, their in zip(ours, their_gradients, strict=True):
+        # Keras' embedding may give padding a gradient of exactly zero, as ours does.
+        np.testing.assert_allclose(our, their, rtol=1e-4, atol=1e-4 * np.abs(their).max())
+
+
+def test_five_steps_of_adam_stay_together(ours_and_keras, treatment):
+    config, graphdef, params, theirs = ours_and_keras
+    batch = make_batch(treatment)
+    theirs.compile(
+        keras.optimizers.Adam(config.train.learning_rate),
+        keras.losses.BinaryCrossentropy(from_logits=True),
+    )
+    mesh = devices.mesh(BATCH_SIZE)
+    optimizer = state.adam(config.train.learning_rate, config.train.adam_epsilon)
+    train = steps.make(graphdef, optimizer, mesh, config.data).train
+    train_state = devices.replicate(state.create(params, optimizer, seed=0), mesh)
+    for _ in range(5):
+        train_state, sums = train(train_state, devices.spread(batch, mesh))
+        loss = theirs.train_on_batch(batch.tokens_BxT, batch.labels_B[:, None])
+        np.testing.assert_allclose(sums.loss / sums.reviews, loss, rtol=1e-5)
+    for our, their in zip(
+        in_keras_order(nnx.merge(graphdef, train_state.params)), theirs.get_weights(), strict=True
+    ):
+        # A weight moves by up to 1e-3 a step.
+        np.testing.assert_allclose(our, their, rtol=0, atol=2e-6)
+
+
+def test_parameters_count_as_in_keras(name):
+    config = make_config(name, "tutorial")
+    assert build_keras(config).count_params() == sum(
+        array.size for array in in_keras_order(loop.build_model(config))
+    )

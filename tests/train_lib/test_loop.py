@@ -1,0 +1,187 @@
+"""Whole runs, through the program itself, on a small generated corpus."""
+
+import csv
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+SMALL = [
+    "--config.data.source=generated", "--config.data.train_reviews=60",
+    "--config.data.validation_reviews=20", "--config.data.test_reviews=30",
+    "--config.train.batch_size=32", "--config.train.num_epochs=2",
+]  # fmt: skip
+IMDB = pathlib.Path(os.environ.get("TFDS_DATA_DIR", "")) / "imdb_reviews" / "plain_text" / "1.0.0"
+
+
+def python(*arguments, stdin=b""):
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, input=stdin, capture_output=True, timeout=300
+    )
+
+
+def run(workdir, *arguments):
+    done = python("main.py", f"--workdir={workdir}", *arguments)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode(), json.loads((workdir / "result.json").read_text())
+
+
+def assert_refused(done, *words):
+    message = done.stderr.decode()
+    assert done.returncode != 0
+    assert "Traceback" not in message
+    for word in words:
+        assert word in message, message
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def shared_cache(monkeypatch, cache, own_cache):
+    """One cache for this file's runs, so that only the first of them compiles."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, cache):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+        workdir = tmp_path_factory.mktemp("finished")
+        return workdir, *run(workdir, "--config=configs/stacked.py", *SMALL)
+
+
+def test_a_run_tells_and_keeps_what_it_did(finished):
+    workdir, output, result = finished
+    for words in ("355,233", "epoch 2/2: train loss", "test:   accuracy", "jax ", "cpu: "):
+        assert words in output
+    assert {path.name for path in workdir.iterdir()} == {
+        "config.json", "metrics.jsonl", "vocabulary.txt", "weights.npz", "predictions.csv",
+        "curves.png", "result.json",
+    }  # fmt: skip
+    assert (workdir / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((workdir / "config.json").read_text())["train"]["num_epochs"] == 2
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["epoch"], row["step"]) for row in rows] == [(1, 2), (2, 4)]
+    dataset = result["dataset"]
+    assert [dataset[split] for split in ("train", "validation", "test")] == [60, 20, 30]
+    assert dataset["name"] == "generated_reviews"
+    assert len(dataset["fingerprint"]) == 64
+    assert result["model"]["parameters"] == 355_233
+    seconds = result["seconds"]
+    phases = sum(seconds[name] for name in ("data", "compile", "train", "evaluate"))
+    assert all(value >= 0 for value in seconds.values())
+    assert phases <= seconds["total"]
+
+
+def test_predictions_add_up_to_the_result(finished):
+    workdir, _, result = finished
+    with open(workdir / "predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["review"]) for row in rows] == list(range(30))
+    right = [(float(row["probability"]) > 0.5) == (row["label"] == "1") for row in rows]
+    accuracy = result["test_accuracy"]
+    assert np.mean(right) == pytest.approx(accuracy["mean"])
+    assert accuracy["ci95_low"] < accuracy["mean"] < accuracy["ci95_high"]
+
+
+def test_predict_repeats_the_test_predictions(finished):
+    from train_lib.data.generated import GeneratedCorpus
+
+    workdir = finished[0]
+    reviews = GeneratedCorpus(80, 30).read("test").texts
+    done = python("-m", "train_lib.predict", f"--workdir={workdir}", "-", *reviews[:2],
+                  stdin="\n".join(reviews).encode())  # fmt: skip
+    assert done.returncode == 0, done.stderr.decode()
+    with open(workdir / "predictions.csv", newline="") as file:
+        expected = [float(row["probability"]) for row in csv.DictReader(file)]
+    told = [float(line.split()[1]) for line in done.stdout.decode().splitlines()]
+    np.testing.assert_allclose(told, expected + expected[:2], atol=2e-4)
+
+
+def test_the_tutorial_treatment_predicts_with_the_padding_it_was_trained_with(tmp_path):
+    _, result = run(tmp_path, "--config=configs/lstm.py:tutorial", *SMALL)
+    assert result["config"] == "lstm-tutorial"
+    done = python("-m", "train_lib.predict", f"--workdir={tmp_path}", "A short review.")
+    assert done.returncode == 0, done.stderr.decode()
+    label, probability, *_ = done.stdout.decode().split()
+    assert label == ("positive" if float(probability) > 0.5 else "negative")
+
+
+def test_the_same_command_gives_the_same_numbers(finished, tmp_path):
+    run(tmp_path, "--config=configs/stacked.py", *SMALL)
+    for name in ("predictions.csv", "weights.npz", "vocabulary.txt", "config.json"):
+        assert (tmp_path / name).read_bytes() == (finished[0] / name).read_bytes()
+
+
+def test_predict_takes_any_bytes(finished):
+    noise = np.random.default_rng(0).bytes(200_000).replace(b"\n", b" ") + b"\n\n \xff\xfe\n"
+    done = python("-m", "train_lib.predict", f"--workdir={finished[0]}", "-", stdin=noise)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+@pytest.mark.parametrize("name", ["weights.npz", "config.json", "vocabulary.txt"])
+def test_predict_says_which_file_is_damaged(finished, tmp_path, name):
+    for path in finished[0].iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / name).write_bytes(b"\xff" + (finished[0] / name).read_bytes()[:100])
+    done = python("-m", "train_lib.predict", f"--workdir={tmp_path}", "text")
+    assert_refused(done, name)
+
+
+def test_predict_refuses_a_folder_without_a_finished_run(tmp_path):
+    done = python("-m", "train_lib.predict", f"--workdir={tmp_path}", "text")
+    assert_refused(done, "finished run")
+
+
+def test_a_finished_run_is_never_overwritten(finished):
+    before = (finished[0] / "result.json").read_bytes()
+    done = python("main.py", f"--workdir={finished[0]}", "--config=configs/lstm.py", *SMALL)
+    assert_refused(done, "not empty")
+    assert (finished[0] / "result.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["--config is missing", "configs/stacked.py"]),
+        (["--config=configs/none.py"], ["configs/none.py"]),
+        (["--config=configs/lstm.py:nope"], ["nope", "exact, tutorial"]),
+        (["--config=configs/lstm.py", "--config.train.num_epoch=3"], ["num_epochs"]),
+        (["--config=configs/lstm.py", "--config.train.num_epochs=x"], ["train.num_epochs", "x"]),
+        (["--config=configs/lstm.py", "--config.model.cell=x"], ["config.model.cell", "lstm"]),
+        (["--config=configs/lstm.py", "--wrkdir=x"], ["wrkdir", "workdir"]),
+        (["--config=configs/lstm.py", "stray"], ["stray"]),
+        (["--config=configs/lstm.py", "--workdir=/dev/null/x"], ["/dev/null/x"]),
+        (
+            ["--config=configs/lstm.py", "--config.data.archive=none.tar.gz",
+             "--config.data.dir=/dev/null/x"],
+            ["/dev/null/x", "--config.data.dir"],
+        ),
+    ],
+)  # fmt: skip
+def test_a_wrong_command_is_told_and_leaves_nothing_behind(arguments, words, tmp_path):
+    if not any("workdir" in argument for argument in arguments):
+        arguments = [*arguments, f"--workdir={tmp_path / 'run'}"]
+    assert_refused(python("main.py", *arguments), *words)
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+@pytest.mark.skipif(not IMDB.exists(), reason="no prepared IMDB in $TFDS_DATA_DIR")
+def test_one_epoch_on_imdb(tmp_path):
+    _, result = run(
+        tmp_path, "--config=configs/lstm.py", "--config.data.source=imdb",
+        "--config.train.num_epochs=1", "--config.data.train_reviews=4000",
+        "--config.data.validation_reviews=1000", "--config.data.test_reviews=1000",
+        "--config.train.batch_size=64", "--config.train.learning_rate=0.01",
+        "--config.model.pooling=mean",
+    )  # fmt: skip
+    assert result["dataset"]["name"] == "imdb_reviews"
+    assert result["test_accuracy"]["mean"] > 0.7

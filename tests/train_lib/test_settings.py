@@ -1,0 +1,69 @@
+"""A config is refused for its fields, with their names, before anything else happens."""
+
+import pytest
+
+from configs import base, bilstm, lstm, stacked
+from train_lib import settings
+from train_lib.errors import UserError
+
+
+@pytest.fixture
+def config():
+    return base.get_config("test", "exact")
+
+
+@pytest.mark.parametrize("experiment", [lstm, bilstm, stacked])
+@pytest.mark.parametrize("treatment", ["exact", "tutorial"])
+def test_every_experiment_is_accepted(experiment, treatment):
+    settings.check(experiment.get_config(treatment))
+
+
+def test_every_field_has_a_rule_and_every_rule_a_field(config):
+    assert dict(settings._flatten(config)).keys() == settings.RULES.keys()
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("model.cell", "nope"), ("model.cell", 3), ("model.embedding_size", 0),
+        ("model.hidden_sizes", ()), ("model.hidden_sizes", (16, -1)), ("model.hidden_sizes", 16),
+        ("model.bidirectional", 1), ("model.dropout_rates", (1.0,)),
+        ("model.dropout_rates", (float("nan"),)), ("model.pooling", "first"),
+        ("data.source", "imbd"), ("data.max_features", 4), ("data.train_reviews", 3),
+        ("data.test_reviews", 25_002), ("data.split_seed", -1), ("data.mask_padding", "yes"),
+        ("data.padding_side", "left"), ("train.num_epochs", -4), ("train.num_epochs", 1.0),
+        ("train.num_epochs", True), ("train.batch_size", 0), ("train.learning_rate", float("nan")),
+        ("train.learning_rate", float("inf")), ("train.learning_rate", -1e-3),
+        ("train.adam_epsilon", 0.0), ("train.seed", -1), ("name", "a/b"), ("name", ""),
+    ],
+)  # fmt: skip
+def test_a_bad_value_is_named_with_what_is_expected(config, path, value):
+    with config.ignore_type():
+        config.update_from_flattened_dict({path: value})
+    with pytest.raises(UserError) as error:
+        settings.check(config)
+    assert f"config.{path} = {value!r} must be " in str(error.value)
+    assert settings.RULES[path].expected in str(error.value)
+
+
+def test_all_problems_are_told_at_once(config):
+    config.train.num_epochs = 0
+    config.model.pooling = "nope"
+    del config.data.dir
+    config.train.lerning_rate = 0.1
+    with pytest.raises(UserError) as error:
+        settings.check(config)
+    for words in (
+        "config.train.num_epochs", "config.model.pooling", "config.data.dir is missing",
+        "config.train.lerning_rate is not a field; did you mean config.train.learning_rate?",
+    ):  # fmt: skip
+        assert words in str(error.value)
+
+
+def test_fields_that_do_not_go_together_are_refused(config):
+    config.model.hidden_sizes = (4, 4)
+    config.data.train_reviews = 20_000
+    with pytest.raises(UserError, match=r"dropout_rates[\s\S]*|25,000 reviews") as error:
+        settings.check(config)
+    assert "one rate for each layer" in str(error.value)
+    assert "25,000" in str(error.value)
