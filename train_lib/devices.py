@@ -11,8 +11,8 @@ from train_lib import files
 def configure() -> None:
     """Sets JAX up for a program of its own; to be called before JAX is first used.
 
-    Every CPU core becomes a device, up to eight, since a step of a small recurrent model keeps only one busy,
-    and a second start finds what the first one compiled.
+    Every CPU core becomes a device, up to eight, since a step of a small recurrent model keeps only
+    one busy, and a second start finds what the first one compiled.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     # A share of a batch of 512 below 64 rows no longer fills the vector units.
