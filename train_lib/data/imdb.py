@@ -5,10 +5,12 @@ train on, 25,000 to test on and 50,000 without a label, which are prepared too, 
 is the official `imdb_reviews/plain_text/1.0.0`.
 """
 
+import contextlib
 import dataclasses
 import gzip
 import hashlib
 import http.client
+import io
 import os
 import pathlib
 import re
@@ -171,10 +173,8 @@ def _prepare(archive: pathlib.Path, root: pathlib.Path) -> None:
     """Prepares the data set from an archive, in a folder of its own that is renamed when whole."""
     import tensorflow_datasets as tfds
 
-    files = _files_in_tar if archive.is_file() else _files_in_folder
-    if not archive.exists():
-        raise UserError(f"--config.data.archive={archive} does not exist.")
-    print(f"preparing IMDB from {archive} in {root} (about a minute)", flush=True)
+    print(f"preparing IMDB from {archive} in {root} (about half a minute)", flush=True)
+    examples = _read_archive(archive)
     for left_over in root.glob(".preparing-imdb-*"):  # Of a run that was killed.
         shutil.rmtree(left_over, ignore_errors=True)
     temporary = pathlib.Path(tempfile.mkdtemp(prefix=".preparing-imdb-", dir=root))
@@ -184,51 +184,55 @@ def _prepare(archive: pathlib.Path, root: pathlib.Path) -> None:
         # tensorflow-datasets' own generators import TensorFlow. These yield the same keys, which
         # decide the order of the examples, and the same examples.
         builder._split_generators = lambda _: {
-            split: _examples(files(archive), split) for split in SPLIT_SIZES
+            split: iter(of_split.items()) for split, of_split in examples.items()
         }
-        builder.download_and_prepare()
-        sizes = {split: info.num_examples for split, info in builder.info.splits.items()}
-        if sizes != SPLIT_SIZES:
-            raise UserError(
-                f"{archive} is not the IMDB archive: it has {sizes} reviews, not {SPLIT_SIZES}. "
-                f"The right one is {URL}, SHA-256 {SHA256}."
-            )
+        with contextlib.redirect_stdout(io.StringIO()):  # It would tell of a path that goes away.
+            builder.download_and_prepare()
         (root / FOLDER).parent.mkdir(parents=True, exist_ok=True)
         (temporary / FOLDER).rename(root / FOLDER)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _read_archive(archive: pathlib.Path) -> dict[str, dict[str, dict]]:
+    """The examples of each split by their keys; all of them, or a UserError."""
+    if not archive.exists():
+        raise UserError(f"--config.data.archive={archive} does not exist.")
+    examples: dict[str, dict[str, dict]] = {split: {} for split in SPLIT_SIZES}
+    try:
+        for name, content in (_files_in_tar if archive.is_file() else _files_in_folder)(archive):
+            match = _REVIEW.fullmatch(name)
+            if match:
+                folder, label, unlabelled = match.groups()
+                split = "unsupervised" if unlabelled else folder
+                examples[split][name] = {"text": content.strip(), "label": label or -1}
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(
             f"{archive} is damaged or only half there ({error}). The right file is {URL}, "
             f"SHA-256 {SHA256}."
         ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    sizes = {split: len(of_split) for split, of_split in examples.items()}
+    if sizes != SPLIT_SIZES:
+        raise UserError(
+            f"{archive} is not the IMDB archive: it has {sizes} reviews, not {SPLIT_SIZES}. "
+            f"The right one is {URL}, SHA-256 {SHA256}."
+        )
+    return examples
 
 
 def _files_in_tar(archive: pathlib.Path) -> Iterator[tuple[str, bytes]]:
-    """Names and contents of the reviews in a tar file; nothing is extracted to disk."""
+    """Names and contents of the plain files in a tar file; nothing is extracted to disk."""
     with tarfile.open(archive, "r|*") as tar:
         for member in tar:
-            is_review = member.isreg() and _REVIEW.fullmatch(member.name)
-            if is_review and member.size <= _MAX_REVIEW_BYTES:
+            if member.isreg() and member.size <= _MAX_REVIEW_BYTES:
                 content = tar.extractfile(member)
                 assert content is not None
                 yield member.name, content.read()
 
 
 def _files_in_folder(archive: pathlib.Path) -> Iterator[tuple[str, bytes]]:
-    """Names and contents of the reviews in an extracted `aclImdb/`, or in the folder around it."""
+    """Names and contents of the files in an extracted `aclImdb/`, or in the folder around it."""
     if (archive / "aclImdb").is_dir():
         archive = archive / "aclImdb"
     for path in sorted(archive.glob("*/*/*.txt")):
-        name = f"aclImdb/{path.relative_to(archive).as_posix()}"
-        if _REVIEW.fullmatch(name):
-            yield name, path.read_bytes()
-
-
-def _examples(files: Iterator[tuple[str, bytes]], split: str) -> Iterator[tuple[str, dict]]:
-    for name, content in files:
-        match = _REVIEW.fullmatch(name)
-        assert match is not None
-        folder, label, unlabelled = match.groups()
-        if split == ("unsupervised" if unlabelled else folder):
-            yield name, {"text": content.strip(), "label": label or -1}
+        yield f"aclImdb/{path.relative_to(archive).as_posix()}", path.read_bytes()

@@ -1,0 +1,44 @@
+"""Text rules against Keras' own Tokenizer."""
+
+import random
+
+import numpy as np
+from keras.src.legacy.preprocessing.text import Tokenizer
+
+from train_lib.data.vocabulary import FIRST_WORD, START, UNKNOWN, Vocabulary, split_words
+
+ALPHABET = "aB é\tc.\n,!D'-_ \u00a0\u0130ß\"<br />Z7"
+
+
+def random_texts(seed, count=200):
+    rng = random.Random(seed)
+    return ["".join(rng.choices(ALPHABET, k=rng.randrange(40))) for _ in range(count)]
+
+
+def test_words_ranks_and_numbers_equal_those_of_keras():
+    for seed in range(5):
+        texts, max_features = random_texts(seed), 30
+        # Keras drops numbers from `num_words` on; ours are OFFSET higher and end at max_features.
+        tokenizer = Tokenizer(num_words=max_features - FIRST_WORD + 1, oov_token=None)
+        tokenizer.fit_on_texts(texts)
+        vocabulary = Vocabulary.build(map(split_words, texts), max_features)
+        ranked = sorted(tokenizer.word_index, key=tokenizer.word_index.get)
+        assert vocabulary.words == ranked[: max_features - FIRST_WORD]
+        for text, expected in zip(texts, tokenizer.texts_to_sequences(texts), strict=True):
+            numbers = vocabulary.encode(split_words(text))
+            assert numbers[0] == START
+            assert [n - FIRST_WORD + 1 for n in numbers[1:] if n != UNKNOWN] == expected
+            assert len(numbers) == 1 + len(split_words(text))
+
+
+def test_numbers_stay_below_max_features_and_clear_of_the_reserved_ones():
+    texts = random_texts(0)
+    for max_features in (5, 12, 10_000):
+        vocabulary = Vocabulary.build(map(split_words, texts), max_features)
+        words = np.concatenate([vocabulary.encode(split_words(text))[1:] for text in texts])
+        assert words.max() < max_features
+        assert set(words[words < FIRST_WORD]) <= {UNKNOWN}
+
+
+def test_an_empty_review_is_its_start():
+    assert list(Vocabulary(["a"]).encode(split_words(" .,!\n"))) == [START]
