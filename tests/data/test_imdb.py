@@ -4,6 +4,7 @@ import functools
 import hashlib
 import http.server
 import io
+import os
 import tarfile
 import threading
 
@@ -121,10 +122,13 @@ def test_a_malicious_archive_writes_nothing_outside(tmp_path):
 
 
 def test_what_a_killed_run_left_is_removed(tmp_path):
-    left_over = tmp_path / ".preparing-imdb-killed"
-    left_over.mkdir()
+    killed, running = tmp_path / ".preparing-imdb-killed", tmp_path / ".preparing-imdb-running"
+    killed.mkdir()
+    running.mkdir()
+    os.utime(killed, (0, 0))
     imdb.find(str(tmp_path), str(write_tar(tmp_path / "a.tar.gz")))
-    assert not left_over.exists()
+    assert not killed.exists()
+    assert running.exists()
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty"])

@@ -17,6 +17,7 @@ import re
 import shutil
 import tarfile
 import tempfile
+import time
 import urllib.error
 import urllib.request
 import zlib
@@ -35,6 +36,8 @@ SPLIT_SIZES = {"train": 25_000, "test": 25_000, "unsupervised": 50_000}
 
 _REVIEW = re.compile(r"aclImdb/(?:(train|test)/(neg|pos)|train/(unsup))/\d+_\d+\.txt")
 _MAX_REVIEW_BYTES = 1 << 20
+# A folder that was begun longer ago is of a run that was killed.
+_MAX_PREPARING_SECONDS = 3_600
 
 
 class DownloadFailed(UserError):
@@ -173,10 +176,11 @@ def _prepare(archive: pathlib.Path, root: pathlib.Path) -> None:
     """Prepares the data set from an archive, in a folder of its own that is renamed when whole."""
     import tensorflow_datasets as tfds
 
-    print(f"preparing IMDB from {archive} in {root} (about half a minute)", flush=True)
+    print(f"preparing IMDB from {archive} in {root}", flush=True)
     examples = _read_archive(archive)
-    for left_over in root.glob(".preparing-imdb-*"):  # Of a run that was killed.
-        shutil.rmtree(left_over, ignore_errors=True)
+    for left_over in root.glob(".preparing-imdb-*"):
+        if time.time() - left_over.stat().st_mtime > _MAX_PREPARING_SECONDS:
+            shutil.rmtree(left_over, ignore_errors=True)
     temporary = pathlib.Path(tempfile.mkdtemp(prefix=".preparing-imdb-", dir=root))
     try:
         tfds.disable_progress_bar()
@@ -189,7 +193,8 @@ def _prepare(archive: pathlib.Path, root: pathlib.Path) -> None:
         with contextlib.redirect_stdout(io.StringIO()):  # It would tell of a path that goes away.
             builder.download_and_prepare()
         (root / FOLDER).parent.mkdir(parents=True, exist_ok=True)
-        (temporary / FOLDER).rename(root / FOLDER)
+        if not (root / FOLDER).exists():  # Else another run was faster.
+            (temporary / FOLDER).rename(root / FOLDER)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
