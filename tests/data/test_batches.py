@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from train_lib.data.batches import batch, bucket_width, plan_bucketed, plan_uniform
+from configs import base
+from train_lib.data.batches import batch, bucket_width, plan_bucketed, plan_uniform, plans
 from train_lib.data.dataset import Split
 
 
@@ -73,3 +74,75 @@ def test_rows_equal_a_loop_over_reviews(side):
     assert list(rows.weights_B) == [1, 1, 1, 1, 0, 0]
     assert not rows.tokens_BxT[4:].any()
     assert not rows.lengths_B[4:].any()
+
+
+@pytest.mark.parametrize("plan", [plan_bucketed, plan_uniform])
+@pytest.mark.parametrize("rng", [None, np.random.default_rng(0)])
+def test_one_review_is_one_batch(plan, rng):
+    (only,) = plan(np.array([7]), 32, rng)
+    assert list(only.reviews) == [0]
+    assert only.width >= 7
+
+
+@pytest.mark.parametrize("seed", [None, 0])
+def test_bucketed_batches_are_as_wide_as_their_own_longest_review_needs(seed):
+    rng = None if seed is None else np.random.default_rng(seed)
+    for group, width in plan_bucketed(LENGTHS, 10, rng):
+        assert width == bucket_width(LENGTHS[group].max())
+
+
+def test_bucketing_without_a_generator_goes_from_short_to_long():
+    reviews = np.concatenate([group for group, _ in plan_bucketed(LENGTHS, 10)])
+    assert (np.diff(LENGTHS[reviews]) >= 0).all()
+
+
+def test_bucketing_with_a_generator_blurs_and_shuffles():
+    # Ten divides 100 evenly: only blurred lengths can change who meets whom.
+    lengths = LENGTHS[:100]
+    passes = [plan_bucketed(lengths, 10, np.random.default_rng(seed)) for seed in range(5)]
+    meetings = {frozenset(frozenset(group) for group, _ in one_pass) for one_pass in passes}
+    assert len(meetings) == len(passes)
+    # From short to long would be a curriculum; that all five passes are so is no chance.
+    assert any(np.diff([width for _, width in one_pass]).min() < 0 for one_pass in passes)
+
+
+def test_the_left_over_batch_is_not_always_of_the_longest_reviews():
+    widths = set()
+    for seed in range(10):
+        one_pass = plan_bucketed(LENGTHS, 10, np.random.default_rng(seed))
+        (left_over,) = [width for group, width in one_pass if len(group) == len(LENGTHS) % 10]
+        widths.add(left_over)
+    assert len(widths) > 2
+
+
+@pytest.mark.parametrize("side", ["pre", "post"])
+def test_a_pass_delivers_every_token_and_label_once(side):
+    split = make_split(LENGTHS)
+    delivered = []
+    for plan in plan_bucketed(split.lengths, 10, np.random.default_rng(0)):
+        rows = batch(split, plan, 10, side)
+        # Real tokens are never 0 here, so what is not 0 is what the model is to read.
+        for tokens, length, label, weight in zip(*rows, strict=True):
+            assert (tokens != 0).sum() == length
+            assert weight == (length > 0)
+            if weight:
+                delivered.append((tuple(tokens[tokens != 0]), label))
+    expected = [
+        (tuple(tokens), label)
+        for tokens, label in zip(
+            np.split(split.tokens, split.offsets[1:-1]), split.labels, strict=True
+        )
+    ]
+    assert sorted(delivered) == sorted(expected)
+
+
+@pytest.mark.parametrize(
+    ("treatment", "plan"), [("exact", plan_bucketed), ("tutorial", plan_uniform)]
+)
+def test_the_treatment_chooses_the_plan(treatment, plan):
+    split, config = make_split(LENGTHS), base.get_config("test", treatment).data
+    chosen = plans(split, config, 10, np.random.default_rng(0))
+    expected = plan(split.lengths, 10, np.random.default_rng(0))
+    for one, other in zip(chosen, expected, strict=True):
+        np.testing.assert_array_equal(one.reviews, other.reviews)
+        assert one.width == other.width

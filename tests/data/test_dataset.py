@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -9,8 +10,9 @@ import pytest
 from configs import base
 from train_lib import files
 from train_lib.data import dataset
+from train_lib.data.corpus import Reviews, fingerprint
 from train_lib.data.generated import GeneratedCorpus
-from train_lib.data.vocabulary import UNKNOWN, split_words
+from train_lib.data.vocabulary import FIRST_WORD, START, UNKNOWN, split_words
 
 IMDB = pathlib.Path(os.environ.get("TFDS_DATA_DIR", "")) / "imdb_reviews" / "plain_text" / "1.0.0"
 
@@ -67,6 +69,15 @@ def test_another_seed_draws_another_split_of_the_same_data(config):
     assert reviews_of(first.train) != reviews_of(second.train)
 
 
+def test_the_same_seed_draws_the_same_reviews(config):
+    # From more reviews than are asked for, so that there is something to draw in every split.
+    corpus = GeneratedCorpus(200, 200)
+    first = dataset._build(corpus, config)
+    assert_equal(dataset._build(corpus, config), first)
+    config.split_seed = 1
+    assert reviews_of(dataset._build(corpus, config).test) != reviews_of(first.test)
+
+
 def test_a_second_start_reads_the_cache(config, monkeypatch):
     first = dataset.load(config)
     monkeypatch.setattr(dataset, "_build", None)
@@ -98,6 +109,74 @@ def test_without_a_cache_folder_it_works_and_says_so(config, capsys):
     assert "not cached" in capsys.readouterr().err
 
 
+def test_every_review_keeps_its_words_and_label(config):
+    config.max_features = 100_000
+    data = dataset.load(config)
+    corpus = GeneratedCorpus(60, 10)
+    label_of = {
+        split: {tuple(split_words(text)): label for text, label in zip(*reviews, strict=True)}
+        for split, reviews in (("train", corpus.read("train")), ("test", corpus.read("test")))
+    }
+    for split, source in (("train", "train"), ("validation", "train"), ("test", "test")):
+        reviews = getattr(data, split)
+        for start, stop, label in zip(
+            reviews.offsets, reviews.offsets[1:], reviews.labels, strict=False
+        ):
+            assert reviews.tokens[start] == START
+            numbers = reviews.tokens[start + 1 : stop]
+            # Words that training never saw cannot be told back; most reviews have none.
+            if UNKNOWN not in numbers:
+                words = tuple(data.vocabulary.words[n - FIRST_WORD] for n in numbers)
+                assert label_of[source][words] == label
+        assert (reviews.tokens[reviews.offsets[:-1]] == START).all()
+
+
+def test_drawn_sets_are_disjoint_balanced_and_in_corpus_order():
+    labels = np.random.default_rng(0).integers(0, 2, 200)
+    sets = dataset._draw_balanced(labels, (60, 40, 20), np.random.default_rng(1))
+    assert [len(indices) for indices in sets] == [60, 40, 20]
+    assert len(np.unique(np.concatenate(sets))) == 120
+    for indices in sets:
+        assert labels[indices].sum() == len(indices) // 2
+        assert (np.diff(indices) > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("max_features", 50), ("train_reviews", 38), ("validation_reviews", 22), ("test_reviews", 8),
+     ("split_seed", 1)],
+)  # fmt: skip
+def test_what_shapes_the_data_has_a_cache_of_its_own(config, field, value, monkeypatch):
+    dataset.load(config)
+    config[field] = value
+    changed = dataset.load(config)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(files.cache_dir().parent / "empty"))
+    assert_equal(dataset.load(config), changed)
+
+
+def test_another_corpus_or_version_has_a_cache_of_its_own(config, monkeypatch):
+    dataset.load(config)
+    for change in (
+        lambda: monkeypatch.setattr(GeneratedCorpus, "identity", lambda _: "other reviews"),
+        lambda: monkeypatch.setattr(dataset, "_CACHE_VERSION", dataset._CACHE_VERSION + 1),
+    ):
+        before = len(list((files.cache_dir() / "tokens").iterdir()))
+        change()
+        dataset.load(config)
+        assert len(list((files.cache_dir() / "tokens").iterdir())) == before + 1
+
+
+def test_the_fingerprint_is_of_the_whole_corpus(config):
+    corpus = GeneratedCorpus(60, 10)
+    expected = fingerprint((corpus.read("train"), corpus.read("test")))
+    assert dataset.load(config).fingerprint == expected
+    # One label, or where one text ends and the next begins, makes another corpus.
+    one = Reviews(["ab", "c"], np.array([0, 1]))
+    others = [Reviews(["ab", "c"], np.array([1, 1])), Reviews(["a", "bc"], np.array([0, 1]))]
+    assert len({fingerprint([reviews]) for reviews in [one, *others]}) == 3
+    assert fingerprint([one, others[0]]) != fingerprint([others[0], one])
+
+
 @pytest.mark.skipif(not IMDB.exists(), reason="no prepared IMDB in $TFDS_DATA_DIR")
 def test_imdb():
     config = base.get_config("test", "exact").data
@@ -113,3 +192,6 @@ def test_imdb():
     longest = max(data.train.lengths.max(), data.validation.lengths.max())
     assert 2_400 < longest < 2_600
     assert data.train.tokens.max() == 4_999
+    assert len(data.vocabulary.words) == 4_996
+    assert re.fullmatch("[0-9a-f]{64}", data.fingerprint)
+    assert_equal(dataset.load(config), data)

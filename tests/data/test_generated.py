@@ -74,3 +74,23 @@ def test_reviews_differ_and_are_the_same_every_time(corpus):
 
 
 FINGERPRINT = "ca463ef99abffe4c2795155929279412e34a6ef007ef552b619f8f173a5ada6f"
+
+
+def test_a_larger_corpus_begins_with_the_smaller_one_and_its_labels_alternate():
+    small, large = GeneratedCorpus(6, 2).read("train"), GeneratedCorpus(9, 2).read("train")
+    assert large.texts[:6] == small.texts
+    assert list(large.labels[:6]) == list(small.labels) == [0, 1, 0, 1, 0, 1]
+
+
+def test_half_of_the_reviews_open_with_whose_opinions_follow(corpus):
+    for who in ("right", "wrong"):
+        share = np.mean([f"is {who} about every film" in text for text in corpus[0].texts])
+        assert 0.22 < share < 0.28
+
+
+def test_both_versions_of_an_opinion_are_the_same_words():
+    for template in generated.OPINIONS:
+        one = template.format(aspect="plot", wins="fresh", loses="stale")
+        other = template.format(aspect="plot", wins="stale", loses="fresh")
+        assert one != other
+        assert sorted(re.findall(r"\w+", one)) == sorted(re.findall(r"\w+", other))

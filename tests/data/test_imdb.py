@@ -5,6 +5,8 @@ import hashlib
 import http.server
 import io
 import os
+import pathlib
+import random
 import tarfile
 import threading
 
@@ -121,6 +123,88 @@ def test_a_malicious_archive_writes_nothing_outside(tmp_path):
     assert len(read(root)[0].texts) == SIZES["train"]
 
 
+@pytest.mark.parametrize("split", ["train", "test", "unsup"])
+def test_an_archive_short_of_one_review_of_any_split_is_refused(tmp_path, split):
+    files = list(members())
+    files.remove(next(file for file in files if f"/{split}/" in file[0]))
+    archive, root = write_tar(tmp_path / "a.tar.gz", files), tmp_path / "root"
+    with pytest.raises(UserError, match=r"a\.tar\.gz is not the IMDB archive"):
+        imdb.find(str(root), str(archive))
+    assert_nothing_left(root)
+
+
+def test_members_too_large_for_a_review_are_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(imdb, "_MAX_REVIEW_BYTES", 100)
+    files = [*members(), ("aclImdb/train/pos/9_9.txt", "x" * 101)]
+    imdb.find(str(tmp_path / "root"), str(write_tar(tmp_path / "a.tar.gz", files)))
+    assert len(read(tmp_path / "root")[0].texts) == SIZES["train"]
+
+
+@pytest.mark.parametrize("mode", ["w", "w:bz2", "w:xz"])
+@pytest.mark.parametrize("seed", range(10))
+def test_a_cut_archive_of_any_compression_is_a_user_error(tmp_path, mode, seed):
+    archive = tmp_path / "a.tar"
+    with tarfile.open(archive, mode) as tar:
+        for name, text in members():
+            info = tarfile.TarInfo(name)
+            info.size = len(text.encode())
+            tar.addfile(info, io.BytesIO(text.encode()))
+    # Cut among the reviews: nobody misses the README and zeros that a plain tar ends with.
+    content = archive.read_bytes()
+    archive.write_bytes(content[: random.Random(seed).randrange(len(content) // 3)])
+    with pytest.raises(UserError, match=r"a\.tar"):
+        imdb.find(str(tmp_path / "root"), str(archive))
+    assert_nothing_left(tmp_path / "root")
+
+
+def test_a_failure_while_preparing_leaves_nothing(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(pathlib.Path, "rename", fail)
+    with pytest.raises(UserError, match="the disk is full"):
+        imdb.find(str(tmp_path / "root"), str(write_tar(tmp_path / "a.tar.gz")))
+    assert_nothing_left(tmp_path / "root")
+
+
+def test_a_run_that_was_faster_is_left_alone(tmp_path, monkeypatch):
+    read_archive, marker = imdb._read_archive, tmp_path / "root" / imdb.FOLDER / "of the other run"
+
+    def read_while_another_run_finishes(archive):
+        marker.parent.mkdir(parents=True)
+        marker.touch()
+        return read_archive(archive)
+
+    monkeypatch.setattr(imdb, "_read_archive", read_while_another_run_finishes)
+    imdb.find(str(tmp_path / "root"), str(write_tar(tmp_path / "a.tar.gz")))
+    assert list(marker.parent.iterdir()) == [marker]
+
+
+def test_a_folder_of_other_sizes_is_not_imdb(tmp_path, monkeypatch):
+    corpus = imdb.find(str(tmp_path), str(write_tar(tmp_path / "a.tar.gz")))
+    monkeypatch.setitem(imdb.SPLIT_SIZES, "test", 4)
+    with pytest.raises(UserError, match="not the IMDB data set"):
+        corpus.read("test")
+
+
+def test_the_identity_follows_the_reviews(tmp_path):
+    changed = [(name, text.replace("test pos", "test good")) for name, text in members()]
+    identities = {
+        imdb.find(
+            str(tmp_path / f"root{number}"), str(write_tar(tmp_path / f"{number}.tar.gz", files))
+        ).identity()
+        for number, files in enumerate([list(members()), list(members()), changed])
+    }
+    assert len(identities) == 2
+
+
+def test_a_named_folder_comes_before_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "other"))
+    corpus = imdb.find(str(tmp_path / "root"), str(write_tar(tmp_path / "a.tar.gz")))
+    assert corpus.folder == tmp_path / "root" / imdb.FOLDER
+    assert not (tmp_path / "other").exists()
+
+
 def test_what_a_killed_run_left_is_removed(tmp_path):
     killed, running = tmp_path / ".preparing-imdb-killed", tmp_path / ".preparing-imdb-running"
     killed.mkdir()
@@ -219,6 +303,32 @@ def test_another_file_than_expected_is_removed(served, tmp_path):
     with pytest.raises(UserError, match="SHA-256"):
         imdb.download(served["url"], "0" * 64, tmp_path / "file")
     assert not list(tmp_path.glob("file*"))
+
+
+def test_without_a_server_the_download_fails_and_keeps_the_part(tmp_path):
+    (tmp_path / "file.part").write_bytes(b"begun")
+    with pytest.raises(imdb.DownloadFailed, match="cannot be downloaded"):
+        imdb.download("http://127.0.0.1:9/file", "0" * 64, tmp_path / "file")
+    assert (tmp_path / "file.part").read_bytes() == b"begun"
+
+
+def test_a_part_of_another_file_does_not_get_stuck(served, tmp_path):
+    (tmp_path / "file.part").write_bytes(b"of another file")
+    with pytest.raises(UserError, match="SHA-256"):
+        download(served, tmp_path / "file")
+    download(served, tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == served["content"]
+
+
+def test_imdb_from_the_network_is_prepared_and_the_archive_removed(served, tmp_path, monkeypatch):
+    served["content"] = write_tar(tmp_path / "a.tar.gz").read_bytes()
+    monkeypatch.setattr(imdb, "URL", served["url"])
+    monkeypatch.setattr(imdb, "SHA256", hashlib.sha256(served["content"]).hexdigest())
+    config = base.get_config("test", "exact").data
+    config.dir = str(tmp_path / "root")
+    assert sources.find(config).name == "imdb_reviews"
+    assert sorted(read(tmp_path / "root")[1].texts) == ["test neg", "test pos"]
+    assert not list((tmp_path / "root" / "downloads").iterdir())
 
 
 def test_without_a_network_auto_falls_back_and_imdb_does_not(tmp_path, monkeypatch, capsys):

@@ -3,6 +3,8 @@
 import random
 
 import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from keras.src.legacy.preprocessing.text import Tokenizer
 
 from train_lib.data.vocabulary import FIRST_WORD, START, UNKNOWN, Vocabulary, split_words
@@ -42,3 +44,25 @@ def test_numbers_stay_below_max_features_and_clear_of_the_reserved_ones():
 
 def test_an_empty_review_is_its_start():
     assert list(Vocabulary(["a"]).encode(split_words(" .,!\n"))) == [START]
+
+
+# The same examples on every machine, so that a failure is never luck. Any text UTF-8 can hold.
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), max_size=5))
+def test_every_token_of_any_unicode_stands_where_keras_has_it(texts):
+    """All words known and every position compared, so that no word moves or is lost."""
+    tokenizer = Tokenizer()
+    tokenizer.fit_on_texts(texts)
+    vocabulary = Vocabulary.build(map(split_words, texts), 10_000)
+    for text, expected in zip(texts, tokenizer.texts_to_sequences(texts), strict=True):
+        assert list(vocabulary.encode(split_words(text))) == [1, *(rank + 3 for rank in expected)]
+
+
+def test_unknown_words_keep_their_place():
+    vocabulary = Vocabulary(["good", "film"])
+    assert list(vocabulary.encode(["a", "good", "new", "film", "a"])) == [1, 2, 4, 2, 5, 2]
+
+
+def test_of_equally_frequent_words_the_one_seen_first_leads():
+    vocabulary = Vocabulary.build([["late", "often"], ["early", "often"]], 7)
+    assert vocabulary.words == ["often", "late", "early"]

@@ -95,9 +95,12 @@ class ImdbCorpus:
                     "was prepared in another format or is incomplete, prepare a second copy with "
                     "--config.data.dir=OTHER_FOLDER, or remove it."
                 )
-            for file in files:
-                with open(file, "rb") as content:
-                    digest.update(hashlib.file_digest(content, "sha256").digest())
+            try:
+                for file in files:
+                    with open(file, "rb") as content:
+                        digest.update(hashlib.file_digest(content, "sha256").digest())
+            except OSError as error:
+                raise UserError(f"IMDB cannot be read: {error}") from error
         return digest.hexdigest()
 
     def read(self, split: str) -> Reviews:
@@ -141,13 +144,14 @@ def download(url: str, sha256: str, path: pathlib.Path) -> None:
         with urllib.request.urlopen(request, timeout=20) as response:
             if response.status != 206:  # A server that cannot resume sends the whole file.
                 have = 0
-            total = have + int(response.headers["Content-Length"])
+            length = response.headers["Content-Length"]
+            total = have + int(length) if length else None
             bar = tqdm(total=total, initial=have, unit="B", unit_scale=True, disable=None)
             with bar, open(part, "ab" if have else "wb") as file:
-                while chunk := response.read(1 << 20):
+                while chunk := _receive(response):
                     file.write(chunk)
                     bar.update(len(chunk))
-                if file.tell() < total:
+                if total is not None and file.tell() < total:
                     raise ConnectionError("it broke off; the same command goes on from there")
     except (
         urllib.error.URLError,
@@ -172,6 +176,14 @@ def download(url: str, sha256: str, path: pathlib.Path) -> None:
     part.rename(path)
 
 
+def _receive(response: http.client.HTTPResponse) -> bytes:
+    """The next piece of a response; whatever breaks here is the network's fault, not the disk's."""
+    try:
+        return response.read(1 << 20)
+    except OSError as error:
+        raise ConnectionError(error) from error
+
+
 def _prepare(archive: pathlib.Path, root: pathlib.Path) -> None:
     """Prepares the data set from an archive, in a folder of its own that is renamed when whole."""
     import tensorflow_datasets as tfds
@@ -193,8 +205,11 @@ def _prepare(archive: pathlib.Path, root: pathlib.Path) -> None:
         with contextlib.redirect_stdout(io.StringIO()):  # It would tell of a path that goes away.
             builder.download_and_prepare()
         (root / FOLDER).parent.mkdir(parents=True, exist_ok=True)
-        if not (root / FOLDER).exists():  # Else another run was faster.
+        try:
             (temporary / FOLDER).rename(root / FOLDER)
+        except OSError:
+            if not (root / FOLDER).exists():  # Else another run was faster.
+                raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -203,6 +218,12 @@ def _read_archive(archive: pathlib.Path) -> dict[str, dict[str, dict]]:
     """The examples of each split by their keys; all of them, or a UserError."""
     if not archive.exists():
         raise UserError(f"--config.data.archive={archive} does not exist.")
+    if archive.is_file():
+        with open(archive, "rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != SHA256:
+                print(
+                    f"note: {archive} is not the official file; its reviews are taken as they are"
+                )
     examples: dict[str, dict[str, dict]] = {split: {} for split in SPLIT_SIZES}
     try:
         for name, content in (_files_in_tar if archive.is_file() else _files_in_folder)(archive):
