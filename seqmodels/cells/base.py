@@ -6,6 +6,11 @@ speed. A step comes in two parts:
 
 *   `project` is the part that needs no state,
 *   `step` is the part that does.
+
+There are two levels, the second of which assumes more and runs faster where kernels are at hand:
+
+1.  `Cell`: any mathematics.
+2.  `GatedCell`: the only product with a recurrent matrix is `h @ R`; `update` is all the rest.
 """
 
 from typing import Any
@@ -49,3 +54,28 @@ class Cell(nnx.Module):
         The new carry has the structure, shapes and dtypes of the old one.
         """
         raise NotImplementedError
+
+
+class GatedCell(Cell):
+    """A cell whose only product with a recurrent matrix is `u = h @ R`.
+
+    Its carry is a tuple of vectors `[H]`, the last of which is h, the output of the step.
+
+    Attributes:
+        recurrent_kernel: R, `[H, G]`; G is a multiple of H, one for each gate.
+    """
+
+    recurrent_kernel: nnx.Param[jax.Array]
+
+    def update(
+        self, carry: tuple[jax.Array, ...], z_G: jax.Array, u_G: jax.Array
+    ) -> tuple[jax.Array, ...]:
+        """The step behind the product: `(carry, project(x), h @ R) -> carry`.
+
+        It may hold parameters of its own (peepholes, a gain), but no matrix of them.
+        """
+        raise NotImplementedError
+
+    def step(self, carry, z):
+        carry = self.update(carry, z, carry[-1] @ self.recurrent_kernel)
+        return carry, carry[-1]

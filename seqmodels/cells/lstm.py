@@ -12,7 +12,7 @@ from jax.nn import initializers
 from seqmodels.cells import base
 
 
-class LSTM(base.Cell):
+class LSTM(base.GatedCell):
     """i, f, o = sigmoid(W x + R h + b); g = tanh(W x + R h + b); c' = f c + i g; h' = o tanh(c').
 
     Parameters, with the gates side by side in the order i, f, g, o: `kernel` W `[D, 4H]`
@@ -38,9 +38,8 @@ class LSTM(base.Cell):
     def project(self, x_D):
         return x_D @ self.kernel + self.bias
 
-    def step(self, carry, z_G):
-        c_H, h_H = carry
-        i, f, g, o = jnp.split(z_G + h_H @ self.recurrent_kernel, 4)
+    def update(self, carry, z_G, u_G):
+        c_H, _ = carry
+        i, f, g, o = jnp.split(z_G + u_G, 4)
         c_H = jax.nn.sigmoid(f) * c_H + jax.nn.sigmoid(i) * jnp.tanh(g)
-        h_H = jax.nn.sigmoid(o) * jnp.tanh(c_H)
-        return (c_H, h_H), h_H
+        return c_H, jax.nn.sigmoid(o) * jnp.tanh(c_H)
