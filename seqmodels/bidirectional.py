@@ -1,11 +1,13 @@
 """A layer: one cell forwards, or the wrapper of two directions with one result."""
 
+from collections.abc import Sequence
+
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from seqmodels import recurrence
 from seqmodels.cells import base
+from seqmodels.dropout import Dropout
 
 
 class Unidirectional(nnx.Module):
@@ -15,15 +17,17 @@ class Unidirectional(nnx.Module):
         self.forward = forward
         self.output_size = forward.hidden_size
 
-    def __call__(self, x_TxDxB: jax.Array, lengths_B: jax.Array) -> recurrence.Encoded:
-        return recurrence.run(self.forward, x_TxDxB, lengths_B)
+    def __call__(
+        self, parts: Sequence[jax.Array], lengths_B: jax.Array, dropped: Dropout | None = None
+    ) -> tuple[recurrence.Encoded, ...]:
+        return recurrence.run_all([self.forward], [False], parts, lengths_B, dropped)
 
 
 class Bidirectional(nnx.Module):
-    """Two cells over the same input, one in each direction; outputs are 2H wide, side by side.
+    """Two cells over the same input, one in each direction; side by side they are 2H wide.
 
-    In `last_HxB` each direction contributes its own last step, so both have read the whole
-    sequence. Schuster and Paliwal, "Bidirectional Recurrent Neural Networks", 1997.
+    Each direction has its own last step, so both have read the whole sequence by then. Schuster and
+    Paliwal, "Bidirectional Recurrent Neural Networks", 1997.
     """
 
     def __init__(self, forward: base.Cell, backward: base.Cell):
@@ -31,9 +35,8 @@ class Bidirectional(nnx.Module):
         self.backward = backward
         self.output_size = forward.hidden_size + backward.hidden_size
 
-    def __call__(self, x_TxDxB: jax.Array, lengths_B: jax.Array) -> recurrence.Encoded:
-        forward = recurrence.run(self.forward, x_TxDxB, lengths_B)
-        backward = recurrence.run(self.backward, x_TxDxB, lengths_B, reverse=True)
-        return recurrence.Encoded(
-            *(jnp.concatenate(pair, axis=-2) for pair in zip(forward, backward, strict=True))
-        )
+    def __call__(
+        self, parts: Sequence[jax.Array], lengths_B: jax.Array, dropped: Dropout | None = None
+    ) -> tuple[recurrence.Encoded, ...]:
+        cells = [self.forward, self.backward]
+        return recurrence.run_all(cells, [False, True], parts, lengths_B, dropped)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.nn import initializers
 
+from seqmodels.embedding import embed
 from seqmodels.encoder import Encoder
 from seqmodels.pooling import Pooling
 
@@ -69,8 +70,6 @@ class Classifier(nnx.Module):
             lengths_B = jnp.full(batch_size, width)
         elif padding_side == "pre":
             tokens_BxT = align_left(tokens_BxT, lengths_B)
-        x_TxBxD = self.embedding.at[tokens_BxT.T].get(mode="clip")
-        encoded = self.encoder(
-            jnp.swapaxes(x_TxBxD, 1, 2), lengths_B, dropout_keys_B=dropout_keys_B
-        )
+        x_TxDxB = embed(self.embedding[...], tokens_BxT, lengths_B)
+        encoded = self.encoder(x_TxDxB, lengths_B, dropout_keys_B=dropout_keys_B)
         return self.head(self.pooling(encoded, lengths_B).T)[:, 0]

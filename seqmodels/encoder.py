@@ -6,7 +6,7 @@ import jax
 from flax import nnx
 
 from seqmodels.bidirectional import Bidirectional, Unidirectional
-from seqmodels.dropout import dropout
+from seqmodels.dropout import Dropout
 from seqmodels.recurrence import Encoded
 
 
@@ -29,12 +29,17 @@ class Encoder(nnx.Module):
 
     def __call__(
         self, x_TxDxB: jax.Array, lengths_B: jax.Array, *, dropout_keys_B: jax.Array | None = None
-    ) -> Encoded:
-        """Encodes a batch; without `dropout_keys_B`, one for each sequence, nothing is dropped."""
+    ) -> tuple[Encoded, ...]:
+        """Encodes a batch, in each direction of the top layer.
+
+        Without `dropout_keys_B`, one for each sequence, nothing is dropped.
+        """
+        parts = [x_TxDxB]
         for number, (layer, rate) in enumerate(zip(self.layers, self.dropout_rates, strict=True)):
-            if dropout_keys_B is not None and rate > 0:
+            dropped = None
+            if dropout_keys_B is not None:
                 keys_B = jax.vmap(jax.random.fold_in, (0, None))(dropout_keys_B, number)
-                x_TxDxB = dropout(x_TxDxB, rate, keys_B)
-            encoded = layer(x_TxDxB, lengths_B)
-            x_TxDxB = encoded.sequence_TxHxB
+                dropped = Dropout(rate, keys_B)
+            encoded = layer(parts, lengths_B, dropped)
+            parts = [direction.sequence_TxHxB for direction in encoded]
         return encoded

@@ -1,21 +1,29 @@
-"""Runs any cell over time: lengths, direction, loop and gradients."""
+"""Runs cells over time: lengths, directions, loops and gradients.
+
+Arrays are as long as the longest sequence there may be; loops end with the longest one there is. So
+one compiled program serves every batch, and only real steps cost time. What stands in an array
+behind its longest sequence is undefined, and nothing in `seqmodels` reads it.
+"""
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from seqmodels import dropout
 from seqmodels.cells import base
 
 
 class Encoded(NamedTuple):
-    """What a recurrent layer makes of its sequences.
+    """What a cell makes of its sequences.
 
     Attributes:
-        sequence_TxHxB: the output of every step, at the time of its input; zero in the padding.
-        last_HxB: the output of the last step the layer took: of time `length - 1` forwards, of
+        sequence_TxHxB: the output of every step, at the time of its input; zero in the padding,
+            undefined behind the longest sequence.
+        last_HxB: the output of the last step the cell took: of time `length - 1` forwards, of
             time 0 in reverse. Zero for a sequence of length 0, which has no step.
     """
 
@@ -28,18 +36,26 @@ def valid_steps(lengths_B: jax.Array, width: int) -> jax.Array:
     return jnp.arange(width)[:, None] < lengths_B
 
 
+@jax.custom_batching.custom_vmap
+def longest(lengths_B: jax.Array) -> jax.Array:
+    """The steps that a loop over all sequences takes.
+
+    Under `vmap`, over seeds say, it is the longest of all of them: a trip count of its own for
+    each would make JAX copy every array of the loop at every step.
+    """
+    return lengths_B.max()
+
+
+@longest.def_vmap
+def _longest_of_all(axis_size, is_batched, lengths_KxB):
+    del axis_size, is_batched
+    return longest(lengths_KxB.reshape(-1)), False
+
+
 def run(
     cell: base.Cell, x_TxDxB: jax.Array, lengths_B: jax.Array, *, reverse: bool = False
 ) -> Encoded:
-    """Runs `cell` over the first `lengths_B` steps of every sequence.
-
-    A padding step passes the carry through untouched and outputs zero, so nothing that stands in
-    the padding, nor how much of it there is, reaches a value or a gradient. The loop ends with
-    the longest sequence, whatever T is.
-
-    The backward pass keeps the carry of every step and nothing else, and computes each step again:
-    for the small layers that recurrent models are made of, that costs less than writing its
-    intermediate results to memory and reading them back.
+    """Runs one cell; as `run_all`, but zero in all of the padding.
 
     Args:
         cell: any cell.
@@ -48,101 +64,187 @@ def run(
         reverse: run from the last valid step to the first. The outputs stay at the time of their
             inputs.
     """
-    graphdef, params = nnx.split(cell, nnx.Param)
-    return _run(graphdef, reverse, params, x_TxDxB, lengths_B)
+    ((sequence_TxHxB, last_HxB),) = run_all([cell], [reverse], [x_TxDxB], lengths_B)
+    valid_Tx1xB = valid_steps(lengths_B, len(x_TxDxB))[:, None]
+    return Encoded(jnp.where(valid_Tx1xB, sequence_TxHxB, 0), last_HxB)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _run(graphdef, reverse, params, x_TxDxB, lengths_B) -> Encoded:
-    return _run_forward(graphdef, reverse, params, x_TxDxB, lengths_B)[0]
+def run_all(
+    cells: Sequence[base.Cell],
+    reverse: Sequence[bool],
+    parts: Sequence[jax.Array],
+    lengths_B: jax.Array,
+    dropped: dropout.Dropout | None = None,
+) -> tuple[Encoded, ...]:
+    """Runs cells, each in its direction, over the first `lengths_B` steps of the same sequences.
+
+    A padding step passes the carry through untouched and outputs zero, so nothing that stands in
+    the padding, nor how much of it there is, reaches a value or a gradient.
+
+    The backward pass keeps the carry of every step and nothing else, and computes each step again:
+    for the small layers that recurrent models are made of, that costs less than writing its
+    intermediate results to memory and reading them back.
+
+    Args:
+        cells: any cells.
+        reverse: for each cell, whether it runs from the last valid step to the first.
+        parts: arrays `[T, Di, B]` that side by side are the inputs `[T, D, B]`.
+        lengths_B: valid steps of each sequence, 0 to T.
+        dropped: dropout of the inputs.
+    """
+    graphdefs, params = zip(*(nnx.split(cell, nnx.Param) for cell in cells), strict=True)
+    rate, seeds_Bx2 = 0.0, None
+    if dropped is not None and dropped.rate > 0:
+        rate, seeds_Bx2 = dropped.rate, jax.random.key_data(dropped.keys_B)
+    setups = tuple(map(_Setup, graphdefs, reverse, [rate] * len(graphdefs)))
+    return _run_all(setups, params, tuple(parts), lengths_B, seeds_Bx2)
 
 
-def _run_forward(graphdef, reverse, params, x_TxDxB, lengths_B):
-    width = len(x_TxDxB)
-    cell = nnx.merge(graphdef, params)
-    start = _initial_carry(cell, x_TxDxB)
-    last_HxB = jnp.zeros((cell.hidden_size, x_TxDxB.shape[-1]), x_TxDxB.dtype)
-    num_steps = lengths_B.max()
+class _Setup(NamedTuple):
+    """All about running a cell that is not an array."""
+
+    graphdef: nnx.GraphDef
+    reverse: bool
+    dropout_rate: float
+
+    def time(self, number: jax.Array, num_steps: jax.Array) -> jax.Array:
+        """The time of the step that the cell takes as its `number`-th."""
+        return num_steps - 1 - number if self.reverse else number
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _run_all(setups, params, parts, lengths_B, seeds_Bx2):
+    return _run_all_forward(setups, params, parts, lengths_B, seeds_Bx2)[0]
+
+
+def _run_all_forward(setups, params, parts, lengths_B, seeds_Bx2):
+    inputs = parts, lengths_B, seeds_Bx2
+    encoded, carries = zip(
+        *(_forward(setup, one, *inputs) for setup, one in zip(setups, params, strict=True)),
+        strict=True,
+    )
+    return encoded, (params, *inputs, carries)
+
+
+def _run_all_backward(setups, residuals, cotangents):
+    params, *inputs, carries = residuals
+    all_d_params, d_parts = [], None
+    for setup, *arrays in zip(setups, params, carries, cotangents, strict=True):
+        d_params, d_parts = _backward(setup, *arrays, *inputs, d_parts)
+        all_d_params.append(d_params)
+    return tuple(all_d_params), d_parts, None, None
+
+
+_run_all.defvjp(_run_all_forward, _run_all_backward)
+
+
+def _forward(setup, params, parts, lengths_B, seeds_Bx2):
+    """One cell's `Encoded`, and the carry before each of its steps."""
+    start = _initial_carry(setup, params, parts)
+    hidden_size = nnx.merge(setup.graphdef, params).hidden_size
+    last_HxB = jnp.zeros((hidden_size, len(lengths_B)), parts[0].dtype)
+    width, num_steps = len(parts[0]), longest(lengths_B)
 
     def body(number, loop):
         carry, last_HxB, sequence_TxHxB, carries_T = loop
-        time = num_steps - 1 - number if reverse else number
-        carries_T = jax.tree.map(lambda all, one: _put(all, one, time), carries_T, carry)
-        carry, last_HxB, y_HxB = _step(cell, carry, last_HxB, _at(x_TxDxB, time), time < lengths_B)
+        time = setup.time(number, num_steps)
+        carries_T = _put(carries_T, carry, time)
+        carry, last_HxB, y_HxB = _step(
+            setup, params, _at(parts, time), carry, last_HxB, time, lengths_B, seeds_Bx2
+        )
         return carry, last_HxB, _put(sequence_TxHxB, y_HxB, time), carries_T
 
     _, last_HxB, sequence_TxHxB, carries_T = jax.lax.fori_loop(
-        0, num_steps, body, (start, last_HxB, _stack(last_HxB, width), _stack(start, width))
+        0, num_steps, body, (start, last_HxB, _room(last_HxB, width), _room(start, width))
     )
-    return Encoded(sequence_TxHxB, last_HxB), (params, x_TxDxB, lengths_B, carries_T)
+    return Encoded(sequence_TxHxB, last_HxB), carries_T
 
 
-def _run_backward(graphdef, reverse, residuals, cotangents: Encoded):
-    params, x_TxDxB, lengths_B, carries_T = residuals
-    num_steps = lengths_B.max()
+def _backward(setup, params, carries_T, cotangent, parts, lengths_B, seeds_Bx2, d_parts):
+    """One cell's gradient, and that of the inputs added to `d_parts`, if there is one already."""
+    num_steps = longest(lengths_B)
+    d_last_HxB = cotangent.last_HxB
 
     def body(number, loop):
-        d_params, d_x_TxDxB, d_carry, d_last_HxB = loop
-        time = number if reverse else num_steps - 1 - number
+        d_params, d_parts, d_carry, d_last_HxB = loop
+        time = setup.time(num_steps - 1 - number, num_steps)
 
-        def step(params, x_DxB, carry, last_HxB):
-            cell = nnx.merge(graphdef, params)
-            return _step(cell, carry, last_HxB, x_DxB, time < lengths_B)
+        def step(params, xs, carry, last_HxB):
+            return _step(setup, params, xs, carry, last_HxB, time, lengths_B, seeds_Bx2)
 
-        carry = jax.tree.map(lambda all: _at(all, time), carries_T)
-        _, pull_back = jax.vjp(step, params, _at(x_TxDxB, time), carry, d_last_HxB)
-        d_step, d_x_DxB, d_carry, d_last_HxB = pull_back(
-            (d_carry, d_last_HxB, _at(cotangents.sequence_TxHxB, time))
+        before = params, _at(parts, time), _at(carries_T, time), d_last_HxB
+        _, pull_back = jax.vjp(step, *before)
+        d_step, d_xs, d_carry, d_last_HxB = pull_back(
+            (d_carry, d_last_HxB, _at(cotangent.sequence_TxHxB, time))
         )
+        if not is_first:
+            d_xs = jax.tree.map(jnp.add, _at(d_parts, time), d_xs)
         d_params = jax.tree.map(jnp.add, d_params, d_step)
-        return d_params, _put(d_x_TxDxB, d_x_DxB, time), d_carry, d_last_HxB
+        return d_params, _put(d_parts, d_xs, time), d_carry, d_last_HxB
 
-    d_params = jax.tree.map(jnp.zeros_like, params)
-    d_carry = jax.tree.map(lambda all: jnp.zeros_like(all[0]), carries_T)
-    d_params, d_x_TxDxB, d_carry, _ = jax.lax.fori_loop(
-        0, num_steps, body, (d_params, jnp.zeros_like(x_TxDxB), d_carry, cotangents.last_HxB)
+    is_first = d_parts is None
+    if is_first:
+        d_parts = jax.tree.map(lambda part: jax.lax.empty(part.shape, part.dtype), parts)
+    d_carry = jax.tree.map(lambda all_T: jnp.zeros_like(all_T[0]), carries_T)
+    d_params, d_parts, d_carry, _ = jax.lax.fori_loop(
+        0, num_steps, body, (jax.tree.map(jnp.zeros_like, params), d_parts, d_carry, d_last_HxB)
     )
-    _, pull_back = jax.vjp(lambda p: _initial_carry(nnx.merge(graphdef, p), x_TxDxB), params)
-    d_params = jax.tree.map(jnp.add, d_params, *pull_back(d_carry))
-    return d_params, d_x_TxDxB, None
+    _, pull_back = jax.vjp(lambda params: _initial_carry(setup, params, parts), params)
+    return jax.tree.map(jnp.add, d_params, *pull_back(d_carry)), d_parts
 
 
-_run.defvjp(_run_forward, _run_backward)
-
-
-def _initial_carry(cell: base.Cell, x_TxDxB: jax.Array) -> base.Carry:
+def _initial_carry(setup, params, parts):
     """The initial carry of every sequence of the batch."""
+    batch_size, dtype = parts[0].shape[-1], parts[0].dtype
 
     def for_all(array):
-        array = array.astype(x_TxDxB.dtype)[..., None]
-        return jnp.broadcast_to(array, (*array.shape[:-1], x_TxDxB.shape[-1]))
+        return jnp.broadcast_to(array.astype(dtype)[..., None], (*array.shape, batch_size))
 
-    return jax.tree.map(for_all, cell.initial_carry())
+    return jax.tree.map(for_all, nnx.merge(setup.graphdef, params).initial_carry())
 
 
-def _step(cell: base.Cell, carry: base.Carry, last_HxB, x_DxB, valid_B) -> tuple[Any, Any, Any]:
+def _step(setup, params, xs, carry, last_HxB, time, lengths_B, seeds_Bx2):
     """One step of all: the carry and the last output, held where a sequence is over, and y."""
+    x_DxB = jnp.concatenate(xs) if len(xs) > 1 else xs[0]
+    if setup.dropout_rate > 0:
+        x_DxB = dropout.drop(x_DxB, time, setup.dropout_rate, seeds_Bx2)
+    # A bias without a batch axis would make vmap move the others' from last to first.
+    leaves, structure = jax.tree.flatten(params)
+    is_vector = [leaf.ndim == 1 for leaf in leaves]
+    leaves = [
+        jnp.broadcast_to(leaf[:, None], (len(leaf), len(lengths_B))) if vector else leaf
+        for leaf, vector in zip(leaves, is_vector, strict=True)
+    ]
 
-    def one(carry, x_D):
+    def one(leaves, carry, x_D):
+        cell = nnx.merge(setup.graphdef, jax.tree.unflatten(structure, leaves))
         return cell.step(carry, cell.project(x_D))
 
-    new_carry, y_HxB = jax.vmap(one, in_axes=-1, out_axes=-1)(carry, x_DxB)
+    axes = ([-1 if vector else None for vector in is_vector], -1, -1)
+    new_carry, y_HxB = jax.vmap(one, axes, -1)(leaves, carry, x_DxB)
+    valid_B = time < lengths_B
     carry = jax.tree.map(lambda new, old: jnp.where(valid_B, new, old), new_carry, carry)
     return carry, jnp.where(valid_B, y_HxB, last_HxB), jnp.where(valid_B, y_HxB, 0)
 
 
-def _stack(arrays, width: int):
-    """Room for one of `arrays` at every time, zero to begin with."""
-    return jax.tree.map(lambda array: jnp.zeros((width, *array.shape), array.dtype), arrays)
+def _room(arrays: Any, width: int) -> Any:
+    """Room for one of `arrays` at every time."""
+    return jax.tree.map(lambda one: jax.lax.empty((width, *one.shape), one.dtype), arrays)
 
 
 # `all[time]` and `all.at[time].set(one)` without their care for negative and too large indices,
-# which this loop never has and which would cost it a pass over the data.
+# which these loops never have and which would cost them a pass over the data.
 
 
-def _at(all_T: jax.Array, time: jax.Array) -> jax.Array:
-    return jax.lax.dynamic_index_in_dim(all_T, time, keepdims=False)
+def _at(arrays_T: Any, time: jax.Array) -> Any:
+    return jax.tree.map(
+        lambda all_T: jax.lax.dynamic_index_in_dim(all_T, time, keepdims=False), arrays_T
+    )
 
 
-def _put(all_T: jax.Array, one: jax.Array, time: jax.Array) -> jax.Array:
-    return jax.lax.dynamic_update_index_in_dim(all_T, one, time, 0)
+def _put(arrays_T: Any, arrays: Any, time: jax.Array) -> Any:
+    return jax.tree.map(
+        lambda all_T, one: jax.lax.dynamic_update_index_in_dim(all_T, one, time, 0),
+        arrays_T,
+        arrays,
+    )

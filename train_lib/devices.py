@@ -6,6 +6,7 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from train_lib import files
+from train_lib.data.batches import Layout
 
 
 def configure() -> None:
@@ -21,16 +22,24 @@ def configure() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
-def mesh(batch_size: int) -> Mesh:
-    """As many devices as divide a batch evenly, along the axis `batch`."""
-    devices = jax.devices()
-    count = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
-    return jax.make_mesh((count,), ("batch",), (AxisType.Auto,), devices=devices[:count])
+def mesh() -> Mesh:
+    """All devices, along the axis `batch`."""
+    return jax.make_mesh((jax.device_count(),), ("batch",), (AxisType.Auto,))
 
 
-def spread(batch, mesh: Mesh):
-    """Arrays with their rows spread over the devices."""
-    return jax.device_put(batch, NamedSharding(mesh, PartitionSpec("batch")))
+def layout(batch_size: int, mesh: Mesh) -> Layout:
+    """How the rows of a batch are spread over the devices.
+
+    A core works on blocks of so many rows that the arrays of a step stay in its cache. Anything
+    else takes all its rows at once.
+    """
+    max_rows = 128 if mesh.devices.flat[0].platform == "cpu" else float("inf")
+    return Layout.of(batch_size, mesh.size, max_rows)
+
+
+def spread(places_SxPxNxR, mesh: Mesh) -> jax.Array:
+    """Places of reviews, each on its device."""
+    return jax.device_put(places_SxPxNxR, NamedSharding(mesh, PartitionSpec(None, "batch")))
 
 
 def replicate(arrays, mesh: Mesh):

@@ -11,11 +11,14 @@ from seqmodels.classifier import Classifier
 from train_lib import devices, metrics, report, settings, steps
 from train_lib import state as state_lib
 from train_lib.data import batches, dataset
+from train_lib.data.batches import Corpus
 from train_lib.data.dataset import Dataset, Split
 from train_lib.metrics import Metrics
 from train_lib.progress import Progress, Stopwatch
 from train_lib.state import TrainState
 from train_lib.steps import Steps
+
+_STEPS_A_CALL = 8  # A second or two of work: enough to keep the device busy, not too much to lose.
 
 
 def run(config: ConfigDict, workdir: str | None = None) -> dict:
@@ -33,7 +36,7 @@ def run(config: ConfigDict, workdir: str | None = None) -> dict:
     """
     settings.check(config)
     stopwatch = Stopwatch()
-    mesh = devices.mesh(config.train.batch_size)
+    mesh = devices.mesh()
     folder = report.RunFolder.create(workdir, config.name)
     folder.write_json("config.json", config.to_dict())
     print(report.header(folder), flush=True)
@@ -53,7 +56,7 @@ def run(config: ConfigDict, workdir: str | None = None) -> dict:
     state, validation = fit(config, data, compiled, mesh, state, folder, stopwatch)
 
     with stopwatch.phase("evaluate"):
-        test, logits = evaluate(config, data.test, compiled, mesh, state.params)
+        test, logits = evaluate(config, data, data.test, compiled, mesh, state.params)
     folder.write_weights(state.params)
     folder.write_predictions(config.train.seed, data.test, logits)
     folder.plot_curves(f"{config.name} on {data.name}: test accuracy {test.accuracy:.4f}")
@@ -81,22 +84,29 @@ def fit(
 ) -> tuple[TrainState, Metrics]:
     """Trains for all epochs; returns the last state and the last validation."""
     batch_size, num_epochs = config.train.batch_size, config.train.num_epochs
+    corpus = devices.replicate(Corpus.of(data.train), mesh)
+    layout = devices.layout(batch_size, mesh)
+    widths = batches.row_widths(data, data.train, config.data)
     progress = Progress(num_epochs * -(-len(data.train) // batch_size))
     for epoch in range(1, num_epochs + 1):
         rng = np.random.default_rng([config.train.seed, epoch])
+        plans = batches.plans(data.train, config.data, batch_size, rng)
         sums: list[metrics.Sums] = []
         with stopwatch.phase("train"):
-            for plan in batches.plans(data.train, config.data, batch_size, rng):
-                batch = batches.batch(data.train, plan, batch_size, config.data.padding_side)
-                state, step_sums = compiled.train(state, devices.spread(batch, mesh))
-                # The host prepares one batch while the device works on another, and no more.
+            for first in range(0, len(plans), _STEPS_A_CALL):
+                group = plans[first : first + _STEPS_A_CALL]
+                places = layout.place_all(group, data.train.lengths, _STEPS_A_CALL)
+                state, sums_S = compiled.train(
+                    state, corpus, devices.spread(places, mesh), len(group), widths
+                )
+                # The host is one call ahead of the device, and no more.
                 if sums:
                     jax.block_until_ready(sums[-1])
-                sums.append(step_sums)
-                progress.step(len(plan.reviews), f"epoch {epoch}/{num_epochs}")
+                sums.append(sums_S)
+                progress.steps(len(group), sum(map(len, group)), f"epoch {epoch}/{num_epochs}")
             train = metrics.mean(sums)
         with stopwatch.phase("evaluate"):
-            validation, _ = evaluate(config, data.validation, compiled, mesh, state.params)
+            validation, _ = evaluate(config, data, data.validation, compiled, mesh, state.params)
         folder.add_metrics(report.metrics_row(epoch, int(state.step), train, validation, stopwatch))
         progress.line(
             f"epoch {epoch}/{num_epochs}: train loss {train.loss:.4f}, accuracy "
@@ -107,17 +117,15 @@ def fit(
 
 
 def evaluate(
-    config: ConfigDict, split: Split, compiled: Steps, mesh: Mesh, params: nnx.State
+    config: ConfigDict,
+    data: Dataset,
+    split: Split,
+    compiled: Steps,
+    mesh: Mesh,
+    params: nnx.State,
 ) -> tuple[Metrics, np.ndarray]:
     """The metrics of a split and the logit of each of its reviews, in order."""
-    batch_size, outputs = config.train.batch_size, []
-    plans = batches.plans(split, config.data, batch_size)
-    for plan in plans:
-        batch = batches.batch(split, plan, batch_size, config.data.padding_side)
-        outputs.append(compiled.evaluate(params, devices.spread(batch, mesh)))
-        if len(outputs) > 1:
-            jax.block_until_ready(outputs[-2])
-    logits = np.empty(len(split), np.float32)
-    for plan, (logits_B, _) in zip(plans, outputs, strict=True):
-        logits[plan.reviews] = np.asarray(logits_B)[: len(plan.reviews)]
-    return metrics.mean(sums for _, sums in outputs), logits
+    plans = batches.plans(split, config.data, config.train.batch_size)
+    layout = devices.layout(config.train.batch_size, mesh)
+    widths = batches.row_widths(data, split, config.data)
+    return steps.evaluate_plans(compiled, params, split, plans, layout, mesh, widths)

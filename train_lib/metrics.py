@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from train_lib.data.batches import Array
+Array = np.ndarray | jax.Array
 
 
 class Sums(NamedTuple):
-    """Sums over the reviews of a batch, each a scalar on the device."""
+    """Sums over reviews, on the device: of a batch, or of each of several."""
 
     loss: jax.Array
     correct: jax.Array
@@ -39,5 +39,6 @@ def cross_entropy(logits_B: Array, labels_B: Array, weights_B: Array) -> Sums:
 
 def mean(batches: Iterable[Sums]) -> Metrics:
     """The means over all batches; waits for the device."""
-    loss, correct, reviews = np.sum(np.array(jax.device_get(list(batches)), np.float64), axis=0)
+    columns = zip(*jax.device_get(list(batches)), strict=True)
+    loss, correct, reviews = (np.sum(np.hstack(column), dtype=np.float64) for column in columns)
     return Metrics(loss / reviews, correct / reviews)

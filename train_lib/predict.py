@@ -22,6 +22,7 @@ from train_lib.errors import UserError, told_to_user
 from train_lib.report import RunFolder
 
 _BATCH_SIZE = 64
+_MIN_WIDTH = 64  # Powers of two from here on: few programs to compile, for any texts.
 
 
 def predict(workdir: str, texts: Sequence[str]) -> np.ndarray:
@@ -38,18 +39,22 @@ def predict(workdir: str, texts: Sequence[str]) -> np.ndarray:
     vocabulary = Vocabulary(folder.read_text("vocabulary.txt").split("\n")[:-1])
     reviews = Split.encode(vocabulary, [split_words(text) for text in texts], np.zeros(len(texts)))
 
-    # Where padding is read like a word, its amount is part of the input: that of training.
-    min_width = folder.read_json("result.json")["dataset"]["longest_tokens"]["train"]
+    width = max(_MIN_WIDTH, 1 << int(reviews.lengths.max() - 1).bit_length())
+    if not config.data.mask_padding:
+        # Where padding is read like a word, its amount is part of the input: that of training.
+        trained_on = folder.read_json("result.json")["dataset"]["longest_tokens"]["train"]
+        width = max(trained_on, int(reviews.lengths.max()))
+    mesh = devices.mesh()
     batch_size = min(_BATCH_SIZE, len(texts))
-    mesh = devices.mesh(batch_size)
-    evaluate = steps.make(graphdef, optax.identity(), mesh, config.data).evaluate
-    logits = np.empty(len(texts))
-    for plan in batches.plans(reviews, config.data, batch_size):
-        if not config.data.mask_padding:
-            plan = plan._replace(width=max(plan.width, min_width))
-        batch = batches.batch(reviews, plan, batch_size, config.data.padding_side)
-        logits_B, _ = evaluate(params, devices.spread(batch, mesh))
-        logits[plan.reviews] = np.asarray(logits_B)[: len(plan.reviews)]
+    _, logits = steps.evaluate_plans(
+        steps.make(graphdef, optax.identity(), mesh, config.data),
+        params,
+        reviews,
+        batches.plans(reviews, config.data, batch_size),
+        devices.layout(batch_size, mesh),
+        mesh,
+        (width,),
+    )
     return np.asarray(jax.nn.sigmoid(logits))
 
 

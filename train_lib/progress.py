@@ -50,9 +50,9 @@ class Progress:
         self._live = sys.stdout.isatty()
         self._every = 0.2 if self._live else 20.0
 
-    def step(self, reviews: int, label: str) -> None:
-        """Counts a step of so many reviews; `label` says which part of the run it is in."""
-        self._done += 1
+    def steps(self, steps: int, reviews: int, label: str) -> None:
+        """Counts steps of so many reviews; `label` says which part of the run they are in."""
+        self._done += steps
         self._reviews += reviews
         now = time.perf_counter()
         if now - self._shown < self._every:

@@ -1,28 +1,37 @@
-"""One training step and one evaluation step: pure functions, compiled once for each batch shape."""
+"""Training and evaluation steps: pure functions, many steps a call, compiled once."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh, PartitionSpec
 
-from train_lib import metrics
-from train_lib.data.batches import Batch
+from train_lib import devices, metrics
+from train_lib.data import batches
+from train_lib.data.batches import Corpus, Layout
+from train_lib.data.dataset import Split
+from train_lib.metrics import Metrics
 from train_lib.state import TrainState
+
+# S steps, P devices, N blocks of R rows: see `batches.Layout`.
 
 
 class Steps(NamedTuple):
-    """Compiled functions; batches come with their rows spread over the mesh.
+    """Compiled functions. Their last argument are the widths that rows may have, in tokens.
 
     Attributes:
-        train: `(state, batch) -> (state, sums)`; gives the old state's memory to the new one.
-        evaluate: `(params, batch) -> (logits_B, sums)`.
+        train: `(state, corpus, places_SxPxNxR, num_steps, widths) -> (state, sums_S)`; takes the
+            first `num_steps` of the S steps; gives the old state's memory to the new one.
+        evaluate: `(params, corpus, places_SxPxNxR, widths) -> (logits_SxPxNxR, sums)`.
     """
 
-    train: Callable[[TrainState, Batch], tuple[TrainState, metrics.Sums]]
-    evaluate: Callable[[nnx.State, Batch], tuple[jax.Array, metrics.Sums]]
+    train: Callable[[TrainState, Corpus, jax.Array, int, tuple[int, ...]], tuple[TrainState, metrics.Sums]]
+    evaluate: Callable[[nnx.State, Corpus, jax.Array, tuple[int, ...]], tuple[jax.Array, metrics.Sums]]
 
 
 def make(
@@ -33,46 +42,114 @@ def make(
 ) -> Steps:
     """The steps of a model that was split into `graphdef` and parameters.
 
-    Every device works through its own rows to the end and only then are the sums added up, so
-    that no loop over time waits for another device.
+    Every device works through its own rows to the end of a step and only then are the sums added
+    up, so that no loop over time waits for another device.
     """
-    rows, whole = PartitionSpec("batch"), PartitionSpec()
+    spread, whole = PartitionSpec(None, "batch"), PartitionSpec()
 
-    def predict(params, batch: Batch, dropout_keys_B=None):
-        logits_B = nnx.merge(graphdef, params)(
+    def at_width_of(reviews_R, corpus, widths, function):
+        """`function(width)` for the smallest of the widths that the reviews fit in."""
+        if len(widths) == 1:
+            return function(widths[0])
+        lengths_R = jnp.where(reviews_R == batches.NO_REVIEW, 0, corpus.lengths_N[reviews_R])
+        number = jnp.searchsorted(jnp.array(widths), lengths_R.max())
+        return jax.lax.switch(number, [functools.partial(function, width) for width in widths])
+
+    def predict(params, corpus, reviews_R, width, step_key=None):
+        batch = batches.gather(corpus, reviews_R, width, data_config.padding_side)
+        dropout_keys_R = None
+        if step_key is not None:
+            dropout_keys_R = jax.vmap(jax.random.fold_in, (None, 0))(step_key, reviews_R)
+        logits_R = nnx.merge(graphdef, params)(
             batch.tokens_BxT,
             batch.lengths_B if data_config.mask_padding else None,
             padding_side=data_config.padding_side,
-            dropout_keys_B=dropout_keys_B,
+            dropout_keys_B=dropout_keys_R,
         )
-        return logits_B, metrics.cross_entropy(logits_B, batch.labels_B, batch.weights_B)
+        return logits_R, metrics.cross_entropy(logits_R, batch.labels_B, batch.weights_B)
 
-    def gradients_of_rows(params, batch: Batch, dropout_keys_B):
-        def total_loss(params):
-            _, sums = predict(params, batch, dropout_keys_B)
-            return sums.loss, sums
+    def gradients(params, corpus, reviews_NxR, widths, step_key):
+        """The gradient of the loss summed over the reviews, and the sums."""
 
-        return jax.lax.psum(jax.grad(total_loss, has_aux=True)(params), "batch")
+        def add_block(number, total):
+            reviews_R = reviews_NxR[number]
 
-    def train_step(state: TrainState, batch: Batch):
-        step_key = jax.random.fold_in(state.key, state.step)
-        gradients, sums = jax.shard_map(
-            gradients_of_rows,
-            mesh=mesh,
-            in_specs=(whole, rows, rows),
-            out_specs=whole,
-            check_vma=False,
-        )(state.params, batch, jax.random.split(step_key, len(batch.labels_B)))
-        gradients = jax.tree.map(lambda gradient: gradient / sums.reviews, gradients)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, opt_state, state.key), sums
+            def block(width):
+                def loss(params):
+                    _, sums = predict(params, corpus, reviews_R, width, step_key)
+                    return sums.loss, sums
 
-    def predict_rows(params, batch: Batch):
-        logits_B, sums = predict(params, batch)
-        return logits_B, jax.lax.psum(sums, "batch")
+                return jax.grad(loss, has_aux=True)(params)
 
-    evaluate = jax.shard_map(
-        predict_rows, mesh=mesh, in_specs=(whole, rows), out_specs=(rows, whole), check_vma=False
+            of_block = at_width_of(reviews_R, corpus, widths, block)
+            return jax.tree.map(jnp.add, total, of_block)
+
+        zero = jax.tree.map(jnp.zeros_like, params), metrics.Sums(*jnp.zeros(3))
+        return jax.lax.fori_loop(0, len(reviews_NxR), add_block, zero)
+
+    def train(state, corpus, places_SxPxNxR, num_steps, widths):
+        def take(number, loop):
+            state, sums_S = loop
+            key = jax.random.fold_in(state.key, state.step)
+            reviews_NxR = places_SxPxNxR[number, 0]  # Of this device.
+            gradient, sums = jax.lax.psum(
+                gradients(state.params, corpus, reviews_NxR, widths, key), "batch"
+            )
+            gradient = jax.tree.map(lambda one: one / sums.reviews, gradient)
+            updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
+            sums_S = jax.tree.map(lambda all_S, one: all_S.at[number].set(one), sums_S, sums)
+            return TrainState(state.step + 1, params, opt_state, state.key), sums_S
+
+        sums_S = metrics.Sums(*jnp.zeros((3, len(places_SxPxNxR))))
+        return jax.lax.fori_loop(0, num_steps, take, (state, sums_S))
+
+    def evaluate(params, corpus, places_SxPxNxR, widths):
+        def block(reviews_R):
+            return at_width_of(
+                reviews_R, corpus, widths, lambda width: predict(params, corpus, reviews_R, width)
+            )
+
+        logits_MxR, sums_M = jax.lax.map(
+            block, places_SxPxNxR.reshape(-1, places_SxPxNxR.shape[-1])
+        )
+        sums = jax.lax.psum(jax.tree.map(jnp.sum, sums_M), "batch")
+        return logits_MxR.reshape(places_SxPxNxR.shape), sums
+
+    def on_all_devices(function, in_specs, out_specs, **options):
+        def call(*arguments):
+            *arrays, widths = arguments
+            return jax.shard_map(
+                lambda *arrays: function(*arrays, widths),
+                mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False,
+            )(*arrays)  # fmt: skip
+
+        return jax.jit(call, static_argnums=len(in_specs), **options)
+
+    return Steps(
+        on_all_devices(train, (whole, whole, spread, whole), whole, donate_argnums=0),
+        on_all_devices(evaluate, (whole, whole, spread), (spread, whole)),
     )
-    return Steps(jax.jit(train_step, donate_argnums=0), jax.jit(evaluate))
+
+
+def evaluate_plans(
+    steps: Steps,
+    params: nnx.State,
+    split: Split,
+    plans: Sequence[np.ndarray],
+    layout: Layout,
+    mesh: Mesh,
+    widths: tuple[int, ...],
+) -> tuple[Metrics, np.ndarray]:
+    """The metrics of the planned batches, and the logit of each review of the split, in order."""
+    places = layout.place_all(plans, split.lengths, len(plans))
+    logits_SxPxNxR, sums = steps.evaluate(
+        params,
+        devices.replicate(Corpus.of(split), mesh),
+        devices.spread(places, mesh),
+        widths,
+    )
+    is_review = places != batches.NO_REVIEW
+    logits = np.empty(len(split), np.float32)
+    logits[places[is_review]] = np.asarray(logits_SxPxNxR)[is_review]
+    return metrics.mean([sums]), logits

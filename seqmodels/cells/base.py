@@ -16,6 +16,7 @@ There are two levels, the second of which assumes more and runs faster where ker
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 Carry = Any
@@ -23,6 +24,15 @@ Carry = Any
 
 Projection = Any
 """What `project` hands to `step`: any pytree of arrays."""
+
+
+def product(x_D: jax.Array, kernel_DxG: jax.Array) -> jax.Array:
+    """`x @ kernel`, written so that the batch the engine adds stays the last axis.
+
+    With `@` a cell computes the same, about a third slower on a CPU: the batch comes out first and
+    all pointwise work after it reads its operands across memory.
+    """
+    return jnp.einsum("dg,d->g", kernel_DxG, x_D)
 
 
 class Cell(nnx.Module):
@@ -77,5 +87,5 @@ class GatedCell(Cell):
         raise NotImplementedError
 
     def step(self, carry, z):
-        carry = self.update(carry, z, carry[-1] @ self.recurrent_kernel)
+        carry = self.update(carry, z, product(carry[-1], self.recurrent_kernel[...]))
         return carry, carry[-1]

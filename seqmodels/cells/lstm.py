@@ -36,7 +36,7 @@ class LSTM(base.GatedCell):
         return jnp.zeros(self.hidden_size), jnp.zeros(self.hidden_size)
 
     def project(self, x_D):
-        return x_D @ self.kernel + self.bias
+        return base.product(x_D, self.kernel[...]) + self.bias
 
     def update(self, carry, z_G, u_G):
         c_H, _ = carry

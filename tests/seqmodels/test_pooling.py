@@ -24,7 +24,7 @@ def encoded():
     ("name", "pool"), [("last", lambda y: y[-1]), ("mean", np.mean), ("max", np.max)]
 )
 def test_pools_the_valid_steps_only(encoded, name, pool):
-    pooled_HxB = POOLINGS[name](encoded, jnp.array(LENGTHS))
+    pooled_HxB = POOLINGS[name]([encoded], jnp.array(LENGTHS))
     for number, length in enumerate(LENGTHS):
         for feature in range(2):
             own = np.array(encoded.sequence_TxHxB[:length, feature, number])
@@ -34,4 +34,4 @@ def test_pools_the_valid_steps_only(encoded, name, pool):
 @pytest.mark.parametrize("name", POOLINGS)
 def test_an_empty_sequence_pools_to_zeros(name):
     empty = Encoded(jnp.zeros((4, 2, 3)), jnp.zeros((2, 3)))
-    assert not POOLINGS[name](empty, jnp.zeros(3, jnp.int32)).any()
+    assert not POOLINGS[name]([empty], jnp.zeros(3, jnp.int32)).any()

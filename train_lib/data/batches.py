@@ -1,49 +1,71 @@
-"""Which reviews stand together in a batch, how wide it is, and the batch itself."""
+"""Which reviews stand together in a batch, where each of them is computed, and the batch itself."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from train_lib.data.dataset import Split
+from train_lib.data.dataset import Dataset, Split
 from train_lib.data.vocabulary import PADDING
 
-Array = np.ndarray | jax.Array
+NO_REVIEW = -1
+"""Stands in a plan for a row that is left empty."""
+
+
+class Corpus(NamedTuple):
+    """A split as it lies on a device.
+
+    Attributes:
+        tokens: all reviews' tokens, end to end.
+        starts_N, lengths_N: where each review starts in `tokens`, and its tokens.
+        labels_N: 0 negative, 1 positive.
+    """
+
+    tokens: jax.Array
+    starts_N: jax.Array
+    lengths_N: jax.Array
+    labels_N: jax.Array
+
+    @classmethod
+    def of(cls, split: Split) -> "Corpus":
+        return cls(
+            split.tokens,
+            split.offsets[:-1].astype(np.int32),
+            split.lengths.astype(np.int32),
+            split.labels.astype(np.float32),
+        )
 
 
 class Batch(NamedTuple):
-    """Arrays for one step. Rows beyond the last review are empty: length 0, weight 0."""
+    """Arrays for one step. Rows without a review are empty: length 0, weight 0."""
 
-    tokens_BxT: Array
-    lengths_B: Array
-    labels_B: Array
-    weights_B: Array
-
-
-class Plan(NamedTuple):
-    """One batch to be: the reviews in it and its width in tokens."""
-
-    reviews: np.ndarray
-    width: int
+    tokens_BxT: jax.Array
+    lengths_B: jax.Array
+    labels_B: jax.Array
+    weights_B: jax.Array
 
 
-def bucket_width(length: int) -> int:
-    """The width that a batch whose longest review is `length` is padded to.
-
-    Widths grow by a factor of about 1.25 from 64 up, in multiples of 16, so that a
-    length of any size costs at most a quarter and 15 tokens more, and all of IMDB needs few
-    compiled shapes.
-    """
-    width = 64
-    while width < length:
-        width = (width * 5 // 4 + 15) // 16 * 16
-    return width
+def gather(corpus: Corpus, reviews_B: jax.Array, width: int, padding_side: str) -> Batch:
+    """Lays reviews out in rows of `width` tokens; `NO_REVIEW` leaves a row empty."""
+    is_review_B = reviews_B != NO_REVIEW
+    lengths_B = jnp.where(is_review_B, corpus.lengths_N[reviews_B], 0)
+    times_BxT = jnp.arange(width) - (width - lengths_B[:, None] if padding_side == "pre" else 0)
+    valid_BxT = (times_BxT >= 0) & (times_BxT < lengths_B[:, None])
+    tokens_BxT = corpus.tokens.at[corpus.starts_N[reviews_B][:, None] + times_BxT].get(mode="clip")
+    return Batch(
+        jnp.where(valid_BxT, tokens_BxT, PADDING),
+        lengths_B,
+        corpus.labels_N[reviews_B],
+        is_review_B.astype(jnp.float32),
+    )
 
 
 def plan_bucketed(
     lengths: np.ndarray, batch_size: int, rng: np.random.Generator | None = None
-) -> list[Plan]:
-    """Batches of similar length, each padded little more than its longest review asks for.
+) -> list[np.ndarray]:
+    """Batches of reviews of similar length.
 
     Args:
         lengths: of all reviews.
@@ -63,13 +85,13 @@ def plan_bucketed(
     groups = np.split(order, np.cumsum(sizes)[:-1])
     if rng is not None:
         groups = [groups[number] for number in rng.permutation(count)]
-    return [Plan(group, bucket_width(int(lengths[group].max()))) for group in groups]
+    return groups
 
 
 def plan_uniform(
     lengths: np.ndarray, batch_size: int, rng: np.random.Generator | None = None
-) -> list[Plan]:
-    """Batches of any reviews, all as wide as the longest review there is.
+) -> list[np.ndarray]:
+    """Batches of any reviews.
 
     Args:
         lengths: of all reviews.
@@ -77,34 +99,68 @@ def plan_uniform(
         rng: shuffles the reviews; None: in order.
     """
     order = np.arange(len(lengths)) if rng is None else rng.permutation(len(lengths))
-    groups = np.split(order, range(batch_size, len(lengths), batch_size))
-    return [Plan(group, int(lengths.max())) for group in groups]
-
-
-def batch(split: Split, plan: Plan, batch_size: int, padding_side: str) -> Batch:
-    """Lays the planned reviews out in rows; rows left over are empty."""
-    rows = len(plan.reviews)
-    lengths_B = np.zeros(batch_size, np.int32)
-    lengths_B[:rows] = split.lengths[plan.reviews]
-    starts_B = np.zeros(batch_size, np.int64)
-    starts_B[:rows] = split.offsets[plan.reviews]
-    labels_B = np.zeros(batch_size, np.float32)
-    labels_B[:rows] = split.labels[plan.reviews]
-    times_T = np.arange(plan.width)
-    if padding_side == "pre":
-        times_BxT = times_T - (plan.width - lengths_B[:, None])
-    else:
-        times_BxT = np.broadcast_to(times_T, (batch_size, plan.width))
-    valid_BxT = (times_BxT >= 0) & (times_BxT < lengths_B[:, None])
-    tokens_BxT = np.full((batch_size, plan.width), PADDING, np.int32)
-    tokens_BxT[valid_BxT] = split.tokens[(starts_B[:, None] + times_BxT)[valid_BxT]]
-    weights_B = (np.arange(batch_size) < rows).astype(np.float32)
-    return Batch(tokens_BxT, lengths_B, labels_B, weights_B)
+    return np.split(order, range(batch_size, len(lengths), batch_size))
 
 
 def plans(
     split: Split, data_config, batch_size: int, rng: np.random.Generator | None = None
-) -> list[Plan]:
+) -> list[np.ndarray]:
     """One pass over a split in the configured treatment; shuffled where there is an `rng`."""
     plan = plan_bucketed if data_config.mask_padding else plan_uniform
     return plan(split.lengths, batch_size, rng)
+
+
+def row_widths(dataset: Dataset, split: Split, data_config) -> tuple[int, ...]:
+    """The widths that rows of tokens may have, in ascending order.
+
+    Where padding is read, it is the length of the split's longest review. Else it is that of the
+    longest of all splits, so that one program can evaluate them all, and fractions of it: a loop
+    ends with the longest review that is there, but room for its results is made for the width.
+    """
+    if not data_config.mask_padding:
+        return (int(split.lengths.max()),)
+    longest = max(int(split.lengths.max()) for split in dataset.splits)
+    return tuple(sorted({-(-longest // part) for part in (1, 3, 9)}))
+
+
+class Layout(NamedTuple):
+    """How the rows of a batch are spread.
+
+    Attributes:
+        devices: P.
+        blocks: N, that a device computes one after the other.
+        rows: R, of a block.
+    """
+
+    devices: int
+    blocks: int
+    rows: int
+
+    @classmethod
+    def of(cls, batch_size: int, devices: int, max_rows: float) -> "Layout":
+        """The layout with the fewest blocks of at most `max_rows` rows, as even as they can be."""
+        blocks = -(-batch_size // (devices * max_rows))
+        return cls(devices, int(blocks), -(-batch_size // int(devices * blocks)))
+
+    def place(self, plan: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """The reviews of a batch in their places, `[P, N, R]`.
+
+        Longest first, dealt out to the devices in turn: devices have as much to do as each other,
+        and the reviews of a block, whose loop ends with the longest of them, are of similar length.
+        """
+        order = plan[np.argsort(-lengths[plan], kind="stable")]
+        places = np.full(self.devices * self.blocks * self.rows, NO_REVIEW, np.int32)
+        places[: len(order)] = order
+        return places.reshape(self.blocks, self.rows, self.devices).transpose(2, 0, 1)
+
+    def place_all(self, plans: Sequence[np.ndarray], lengths: np.ndarray, steps: int) -> np.ndarray:
+        """Several batches, `[S, P, N, R]`, with empty ones behind them to make up so many steps."""
+        places = [self.place(plan, lengths) for plan in plans]
+        empty = self.place(np.empty(0, np.int32), lengths)
+        return np.stack(places + [empty] * (steps - len(places)))
+
+
+def padded_steps(places_PxNxR: np.ndarray, lengths: np.ndarray) -> int:
+    """Steps that all rows take together, each block of them as many as its longest review has."""
+    lengths_PxNxR = np.where(places_PxNxR == NO_REVIEW, 0, lengths[places_PxNxR])
+    return int(lengths_PxNxR.max(-1).sum() * places_PxNxR.shape[-1])

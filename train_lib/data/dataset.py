@@ -69,6 +69,10 @@ class Dataset:
     validation: Split
     test: Split
 
+    @property
+    def splits(self) -> list[Split]:
+        return [getattr(self, name) for name in SPLITS]
+
 
 SPLITS = ("train", "validation", "test")
 
