@@ -10,6 +10,7 @@ is a part whose lanes are all equal; a constant is an array of no dimensions.
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -21,9 +22,9 @@ Parts = list[jax.Array]
 """An array: its parts, in row-major order of all axes but the last."""
 
 _ELEMENTWISE = frozenset(
-    "abs add add_any and atan2 cbrt ceil clamp convert_element_type copy cos div eq erf exp exp2 "
-    "expm1 floor ge gt integer_pow is_finite le log log1p log2 logistic lt max min mul ne neg "
-    "not one_minus_square or pow rem round rsqrt select_n sign sin sqrt square stop_gradient sub "
+    "abs add add_any and atan2 cbrt ceil clamp convert_element_type cos div eq exp exp2 "
+    "expm1 floor ge gt integer_pow is_finite le log log1p logistic lt max min mul ne neg "
+    "not one_minus_square or pow rem rsqrt select_n sign sin sqrt square stop_gradient sub "
     "tan tanh xor".split()
 )
 _CALLS = frozenset(
@@ -47,9 +48,18 @@ def count(shape: Sequence[int], size: int) -> int:
 
 
 def evaluate(
-    jaxpr: core.ClosedJaxpr, arguments: Sequence[Parts], size: int, tile: tuple[int, int]
-) -> list[Parts]:
-    """What `jaxpr`, traced with H = `size`, computes of `arguments`, in tiles of this shape.
+    jaxpr: core.ClosedJaxpr, parts: Parts, size: int, tile: tuple[int, int]
+) -> Parts:
+    """What `jaxpr`, traced with H = `size`, computes, in tiles of this shape.
+
+    Args:
+        jaxpr: the mathematics, of vectors `[gates * H]` and single numbers.
+        parts: the parts of all its arguments, one after the other.
+        size: H.
+        tile: the shape of a part.
+
+    Returns:
+        The parts of all results, one after the other.
 
     Raises:
         Unsupported: an operation that is not elementwise, a cut or join between gates or a
@@ -57,19 +67,21 @@ def evaluate(
     """
     if any(jnp.ndim(constant) for constant in jaxpr.consts):
         raise Unsupported("it holds an array that is not a parameter")
-    parts_of = dict(zip(jaxpr.jaxpr.constvars, ([value] for value in jaxpr.consts), strict=True))
-    parts_of.update(zip(jaxpr.jaxpr.invars, arguments, strict=True))
+    parts_of = {var: [value] for var, value in zip(jaxpr.jaxpr.constvars, jaxpr.consts, strict=True)}
+    remaining = iter(parts)
+    for var in jaxpr.jaxpr.invars:
+        parts_of[var] = list(itertools.islice(remaining, count(var.aval.shape, size)))
 
     def read(atom) -> Parts:
         return [atom.val] if isinstance(atom, core.Literal) else parts_of[atom]
 
     for eqn in jaxpr.jaxpr.eqns:
         results = _apply(eqn, [read(atom) for atom in eqn.invars], size, tile)
-        for var, parts in zip(eqn.outvars, results, strict=True):
-            if len(parts) != count(var.aval.shape, size):
+        for var, result in zip(eqn.outvars, results, strict=True):
+            if len(result) != count(var.aval.shape, size):
                 raise Unsupported(f"{eqn.primitive.name} mixes units and gates")
-            parts_of[var] = parts
-    return [read(atom) for atom in jaxpr.jaxpr.outvars]
+            parts_of[var] = result
+    return [part for atom in jaxpr.jaxpr.outvars for part in read(atom)]
 
 
 def _apply(eqn, operands: list[Parts], size: int, tile: tuple[int, int]) -> list[Parts]:
@@ -79,7 +91,9 @@ def _apply(eqn, operands: list[Parts], size: int, tile: tuple[int, int]) -> list
     if name in _ELEMENTWISE:
         return [_elementwise(eqn, operands, count(out_shape, size))]
     if name in _CALLS:
-        return evaluate(_closed(params), operands, size, tile)
+        results = iter(evaluate(_closed(params), [p for o in operands for p in o], size, tile))
+        counts = [count(var.aval.shape, size) for var in eqn.outvars]
+        return [list(itertools.islice(results, number)) for number in counts]
     if name in ("reshape", "squeeze", "expand_dims"):
         return [operands[0]]
     if name == "broadcast_in_dim":
