@@ -18,7 +18,6 @@ It is written in Pallas for its Triton backend. Products have the precision of a
 import dataclasses
 import functools
 import math
-import operator
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +31,7 @@ from seqmodels.cells import base
 from seqmodels.recurrence import Encoded
 
 _COLUMNS = 16  # Sequences of a program: the matrix units take no narrower product.
-_CHUNK = 64  # Units of h that one product takes; R stays in registers where that is all of them.
+_HELD = 64  # Units whose R a program holds; of a larger one it reads so many squared at a time.
 _MAX_HIDDEN = 256  # A program's registers hold the gates of so many units for 16 sequences.
 
 
@@ -123,10 +122,9 @@ class _Plan:
         return d_z is d_u
 
     @property
-    def pieces(self) -> list:
-        """The units of h, as many at a time as one product takes."""
-        chunk = min(self.lanes, _CHUNK)
-        return [pl.ds(start, chunk) for start in range(0, self.lanes, chunk)]
+    def holds_matrix(self) -> bool:
+        """Whether a program reads R once; else it reads a piece at a time, every step."""
+        return self.lanes <= _HELD
 
     def fixed(self, cell: base.GatedCell) -> jax.Array:
         """The initial carry and the own parameters of `update`, part by part: `[F, H]`."""
@@ -263,14 +261,22 @@ def _forward_kernel(plan, matrix, fixed, lengths, z, y, last, carries):
     lengths_B = lengths[...]
     num_steps = lengths_B.max()
     start, own = _fixed(plan, fixed)
-    tiles = _tiles(plan, matrix, axis=0)
+    tiles = [matrix[gate] for gate in range(plan.gates)] if plan.holds_matrix else []
+
+    def product(h, time):
+        def add(units, u):
+            piece = carries[time, plan.carries - 1, units]
+            return [u[i] + _dot(matrix[i, units], piece, axis=0) for i in range(plan.gates)]
+
+        if plan.holds_matrix:
+            return [_dot(tile, h, axis=0) for tile in tiles]
+        return _over_pieces(plan, add, [jnp.zeros_like(h)] * plan.gates)
 
     def body(number, carry):
         time = num_steps - 1 - number if plan.reverse else number
         _store(carries, time, carry)
-        [h] = _pieces(plan, carry[-1:], carries.at[time, plan.carries - 1 :])
-        u = [_products(tiles(gate), h, axis=0) for gate in range(plan.gates)]
-        new = plan.evaluate(plan.step, [*carry, *own, *_load(z, time), *u])
+        z_parts = _load(z, time)
+        new = plan.evaluate(plan.step, [*carry, *own, *z_parts, *product(carry[-1], time)])
         valid = _valid(plan, time, lengths_B)
         _store(y, time, [jnp.where(valid, new[-1], 0)])
         return [jnp.where(valid, *pair) for pair in zip(new, carry, strict=True)]
@@ -286,8 +292,19 @@ def _backward_kernel(
     lengths_B = lengths[...]
     num_steps = lengths_B.max()
     _, own = _fixed(plan, fixed)
-    tiles = _tiles(plan, matrix, axis=1)
+    tiles = [matrix[gate] for gate in range(plan.gates)] if plan.holds_matrix else []
     num_carries, num_fixed = plan.carries, len(d_fixed)
+
+    def product(d_parts, time, d_h):
+        def add(units, d_h):
+            for gate in range(plan.gates):
+                piece = (d_z if d_u is None else d_u)[time, gate, units]
+                d_h += _dot(matrix[gate, :, units], piece, axis=1)
+            return d_h
+
+        if plan.holds_matrix:
+            return sum((_dot(*pair, axis=1) for pair in zip(tiles, d_parts, strict=True)), d_h)
+        return _over_pieces(plan, add, d_h)
 
     def body(number, d_fixed):
         time = number if plan.reverse else num_steps - 1 - number
@@ -301,10 +318,8 @@ def _backward_kernel(
         _store(d_z, time, results[num_fixed : num_fixed + plan.gates])
         if d_u is not None:
             _store(d_u, time, d_gates)
-        pieces = _pieces(plan, d_gates, (d_z if d_u is None else d_u).at[time])
         d_carry, d_own = results[:num_carries], results[num_carries:num_fixed]
-        for gate, d_piece in enumerate(pieces):
-            d_carry[-1] += _products(tiles(gate), d_piece, axis=1)
+        d_carry[-1] = product(d_gates, time, d_carry[-1])
         d_carry = [jnp.where(valid, *pair) for pair in zip(d_carry, d_fixed, strict=False)]
         return d_carry + [a + b for a, b in zip(d_fixed[num_carries:], d_own, strict=True)]
 
@@ -329,30 +344,18 @@ def _valid(plan: _Plan, time, lengths_B) -> jax.Array:
     return valid_B & (jnp.arange(plan.lanes) < plan.size)[:, None]
 
 
-def _tiles(plan: _Plan, matrix, axis: int):
-    """`gate -> tiles of R` to multiply pieces of `axis` with; kept if that is a single one."""
-
-    def load(gate):
-        return [matrix[(gate, units) if axis == 0 else (gate, slice(None), units)] for units in plan.pieces]
-
-    if len(plan.pieces) > 1:
-        return load
-    return [load(gate) for gate in range(plan.gates)].__getitem__
-
-
-def _pieces(plan: _Plan, parts: gatewise.Parts, stored) -> list[gatewise.Parts]:
-    """Each of `parts` in pieces; a kernel cannot cut an array but can read it from where it is."""
-    if len(plan.pieces) == 1:
-        return [[part] for part in parts]
+def _over_pieces(plan: _Plan, add, start):
+    """Adds up a product over h, a piece at a time; no kernel cuts an array, so `add` reads it."""
     if not plan.interpret:
-        pallas_triton.debug_barrier()  # Until all threads of the program have stored theirs.
-    return [[stored[i, units] for units in plan.pieces] for i in range(len(parts))]
+        pallas_triton.debug_barrier()  # Until all threads of the program have stored their part.
+    piece = _HELD * _HELD // plan.lanes
+    return jax.lax.fori_loop(
+        0, plan.lanes // piece, lambda number, sums: add(pl.ds(number * piece, piece), sums), start
+    )
 
 
-def _products(tiles, pieces, axis: int) -> jax.Array:
-    dimensions = ((axis,), (0,)), ((), ())
-    products = (jax.lax.dot_general(t, p, dimensions) for t, p in zip(tiles, pieces, strict=True))
-    return functools.reduce(operator.add, products)
+def _dot(tile, part, axis: int) -> jax.Array:
+    return jax.lax.dot_general(tile, part, (((axis,), (0,)), ((), ())))
 
 
 def _load(array, time) -> gatewise.Parts:
