@@ -47,9 +47,7 @@ def count(shape: Sequence[int], size: int) -> int:
     return math.prod(shape) // (size if shape and shape[-1] % size == 0 else 1)
 
 
-def evaluate(
-    jaxpr: core.ClosedJaxpr, parts: Parts, size: int, tile: tuple[int, int]
-) -> Parts:
+def evaluate(jaxpr: core.ClosedJaxpr, parts: Parts, size: int, tile: tuple[int, int]) -> Parts:
     """What `jaxpr`, traced with H = `size`, computes, in tiles of this shape.
 
     Args:
@@ -67,7 +65,9 @@ def evaluate(
     """
     if any(jnp.ndim(constant) for constant in jaxpr.consts):
         raise Unsupported("it holds an array that is not a parameter")
-    parts_of = {var: [value] for var, value in zip(jaxpr.jaxpr.constvars, jaxpr.consts, strict=True)}
+    parts_of = {
+        var: [value] for var, value in zip(jaxpr.jaxpr.constvars, jaxpr.consts, strict=True)
+    }
     remaining = iter(parts)
     for var in jaxpr.jaxpr.invars:
         parts_of[var] = list(itertools.islice(remaining, count(var.aval.shape, size)))
