@@ -93,8 +93,8 @@ def run(
 def _fixed(plan: kernels.Plan, cell: base.GatedCell) -> jax.Array:
     """The initial carry and the parameters that `update` reads, part by part: `[F, H]`."""
     leaves = jax.tree.leaves(nnx.split(cell, nnx.Param)[1])
-    arrays = [*cell.initial_carry(), *(leaves[number] for number in plan.own)]
-    parts = [array.reshape(gatewise.count(array.shape, plan.size), -1) for array in arrays]
+    arrays = [*cell.initial_carry(), *(leaves[number] for number, _ in plan.own)]
+    parts = [array.reshape(gatewise.count(array, plan.size), -1) for array in arrays]
     return jnp.concatenate([jnp.broadcast_to(p, (len(p), plan.size)) for p in parts])
 
 
@@ -116,8 +116,8 @@ def _plan(cell: base.GatedCell, reverse: bool, interpret: bool) -> kernels.Plan:
     traced = jax.make_jaxpr(update)(carry, leaves, gates_G, gates_G).jaxpr
     read = {id(atom) for eqn in traced.eqns for atom in eqn.invars}
     inputs = traced.invars[len(carry) : -2]
-    own = {i: leaf.shape for i, leaf in enumerate(leaves) if id(inputs[i]) in read}
-    if any(len(shape) > 1 for shape in own.values()):
+    own = [number for number, var in enumerate(inputs) if id(var) in read]
+    if any(leaves[number].ndim > 1 for number in own):
         raise gatewise.Unsupported("its update reads a matrix")
 
     def step(carry, own_leaves, z_G, u_G):
@@ -134,7 +134,7 @@ def _plan(cell: base.GatedCell, reverse: bool, interpret: bool) -> kernels.Plan:
         lanes=max(16, 1 << (size - 1).bit_length()),
         gates=width // size,
         carries=len(carry),
-        own=own,
+        own=tuple((i, jax.ShapeDtypeStruct(leaves[i].shape, leaves[i].dtype)) for i in own),
         step=jax.make_jaxpr(step)(*arguments),
         pull_back=jax.make_jaxpr(pull_back)(*arguments, carry),
         reverse=reverse,
@@ -142,7 +142,7 @@ def _plan(cell: base.GatedCell, reverse: bool, interpret: bool) -> kernels.Plan:
     )
     tile = jax.ShapeDtypeStruct((plan.lanes, kernels.COLUMNS), cell.recurrent_kernel.dtype)
     for jaxpr in (plan.step, plan.pull_back):
-        number = sum(gatewise.count(var.aval.shape, size) for var in jaxpr.jaxpr.invars)
+        number = sum(gatewise.count(var.aval, size) for var in jaxpr.jaxpr.invars)
         jax.eval_shape(functools.partial(plan.evaluate, jaxpr), [tile] * number)
     return plan
 

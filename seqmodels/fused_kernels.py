@@ -5,9 +5,8 @@ all sizes are powers of two, and an array can be neither cut nor joined: hence `
 a product over pieces of h reads the pieces from where h has been written to.
 """
 
-import dataclasses
 import functools
-import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +21,7 @@ _HELD = 64 * 256  # Numbers of R that a program holds; A10, L4 and the like have
 _PIECE = 64 * 64  # Numbers of R, of each gate, that it reads at a time if it does not hold them.
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Plan:
+class Plan(NamedTuple):
     """All of a kernel that is no array.
 
     Attributes:
@@ -31,7 +29,7 @@ class Plan:
         lanes: H and the padding that makes it a power of two.
         gates: N.
         carries: C, the vectors of a carry.
-        own: the number and shape of each leaf of the cell's parameters that `update` reads.
+        own: number and shape of each leaf of the cell's parameters that `update` reads.
         step: `(*carry, *own, z, u) -> carry`.
         pull_back: `(*carry, *own, z, u, *d_carry) -> (*d_carry, *d_own, d_z, d_u)`.
     """
@@ -40,7 +38,7 @@ class Plan:
     lanes: int
     gates: int
     carries: int
-    own: dict[int, tuple[int, ...]]
+    own: tuple[tuple[int, jax.ShapeDtypeStruct], ...]
     step: core.ClosedJaxpr
     pull_back: core.ClosedJaxpr
     reverse: bool
@@ -60,9 +58,9 @@ class Plan:
     def fixed_units(self) -> list[int]:
         """For the initial carry and each part of the own parameters: H, or 1 for single numbers."""
         units = [self.size] * self.carries
-        for shape in self.own.values():
-            count = gatewise.count(shape, self.size)
-            units += [math.prod(shape) // count] * count
+        for _, leaf in self.own:
+            count = gatewise.count(leaf, self.size)
+            units += [leaf.size // count] * count
         return units
 
     def evaluate(self, jaxpr: core.ClosedJaxpr, parts: gatewise.Parts) -> gatewise.Parts:

@@ -10,9 +10,7 @@ is a part whose lanes are all equal; a constant is an array of no dimensions.
 """
 
 import functools
-import itertools
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -33,8 +31,8 @@ _CALLS = frozenset(
 )
 _REDUCTIONS: dict[str, tuple[Callable, Callable, float]] = {
     "reduce_sum": (jnp.add, jnp.sum, 0.0),
-    "reduce_max": (jnp.maximum, jnp.max, -math.inf),
-    "reduce_min": (jnp.minimum, jnp.min, math.inf),
+    "reduce_max": (jnp.maximum, jnp.max, -jnp.inf),
+    "reduce_min": (jnp.minimum, jnp.min, jnp.inf),
 }
 
 
@@ -42,9 +40,12 @@ class Unsupported(NotImplementedError):
     """The mathematics holds an operation that is not gate by gate."""
 
 
-def count(shape: Sequence[int], size: int) -> int:
-    """Parts of an array of this shape with H = `size`: vectors `[H]`, or else single numbers."""
-    return math.prod(shape) // (size if shape and shape[-1] % size == 0 else 1)
+def count(array, size: int) -> int:
+    """Parts of an array, or of what has its `shape` and `size`, with H = `size`.
+
+    If its last axis is neither H nor a multiple, it holds single numbers, each of them a part.
+    """
+    return array.size // (size if array.shape and array.shape[-1] % size == 0 else 1)
 
 
 def evaluate(jaxpr: core.ClosedJaxpr, parts: Parts, size: int, tile: tuple[int, int]) -> Parts:
@@ -65,12 +66,8 @@ def evaluate(jaxpr: core.ClosedJaxpr, parts: Parts, size: int, tile: tuple[int, 
     """
     if any(jnp.ndim(constant) for constant in jaxpr.consts):
         raise Unsupported("it holds an array that is not a parameter")
-    parts_of = {
-        var: [value] for var, value in zip(jaxpr.jaxpr.constvars, jaxpr.consts, strict=True)
-    }
-    remaining = iter(parts)
-    for var in jaxpr.jaxpr.invars:
-        parts_of[var] = list(itertools.islice(remaining, count(var.aval.shape, size)))
+    variables = [*jaxpr.jaxpr.constvars, *jaxpr.jaxpr.invars]
+    parts_of = dict(zip(variables, _deal([*jaxpr.consts, *parts], variables, size), strict=True))
 
     def read(atom) -> Parts:
         return [atom.val] if isinstance(atom, core.Literal) else parts_of[atom]
@@ -78,42 +75,53 @@ def evaluate(jaxpr: core.ClosedJaxpr, parts: Parts, size: int, tile: tuple[int, 
     for eqn in jaxpr.jaxpr.eqns:
         results = _apply(eqn, [read(atom) for atom in eqn.invars], size, tile)
         for var, result in zip(eqn.outvars, results, strict=True):
-            if len(result) != count(var.aval.shape, size):
+            if len(result) != count(var.aval, size):
                 raise Unsupported(f"{eqn.primitive.name} mixes units and gates")
             parts_of[var] = result
     return [part for atom in jaxpr.jaxpr.outvars for part in read(atom)]
 
 
+def _deal(parts: Parts, variables, size: int) -> list[Parts]:
+    """To each variable its parts, which stand one after the other."""
+    dealt, start = [], 0
+    for var in variables:
+        stop = start + count(var.aval, size)
+        dealt.append(parts[start:stop])
+        start = stop
+    return dealt
+
+
 def _apply(eqn, operands: list[Parts], size: int, tile: tuple[int, int]) -> list[Parts]:
+    """The parts of the results of one operation."""
     name, params = eqn.primitive.name, eqn.params
-    shapes = [atom.aval.shape for atom in eqn.invars]
-    out_shape = eqn.outvars[0].aval.shape
-    if name in _ELEMENTWISE:
-        return [_elementwise(eqn, operands, count(out_shape, size))]
+    out = eqn.outvars[0].aval
     if name in _CALLS:
-        results = iter(evaluate(_closed(params), [p for o in operands for p in o], size, tile))
-        counts = [count(var.aval.shape, size) for var in eqn.outvars]
-        return [list(itertools.islice(results, number)) for number in counts]
-    if name in ("reshape", "squeeze", "expand_dims"):
-        return [operands[0]]
-    if name == "broadcast_in_dim":
-        return [_broadcast(operands[0], shapes[0], out_shape, params, size, tile)]
-    if name in _REDUCTIONS:
-        return [_reduce(_REDUCTIONS[name], operands[0], shapes[0], params["axes"], size)]
-    # What is left moves parts along the first axis.
+        flat = [part for parts in operands for part in parts]
+        return _deal(evaluate(_closed(params), flat, size, tile), eqn.outvars, size)
+    if name in _ELEMENTWISE:
+        return [_elementwise(eqn, operands, count(out, size))]
     if name in ("concatenate", "stack") and params.get("dimension", params.get("axis")) == 0:
-        return [[part for operand in operands for part in operand]]
+        return [[part for parts in operands for part in parts]]
+    if not operands:
+        raise Unsupported(f"it holds an array made by {name}")
+    operand, shape = operands[0], eqn.invars[0].aval.shape
+    if name in ("reshape", "squeeze", "expand_dims"):
+        return [operand]
+    if name == "broadcast_in_dim":
+        return [_broadcast(eqn, operand, size, tile)]
+    if name in _REDUCTIONS:
+        return [_reduce(_REDUCTIONS[name], operand, shape, params["axes"], size)]
+    # What is left moves parts along the first axis.
     if name == "unstack" and params["axis"] == 0:
-        return _cut(operands[0], shapes[0], [1] * shapes[0][0])
+        return _cut(operand, shape, [1] * shape[0])
     if name == "split" and params["axis"] == 0:
-        return _cut(operands[0], shapes[0], params["sizes"])
-    if name == "slice" and set(params["strides"] or [1]) == {1} and out_shape[1:] == shapes[0][1:]:
+        return _cut(operand, shape, params["sizes"])
+    if name == "slice" and set(params["strides"] or [1]) == {1} and out.shape[1:] == shape[1:]:
         start, limit = params["start_indices"][0], params["limit_indices"][0]
-        sizes = [start, limit - start, shapes[0][0] - limit]
-        return [_cut(operands[0], shapes[0], sizes)[1]]
-    if name == "pad" and out_shape[1:] == shapes[0][1:]:
-        return [_pad(operands, shapes[0], params["padding_config"][0], tile)]
-    raise Unsupported(f"{name} of {', '.join(map(str, shapes))} is not gate by gate")
+        return [_cut(operand, shape, [start, limit - start, shape[0] - limit])[1]]
+    if name == "pad" and out.shape[1:] == shape[1:]:
+        return [_pad(operands, shape, params["padding_config"][0], tile)]
+    raise Unsupported(f"{name} of {shape} is not gate by gate")
 
 
 def _elementwise(eqn, operands: list[Parts], number: int) -> Parts:
@@ -134,11 +142,12 @@ def _closed(params) -> core.ClosedJaxpr:
     return inner if isinstance(inner, core.ClosedJaxpr) else core.ClosedJaxpr(inner, ())
 
 
-def _broadcast(parts: Parts, shape, out_shape, params, size: int, tile) -> Parts:
-    number = count(out_shape, size)
-    keeps_units = params["broadcast_dimensions"][-1:] == (len(out_shape) - 1,)
-    if len(parts) != number and not (math.prod(shape) == 1 or (len(parts) == 1 and keeps_units)):
-        raise Unsupported(f"a broadcast of {shape} to {out_shape} is not gate by gate")
+def _broadcast(eqn, parts: Parts, size: int, tile) -> Parts:
+    operand, out = eqn.invars[0].aval, eqn.outvars[0].aval
+    number = count(out, size)
+    keeps_units = eqn.params["broadcast_dimensions"][-1:] == (out.ndim - 1,)
+    if len(parts) != number and not (operand.size == 1 or (len(parts) == 1 and keeps_units)):
+        raise Unsupported(f"a broadcast of {operand.shape} to {out.shape} is not gate by gate")
     return [jnp.broadcast_to(part, tile) for part in _repeat(parts, number)]
 
 

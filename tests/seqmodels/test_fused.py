@@ -126,7 +126,9 @@ def assert_equal(actual, expected):
         )
 
 
-@pytest.mark.parametrize(("cell_class", "reverse"), zip(CELLS, [False, True, False], strict=True))
+@pytest.mark.parametrize(
+    ("cell_class", "reverse"), [*zip(CELLS, [False, True, False], strict=True)]
+)
 def test_equals_the_unrolled_loop(cell_class, reverse):
     cell, lengths = make(cell_class, 4), [0, 3, 1]
     expected = results_and_gradients(oracle.run, cell, inputs(3), lengths, reverse=reverse)
