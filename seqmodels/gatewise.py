@@ -1,0 +1,194 @@
+"""Evaluates mathematics on `[H]` and `[gates * H]` vectors gate by gate, on padded tiles.
+
+A kernel on a GPU holds arrays whose sizes are powers of two, and cannot cut one into gates or put
+gates together. A cell's `update` does both. So it is traced at its own shapes and then evaluated
+here with every array as a list of parts, one for each gate: to split is to take some of the parts.
+
+A part is a tile `[P, B]`: P lanes, of which the first H are units and the others are padding that
+nothing here reads, and B sequences. A number that `update` computes, such as a mean over the units,
+is a part whose lanes are all equal; a constant is an array of no dimensions.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.extend import core
+
+Parts = list[jax.Array]
+"""An array: its parts, in row-major order of all axes but the last."""
+
+_ELEMENTWISE = frozenset(
+    "abs add add_any and atan2 cbrt ceil clamp convert_element_type cos div eq exp exp2 "
+    "expm1 floor ge gt integer_pow is_finite le log log1p logistic lt max min mul ne neg "
+    "not one_minus_square or pow rem rsqrt select_n sign sin sqrt square stop_gradient sub "
+    "tan tanh xor".split()
+)
+_CALLS = frozenset(
+    "jit pjit closed_call core_call eval_jaxpr custom_jvp_call custom_vjp_call remat checkpoint "
+    "remat2".split()
+)
+_REDUCTIONS: dict[str, tuple[Callable, Callable, float]] = {
+    "reduce_sum": (jnp.add, jnp.sum, 0.0),
+    "reduce_max": (jnp.maximum, jnp.max, -jnp.inf),
+    "reduce_min": (jnp.minimum, jnp.min, jnp.inf),
+}
+
+
+class Unsupported(NotImplementedError):
+    """The mathematics holds an operation that is not gate by gate."""
+
+
+def count(array, size: int) -> int:
+    """Parts of an array, or of what has its `shape` and `size`, with H = `size`.
+
+    If its last axis is neither H nor a multiple, it holds single numbers, each of them a part.
+    """
+    return array.size // (size if array.shape and array.shape[-1] % size == 0 else 1)
+
+
+def evaluate(jaxpr: core.ClosedJaxpr, parts: Parts, size: int, tile: tuple[int, int]) -> Parts:
+    """What `jaxpr`, traced with H = `size`, computes, in tiles of this shape.
+
+    Args:
+        jaxpr: the mathematics, of vectors `[gates * H]` and single numbers.
+        parts: the parts of all its arguments, one after the other.
+        size: H.
+        tile: the shape of a part.
+
+    Returns:
+        The parts of all results, one after the other.
+
+    Raises:
+        Unsupported: an operation that is not elementwise, a cut or join between gates or a
+            reduction over units.
+    """
+    if any(jnp.ndim(constant) for constant in jaxpr.consts):
+        raise Unsupported("it holds an array that is not a parameter")
+    variables = [*jaxpr.jaxpr.constvars, *jaxpr.jaxpr.invars]
+    parts_of = dict(zip(variables, _deal([*jaxpr.consts, *parts], variables, size), strict=True))
+
+    def read(atom) -> Parts:
+        return [atom.val] if isinstance(atom, core.Literal) else parts_of[atom]
+
+    for eqn in jaxpr.jaxpr.eqns:
+        results = _apply(eqn, [read(atom) for atom in eqn.invars], size, tile)
+        for var, result in zip(eqn.outvars, results, strict=True):
+            if len(result) != count(var.aval, size):
+                raise Unsupported(f"{eqn.primitive.name} mixes units and gates")
+            parts_of[var] = result
+    return [part for atom in jaxpr.jaxpr.outvars for part in read(atom)]
+
+
+def _deal(parts: Parts, variables, size: int) -> list[Parts]:
+    """To each variable its parts, which stand one after the other."""
+    dealt, start = [], 0
+    for var in variables:
+        stop = start + count(var.aval, size)
+        dealt.append(parts[start:stop])
+        start = stop
+    return dealt
+
+
+def _apply(eqn, operands: list[Parts], size: int, tile: tuple[int, int]) -> list[Parts]:
+    """The parts of the results of one operation."""
+    name, params = eqn.primitive.name, eqn.params
+    out = eqn.outvars[0].aval
+    if name in _CALLS:
+        flat = [part for parts in operands for part in parts]
+        return _deal(evaluate(_closed(params), flat, size, tile), eqn.outvars, size)
+    if name in _ELEMENTWISE:
+        return [_elementwise(eqn, operands, count(out, size))]
+    if name in ("concatenate", "stack") and params.get("dimension", params.get("axis")) == 0:
+        return [[part for parts in operands for part in parts]]
+    if not operands:
+        raise Unsupported(f"it holds an array made by {name}")
+    operand, shape = operands[0], eqn.invars[0].aval.shape
+    if name in ("reshape", "squeeze", "expand_dims"):
+        return [operand]
+    if name == "broadcast_in_dim":
+        return [_broadcast(eqn, operand, size, tile)]
+    if name in _REDUCTIONS:
+        return [_reduce(_REDUCTIONS[name], operand, shape, params["axes"], size)]
+    # What is left moves parts along the first axis.
+    if name == "unstack" and params["axis"] == 0:
+        return _cut(operand, shape, [1] * shape[0])
+    if name == "split" and params["axis"] == 0:
+        return _cut(operand, shape, params["sizes"])
+    if name == "slice" and set(params["strides"] or [1]) == {1} and out.shape[1:] == shape[1:]:
+        start, limit = params["start_indices"][0], params["limit_indices"][0]
+        return [_cut(operand, shape, [start, limit - start, shape[0] - limit])[1]]
+    if name == "pad" and out.shape[1:] == shape[1:]:
+        return [_pad(operands, shape, params["padding_config"][0], tile)]
+    raise Unsupported(f"{name} of {shape} is not gate by gate")
+
+
+def _elementwise(eqn, operands: list[Parts], number: int) -> Parts:
+    def one(*parts):
+        shape = jnp.broadcast_shapes(*map(jnp.shape, parts))
+        return eqn.primitive.bind(*(jnp.broadcast_to(p, shape) for p in parts), **eqn.params)
+
+    # A single number next to an array goes to each of its parts.
+    return [one(*parts) for parts in zip(*(_repeat(p, number) for p in operands), strict=True)]
+
+
+def _repeat(parts: Parts, number: int) -> Parts:
+    return parts * number if len(parts) == 1 else parts
+
+
+def _closed(params) -> core.ClosedJaxpr:
+    inner = params["jaxpr"] if "jaxpr" in params else params["call_jaxpr"]
+    return inner if isinstance(inner, core.ClosedJaxpr) else core.ClosedJaxpr(inner, ())
+
+
+def _broadcast(eqn, parts: Parts, size: int, tile) -> Parts:
+    operand, out = eqn.invars[0].aval, eqn.outvars[0].aval
+    number = count(out, size)
+    keeps_units = eqn.params["broadcast_dimensions"][-1:] == (out.ndim - 1,)
+    if len(parts) != number and not (operand.size == 1 or (len(parts) == 1 and keeps_units)):
+        raise Unsupported(f"a broadcast of {operand.shape} to {out.shape} is not gate by gate")
+    return [jnp.broadcast_to(part, tile) for part in _repeat(parts, number)]
+
+
+def _reduce(reduction, parts: Parts, shape, axes, size: int) -> Parts:
+    """Over the units of each row, over the rows, or both; lanes of padding do not count."""
+    if len(shape) > 2:
+        raise Unsupported(f"a reduction of {shape} has too many axes")
+    combine, over_lanes, neutral = reduction
+    last = len(shape) - 1
+    rows = _cut(parts, shape, [1] * shape[0]) if last else [parts]
+
+    def over_units(row: Parts) -> Parts:
+        part = functools.reduce(combine, row)
+        if shape[-1] % size or not jnp.ndim(part):
+            return [part]
+        if len(part) > size:
+            part = jnp.where(jnp.arange(len(part))[:, None] < size, part, neutral)
+        return [jnp.broadcast_to(over_lanes(part, axis=0, keepdims=True), part.shape)]
+
+    if last and 0 in axes:
+        rows = [[functools.reduce(combine, column) for column in zip(*rows, strict=True)]]
+    if last in axes:
+        rows = [over_units(row) for row in rows]
+    return [part for row in rows for part in row]
+
+
+def _cut(parts: Parts, shape, sizes) -> list[Parts]:
+    """Pieces of these sizes along the first axis."""
+    pieces, start = [], 0
+    for length in sizes:
+        number = length * len(parts)
+        if number % shape[0]:
+            raise Unsupported(f"a piece of {length} of {shape[0]} is not a whole gate")
+        pieces.append(parts[start : start + number // shape[0]])
+        start += number // shape[0]
+    return pieces
+
+
+def _pad(operands: list[Parts], shape, config, tile) -> Parts:
+    (parts, [value]), (low, high, interior) = operands, config
+    if interior or (low * len(parts)) % shape[0] or (high * len(parts)) % shape[0]:
+        raise Unsupported(f"padding {shape} by {low}, {high} and {interior} is not whole gates")
+    fill = [jnp.broadcast_to(value, tile)]
+    return fill * (low * len(parts) // shape[0]) + parts + fill * (high * len(parts) // shape[0])
