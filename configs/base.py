@@ -27,6 +27,7 @@ def get_config(name: str, treatment: str) -> ConfigDict:
     config.model.hidden_sizes = (16,)  # units of each recurrent layer, from the bottom up
     config.model.bidirectional = False  # run every layer in both directions, side by side
     config.model.dropout_rates = (0.0,)  # for each recurrent layer, the rate on its input
+    config.model.engine = "auto"  # what runs the cells; else loop, scan, fused or cudnn
     config.model.pooling = "last"  # sequence to vector: last, mean or max
 
     config.data = ConfigDict()

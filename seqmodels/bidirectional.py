@@ -5,22 +5,24 @@ from collections.abc import Sequence
 import jax
 from flax import nnx
 
-from seqmodels import recurrence
+from seqmodels import engines
 from seqmodels.cells import base
 from seqmodels.dropout import Dropout
+from seqmodels.recurrence import Encoded
 
 
 class Unidirectional(nnx.Module):
     """One cell run forwards; outputs are H wide."""
 
-    def __init__(self, forward: base.Cell):
+    def __init__(self, forward: base.Cell, *, engine: str = "auto"):
         self.forward = forward
+        self.engine = engine
         self.output_size = forward.hidden_size
 
     def __call__(
         self, parts: Sequence[jax.Array], lengths_B: jax.Array, dropped: Dropout | None = None
-    ) -> tuple[recurrence.Encoded, ...]:
-        return recurrence.run_all([self.forward], [False], parts, lengths_B, dropped)
+    ) -> tuple[Encoded, ...]:
+        return engines.run_all(self.engine, [self.forward], [False], parts, lengths_B, dropped)
 
 
 class Bidirectional(nnx.Module):
@@ -30,13 +32,14 @@ class Bidirectional(nnx.Module):
     Paliwal, "Bidirectional Recurrent Neural Networks", 1997.
     """
 
-    def __init__(self, forward: base.Cell, backward: base.Cell):
+    def __init__(self, forward: base.Cell, backward: base.Cell, *, engine: str = "auto"):
         self.forward = forward
         self.backward = backward
+        self.engine = engine
         self.output_size = forward.hidden_size + backward.hidden_size
 
     def __call__(
         self, parts: Sequence[jax.Array], lengths_B: jax.Array, dropped: Dropout | None = None
-    ) -> tuple[recurrence.Encoded, ...]:
+    ) -> tuple[Encoded, ...]:
         cells = [self.forward, self.backward]
-        return recurrence.run_all(cells, [False, True], parts, lengths_B, dropped)
+        return engines.run_all(self.engine, cells, [False, True], parts, lengths_B, dropped)

@@ -40,6 +40,13 @@ def drop(x_DxB: jax.Array, time: jax.Array, rate: float, seeds_Bx2: jax.Array) -
     return jnp.where(hashed_DxB >= threshold, x_DxB / (1.0 - rate), 0.0)
 
 
+def drop_all(x_TxDxB: jax.Array, dropped: Dropout) -> jax.Array:
+    """`drop` at every time."""
+    seeds_Bx2 = jax.random.key_data(dropped.keys_B)
+    times_T = jnp.arange(len(x_TxDxB))
+    return jax.vmap(lambda x, time: drop(x, time, dropped.rate, seeds_Bx2))(x_TxDxB, times_T)
+
+
 def _hash(x: jax.Array) -> jax.Array:
     """A bijection of 32-bit integers in which every bit of `x` decides over every other.
 

@@ -29,7 +29,7 @@ def embed(table_VxD: jax.Array, tokens_BxT: jax.Array, lengths_B: jax.Array) -> 
         x_CxBxD = table_VxD.at[tokens_BxC.T].get(mode="clip")
         return jax.lax.dynamic_update_slice_in_dim(x_TxDxB, x_CxBxD.swapaxes(1, 2), start, 0)
 
-    room = jax.lax.empty((width, table_VxD.shape[1], batch_size), table_VxD.dtype)
+    room = jnp.zeros((width, table_VxD.shape[1], batch_size), table_VxD.dtype)
     return jax.lax.fori_loop(0, -(-longest(lengths_B) // size), body, room)
 
 

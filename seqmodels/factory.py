@@ -12,6 +12,7 @@ from seqmodels.bidirectional import Bidirectional, Unidirectional
 from seqmodels.cells.base import Cell
 from seqmodels.classifier import Classifier
 from seqmodels.encoder import Encoder
+from seqmodels.engines import choose
 from seqmodels.pooling import POOLINGS
 
 
@@ -53,6 +54,7 @@ def build(
     dropout_rates: Sequence[float],
     pooling: str,
     seed: int,
+    engine: str = "auto",
 ) -> Classifier:
     """Builds a classifier with freshly drawn parameters.
 
@@ -66,9 +68,11 @@ def build(
         dropout_rates: for each layer, the dropout rate on its input.
         pooling: a name in `seqmodels.pooling.POOLINGS`.
         seed: of the parameters.
+        engine: a name in `seqmodels.engines.ENGINES`: what runs the cells.
 
     Raises:
-        ValueError: an unknown name, or not one dropout rate a layer.
+        ValueError: an unknown name, not one dropout rate a layer, or an engine that cannot run the
+            cell on this machine.
     """
     if pooling not in POOLINGS:
         raise ValueError(f"unknown pooling {pooling!r}; choose one of {', '.join(POOLINGS)}")
@@ -83,11 +87,12 @@ def build(
     input_size = embedding_size
     for hidden_size in hidden_sizes:
         forward = cell_class(input_size, hidden_size, rngs=rngs)
+        choose(engine, forward)
         if bidirectional:
             backward = cell_class(input_size, hidden_size, rngs=rngs)
-            layers.append(Bidirectional(forward, backward))
+            layers.append(Bidirectional(forward, backward, engine=engine))
         else:
-            layers.append(Unidirectional(forward))
+            layers.append(Unidirectional(forward, engine=engine))
         input_size = layers[-1].output_size
     return Classifier(
         vocabulary_size=vocabulary_size,

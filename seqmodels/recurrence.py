@@ -69,6 +69,23 @@ def run(
     return Encoded(jnp.where(valid_Tx1xB, sequence_TxHxB, 0), last_HxB)
 
 
+def scan(
+    cell: base.Cell, x_TxDxB: jax.Array, lengths_B: jax.Array, *, reverse: bool = False
+) -> Encoded:
+    """`run` as `jax.lax.scan` over all of T, with JAX's own derivative: plain, and slow."""
+    graphdef, params = nnx.split(cell, nnx.Param)
+    setup = _Setup(graphdef, reverse, 0.0)
+
+    def step(carry, inputs):
+        time, x_DxB = inputs
+        return _step(setup, params, (x_DxB,), carry, time, lengths_B, None)
+
+    start = _initial_carry(setup, params, (x_TxDxB,))
+    times_T = jnp.arange(len(x_TxDxB))
+    _, sequence_TxHxB = jax.lax.scan(step, start, (times_T, x_TxDxB), reverse=reverse)
+    return setup.encoded(sequence_TxHxB, lengths_B)
+
+
 def run_all(
     cells: Sequence[base.Cell],
     reverse: Sequence[bool],
@@ -111,6 +128,16 @@ class _Setup(NamedTuple):
         """The time of the step that the cell takes as its `number`-th."""
         return num_steps - 1 - number if self.reverse else number
 
+    def last_time(self, lengths_B: jax.Array) -> jax.Array:
+        """The time of the last step that the cell takes in each sequence."""
+        return jnp.zeros_like(lengths_B) if self.reverse else lengths_B - 1
+
+    def encoded(self, sequence_TxHxB: jax.Array, lengths_B: jax.Array) -> Encoded:
+        """The outputs and the last of them."""
+        last_1x1xB = self.last_time(lengths_B)[None, None]
+        last_HxB = jnp.take_along_axis(sequence_TxHxB, last_1x1xB, 0, mode="clip")[0]
+        return Encoded(sequence_TxHxB, jnp.where(lengths_B > 0, last_HxB, 0))
+
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _run_all(setups, params, parts, lengths_B, seeds_Bx2):
@@ -127,10 +154,12 @@ def _run_all_forward(setups, params, parts, lengths_B, seeds_Bx2):
 
 
 def _run_all_backward(setups, residuals, cotangents):
-    params, *inputs, carries = residuals
+    params, parts, lengths_B, seeds_Bx2, carries = residuals
     all_d_params, d_parts = [], None
-    for setup, *arrays in zip(setups, params, carries, cotangents, strict=True):
-        d_params, d_parts = _backward(setup, *arrays, *inputs, d_parts)
+    for setup, one, carries_T, cotangent in zip(setups, params, carries, cotangents, strict=True):
+        d_params, d_parts = _backward(
+            setup, one, carries_T, cotangent, parts, lengths_B, seeds_Bx2, d_parts
+        )
         all_d_params.append(d_params)
     return tuple(all_d_params), d_parts, None, None
 
@@ -141,53 +170,51 @@ _run_all.defvjp(_run_all_forward, _run_all_backward)
 def _forward(setup, params, parts, lengths_B, seeds_Bx2):
     """One cell's `Encoded`, and the carry before each of its steps."""
     start = _initial_carry(setup, params, parts)
-    hidden_size = nnx.merge(setup.graphdef, params).hidden_size
-    last_HxB = jnp.zeros((hidden_size, len(lengths_B)), parts[0].dtype)
     width, num_steps = len(parts[0]), longest(lengths_B)
 
+    def step(number, carry):
+        time = setup.time(number, num_steps)
+        return _step(setup, params, _at(parts, time), carry, time, lengths_B, seeds_Bx2)
+
     def body(number, loop):
-        carry, last_HxB, sequence_TxHxB, carries_T = loop
+        carry, carries_T, sequence_TxHxB = loop
         time = setup.time(number, num_steps)
         carries_T = _put(carries_T, carry, time)
-        carry, last_HxB, y_HxB = _step(
-            setup, params, _at(parts, time), carry, last_HxB, time, lengths_B, seeds_Bx2
-        )
-        return carry, last_HxB, _put(sequence_TxHxB, y_HxB, time), carries_T
+        carry, y_HxB = step(number, carry)
+        return carry, carries_T, _put(sequence_TxHxB, y_HxB, time)
 
-    _, last_HxB, sequence_TxHxB, carries_T = jax.lax.fori_loop(
-        0, num_steps, body, (start, last_HxB, _room(last_HxB, width), _room(start, width))
-    )
-    return Encoded(sequence_TxHxB, last_HxB), carries_T
+    _, y_HxB = jax.eval_shape(step, num_steps, start)
+    room = _room((start, y_HxB), width, setup.reverse)
+    _, carries_T, sequence_TxHxB = jax.lax.fori_loop(0, num_steps, body, (start, *room))
+    return setup.encoded(sequence_TxHxB, lengths_B), carries_T
 
 
 def _backward(setup, params, carries_T, cotangent, parts, lengths_B, seeds_Bx2, d_parts):
     """One cell's gradient, and that of the inputs added to `d_parts`, if there is one already."""
     num_steps = longest(lengths_B)
-    d_last_HxB = cotangent.last_HxB
 
     def body(number, loop):
-        d_params, d_parts, d_carry, d_last_HxB = loop
+        d_params, d_parts, d_carry = loop
         time = setup.time(num_steps - 1 - number, num_steps)
 
-        def step(params, xs, carry, last_HxB):
-            return _step(setup, params, xs, carry, last_HxB, time, lengths_B, seeds_Bx2)
+        def step(params, xs, carry):
+            return _step(setup, params, xs, carry, time, lengths_B, seeds_Bx2)
 
-        before = params, _at(parts, time), _at(carries_T, time), d_last_HxB
-        _, pull_back = jax.vjp(step, *before)
-        d_step, d_xs, d_carry, d_last_HxB = pull_back(
-            (d_carry, d_last_HxB, _at(cotangent.sequence_TxHxB, time))
-        )
+        is_last_B = time == setup.last_time(lengths_B)
+        d_y_HxB = _at(cotangent.sequence_TxHxB, time) + jnp.where(is_last_B, cotangent.last_HxB, 0)
+        _, pull_back = jax.vjp(step, params, _at(parts, time), _at(carries_T, time))
+        d_step, d_xs, d_carry = pull_back((d_carry, d_y_HxB))
         if not is_first:
             d_xs = jax.tree.map(jnp.add, _at(d_parts, time), d_xs)
         d_params = jax.tree.map(jnp.add, d_params, d_step)
-        return d_params, _put(d_parts, d_xs, time), d_carry, d_last_HxB
+        return d_params, _put(d_parts, d_xs, time), d_carry
 
     is_first = d_parts is None
     if is_first:
-        d_parts = jax.tree.map(lambda part: jax.lax.empty(part.shape, part.dtype), parts)
+        d_parts = jax.tree.map(jnp.zeros_like, parts)
     d_carry = jax.tree.map(lambda all_T: jnp.zeros_like(all_T[0]), carries_T)
-    d_params, d_parts, d_carry, _ = jax.lax.fori_loop(
-        0, num_steps, body, (jax.tree.map(jnp.zeros_like, params), d_parts, d_carry, d_last_HxB)
+    d_params, d_parts, d_carry = jax.lax.fori_loop(
+        0, num_steps, body, (jax.tree.map(jnp.zeros_like, params), d_parts, d_carry)
     )
     _, pull_back = jax.vjp(lambda params: _initial_carry(setup, params, parts), params)
     return jax.tree.map(jnp.add, d_params, *pull_back(d_carry)), d_parts
@@ -203,8 +230,8 @@ def _initial_carry(setup, params, parts):
     return jax.tree.map(for_all, nnx.merge(setup.graphdef, params).initial_carry())
 
 
-def _step(setup, params, xs, carry, last_HxB, time, lengths_B, seeds_Bx2):
-    """One step of all: the carry and the last output, held where a sequence is over, and y."""
+def _step(setup, params, xs, carry, time, lengths_B, seeds_Bx2):
+    """One step of all: the carry, held where a sequence is over, and the output, zero there."""
     x_DxB = jnp.concatenate(xs) if len(xs) > 1 else xs[0]
     if setup.dropout_rate > 0:
         x_DxB = dropout.drop(x_DxB, time, setup.dropout_rate, seeds_Bx2)
@@ -224,12 +251,19 @@ def _step(setup, params, xs, carry, last_HxB, time, lengths_B, seeds_Bx2):
     new_carry, y_HxB = jax.vmap(one, axes, -1)(leaves, carry, x_DxB)
     valid_B = time < lengths_B
     carry = jax.tree.map(lambda new, old: jnp.where(valid_B, new, old), new_carry, carry)
-    return carry, jnp.where(valid_B, y_HxB, last_HxB), jnp.where(valid_B, y_HxB, 0)
+    return carry, jnp.where(valid_B, y_HxB, 0)
 
 
-def _room(arrays: Any, width: int) -> Any:
+def _room(arrays: Any, width: int, reverse: bool) -> Any:
     """Room for one of `arrays` at every time."""
-    return jax.tree.map(lambda one: jax.lax.empty((width, *one.shape), one.dtype), arrays)
+    leaves, structure = jax.tree.flatten(arrays)
+    # `jax.lax.empty` is zeros on a CPU, and of equal arrays XLA makes one and copies it. Each is
+    # filled with a number of its own, which takes half as long.
+    rooms = [
+        jnp.full((width, *leaf.shape), number, leaf.dtype)
+        for number, leaf in enumerate(leaves, len(leaves) * reverse)
+    ]
+    return jax.tree.unflatten(structure, rooms)
 
 
 # `all[time]` and `all.at[time].set(one)` without their care for negative and too large indices,

@@ -10,7 +10,8 @@ import pytest
 from flax import nnx
 
 from train_lib import devices, loop, state, steps
-from train_lib.data.batches import Batch
+from train_lib.data.batches import Corpus
+from train_lib.data.dataset import Split
 
 VOCABULARY, WIDTH, BATCH_SIZE = 60, 9, 6
 LENGTHS_B = np.array([9, 1, 4, 8, 2, 6], np.int32)
@@ -34,13 +35,19 @@ def make_config(name, treatment):
     return config
 
 
-def make_batch(treatment):
+def make_split():
     """Reviews without the number 0, which stands for padding in Keras too."""
-    rng = np.random.default_rng(0)
-    tokens_BxT = rng.integers(1, VOCABULARY, (BATCH_SIZE, WIDTH)).astype(np.int32)
-    for row, length in zip(tokens_BxT, LENGTHS_B, strict=True):
-        row[slice(length, None) if treatment == "exact" else slice(0, WIDTH - length)] = 0
-    return Batch(tokens_BxT, LENGTHS_B, LABELS_B, np.ones(BATCH_SIZE, np.float32))
+    tokens = np.random.default_rng(0).integers(1, VOCABULARY, LENGTHS_B.sum()).astype(np.int32)
+    return Split(tokens, np.cumsum([0, *LENGTHS_B], dtype=np.int64), LABELS_B.astype(np.int8))
+
+
+def rows(split, treatment):
+    """The reviews in padded rows, as Keras takes them."""
+    tokens_BxT = np.zeros((BATCH_SIZE, WIDTH), np.int32)
+    reviews = np.split(split.tokens, split.offsets[1:-1])
+    for row, review in zip(tokens_BxT, reviews, strict=True):
+        row[slice(len(review)) if treatment == "exact" else slice(-len(review), None)] = review
+    return tokens_BxT
 
 
 def build_keras(config):
@@ -81,20 +88,18 @@ def ours_and_keras(name, treatment):
 
 def test_logits_and_gradients_equal(ours_and_keras, treatment):
     config, graphdef, params, theirs = ours_and_keras
-    batch = make_batch(treatment)
-    lengths_B = batch.lengths_B if config.data.mask_padding else None
+    tokens_BxT = rows(make_split(), treatment)
+    lengths_B = LENGTHS_B if config.data.mask_padding else None
 
     def our_loss(params):
-        logits_B = nnx.merge(graphdef, params)(batch.tokens_BxT, lengths_B)
-        return jnp.mean(jax.nn.softplus(logits_B) - batch.labels_B * logits_B), logits_B
+        logits_B = nnx.merge(graphdef, params)(tokens_BxT, lengths_B)
+        return jnp.mean(jax.nn.softplus(logits_B) - LABELS_B * logits_B), logits_B
 
     non_trainable = [variable.value for variable in theirs.non_trainable_variables]
 
     def their_loss(variables):
-        logits_Bx1, _ = theirs.stateless_call(variables, non_trainable, batch.tokens_BxT)
-        losses_B = keras.losses.binary_crossentropy(
-            batch.labels_B[:, None], logits_Bx1, from_logits=True
-        )
+        logits_Bx1, _ = theirs.stateless_call(variables, non_trainable, tokens_BxT)
+        losses_B = keras.losses.binary_crossentropy(LABELS_B[:, None], logits_Bx1, from_logits=True)
         return jnp.mean(losses_B), logits_Bx1[:, 0]
 
     our_gradients, our_logits_B = jax.jit(jax.grad(our_loss, has_aux=True))(params)
@@ -109,19 +114,24 @@ def test_logits_and_gradients_equal(ours_and_keras, treatment):
 
 def test_five_steps_of_adam_stay_together(ours_and_keras, treatment):
     config, graphdef, params, theirs = ours_and_keras
-    batch = make_batch(treatment)
+    split = make_split()
     theirs.compile(
         keras.optimizers.Adam(config.train.learning_rate),
         keras.losses.BinaryCrossentropy(from_logits=True),
     )
-    mesh = devices.mesh(BATCH_SIZE)
+    mesh = devices.mesh()
     optimizer = state.adam(config.train.learning_rate, config.train.adam_epsilon)
     train = steps.make(graphdef, optimizer, mesh, config.data).train
     train_state = devices.replicate(state.create(params, optimizer, seed=0), mesh)
+    corpus = devices.replicate(Corpus.of(split), mesh)
+    places = devices.layout(BATCH_SIZE, mesh).place_all(
+        [np.arange(BATCH_SIZE)], split.lengths, steps=1
+    )
+    places = devices.spread(places, mesh)
     for _ in range(5):
-        train_state, sums = train(train_state, devices.spread(batch, mesh))
-        loss = theirs.train_on_batch(batch.tokens_BxT, batch.labels_B[:, None])
-        np.testing.assert_allclose(sums.loss / sums.reviews, loss, rtol=1e-5)
+        train_state, sums = train(train_state, corpus, places, 1, (WIDTH,))
+        loss = theirs.train_on_batch(rows(split, treatment), LABELS_B[:, None])
+        np.testing.assert_allclose(sums.loss[0] / sums.reviews[0], loss, rtol=1e-5)
     for our, their in zip(
         in_keras_order(nnx.merge(graphdef, train_state.params)), theirs.get_weights(), strict=True
     ):

@@ -13,6 +13,7 @@ from train_lib import state as state_lib
 from train_lib.data import batches, dataset
 from train_lib.data.batches import Corpus
 from train_lib.data.dataset import Dataset, Split
+from train_lib.errors import UserError
 from train_lib.metrics import Metrics
 from train_lib.progress import Progress, Stopwatch
 from train_lib.state import TrainState
@@ -67,10 +68,17 @@ def run(config: ConfigDict, workdir: str | None = None) -> dict:
 
 
 def build_model(config: ConfigDict) -> Classifier:
-    """The model that a config describes, freshly initialised."""
-    return factory.build(
-        vocabulary_size=config.data.max_features, seed=config.train.seed, **config.model
-    )
+    """The model that a config describes, freshly initialised.
+
+    Raises:
+        UserError: its parts do not fit together, or not this machine.
+    """
+    try:
+        return factory.build(
+            vocabulary_size=config.data.max_features, seed=config.train.seed, **config.model
+        )
+    except ValueError as error:
+        raise UserError(f"config.model cannot be built: {error}.") from error
 
 
 def fit(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-Array = np.ndarray | jax.Array
+from train_lib.data.batches import Array
 
 
 class Sums(NamedTuple):

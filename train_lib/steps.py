@@ -30,8 +30,12 @@ class Steps(NamedTuple):
         evaluate: `(params, corpus, places_SxPxNxR, widths) -> (logits_SxPxNxR, sums)`.
     """
 
-    train: Callable[[TrainState, Corpus, jax.Array, int, tuple[int, ...]], tuple[TrainState, metrics.Sums]]
-    evaluate: Callable[[nnx.State, Corpus, jax.Array, tuple[int, ...]], tuple[jax.Array, metrics.Sums]]
+    train: Callable[
+        [TrainState, Corpus, jax.Array, int, tuple[int, ...]], tuple[TrainState, metrics.Sums]
+    ]
+    evaluate: Callable[
+        [nnx.State, Corpus, jax.Array, tuple[int, ...]], tuple[jax.Array, metrics.Sums]
+    ]
 
 
 def make(

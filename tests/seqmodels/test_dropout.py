@@ -5,16 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seqmodels.dropout import drop
+from seqmodels.dropout import Dropout, drop_all
 
 KEYS_B = jax.random.split(jax.random.key(0), 64)
 ONES_TxDxB = jnp.ones((50, 40, 64))
 
 
 def dropout(x_TxDxB, rate, keys_B):
-    seeds_Bx2 = jax.random.key_data(keys_B)
-    times_T = jnp.arange(len(x_TxDxB))
-    return jax.vmap(lambda x, time: drop(x, time, rate, seeds_Bx2))(x_TxDxB, times_T)
+    return drop_all(x_TxDxB, Dropout(rate, keys_B))
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.2, 0.5, 0.9])

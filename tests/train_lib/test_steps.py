@@ -6,45 +6,77 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import AxisType
 
 from train_lib import devices, loop, metrics, state, steps
-from train_lib.data.batches import Batch
+from train_lib.data.batches import Corpus, Layout
+from train_lib.data.dataset import Split
 
 BATCH_SIZE, WIDTH = 8, 12
 
 
-def make_batch(seed=0):
+def make_split(seed=0, reviews=BATCH_SIZE):
     rng = np.random.default_rng(seed)
-    return Batch(
-        tokens_BxT=rng.integers(0, 30, (BATCH_SIZE, WIDTH)).astype(np.int32),
-        lengths_B=rng.integers(1, WIDTH + 1, BATCH_SIZE).astype(np.int32),
-        labels_B=(np.arange(BATCH_SIZE) % 2).astype(np.float32),
-        weights_B=np.ones(BATCH_SIZE, np.float32),
-    )
+    offsets = np.cumsum([0, *rng.integers(1, WIDTH + 1, reviews)], dtype=np.int64)
+    tokens = rng.integers(0, 30, offsets[-1]).astype(np.int32)
+    return Split(tokens, offsets, (np.arange(reviews) % 2).astype(np.int8))
 
 
 class Trainer:
-    """A model with its steps and state, on as many devices as `batch_size` lets it have."""
+    """A model with its steps and state."""
 
-    def __init__(self, name="stacked", treatment="exact", learning_rate=1e-3, one_device=False):
+    def __init__(
+        self,
+        name="stacked",
+        treatment="exact",
+        learning_rate=1e-3,
+        num_devices=2,
+        max_rows=128,
+        widths=(WIDTH,),
+    ):
         config = importlib.import_module(f"configs.{name}").get_config(treatment)
         config.data.max_features = 30
         graphdef, params = nnx.split(loop.build_model(config), nnx.Param)
-        self.mesh = devices.mesh(1 if one_device else BATCH_SIZE)
+        self.mesh = jax.make_mesh(
+            (num_devices,), ("batch",), (AxisType.Auto,), devices=jax.devices()[:num_devices]
+        )
+        self.layout = Layout.of(BATCH_SIZE, num_devices, max_rows)
+        self.widths = widths
         optimizer = state.adam(learning_rate, config.train.adam_epsilon)
         self.steps = steps.make(graphdef, optimizer, self.mesh, config.data)
         self.state = devices.replicate(state.create(params, optimizer, seed=0), self.mesh)
 
-    def train(self, batch):
-        self.state, sums = self.steps.train(self.state, devices.spread(batch, self.mesh))
-        return metrics.mean([sums])
+    def train(self, split, plans=None, room_for=None):
+        """Takes a step for each plan, in one call; by default, one with the whole split."""
+        plans = [np.arange(len(split))] if plans is None else plans
+        places = self.layout.place_all(plans, split.lengths, room_for or len(plans))
+        self.state, sums_S = self.steps.train(
+            self.state,
+            devices.replicate(Corpus.of(split), self.mesh),
+            devices.spread(places, self.mesh),
+            len(plans),
+            self.widths,
+        )
+        return metrics.mean([sums_S])
 
-    def evaluate(self, batch):
-        logits_B, sums = self.steps.evaluate(self.state.params, devices.spread(batch, self.mesh))
-        return np.array(logits_B), metrics.mean([sums])
+    def evaluate(self, split):
+        metrics_, logits = steps.evaluate_plans(
+            self.steps, self.state.params, split, [np.arange(len(split))],
+            self.layout, self.mesh, self.widths,
+        )  # fmt: skip
+        return logits, metrics_
 
     def leaves(self):
         return [np.array(leaf) for leaf in jax.tree.leaves(self.state.params)]
+
+
+def assert_same_training(one, two):
+    """Trains both on the same three batches; rounding may differ, dropout may not."""
+    for seed in range(3):
+        losses = [trainer.train(make_split(seed)).loss for trainer in (one, two)]
+        np.testing.assert_allclose(*losses, rtol=1e-5)
+    for first, second in zip(one.leaves(), two.leaves(), strict=True):
+        np.testing.assert_allclose(first, second, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["lstm", "bilstm", "stacked"])
@@ -52,7 +84,7 @@ class Trainer:
 def test_every_parameter_moves_in_one_step(name, treatment):
     trainer = Trainer(name, treatment)
     before = trainer.leaves()
-    trainer.train(make_batch())
+    trainer.train(make_split())
     for old, new in zip(before, trainer.leaves(), strict=True):
         assert (old != new).any()
         assert np.isfinite(new).all()
@@ -61,7 +93,7 @@ def test_every_parameter_moves_in_one_step(name, treatment):
 
 @pytest.mark.parametrize("name", ["lstm", "bilstm", "stacked"])
 def test_a_small_batch_is_learned_by_heart(name):
-    trainer, batch = Trainer(name, learning_rate=0.02), make_batch()
+    trainer, batch = Trainer(name, learning_rate=0.02), make_split()
     assert trainer.evaluate(batch)[1].loss > 0.6
     for _ in range(120):
         trainer.train(batch)
@@ -71,36 +103,41 @@ def test_a_small_batch_is_learned_by_heart(name):
 
 
 def test_empty_rows_count_for_nothing():
-    batch = make_batch()
-    weights_B = batch.weights_B.copy()
-    weights_B[5:] = 0
-    results = []
-    for seed in (1, 2):  # Other reviews and labels in the rows without weight.
-        other = make_batch(seed)
-        fields = []
-        for own, junk in zip(batch[:3], other[:3], strict=True):
-            fields.append(np.concatenate([own[:5], junk[5:]]))
-        fields[2][5:] = seed - 1
-        trainer = Trainer("bilstm")
-        results.append((trainer.train(Batch(*fields, weights_B)), trainer.leaves()))
-    assert results[0][0] == results[1][0]
-    for first, second in zip(results[0][1], results[1][1], strict=True):
-        np.testing.assert_allclose(first, second, rtol=0, atol=1e-7)
+    few = make_split(reviews=5)
+    with_room, without = Trainer(), Trainer(num_devices=1)
+    without.layout = Layout.of(len(few), 1, 128)
+    losses = [trainer.train(few).loss for trainer in (with_room, without)]
+    np.testing.assert_allclose(*losses, rtol=1e-6)
+    for first, second in zip(with_room.leaves(), without.leaves(), strict=True):
+        np.testing.assert_allclose(first, second, rtol=0, atol=1e-6)
 
 
 def test_the_number_of_devices_does_not_matter():
-    assert len(jax.devices()) > 1
-    trainers = [Trainer(one_device=one_device) for one_device in (True, False)]
-    assert [trainer.mesh.size for trainer in trainers] == [1, 2]
-    for number in range(3):
-        losses = [trainer.train(make_batch(number)).loss for trainer in trainers]
-        np.testing.assert_allclose(*losses, rtol=1e-5)  # Dropout included.
-    for one, two in zip(*(trainer.leaves() for trainer in trainers), strict=True):
-        np.testing.assert_allclose(one, two, rtol=0, atol=1e-5)
+    assert_same_training(Trainer(num_devices=1), Trainer(num_devices=2))
+
+
+def test_the_number_of_blocks_does_not_matter():
+    assert_same_training(Trainer(max_rows=128), Trainer(max_rows=1))
+
+
+def test_the_widths_to_choose_from_do_not_matter():
+    assert_same_training(Trainer(max_rows=2), Trainer(max_rows=2, widths=(3, 8, WIDTH)))
+
+
+def test_many_steps_in_one_call_are_the_same_bits_as_one_a_call():
+    split, order = make_split(reviews=3 * BATCH_SIZE), np.random.default_rng(0)
+    plans = np.split(order.permutation(len(split)), 3)
+    together, apart = Trainer(), Trainer()
+    together.train(split, plans, room_for=5)
+    for plan in plans:
+        apart.train(split, [plan])
+    assert together.state.step == apart.state.step == 3
+    for first, second in zip(together.leaves(), apart.leaves(), strict=True):
+        np.testing.assert_array_equal(first, second)
 
 
 def test_dropout_differs_from_step_to_step_and_not_in_evaluation():
-    trainer, batch = Trainer(learning_rate=1e-12), make_batch()
+    trainer, batch = Trainer(learning_rate=1e-12), make_split()
     assert trainer.train(batch).loss != trainer.train(batch).loss
     np.testing.assert_array_equal(trainer.evaluate(batch)[0], trainer.evaluate(batch)[0])
 

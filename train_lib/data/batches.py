@@ -14,6 +14,9 @@ NO_REVIEW = -1
 """Stands in a plan for a row that is left empty."""
 
 
+Array = np.ndarray | jax.Array
+
+
 class Corpus(NamedTuple):
     """A split as it lies on a device.
 
@@ -23,10 +26,10 @@ class Corpus(NamedTuple):
         labels_N: 0 negative, 1 positive.
     """
 
-    tokens: jax.Array
-    starts_N: jax.Array
-    lengths_N: jax.Array
-    labels_N: jax.Array
+    tokens: Array
+    starts_N: Array
+    lengths_N: Array
+    labels_N: Array
 
     @classmethod
     def of(cls, split: Split) -> "Corpus":
@@ -53,7 +56,8 @@ def gather(corpus: Corpus, reviews_B: jax.Array, width: int, padding_side: str) 
     lengths_B = jnp.where(is_review_B, corpus.lengths_N[reviews_B], 0)
     times_BxT = jnp.arange(width) - (width - lengths_B[:, None] if padding_side == "pre" else 0)
     valid_BxT = (times_BxT >= 0) & (times_BxT < lengths_B[:, None])
-    tokens_BxT = corpus.tokens.at[corpus.starts_N[reviews_B][:, None] + times_BxT].get(mode="clip")
+    places_BxT = corpus.starts_N[reviews_B][:, None] + times_BxT
+    tokens_BxT = jnp.take(corpus.tokens, places_BxT, mode="clip")
     return Batch(
         jnp.where(valid_BxT, tokens_BxT, PADDING),
         lengths_B,

@@ -1,0 +1,70 @@
+"""The engines that can run a cell, and which of them does.
+
+All give what the unrolled loop over the cell's steps gives, values and gradients.
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from seqmodels import cudnn, dropout, fused, recurrence
+from seqmodels.cells import base
+from seqmodels.recurrence import Encoded
+
+ENGINES = ("auto", "loop", "scan", "fused", "cudnn")
+"""`auto` chooses; `loop` is `seqmodels.recurrence`; `scan` is `jax.lax.scan` with JAX's own
+derivative, the plain one, for comparison; `fused` a GPU kernel for any gated cell, which a CPU
+interprets, slowly; `cudnn` NVIDIA's for the LSTM."""
+
+
+def choose(engine: str, cell: base.Cell) -> str:
+    """The engine that runs a cell on the default device, where `engine` is one of `ENGINES`.
+
+    Raises:
+        ValueError: the one that was named cannot.
+    """
+    if engine == "auto":
+        if cudnn.available(cell):
+            return "cudnn"
+        return "fused" if fused.available(cell) else "loop"
+    why_not = None
+    if engine == "fused":
+        why_not = fused.why_not(cell)
+    elif engine == "cudnn" and not cudnn.available(cell):
+        why_not = cudnn.why_not(cell) or "there is no NVIDIA GPU"
+    if why_not is not None:
+        name = type(cell).__name__
+        raise ValueError(f"the engine {engine!r} cannot run the cell {name}: {why_not}")
+    return engine
+
+
+def run_all(
+    engine: str,
+    cells: Sequence[base.Cell],
+    reverse: Sequence[bool],
+    parts: Sequence[jax.Array],
+    lengths_B: jax.Array,
+    dropped: dropout.Dropout | None = None,
+) -> tuple[Encoded, ...]:
+    """`seqmodels.recurrence.run_all` by the named engine."""
+    names = {choose(engine, cell) for cell in cells}
+    if names == {"loop"}:
+        return recurrence.run_all(cells, reverse, parts, lengths_B, dropped)
+    x_TxDxB = jnp.concatenate(parts, axis=1)
+    if dropped is not None and dropped.rate > 0:
+        x_TxDxB = dropout.drop_all(x_TxDxB, dropped)
+    run: dict[str, Callable[..., Encoded]] = {
+        "scan": recurrence.scan,
+        "fused": _fused,
+        "cudnn": cudnn.run,
+    }
+    return tuple(
+        run[choose(engine, cell)](cell, x_TxDxB, lengths_B, reverse=backwards)
+        for cell, backwards in zip(cells, reverse, strict=True)
+    )
+
+
+def _fused(cell, x_TxDxB, lengths_B, *, reverse):
+    interpret = jax.default_backend() != "gpu"
+    return fused.run(cell, x_TxDxB, lengths_B, reverse=reverse, interpret=interpret)
