@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from seqmodels.recurrence import longest
+from seqmodels import recurrence
 
 # Steps looked up at once: a few thousand vectors, little more than the longest sequence needs.
 _CHUNK = 32
@@ -29,8 +29,9 @@ def embed(table_VxD: jax.Array, tokens_BxT: jax.Array, lengths_B: jax.Array) -> 
         x_CxBxD = table_VxD.at[tokens_BxC.T].get(mode="clip")
         return jax.lax.dynamic_update_slice_in_dim(x_TxDxB, x_CxBxD.swapaxes(1, 2), start, 0)
 
-    room = jnp.zeros((width, table_VxD.shape[1], batch_size), table_VxD.dtype)
-    return jax.lax.fori_loop(0, -(-longest(lengths_B) // size), body, room)
+    x_DxB = jax.ShapeDtypeStruct((table_VxD.shape[1], batch_size), table_VxD.dtype)
+    x_TxDxB = recurrence.room(x_DxB, width, first=30)
+    return jax.lax.fori_loop(0, -(-recurrence.longest(lengths_B) // size), body, x_TxDxB)
 
 
 def _forward(table_VxD, tokens_BxT, lengths_B):
@@ -52,7 +53,7 @@ def _backward(residuals, d_x_TxDxB):
         tokens_BxC = jax.lax.dynamic_slice_in_dim(tokens_BxT, start, size, 1)
         return d_table_VxD.at[tokens_BxC.T].add(d_x_CxBxD, mode="clip")
 
-    steps = -(-longest(lengths_B) // size)
+    steps = -(-recurrence.longest(lengths_B) // size)
     return jax.lax.fori_loop(0, steps, body, jnp.zeros_like(table_VxD)), None, None
 
 

@@ -55,7 +55,7 @@ def _longest_of_all(axis_size, is_batched, lengths_KxB):
 def run(
     cell: base.Cell, x_TxDxB: jax.Array, lengths_B: jax.Array, *, reverse: bool = False
 ) -> Encoded:
-    """Runs one cell; as `run_all`, but zero in all of the padding.
+    """Runs one cell; as `run_all`, but zero in all of the padding, and so are its gradients.
 
     Args:
         cell: any cell.
@@ -64,8 +64,9 @@ def run(
         reverse: run from the last valid step to the first. The outputs stay at the time of their
             inputs.
     """
-    ((sequence_TxHxB, last_HxB),) = run_all([cell], [reverse], [x_TxDxB], lengths_B)
     valid_Tx1xB = valid_steps(lengths_B, len(x_TxDxB))[:, None]
+    x_TxDxB = jnp.where(valid_Tx1xB, x_TxDxB, 0)
+    ((sequence_TxHxB, last_HxB),) = run_all([cell], [reverse], [x_TxDxB], lengths_B)
     return Encoded(jnp.where(valid_Tx1xB, sequence_TxHxB, 0), last_HxB)
 
 
@@ -184,8 +185,8 @@ def _forward(setup, params, parts, lengths_B, seeds_Bx2):
         return carry, carries_T, _put(sequence_TxHxB, y_HxB, time)
 
     _, y_HxB = jax.eval_shape(step, num_steps, start)
-    room = _room((start, y_HxB), width, setup.reverse)
-    _, carries_T, sequence_TxHxB = jax.lax.fori_loop(0, num_steps, body, (start, *room))
+    results = room((start, y_HxB), width, first=10 * setup.reverse)
+    _, carries_T, sequence_TxHxB = jax.lax.fori_loop(0, num_steps, body, (start, *results))
     return setup.encoded(sequence_TxHxB, lengths_B), carries_T
 
 
@@ -211,7 +212,7 @@ def _backward(setup, params, carries_T, cotangent, parts, lengths_B, seeds_Bx2, 
 
     is_first = d_parts is None
     if is_first:
-        d_parts = jax.tree.map(jnp.zeros_like, parts)
+        d_parts = room(_at(parts, jnp.array(0)), len(parts[0]), first=20)
     d_carry = jax.tree.map(lambda all_T: jnp.zeros_like(all_T[0]), carries_T)
     d_params, d_parts, d_carry = jax.lax.fori_loop(
         0, num_steps, body, (jax.tree.map(jnp.zeros_like, params), d_parts, d_carry)
@@ -254,14 +255,16 @@ def _step(setup, params, xs, carry, time, lengths_B, seeds_Bx2):
     return carry, jnp.where(valid_B, y_HxB, 0)
 
 
-def _room(arrays: Any, width: int, reverse: bool) -> Any:
-    """Room for one of `arrays` at every time."""
+def room(arrays: Any, width: int, first: int) -> Any:
+    """Room for one of `arrays` at every time, filled with `first` and the numbers after it.
+
+    What it is filled with is to be written over before it is read. `jax.lax.empty` is zeros on a
+    CPU, and of equal arrays XLA makes one and copies it; other numbers take half as long.
+    """
     leaves, structure = jax.tree.flatten(arrays)
-    # `jax.lax.empty` is zeros on a CPU, and of equal arrays XLA makes one and copies it. Each is
-    # filled with a number of its own, which takes half as long.
     rooms = [
         jnp.full((width, *leaf.shape), number, leaf.dtype)
-        for number, leaf in enumerate(leaves, len(leaves) * reverse)
+        for number, leaf in enumerate(leaves, first)
     ]
     return jax.tree.unflatten(structure, rooms)
 

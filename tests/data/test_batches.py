@@ -92,7 +92,7 @@ def test_rows_equal_a_loop_over_reviews(side):
     assert rows.tokens_BxT.shape == (6, 6)
     for row, review in enumerate(reviews):
         is_review = review != NO_REVIEW
-        tokens = list(split.tokens[slice(*split.offsets[review : review + 2])]) * is_review
+        tokens = list(split.tokens[slice(*split.offsets[review : review + 2])]) if is_review else []
         padding = [0] * (6 - len(tokens))
         expected = padding + tokens if side == "pre" else tokens + padding
         assert list(rows.tokens_BxT[row]) == expected

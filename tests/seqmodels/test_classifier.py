@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from seqmodels import factory
+from seqmodels import factory, recurrence
 from seqmodels.pooling import POOLINGS
 
 VOCABULARY = 11
@@ -75,6 +75,32 @@ def test_padding_and_company_never_matter(pooling, training):
         )
 
 
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_what_stands_behind_the_longest_review_is_never_read(pooling, monkeypatch):
+    rng = np.random.default_rng(0)
+    reviews = [rng.integers(0, VOCABULARY, length) for length in (1, 5, 3)]
+    keys_B = jax.random.split(jax.random.key(7), 3)
+
+    def run(width):
+        return logits_and_gradients(
+            build(pooling=pooling, engine="loop"),
+            lay_out(reviews, width, "post", rng),
+            [len(review) for review in reviews],
+            rows=3,
+            dropout_keys_B=keys_B,
+        )
+
+    expected = run(5)
+
+    def room_of_nan(arrays, width, first):
+        return jax.tree.map(lambda one: jnp.full((width, *one.shape), jnp.nan), arrays)
+
+    monkeypatch.setattr(recurrence, "room", room_of_nan)
+    jax.tree.map(
+        lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-7), run(77), expected
+    )
+
+
 def test_a_batch_is_each_review_alone():
     run = jax.jit(build())
     rng = np.random.default_rng(0)
@@ -98,6 +124,24 @@ def test_words_outside_the_batch_get_no_gradient(pooling):
     _, gradients = logits_and_gradients(build(pooling=pooling), [[1, 2, 3, 4]], [3], rows=1)
     used = np.array(gradients["embedding"][...]).any(axis=1)
     np.testing.assert_array_equal(np.flatnonzero(used), [1, 2, 3])
+
+
+@pytest.mark.parametrize("engine", ["scan", "fused"])
+@pytest.mark.parametrize("pooling", ["last", "max"])
+def test_engines_agree(engine, pooling):
+    rng = np.random.default_rng(0)
+    tokens_BxT, lengths = rng.integers(0, VOCABULARY, (3, 6)), [6, 0, 3]
+
+    def run(engine):
+        model = build(pooling=pooling, engine=engine, hidden_sizes=(6, 5))
+        keys_B = jax.random.split(jax.random.key(7), 3)
+        return logits_and_gradients(model, tokens_BxT, lengths, rows=3, dropout_keys_B=keys_B)
+
+    jax.tree.map(
+        lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-4, atol=1e-6),
+        run(engine),
+        run("loop"),
+    )
 
 
 def test_dropout_needs_keys_and_then_differs_from_key_to_key():
@@ -158,6 +202,7 @@ def test_seeds_draw_other_parameters_and_the_same_seed_the_same():
         ({"cell": "nope"}, "lstm"),
         ({"pooling": "nope"}, "last, mean, max"),
         ({"hidden_sizes": ()}, "at least one layer"),
+        ({"engine": "cudnn"}, "there is no NVIDIA GPU"),
         ({"dropout_rates": (0.1,)}, "2 hidden sizes and 1 dropout rates"),
     ],
 )

@@ -1,5 +1,7 @@
 """The engine against an unrolled loop, and what must not matter to it."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,14 +52,15 @@ def assert_close(actual, expected, rtol=1e-4, atol=1e-5):
     jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, rtol, atol), actual, expected)
 
 
+@pytest.mark.parametrize("run", [recurrence.run, recurrence.scan])
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("lengths", [LENGTHS, [WIDTH] * 5, [2, 3, 2, 3, 1]])
-def test_equals_the_unrolled_loop(cell, x_TxDxB, lengths, reverse):
+def test_equals_the_unrolled_loop(run, cell, x_TxDxB, lengths, reverse):
     expected = jax.jit(lambda x: oracle.run(cell, x, lengths, reverse=reverse))(x_TxDxB)
-    actual = recurrence.run(cell, x_TxDxB, jnp.array(lengths), reverse=reverse)
+    actual = run(cell, x_TxDxB, jnp.array(lengths), reverse=reverse)
     assert_close(actual, expected, rtol=1e-5)
     assert_close(
-        value_and_gradients(recurrence.run, cell, x_TxDxB, jnp.array(lengths), reverse),
+        value_and_gradients(run, cell, x_TxDxB, jnp.array(lengths), reverse),
         value_and_gradients(oracle.run, cell, x_TxDxB, lengths, reverse),
     )
 
@@ -122,6 +125,38 @@ def test_gradients_match_finite_differences(cell):
             return scalar(recurrence.run(nnx.merge(graphdef, params), x_TxDxB, lengths))
 
         check_grads(loss, (params, x_TxDxB), order=1, modes=["rev"], rtol=1e-6)
+
+
+def test_several_cells_over_parts_equal_each_alone_over_the_whole(cell, x_TxDxB):
+    other = factory.find_cell("lstm")(INPUT, HIDDEN + 1, rngs=nnx.Rngs(3))
+    lengths_B = jnp.array(LENGTHS)
+
+    def together(x_TxDxB):
+        parts = [x_TxDxB[:, :1], x_TxDxB[:, 1:]]
+        encoded = recurrence.run_all([cell, other], [True, False], parts, lengths_B)
+        return scalar([array for one in encoded for array in one])
+
+    def apart(x_TxDxB):
+        encoded = [
+            recurrence.run(cell, x_TxDxB, lengths_B, reverse=True),
+            recurrence.run(other, x_TxDxB, lengths_B),
+        ]
+        return scalar([array for one in encoded for array in one])
+
+    assert_close(*(jax.value_and_grad(loss)(x_TxDxB) for loss in (together, apart)))
+
+
+@pytest.mark.parametrize("lengths", [[[1, 2, 0, 1, 1], [5, 1, 0, 3, 4]], [[2] * 5, [3] * 5]])
+def test_under_vmap_all_loops_are_as_long_as_the_longest(cell, x_TxDxB, lengths):
+    """Each its own length would make JAX copy all results at every step."""
+    stacked, lengths_KxB = jnp.stack([x_TxDxB, 2 * x_TxDxB]), jnp.array(lengths)
+    run = jax.vmap(lambda x, lengths_B: recurrence.run(cell, x, lengths_B))
+    for number, encoded in enumerate(zip(*run(stacked, lengths_KxB), strict=True)):
+        alone = recurrence.run(cell, stacked[number], lengths_KxB[number])
+        assert_close(recurrence.Encoded(*encoded), alone)
+    jaxpr = str(jax.make_jaxpr(run)(stacked, lengths_KxB))
+    (condition,) = set(re.findall(r"cond_jaxpr=\{ lambda ; (.*?)\. let", jaxpr))
+    assert "bool" not in condition  # No flags of which are done.
 
 
 def test_works_under_vmap_and_jit(cell, x_TxDxB):
