@@ -1,7 +1,5 @@
 """Flax: `nnx.RNN` and `nnx.Bidirectional`."""
 
-import os
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,13 +7,6 @@ import optax
 from flax import nnx
 
 from benchmarks.interface import Batch, Peer, Training, Weights
-
-UNROLL = int(os.environ.get("X_UNROLL", 1))
-CELL = getattr(nnx, os.environ.get("X_CELL", "OptimizedLSTMCell"))
-MAJOR = bool(int(os.environ.get("X_MAJOR", 1)))
-AXES = (
-    nnx.StateAxes({nnx.Param: None, ...: nnx.Carry}) if int(os.environ.get("X_AXES", 0)) else None
-)
 
 
 class Model(nnx.Module):
@@ -33,23 +24,20 @@ class Model(nnx.Module):
         self.masked = training.masked
 
     @staticmethod
-    def _layer(sizes, bidirectional, rngs):
+    def _layer(sizes: tuple[int, int], bidirectional: bool, rngs: nnx.Rngs):
+        # LSTMCell and unrolling are slower on a CPU, and so is splitting a batch over its cores.
         def rnn():
-            return nnx.RNN(
-                CELL(*sizes, rngs=rngs), time_major=MAJOR, rngs=rngs, unroll=UNROLL, state_axes=AXES
-            )
+            return nnx.RNN(nnx.OptimizedLSTMCell(*sizes, rngs=rngs), time_major=True, rngs=rngs)
 
         if bidirectional:
-            return nnx.Bidirectional(rnn(), rnn(), time_major=MAJOR, rngs=rngs)
+            return nnx.Bidirectional(rnn(), rnn(), time_major=True, rngs=rngs)
         return rnn()
 
     def __call__(self, tokens_BxT: jax.Array, lengths_B: jax.Array) -> jax.Array:
         batch_size, width = tokens_BxT.shape
-        x_TxBxD = self.embedding(tokens_BxT.T if MAJOR else tokens_BxT)
+        x_TxBxD = self.embedding(tokens_BxT.T)
         for dropout, layer in zip(self.dropouts, self.layers, strict=True):
             x_TxBxD = layer(dropout(x_TxBxD), seq_lengths=lengths_B if self.masked else None)
-        if not MAJOR:
-            x_TxBxD = x_TxBxD.swapaxes(0, 1)
         # What a direction ends with stands where it ends: forwards behind the last word, in reverse
         # at the first.
         last_B = lengths_B - 1 if self.masked else jnp.full(batch_size, width - 1)
