@@ -46,6 +46,7 @@ SETTINGS = {
 }
 _LOGIT_TOLERANCE = 1e-4  # absolute
 _GRADIENT_TOLERANCE = 1e-3  # of an array's norm
+_IDLE_SHARE = 0.05  # of a core, from which on a sleeping peer is mentioned
 _SLOW_S = 60  # A peer that needs longer for a turn has one.
 
 
@@ -115,6 +116,67 @@ def installed(peers: Sequence[str]) -> list[str]:
     return [peer for peer in peers if not PEERS[peer].missing()]
 
 
+@dataclasses.dataclass
+class Contestant:
+    """A peer in one setting."""
+
+    peer: str
+    worker: Worker
+    training: Training
+    batches: Sequence[Batch]
+    first_s: float = 0.0
+    compile_s: float | None = None
+    seconds: list[float] = dataclasses.field(default_factory=list)
+
+    def compare(self, weights: Weights, reference: "Outcome | None") -> "Outcome":
+        """What the peer computes, which has to be what the reference did.
+
+        Raises:
+            PeerError: it is not.
+        """
+        outcome = Outcome.of(self.worker, self.training, weights, self.batches[0])
+        tolerance = PEERS[self.peer].loss_tolerance
+        if differences := outcome.differences(reference or outcome, tolerance):
+            raise PeerError(f"differs from the first peer: {'; '.join(differences)}")
+        return outcome
+
+    def warm_up(self, weights: Weights) -> None:
+        """Has every shape of batch compiled and run, once or twice."""
+        self.worker.call("build", self.training, weights)
+        shapes = {batch.tokens_BxT.shape: number for number, batch in enumerate(self.batches)}
+        numbers = sorted(shapes.values())
+        self.first_s = self.worker.call("epoch", numbers)
+        if self.first_s < _SLOW_S:
+            self.compile_s = self.first_s - self.worker.call("epoch", numbers)
+        self.worker.call("release")
+        self.worker.call("idle")
+
+    def turn(self) -> None:
+        """Takes the time of one epoch, unless there is enough of a slow peer."""
+        if max(self.seconds, default=0) < _SLOW_S:
+            widths = [batch.tokens_BxT.shape[1] for batch in self.batches]
+            self.seconds.append(self.worker.call("turn", int(np.argmax(widths))))
+
+    def row(self) -> dict:
+        """What there is to report."""
+        before, peak = self.worker.call("memory")
+        median = statistics.median(self.seconds)
+        return {
+            "peer": self.peer,
+            "seconds": self.seconds,
+            "median_s": median,
+            "min_s": min(self.seconds),
+            "max_s": max(self.seconds),
+            "reviews_per_s": sum(len(batch.labels_B) for batch in self.batches) / median,
+            "tokens_per_s": sum(int(batch.lengths_B.sum()) for batch in self.batches) / median,
+            "first_s": self.first_s,
+            "compile_s": self.compile_s,
+            "memory_before_bytes": before,
+            "memory_peak_bytes": peak,
+            "idle_core_share": self.worker.call("idle"),
+        }
+
+
 def measure(
     architecture: str,
     setting: str,
@@ -126,73 +188,46 @@ def measure(
     """Measures the peers of one setting and adds to the results."""
     masked = {peer: setting == "exact" or (setting, peer) == ("job", "ours") for peer in peers}
     configs = {mask: workload.config_of(architecture, mask) for mask in set(masked.values())}
-    trainings = {mask: workload.training_of(config) for mask, config in configs.items()}
     batches = {
         mask: workload.epoch_of(data.train, config.data)[: 1 if setting == "padded" else None]
         for mask, config in configs.items()
     }
-    weights = workload.draw_weights(workload.config_of(architecture, masked=True))
+    weights = workload.draw_weights(architecture)
 
     with started(peers) as workers:
-
-        def problem(peer: str, text: str) -> None:
-            results["problems"].append(f"{architecture}, {setting}: {peer} {text}")
-            print(f"error: {results['problems'][-1]}", file=sys.stderr, flush=True)
-            workers.pop(peer).close()
-
-        first, compiling = {}, {}
-        reference = None
-        for peer, worker in list(workers.items()):
-            training, own_batches = trainings[masked[peer]], batches[masked[peer]]
-            try:
-                results["versions"] |= worker.call("versions")
-                worker.call("load", own_batches)
-                if setting != "job":  # There the peers do different things.
-                    outcome = Outcome.of(worker, training, weights, own_batches[0])
-                    reference = reference or outcome
-                    if differences := outcome.differences(reference, PEERS[peer].loss_tolerance):
-                        problem(peer, f"differs from the first peer: {'; '.join(differences)}")
-                        continue
-                worker.call("build", training, weights)
-                shapes = {batch.tokens_BxT.shape: n for n, batch in enumerate(own_batches)}
-                numbers = sorted(shapes.values())
-                first[peer], compiling[peer] = worker.call("epoch", numbers), None
-                if first[peer] < _SLOW_S:
-                    compiling[peer] = first[peer] - worker.call("epoch", numbers)
-                worker.call("idle")
-            except PeerError as error:
-                problem(peer, f"failed:\n{error}")
-
-        seconds = {peer: [] for peer in workers}
-        for _ in range(repeats):
-            for peer, worker in workers.items():
-                if max(seconds[peer], default=0) < _SLOW_S:
-                    seconds[peer].append(worker.call("epoch"))
-
-        for peer, worker in workers.items():
-            idle, (before, peak) = worker.call("idle"), worker.call("memory")
-            if idle > 0.01:
-                print(f"note: {peer} used {idle:.0%} of a core while others were measured")
-            own_batches, median = batches[masked[peer]], statistics.median(seconds[peer])
-            results["rows"].append(
-                {
-                    "architecture": architecture,
-                    "setting": setting,
-                    "peer": peer,
-                    "seconds": seconds[peer],
-                    "median_s": median,
-                    "min_s": min(seconds[peer]),
-                    "max_s": max(seconds[peer]),
-                    "reviews_per_s": sum(len(batch.labels_B) for batch in own_batches) / median,
-                    "tokens_per_s": sum(int(batch.lengths_B.sum()) for batch in own_batches)
-                    / median,
-                    "first_s": first[peer],
-                    "compile_s": compiling[peer],
-                    "memory_before_bytes": before,
-                    "memory_peak_bytes": peak,
-                    "idle_core_share": idle,
-                }
+        contestants = {
+            peer: Contestant(
+                peer, worker, workload.training_of(configs[masked[peer]]), batches[masked[peer]]
             )
+            for peer, worker in workers.items()
+        }
+        reference = None
+
+        def prepare(contestant: Contestant) -> None:
+            nonlocal reference
+            results["versions"] |= contestant.worker.call("versions")
+            contestant.worker.call("load", contestant.batches)
+            if setting != "job":  # There the peers do different things.
+                outcome = contestant.compare(weights, reference)
+                reference = reference or outcome
+            contestant.warm_up(weights)
+
+        def finish(contestant: Contestant) -> None:
+            row = contestant.row()
+            results["rows"].append({"architecture": architecture, "setting": setting, **row})
+            if row["idle_core_share"] > _IDLE_SHARE:
+                share = f"{row['idle_core_share']:.0%} of a core"
+                print(f"note: {contestant.peer} used {share} while others were measured")
+
+        for action in (prepare, *[Contestant.turn] * repeats, finish):
+            for peer, contestant in list(contestants.items()):
+                try:
+                    action(contestant)
+                except PeerError as error:
+                    problem = f"{architecture}, {setting}: {peer} {error}"
+                    results["problems"].append(problem)
+                    print(f"error: {problem}", file=sys.stderr, flush=True)
+                    contestants.pop(peer).worker.close()
 
 
 @contextlib.contextmanager

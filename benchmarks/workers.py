@@ -1,6 +1,7 @@
 """A process for every peer, which computes when it is told to and otherwise sleeps."""
 
 import contextlib
+import ctypes
 import gc
 import os
 import pathlib
@@ -21,7 +22,7 @@ from benchmarks.interface import PEERS, Batch, Training, Weights
 
 
 class PeerError(Exception):
-    """A peer failed; the text is its traceback."""
+    """A peer failed; the text says how."""
 
 
 class Worker:
@@ -55,10 +56,11 @@ class Worker:
             log = self._log.read().decode("utf-8", "replace")[-3000:]
             raise PeerError(f"its process ended with {code}:\n{log}") from error
         if not ok:
-            raise PeerError(result)
+            raise PeerError(f"failed:\n{result}")
         return result
 
     def close(self) -> None:
+        """Ends the process; more than once does no harm."""
         self._connection.close()
         self._process.wait()
         self._log.close()
@@ -102,6 +104,19 @@ class _Child:
         start = time.perf_counter()
         self._peer.epoch(batches)
         return time.perf_counter() - start
+
+    def turn(self, widest: int) -> float:
+        """Seconds of an epoch, behind two updates that bring memory and caches back."""
+        self.epoch([widest, widest])
+        seconds = self.epoch()
+        self.release()
+        return seconds
+
+    def release(self) -> None:
+        """Hands back freed memory: that of all peers together is more than machines have."""
+        gc.collect()
+        with contextlib.suppress(AttributeError, OSError):
+            ctypes.CDLL(None).malloc_trim(0)
 
     def memory(self) -> tuple[int, int]:
         """Resident bytes: before a model was built, and at most since."""

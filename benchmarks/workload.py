@@ -36,8 +36,9 @@ def training_of(config) -> Training:
     )
 
 
-def draw_weights(config) -> Weights:
+def draw_weights(architecture: str) -> Weights:
     """The project's initial weights, but for the biases: random, so that none can be left out."""
+    config = config_of(architecture, masked=True)
     params = nnx.split(loop.build_model(config), nnx.Param)[1]
     arrays = {name: np.array(array) for name, array in report.named_arrays(params)}
     rng = np.random.default_rng(_SEED)
