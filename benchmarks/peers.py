@@ -66,9 +66,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--job_repeats", type=int, default=1, help="turns in the setting job")
     parser.add_argument("--out", type=pathlib.Path, default="benchmarks/results")
     options = parser.parse_args(argv)
-    architectures = _chosen("architectures", options.architectures, workload.ARCHITECTURES)
-    settings = _chosen("settings", options.settings, SETTINGS)
-    peers = installed(_chosen("peers", options.peers, PEERS))
+    architectures = chosen("architectures", options.architectures, workload.ARCHITECTURES)
+    settings = chosen("settings", options.settings, SETTINGS)
+    peers = installed(chosen("peers", options.peers, PEERS))
 
     devices.configure()
     data = dataset.load(workload.config_of(architectures[0], masked=True).data)
@@ -84,8 +84,8 @@ def main(argv: Sequence[str]) -> int:
     for architecture in architectures:
         for setting in settings:
             repeats = options.job_repeats if setting == "job" else options.repeats
-            chosen = [peer for peer in peers if setting in PEERS[peer].settings]
-            measure(architecture, setting, chosen, data, repeats, results)
+            taking_part = [peer for peer in peers if setting in PEERS[peer].settings]
+            measure(architecture, setting, taking_part, data, repeats, results)
             print(table(results["rows"], architecture, setting), flush=True)
             write(options.out, results)
         if "job" in settings and "ours" in peers:
@@ -95,7 +95,7 @@ def main(argv: Sequence[str]) -> int:
     return 1 if results["problems"] else 0
 
 
-def _chosen(option: str, value: str, choices: Sequence[str]) -> list[str]:
+def chosen(option: str, value: str, choices: Sequence[str]) -> list[str]:
     """The named choices, in the order in which they are offered."""
     names = value.split(",")
     if unknown := [name for name in names if name not in choices]:
@@ -187,18 +187,17 @@ def measure(
 ) -> None:
     """Measures the peers of one setting and adds to the results."""
     masked = {peer: setting == "exact" or (setting, peer) == ("job", "ours") for peer in peers}
-    configs = {mask: workload.config_of(architecture, mask) for mask in set(masked.values())}
+    configs = {mask: workload.config_of(architecture, mask) for mask in (False, True)}
+    trainings = {mask: workload.training_of(config) for mask, config in configs.items()}
     batches = {
         mask: workload.epoch_of(data.train, config.data)[: 1 if setting == "padded" else None]
         for mask, config in configs.items()
     }
-    weights = workload.draw_weights(architecture)
+    weights = workload.draw_weights(trainings[True])
 
     with started(peers) as workers:
         contestants = {
-            peer: Contestant(
-                peer, worker, workload.training_of(configs[masked[peer]]), batches[masked[peer]]
-            )
+            peer: Contestant(peer, worker, trainings[masked[peer]], batches[masked[peer]])
             for peer, worker in workers.items()
         }
         reference = None
@@ -284,8 +283,6 @@ class Outcome:
             difference = np.linalg.norm(gradient - other.gradients[name])
             relative = difference / np.linalg.norm(other.gradients[name])
             found[f"gradient of {name}"] = (relative, _GRADIENT_TOLERANCE)
-        if os.environ.get("X_SHOW"):
-            print({k: f"{v[0]:.1e}" for k, v in found.items()})
         return [
             f"{name} by {difference:.2g}, allowed are {tolerance:g}"
             for name, (difference, tolerance) in found.items()

@@ -72,7 +72,6 @@ class _Child:
     def __init__(self, peer: str):
         self._entry = PEERS[peer]
         self._class = self._entry.load()
-        self._clocks = _Clocks.now()
         self._idle = _Clocks(0.0, 0.0)
 
     def versions(self) -> dict[str, str]:

@@ -8,7 +8,9 @@ import numpy as np
 from flax import nnx
 
 from benchmarks.interface import Batch, Training, Weights
-from train_lib import loop, report
+from seqmodels import factory
+from seqmodels.classifier import Classifier
+from train_lib import report
 from train_lib.data import batches
 from train_lib.data.dataset import Split
 
@@ -18,6 +20,7 @@ _SEED = 0
 
 
 def config_of(architecture: str, masked: bool):
+    """The project's own config of an architecture, in the treatment of length that is asked for."""
     return importlib.import_module(f"configs.{architecture}").get_config(
         "exact" if masked else "tutorial"
     )
@@ -36,13 +39,25 @@ def training_of(config) -> Training:
     )
 
 
-def draw_weights(architecture: str) -> Weights:
-    """The project's initial weights, but for the biases: random, so that none can be left out."""
-    config = config_of(architecture, masked=True)
-    params = nnx.split(loop.build_model(config), nnx.Param)[1]
-    arrays = {name: np.array(array) for name, array in report.named_arrays(params)}
+def build_model(training: Training) -> Classifier:
+    """This project's model, freshly initialised."""
+    return factory.build(
+        vocabulary_size=training.vocabulary_size,
+        embedding_size=training.embedding_size,
+        cell="lstm",
+        hidden_sizes=training.hidden_sizes,
+        bidirectional=training.bidirectional,
+        dropout_rates=training.dropout_rates,
+        pooling="last",
+        seed=_SEED,
+    )
+
+
+def draw_weights(training: Training) -> Weights:
+    """This project's initial weights, but for the biases: random, so that none can be left out."""
+    arrays = dict(report.named_arrays(nnx.split(build_model(training), nnx.Param)[1]))
+    weights = {name: np.array(arrays[name]) for name in training.weight_names()}
     rng = np.random.default_rng(_SEED)
-    weights = {name: arrays[name] for name in training_of(config).weight_names()}
     for name, array in weights.items():
         if name.endswith("bias"):
             array += rng.uniform(0.1, 0.5, array.shape).astype(np.float32)
