@@ -1,0 +1,152 @@
+"""What a library shows of itself to be measured; NumPy arrays in and out."""
+
+import dataclasses
+import importlib
+import importlib.util
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Weights = dict[str, np.ndarray]
+"""Arrays under their names in this project, in the layout and order of Keras' `get_weights`."""
+
+
+class Batch(NamedTuple):
+    """Reviews for one step; the padding is token 0."""
+
+    tokens_BxT: np.ndarray
+    lengths_B: np.ndarray
+    labels_B: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """A model and how it is trained.
+
+    Attributes:
+        vocabulary_size, embedding_size: of the embedding.
+        hidden_sizes: of the LSTM layers, from the bottom up.
+        bidirectional: all layers run in both directions.
+        dropout_rates: for each LSTM layer, the rate on its input.
+        masked: padding stands behind the review and reaches no result. False: it stands before
+            the review and is read like a word.
+        optimizer: `adam` as the tutorial has it, or `sgd`, whose one step shows the gradient.
+        learning_rate: of the optimizer.
+    """
+
+    vocabulary_size: int
+    embedding_size: int
+    hidden_sizes: tuple[int, ...]
+    bidirectional: bool
+    dropout_rates: tuple[float, ...]
+    masked: bool
+    optimizer: str = "adam"
+    learning_rate: float = 1e-3
+
+    @property
+    def directions(self) -> tuple[str, ...]:
+        return ("forward", "backward") if self.bidirectional else ("forward",)
+
+    @property
+    def input_sizes(self) -> tuple[int, ...]:
+        """Of the LSTM layers."""
+        below = [size * len(self.directions) for size in self.hidden_sizes[:-1]]
+        return (self.embedding_size, *below)
+
+    @property
+    def output_size(self) -> int:
+        """Of the LSTM layers together."""
+        return self.hidden_sizes[-1] * len(self.directions)
+
+    def weight_names(self) -> list[str]:
+        """The keys of `Weights`, in order."""
+        layers = [
+            f"encoder.layers.{number}.{direction}.{array}"
+            for number in range(len(self.hidden_sizes))
+            for direction in self.directions
+            for array in ("kernel", "recurrent_kernel", "bias")
+        ]
+        return ["embedding", *layers, "head.kernel", "head.bias"]
+
+
+class Peer:
+    """One library's model, as a good user of that library writes it."""
+
+    def __init__(self, training: Training, weights: Weights):
+        raise NotImplementedError
+
+    def logits(self, batch: Batch) -> np.ndarray:
+        """The logit of every review; nothing is dropped."""
+        raise NotImplementedError
+
+    def train(self, batch: Batch) -> Any:
+        """One update; returns the loss before it, which need not be computed yet."""
+        raise NotImplementedError
+
+    def epoch(self, batches: Sequence[Batch]) -> float:
+        """One update a batch; returns the mean of the losses and thereby waits for all updates."""
+        return float(np.mean([float(loss) for loss in [self.train(batch) for batch in batches]]))
+
+    def weights(self) -> Weights:
+        raise NotImplementedError
+
+
+class Entry(NamedTuple):
+    """A peer that can be asked for.
+
+    Attributes:
+        module, peer: where its class is.
+        settings: that it takes part in.
+        packages: whose versions its figures depend on; the first is the one to install.
+        environment: variables that its process starts with.
+        loss_tolerance: how far, relatively, the loss after two updates may be from others'. The
+            libraries add Adam's epsilon in two different places.
+    """
+
+    module: str
+    peer: str
+    settings: tuple[str, ...]
+    packages: tuple[str, ...]
+    environment: Mapping[str, str] = MappingProxyType({})
+    loss_tolerance: float = 5e-4
+
+    def load(self) -> type[Peer]:
+        return getattr(importlib.import_module(f"benchmarks.{self.module}"), self.peer)
+
+    def missing(self) -> list[str]:
+        """Packages that are not installed."""
+        return [name for name in self.packages if importlib.util.find_spec(name) is None]
+
+
+# PyTorch's tuning guide advises an allocator that keeps large blocks. The C library's own, told to,
+# is as good; by default it hands them back after every use, which takes half of PyTorch's time.
+# The other libraries gain nothing by it.
+_TORCH_ENVIRONMENT = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**36),
+    "MALLOC_TOP_PAD_": str(2**26),
+}
+
+PEERS = {
+    "ours": Entry("ours", "Ours", ("padded", "exact", "job"), ("jax", "flax", "optax")),
+    "keras-tensorflow": Entry(
+        "keras_peer",
+        "Keras",
+        ("padded", "exact", "job"),
+        ("tensorflow", "keras"),
+        {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "2"},
+        # On TensorFlow, Keras' Adam squares an embedding's gradients before it has added up those
+        # of a word that occurs more than once.
+        loss_tolerance=0.1,
+    ),
+    "keras-jax": Entry(
+        "keras_peer", "Keras", ("padded", "exact"), ("keras", "jax"), {"KERAS_BACKEND": "jax"}
+    ),
+    "torch-padded": Entry(
+        "torch_peer", "Padded", ("padded", "exact"), ("torch",), _TORCH_ENVIRONMENT
+    ),
+    "torch-packed": Entry("torch_peer", "Packed", ("exact",), ("torch",), _TORCH_ENVIRONMENT),
+    "flax-nnx": Entry("nnx_peer", "Nnx", ("padded", "exact"), ("flax", "jax", "optax")),
+}
