@@ -10,8 +10,9 @@ from flax import nnx
 from benchmarks import workload
 from benchmarks.interface import Batch, Peer, Training, Weights
 from configs import base
-from train_lib import devices, report, state, steps
-from train_lib.data import batches
+from train_lib import devices, loop, metrics, report, state, steps
+from train_lib.data.batches import Corpus, fractions
+from train_lib.data.dataset import Split
 
 devices.configure()
 
@@ -29,35 +30,71 @@ class Ours(Peer):
             if training.optimizer == "adam"
             else optax.sgd(training.learning_rate)
         )
-        self._mesh = devices.mesh(workload.BATCH_SIZE)
+        self._masked = training.masked
+        self._mesh = devices.mesh()
+        self._layout = devices.layout(workload.BATCH_SIZE, self._mesh)
         self._steps = steps.make(graphdef, optimizer, self._mesh, config.data)
         self._state = devices.replicate(state.create(params, optimizer, seed=0), self._mesh)
         self._names = training.weight_names()
-
-    def _spread(self, batch: Batch) -> batches.Batch:
-        weights_B = (batch.lengths_B > 0).astype(np.float32)
-        return devices.spread(batches.Batch(*batch, weights_B), self._mesh)
+        self._widths: tuple[int, ...] = (0,)
+        self._placed: dict[tuple[int, ...], tuple] = {}
 
     def logits(self, batch: Batch) -> np.ndarray:
-        logits_B, _ = self._steps.evaluate(self._state.params, self._spread(batch))
-        return np.asarray(logits_B)
+        split, width = _split([batch], self._masked), batch.tokens_BxT.shape[1]
+        _, logits = steps.evaluate_plans(
+            self._steps, self._state.params, split, [np.arange(len(split))],
+            self._layout, self._mesh, (width,),
+        )  # fmt: skip
+        return logits
 
-    def train(self, batch: Batch) -> jax.Array:
-        self._state, sums = self._steps.train(self._state, self._spread(batch))
-        return sums.loss / sums.reviews
+    def train(self, batch: Batch) -> float:
+        return self.epoch([batch])
 
     def epoch(self, batches: Sequence[Batch]) -> float:
-        """As in the project's own loop, a batch that is not full has empty rows."""
-        rows = max(len(batch.labels_B) for batch in batches)
-        return super().epoch([_filled(batch, rows) for batch in batches])
+        """As in the project's own loop: many steps a call, from reviews that lie on the device."""
+        sums = self._train(batches)
+        return metrics.mean(sums).loss
 
     def weights(self) -> Weights:
         arrays = dict(report.named_arrays(self._state.params))
         return {name: np.asarray(arrays[name]) for name in self._names}
 
+    def _train(self, group: Sequence[Batch]) -> list[metrics.Sums]:
+        # The others have their batches in rows from the start; these have a place on the device.
+        key = tuple(id(batch.tokens_BxT) for batch in group)
+        if key not in self._placed:
+            self._placed[key] = self._place(group)
+        corpus, calls = self._placed[key]
+        sums = []
+        for places, num_steps in calls:
+            self._state, sums_S = self._steps.train(
+                self._state, corpus, places, num_steps, self._widths
+            )
+            sums.append(sums_S)
+        return sums
 
-def _filled(batch: Batch, rows: int) -> Batch:
-    missing = rows - len(batch.labels_B)
-    if not missing:
-        return batch
-    return Batch(*(np.pad(a, [(0, missing)] + [(0, 0)] * (a.ndim - 1)) for a in batch))
+    def _place(self, group: Sequence[Batch]) -> tuple[Corpus, list[tuple[jax.Array, int]]]:
+        """The reviews, and for each call where they are computed and how many steps it takes."""
+        widest = max(batch.tokens_BxT.shape[1] for batch in group)
+        if widest > self._widths[-1]:
+            self._widths = fractions(widest) if self._masked else (widest,)
+        split = _split(group, self._masked)
+        ends = np.cumsum([len(batch.labels_B) for batch in group])
+        plans = np.split(np.arange(len(split)), ends[:-1])
+        calls = []
+        for first in range(0, len(plans), loop.STEPS_A_CALL):
+            some = plans[first : first + loop.STEPS_A_CALL]
+            places = self._layout.place_all(some, split.lengths, loop.STEPS_A_CALL)
+            calls.append((devices.spread(places, self._mesh), len(some)))
+        return devices.replicate(Corpus.of(split), self._mesh), calls
+
+
+def _split(group: Sequence[Batch], masked: bool) -> Split:
+    """The reviews of several batches, without their padding, as they come from the data set."""
+    reviews, labels = [], []
+    for tokens_BxT, lengths_B, labels_B in group:
+        for row, length in zip(tokens_BxT, lengths_B, strict=True):
+            reviews.append(row[:length] if masked else row[len(row) - length :])
+        labels.append(labels_B)
+    offsets = np.cumsum([0, *map(len, reviews)], dtype=np.int64)
+    return Split(np.concatenate(reviews), offsets, np.concatenate(labels).astype(np.int8))

@@ -67,11 +67,31 @@ def draw_weights(training: Training) -> Weights:
 def epoch_of(split: Split, data_config) -> list[Batch]:
     """The batches of a shuffled epoch in a config's treatment of length."""
     rng = np.random.default_rng([_SEED, 1])
-    return [
-        Batch(*(array[: len(plan.reviews)] for array in filled[:3]))
-        for plan in batches.plans(split, data_config, BATCH_SIZE, rng)
-        for filled in [batches.batch(split, plan, BATCH_SIZE, data_config.padding_side)]
-    ]
+    plans = batches.plans(split, data_config, BATCH_SIZE, rng)
+    return [rows_of(split, plan, data_config) for plan in plans]
+
+
+def rows_of(split: Split, plan: np.ndarray, data_config) -> Batch:
+    """Reviews in padded rows: as wide as the longest of all, or as the longest of them needs."""
+    lengths = split.lengths[plan]
+    width = bucket_width(lengths.max()) if data_config.mask_padding else split.lengths.max()
+    tokens_BxT = np.zeros((len(plan), width), np.int32)
+    for row, review, length in zip(tokens_BxT, plan, lengths, strict=True):
+        place = slice(width - length, None) if data_config.padding_side == "pre" else slice(length)
+        row[place] = split.tokens[split.offsets[review] : split.offsets[review + 1]]
+    return Batch(tokens_BxT, lengths.astype(np.int32), split.labels[plan].astype(np.float32))
+
+
+def bucket_width(length: int) -> int:
+    """The width that a batch whose longest review is `length` is padded to, for all peers.
+
+    Widths grow by a factor of about 1.25 from 64 up, in multiples of 16: little padding, and few
+    shapes for those that compile for each.
+    """
+    width = 64
+    while width < length:
+        width = (width * 5 // 4 + 15) // 16 * 16
+    return width
 
 
 def machine() -> dict:

@@ -19,7 +19,8 @@ from train_lib.progress import Progress, Stopwatch
 from train_lib.state import TrainState
 from train_lib.steps import Steps
 
-_STEPS_A_CALL = 8  # A second or two of work: enough to keep the device busy, not too much to lose.
+STEPS_A_CALL = 8
+"""A second or two of work: enough to keep the device busy, not too much to lose."""
 
 
 def run(config: ConfigDict, workdir: str | None = None) -> dict:
@@ -101,9 +102,9 @@ def fit(
         plans = batches.plans(data.train, config.data, batch_size, rng)
         sums: list[metrics.Sums] = []
         with stopwatch.phase("train"):
-            for first in range(0, len(plans), _STEPS_A_CALL):
-                group = plans[first : first + _STEPS_A_CALL]
-                places = layout.place_all(group, data.train.lengths, _STEPS_A_CALL)
+            for first in range(0, len(plans), STEPS_A_CALL):
+                group = plans[first : first + STEPS_A_CALL]
+                places = layout.place_all(group, data.train.lengths, STEPS_A_CALL)
                 state, sums_S = compiled.train(
                     state, corpus, devices.spread(places, mesh), len(group), widths
                 )

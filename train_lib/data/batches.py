@@ -123,8 +123,12 @@ def row_widths(dataset: Dataset, split: Split, data_config) -> tuple[int, ...]:
     """
     if not data_config.mask_padding:
         return (int(split.lengths.max()),)
-    longest = max(int(split.lengths.max()) for split in dataset.splits)
-    return tuple(sorted({-(-longest // part) for part in (1, 3, 9)}))
+    return fractions(max(int(split.lengths.max()) for split in dataset.splits))
+
+
+def fractions(width: int) -> tuple[int, ...]:
+    """A width, a third and a ninth of it, in ascending order."""
+    return tuple(sorted({-(-width // part) for part in (9, 3, 1)}))
 
 
 class Layout(NamedTuple):
