@@ -28,6 +28,7 @@ def get_config(name: str, treatment: str) -> ConfigDict:
     config.model.bidirectional = False  # run every layer in both directions, side by side
     config.model.dropout_rates = (0.0,)  # for each recurrent layer, the rate on its input
     config.model.engine = "auto"  # what runs the cells; else loop, scan, fused or cudnn
+    config.model.matrix_dtype = "float32"  # of products; bfloat16 leaves all else in float32
     config.model.pooling = "last"  # sequence to vector: last, mean or max
 
     config.data = ConfigDict()

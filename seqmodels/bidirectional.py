@@ -14,7 +14,7 @@ from seqmodels.recurrence import Encoded
 class Unidirectional(nnx.Module):
     """One cell run forwards; outputs are H wide."""
 
-    def __init__(self, forward: base.Cell, *, engine: str = "auto"):
+    def __init__(self, forward: base.Cell, *, engine: engines.Engine = engines.AUTO):
         self.forward = forward
         self.engine = engine
         self.output_size = forward.hidden_size
@@ -32,7 +32,9 @@ class Bidirectional(nnx.Module):
     Paliwal, "Bidirectional Recurrent Neural Networks", 1997.
     """
 
-    def __init__(self, forward: base.Cell, backward: base.Cell, *, engine: str = "auto"):
+    def __init__(
+        self, forward: base.Cell, backward: base.Cell, *, engine: engines.Engine = engines.AUTO
+    ):
         self.forward = forward
         self.backward = backward
         self.engine = engine

@@ -4,6 +4,7 @@ All give what the unrolled loop over the cell's steps gives, values and gradient
 """
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,40 +18,61 @@ ENGINES = ("auto", "loop", "scan", "fused", "cudnn")
 derivative, the plain one, for comparison; `fused` a GPU kernel for any gated cell, which a CPU
 interprets, slowly; `cudnn` NVIDIA's for the LSTM."""
 
+MATRIX_DTYPES = ("float32", "bfloat16")
 
-def choose(engine: str, cell: base.Cell) -> str:
-    """The engine that runs a cell on the default device, where `engine` is one of `ENGINES`.
+
+class Engine(NamedTuple):
+    """What to run cells with.
+
+    Attributes:
+        name: one of `ENGINES`.
+        matrix_dtype: that matrices take part in products in, one of `MATRIX_DTYPES`.
+    """
+
+    name: str = "auto"
+    matrix_dtype: str = "float32"
+
+
+AUTO = Engine()
+
+
+def choose(engine: Engine, cell: base.Cell) -> str:
+    """The name of the engine that runs a cell on the default device.
 
     Raises:
         ValueError: the one that was named cannot.
     """
-    if engine == "auto":
+    if engine.matrix_dtype != "float32":
+        if engine.name not in ("auto", "loop"):
+            raise ValueError(f"the engine {engine.name!r} computes in float32 alone")
+        return "loop"
+    if engine.name == "auto":
         if cudnn.available(cell):
             return "cudnn"
         return "fused" if fused.available(cell) else "loop"
     why_not = None
-    if engine == "fused":
+    if engine.name == "fused":
         why_not = fused.why_not(cell)
-    elif engine == "cudnn" and not cudnn.available(cell):
+    elif engine.name == "cudnn" and not cudnn.available(cell):
         why_not = cudnn.why_not(cell) or "there is no NVIDIA GPU"
     if why_not is not None:
         name = type(cell).__name__
-        raise ValueError(f"the engine {engine!r} cannot run the cell {name}: {why_not}")
-    return engine
+        raise ValueError(f"the engine {engine.name!r} cannot run the cell {name}: {why_not}")
+    return engine.name
 
 
 def run_all(
-    engine: str,
+    engine: Engine,
     cells: Sequence[base.Cell],
     reverse: Sequence[bool],
     parts: Sequence[jax.Array],
     lengths_B: jax.Array,
     dropped: dropout.Dropout | None = None,
 ) -> tuple[Encoded, ...]:
-    """`seqmodels.recurrence.run_all` by the named engine."""
+    """`seqmodels.recurrence.run_all` by an engine."""
     names = {choose(engine, cell) for cell in cells}
     if names == {"loop"}:
-        return recurrence.run_all(cells, reverse, parts, lengths_B, dropped)
+        return recurrence.run_all(cells, reverse, parts, lengths_B, dropped, engine.matrix_dtype)
     x_TxDxB = jnp.concatenate(parts, axis=1)
     if dropped is not None and dropped.rate > 0:
         x_TxDxB = dropout.drop_all(x_TxDxB, dropped)

@@ -12,7 +12,7 @@ from seqmodels.bidirectional import Bidirectional, Unidirectional
 from seqmodels.cells.base import Cell
 from seqmodels.classifier import Classifier
 from seqmodels.encoder import Encoder
-from seqmodels.engines import choose
+from seqmodels.engines import Engine, choose
 from seqmodels.pooling import POOLINGS
 
 
@@ -55,6 +55,7 @@ def build(
     pooling: str,
     seed: int,
     engine: str = "auto",
+    matrix_dtype: str = "float32",
 ) -> Classifier:
     """Builds a classifier with freshly drawn parameters.
 
@@ -68,7 +69,7 @@ def build(
         dropout_rates: for each layer, the dropout rate on its input.
         pooling: a name in `seqmodels.pooling.POOLINGS`.
         seed: of the parameters.
-        engine: a name in `seqmodels.engines.ENGINES`: what runs the cells.
+        engine, matrix_dtype: what runs the cells, as in `seqmodels.engines.Engine`.
 
     Raises:
         ValueError: an unknown name, not one dropout rate a layer, or an engine that cannot run the
@@ -82,17 +83,18 @@ def build(
             "be one of each for every layer, and at least one layer"
         )
     rngs = nnx.Rngs(params=seed)
+    runs_cells = Engine(engine, matrix_dtype)
     cell_class = find_cell(cell)
     layers: list[Unidirectional | Bidirectional] = []
     input_size = embedding_size
     for hidden_size in hidden_sizes:
         forward = cell_class(input_size, hidden_size, rngs=rngs)
-        choose(engine, forward)
+        choose(runs_cells, forward)
         if bidirectional:
             backward = cell_class(input_size, hidden_size, rngs=rngs)
-            layers.append(Bidirectional(forward, backward, engine=engine))
+            layers.append(Bidirectional(forward, backward, engine=runs_cells))
         else:
-            layers.append(Unidirectional(forward, engine=engine))
+            layers.append(Unidirectional(forward, engine=runs_cells))
         input_size = layers[-1].output_size
     return Classifier(
         vocabulary_size=vocabulary_size,

@@ -75,7 +75,7 @@ def scan(
 ) -> Encoded:
     """`run` as `jax.lax.scan` over all of T, with JAX's own derivative: plain, and slow."""
     graphdef, params = nnx.split(cell, nnx.Param)
-    setup = _Setup(graphdef, reverse, 0.0)
+    setup = _Setup(graphdef, reverse)
 
     def step(carry, inputs):
         time, x_DxB = inputs
@@ -93,6 +93,7 @@ def run_all(
     parts: Sequence[jax.Array],
     lengths_B: jax.Array,
     dropped: dropout.Dropout | None = None,
+    matrix_dtype: str = "float32",
 ) -> tuple[Encoded, ...]:
     """Runs cells, each in its direction, over the first `lengths_B` steps of the same sequences.
 
@@ -109,12 +110,17 @@ def run_all(
         parts: arrays `[T, Di, B]` that side by side are the inputs `[T, D, B]`.
         lengths_B: valid steps of each sequence, 0 to T.
         dropped: dropout of the inputs.
+        matrix_dtype: that matrices take part in products in; parameters, carries, outputs and
+            gradients stay as they are.
     """
     graphdefs, params = zip(*(nnx.split(cell, nnx.Param) for cell in cells), strict=True)
     rate, seeds_Bx2 = 0.0, None
     if dropped is not None and dropped.rate > 0:
         rate, seeds_Bx2 = dropped.rate, jax.random.key_data(dropped.keys_B)
-    setups = tuple(map(_Setup, graphdefs, reverse, [rate] * len(graphdefs)))
+    setups = tuple(
+        _Setup(graphdef, backwards, rate, matrix_dtype)
+        for graphdef, backwards in zip(graphdefs, reverse, strict=True)
+    )
     return _run_all(setups, params, tuple(parts), lengths_B, seeds_Bx2)
 
 
@@ -123,7 +129,8 @@ class _Setup(NamedTuple):
 
     graphdef: nnx.GraphDef
     reverse: bool
-    dropout_rate: float
+    dropout_rate: float = 0.0
+    matrix_dtype: str = "float32"
 
     def time(self, number: jax.Array, num_steps: jax.Array) -> jax.Array:
         """The time of the step that the cell takes as its `number`-th."""
@@ -240,7 +247,11 @@ def _step(setup, params, xs, carry, time, lengths_B, seeds_Bx2):
     leaves, structure = jax.tree.flatten(params)
     is_vector = [leaf.ndim == 1 for leaf in leaves]
     leaves = [
-        jnp.broadcast_to(leaf[:, None], (len(leaf), len(lengths_B))) if vector else leaf
+        jnp.broadcast_to(leaf[:, None], (len(leaf), len(lengths_B)))
+        if vector
+        else leaf.astype(setup.matrix_dtype)
+        if setup.matrix_dtype != "float32"
+        else leaf
         for leaf, vector in zip(leaves, is_vector, strict=True)
     ]
 

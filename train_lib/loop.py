@@ -50,7 +50,9 @@ def run(config: ConfigDict, workdir: str | None = None) -> dict:
 
     model = build_model(config)
     graphdef, params = nnx.split(model, nnx.Param)
+    layout = devices.layout(config.train.batch_size, mesh)
     print(report.parameter_table(params), flush=True)
+    print(report.describe_engine(model, layout), flush=True)
 
     optimizer = state_lib.adam(config.train.learning_rate, config.train.adam_epsilon)
     compiled = steps.make(graphdef, optimizer, mesh, config.data)
@@ -101,6 +103,7 @@ def fit(
         rng = np.random.default_rng([config.train.seed, epoch])
         plans = batches.plans(data.train, config.data, batch_size, rng)
         sums: list[metrics.Sums] = []
+        steps_taken = 0
         with stopwatch.phase("train"):
             for first in range(0, len(plans), STEPS_A_CALL):
                 group = plans[first : first + STEPS_A_CALL]
@@ -112,11 +115,15 @@ def fit(
                 if sums:
                     jax.block_until_ready(sums[-1])
                 sums.append(sums_S)
+                steps_taken += batches.steps_taken(places, data.train.lengths, widths)
                 progress.steps(len(group), sum(map(len, group)), f"epoch {epoch}/{num_epochs}")
             train = metrics.mean(sums)
         with stopwatch.phase("evaluate"):
             validation, _ = evaluate(config, data, data.validation, compiled, mesh, state.params)
-        folder.add_metrics(report.metrics_row(epoch, int(state.step), train, validation, stopwatch))
+        padding = 1 - len(data.train.tokens) / steps_taken
+        folder.add_metrics(
+            report.metrics_row(epoch, int(state.step), train, validation, padding, stopwatch)
+        )
         progress.line(
             f"epoch {epoch}/{num_epochs}: train loss {train.loss:.4f}, accuracy "
             f"{train.accuracy:.4f}; validation loss {validation.loss:.4f}, accuracy "

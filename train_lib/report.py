@@ -16,7 +16,10 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
+from seqmodels import engines
+from seqmodels.classifier import Classifier
 from train_lib import files
+from train_lib.data.batches import Layout
 from train_lib.data.dataset import SPLITS, Dataset, Split
 from train_lib.errors import UserError
 from train_lib.metrics import Metrics
@@ -174,13 +177,29 @@ def parameter_table(params: nnx.State) -> str:
     return "\n".join(["", lines[0], rule, *lines[1:-1], rule, lines[-1], ""])
 
 
+def describe_engine(model: Classifier, layout: Layout) -> str:
+    """What runs the cells, and where the rows of a batch are computed."""
+    layers = model.encoder.layers
+    names = dict.fromkeys(engines.choose(layer.engine, layer.forward) for layer in layers)
+    dtypes = dict.fromkeys(layer.engine.matrix_dtype for layer in layers)
+    return (
+        f"engine: {', '.join(names)}, {', '.join(dtypes)} products; a batch is "
+        f"{layout.devices} devices x {layout.blocks} blocks x {layout.rows} rows\n"
+    )
+
+
 def count(params: nnx.State) -> int:
     """How many numbers the parameters are."""
     return sum(value.size for value in jax.tree.leaves(params))
 
 
 def metrics_row(
-    epoch: int, step: int, train: Metrics, validation: Metrics, stopwatch: Stopwatch
+    epoch: int,
+    step: int,
+    train: Metrics,
+    validation: Metrics,
+    padding: float,
+    stopwatch: Stopwatch,
 ) -> dict:
     """A line of `metrics.jsonl`."""
     return {
@@ -190,6 +209,7 @@ def metrics_row(
         "train_accuracy": train.accuracy,
         "validation_loss": validation.loss,
         "validation_accuracy": validation.accuracy,
+        "padding_share_of_steps": round(padding, 4),
         "seconds": stopwatch.report()["total"],
     }
 

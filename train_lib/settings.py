@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from seqmodels.engines import ENGINES
+from seqmodels.engines import ENGINES, MATRIX_DTYPES
 from seqmodels.factory import cell_names
 from seqmodels.pooling import POOLINGS
 from train_lib.data import sources
@@ -67,6 +67,7 @@ RULES: dict[str, Rule] = {
     "model.bidirectional": _BOOLEAN,
     "model.dropout_rates": _tuple_of(_number(lambda rate: 0 <= rate < 1, "a number in [0, 1)")),
     "model.engine": _choice(ENGINES),
+    "model.matrix_dtype": _choice(MATRIX_DTYPES),
     "model.pooling": _choice(tuple(POOLINGS)),
     "data.source": _choice(sources.NAMES),
     "data.dir": _TEXT,

@@ -9,11 +9,11 @@ from train_lib.data.batches import (
     Corpus,
     Layout,
     gather,
-    padded_steps,
     plan_bucketed,
     plan_uniform,
     plans,
     row_widths,
+    steps_taken,
 )
 from train_lib.data.dataset import Dataset, Split
 
@@ -45,7 +45,7 @@ def test_bucketing_takes_few_steps_beside_words():
     layout = Layout.of(100, 2, 25)
 
     def steps(plans):
-        return sum(padded_steps(layout.place(plan, lengths), lengths) for plan in plans)
+        return steps_taken(layout.place_all(plans, lengths, len(plans)), lengths, (1, 2))
 
     assert lengths.sum() <= steps(plan_bucketed(lengths, 100, np.random.default_rng(0)))
     assert steps(plan_bucketed(lengths, 100, np.random.default_rng(0))) < 1.15 * lengths.sum()

@@ -144,6 +144,20 @@ def test_engines_agree(engine, pooling):
     )
 
 
+def test_bfloat16_products_leave_state_and_gradients_in_float32():
+    rng = np.random.default_rng(0)
+    tokens_BxT, lengths = rng.integers(0, VOCABULARY, (3, 6)), [6, 0, 3]
+
+    def run(matrix_dtype):
+        model = build(matrix_dtype=matrix_dtype)
+        return logits_and_gradients(model, tokens_BxT, lengths, rows=3)
+
+    (logits_B, gradients), (expected_B, _) = run("bfloat16"), run("float32")
+    assert {leaf.dtype for leaf in jax.tree.leaves((logits_B, gradients))} == {jnp.dtype("float32")}
+    assert (logits_B != expected_B).any()
+    np.testing.assert_allclose(logits_B, expected_B, atol=0.01)
+
+
 def test_dropout_needs_keys_and_then_differs_from_key_to_key():
     model = build()
     tokens_BxT, lengths_B = jnp.array([[1, 2, 3]] * 2), jnp.array([3, 3])

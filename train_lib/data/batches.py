@@ -168,7 +168,13 @@ class Layout(NamedTuple):
         return np.stack(places + [empty] * (steps - len(places)))
 
 
-def padded_steps(places_PxNxR: np.ndarray, lengths: np.ndarray) -> int:
-    """Steps that all rows take together, each block of them as many as its longest review has."""
-    lengths_PxNxR = np.where(places_PxNxR == NO_REVIEW, 0, lengths[places_PxNxR])
-    return int(lengths_PxNxR.max(-1).sum() * places_PxNxR.shape[-1])
+def steps_taken(places: np.ndarray, lengths: np.ndarray, widths: Sequence[int]) -> int:
+    """Steps that all rows take together, those in padding included.
+
+    The rows of a block take as many as the longest review among them has; with one width to choose
+    from, where padding is read, as many as that.
+    """
+    if len(widths) == 1:
+        return places.size * widths[0]
+    lengths = np.where(places == NO_REVIEW, 0, lengths[places])
+    return int(lengths.max(-1).sum() * places.shape[-1])
