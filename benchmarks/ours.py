@@ -86,7 +86,17 @@ class Ours(Peer):
             some = plans[first : first + loop.STEPS_A_CALL]
             places = self._layout.place_all(some, split.lengths, loop.STEPS_A_CALL)
             calls.append((devices.spread(places, self._mesh), len(some)))
-        return devices.replicate(Corpus.of(split), self._mesh), calls
+        return devices.replicate(_corpus(split), self._mesh), calls
+
+
+def _corpus(split: Split) -> Corpus:
+    """The reviews, in arrays of one size for all groups of them, so that one program takes any."""
+    corpus = Corpus.of(split)
+    tokens, *others = (
+        np.pad(array, (0, -len(array) % size))
+        for array, size in zip(corpus, (2**22, 2**15, 2**15, 2**15), strict=True)
+    )
+    return Corpus(tokens, *others)
 
 
 def _split(group: Sequence[Batch], masked: bool) -> Split:
