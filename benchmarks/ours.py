@@ -32,18 +32,18 @@ class Ours(Peer):
         )
         self._masked = training.masked
         self._mesh = devices.mesh()
-        self._layout = devices.layout(workload.BATCH_SIZE, self._mesh)
         self._steps = steps.make(graphdef, optimizer, self._mesh, config.data)
         self._state = devices.replicate(state.create(params, optimizer, seed=0), self._mesh)
         self._names = training.weight_names()
-        self._widths: tuple[int, ...] = (0,)
+        # The largest yet, so that a smaller group needs no program of its own.
+        self._rows, self._widths = 0, (0,)
         self._placed: dict[tuple[int, ...], tuple] = {}
 
     def logits(self, batch: Batch) -> np.ndarray:
         split, width = _split([batch], self._masked), batch.tokens_BxT.shape[1]
         _, logits = steps.evaluate_plans(
             self._steps, self._state.params, split, [np.arange(len(split))],
-            self._layout, self._mesh, (width,),
+            devices.layout(len(split), self._mesh), self._mesh, (width,),
         )  # fmt: skip
         return logits
 
@@ -63,8 +63,8 @@ class Ours(Peer):
         # The others have their batches in rows from the start; these have a place on the device.
         key = tuple(id(batch.tokens_BxT) for batch in group)
         if key not in self._placed:
-            self._placed[key] = self._place(group)
-        corpus, calls = self._placed[key]
+            self._placed[key] = *self._place(group), group  # Kept, and with it the ids.
+        corpus, calls, _ = self._placed[key]
         sums = []
         for places, num_steps in calls:
             self._state, sums_S = self._steps.train(
@@ -75,16 +75,18 @@ class Ours(Peer):
 
     def _place(self, group: Sequence[Batch]) -> tuple[Corpus, list[tuple[jax.Array, int]]]:
         """The reviews, and for each call where they are computed and how many steps it takes."""
-        widest = max(batch.tokens_BxT.shape[1] for batch in group)
+        rows, widest = np.max([batch.tokens_BxT.shape for batch in group], axis=0).tolist()
+        self._rows = max(rows, self._rows)
         if widest > self._widths[-1]:
             self._widths = fractions(widest) if self._masked else (widest,)
+        layout = devices.layout(self._rows, self._mesh)
         split = _split(group, self._masked)
         ends = np.cumsum([len(batch.labels_B) for batch in group])
         plans = np.split(np.arange(len(split)), ends[:-1])
         calls = []
         for first in range(0, len(plans), loop.STEPS_A_CALL):
             some = plans[first : first + loop.STEPS_A_CALL]
-            places = self._layout.place_all(some, split.lengths, loop.STEPS_A_CALL)
+            places = layout.place_all(some, split.lengths, loop.STEPS_A_CALL)
             calls.append((devices.spread(places, self._mesh), len(some)))
         return devices.replicate(_corpus(split), self._mesh), calls
 
