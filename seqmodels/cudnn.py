@@ -10,11 +10,15 @@ Chetlur et al., "cuDNN: Efficient Primitives for Deep Learning", 2014.
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import rnn
 
 from seqmodels.cells import base
 from seqmodels.cells.lstm import LSTM
 from seqmodels.recurrence import Encoded, valid_steps
+
+try:
+    from jax.experimental import rnn
+except ImportError:  # It is experimental.
+    rnn = None
 
 
 def available(cell: base.Cell) -> bool:
@@ -26,6 +30,8 @@ def available(cell: base.Cell) -> bool:
 
 def why_not(cell: base.Cell) -> str | None:
     """What keeps this cell from cuDNN, on any device; None if nothing does."""
+    if rnn is None:
+        return "this version of JAX has no jax.experimental.rnn"
     if type(cell) is not LSTM:
         return "it is not the LSTM that cuDNN knows"
     if cell.recurrent_kernel.dtype != jnp.float32:

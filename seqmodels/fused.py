@@ -39,6 +39,8 @@ def available(cell: base.Cell) -> bool:
 
 def why_not(cell: base.Cell) -> str | None:
     """What keeps this cell from the kernel, on any device; None if nothing does."""
+    if kernels.triton is None:
+        return "this version of JAX has no Pallas for Triton"
     if not isinstance(cell, base.GatedCell):
         return "it is not a GatedCell"
     if cell.hidden_size > _MAX_HIDDEN:

@@ -11,10 +11,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton as pallas_triton
 from jax.extend import core
 
 from seqmodels import gatewise
+
+try:
+    from jax.experimental.pallas import triton
+except ImportError:  # JAX has announced that it will remove it.
+    triton = None
 
 COLUMNS = 16  # Sequences of a program: the matrix units take no narrower product.
 _HELD = 64 * 256  # Numbers of R that a program holds; A10, L4 and the like have room for no more.
@@ -88,7 +92,7 @@ def call(plan: Plan, kernel, out_shapes, whole, columns) -> list[jax.Array]:
         in_specs=[pl.BlockSpec()] * len(whole) + [part(array.shape) for array in columns],
         out_specs=[part(shape) for shape in out_shapes],
         # One stage: prefetching would read what this step has yet to write.
-        compiler_params=pallas_triton.CompilerParams(num_warps=plan.lanes // 16, num_stages=1),
+        compiler_params=triton.CompilerParams(num_warps=plan.lanes // 16, num_stages=1),
         interpret=plan.interpret,
     )(*whole, *columns)
 
@@ -191,7 +195,7 @@ def _valid(plan: Plan, time, lengths_B) -> jax.Array:
 def _over_pieces(plan: Plan, add, start):
     """Adds up a product over h, a piece at a time; no kernel cuts an array, so `add` reads it."""
     if not plan.interpret:
-        pallas_triton.debug_barrier()  # Until all threads of the program have stored their part.
+        triton.debug_barrier()  # Until all threads of the program have stored their part.
     piece = min(_PIECE // plan.lanes, plan.lanes)
     return jax.lax.fori_loop(
         0, plan.lanes // piece, lambda number, sums: add(pl.ds(number * piece, piece), sums), start

@@ -60,8 +60,15 @@ def finished(tmp_path_factory, cache):
 
 def test_a_run_tells_and_keeps_what_it_did(finished):
     workdir, output, result = finished
-    for words in ("355,233", "epoch 2/2: train loss", "test:   accuracy", "jax ", "cpu: "):
-        assert words in output
+    for words in (
+        "355,233",
+        "epoch 2/2: train loss",
+        "test:   accuracy",
+        "jax ",
+        "cpu: ",
+        "engine: loop, float32",
+    ):
+        assert words in output  # fmt: skip
     assert {path.name for path in workdir.iterdir()} == {
         "config.json", "metrics.jsonl", "vocabulary.txt", "weights.npz", "predictions.csv",
         "curves.png", "result.json",
@@ -70,6 +77,7 @@ def test_a_run_tells_and_keeps_what_it_did(finished):
     assert json.loads((workdir / "config.json").read_text())["train"]["num_epochs"] == 2
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [(row["epoch"], row["step"]) for row in rows] == [(1, 2), (2, 4)]
+    assert all(0 < row["padding_share_of_steps"] < 1 for row in rows)
     dataset = result["dataset"]
     assert [dataset[split] for split in ("train", "validation", "test")] == [60, 20, 30]
     assert dataset["name"] == "generated_reviews"
