@@ -18,7 +18,7 @@ from seqmodels.recurrence import Encoded, valid_steps
 try:
     from jax.experimental import rnn
 except ImportError:  # It is experimental.
-    rnn = None
+    rnn = None  # type: ignore[assignment]
 
 
 def available(cell: base.Cell) -> bool:

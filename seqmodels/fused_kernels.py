@@ -18,7 +18,7 @@ from seqmodels import gatewise
 try:
     from jax.experimental.pallas import triton
 except ImportError:  # JAX has announced that it will remove it.
-    triton = None
+    triton = None  # type: ignore[assignment]
 
 COLUMNS = 16  # Sequences of a program: the matrix units take no narrower product.
 _HELD = 64 * 256  # Numbers of R that a program holds; A10, L4 and the like have room for no more.
