@@ -37,7 +37,7 @@ class Encoder(nnx.Module):
         parts = [x_TxDxB]
         for number, (layer, rate) in enumerate(zip(self.layers, self.dropout_rates, strict=True)):
             dropped = None
-            if dropout_keys_B is not None:
+            if dropout_keys_B is not None and rate > 0:
                 keys_B = jax.vmap(jax.random.fold_in, (0, None))(dropout_keys_B, number)
                 dropped = Dropout(rate, keys_B)
             encoded = layer(parts, lengths_B, dropped)

@@ -70,20 +70,21 @@ def run_all(
     dropped: dropout.Dropout | None = None,
 ) -> tuple[Encoded, ...]:
     """`seqmodels.recurrence.run_all` by an engine."""
-    names = {choose(engine, cell) for cell in cells}
-    if names == {"loop"}:
+    names = [choose(engine, cell) for cell in cells]
+    if set(names) == {"loop"}:
         return recurrence.run_all(cells, reverse, parts, lengths_B, dropped, engine.matrix_dtype)
     x_TxDxB = jnp.concatenate(parts, axis=1)
-    if dropped is not None and dropped.rate > 0:
+    if dropped is not None:
         x_TxDxB = dropout.drop_all(x_TxDxB, dropped)
     run: dict[str, Callable[..., Encoded]] = {
+        "loop": recurrence.run,
         "scan": recurrence.scan,
         "fused": _fused,
         "cudnn": cudnn.run,
     }
     return tuple(
-        run[choose(engine, cell)](cell, x_TxDxB, lengths_B, reverse=backwards)
-        for cell, backwards in zip(cells, reverse, strict=True)
+        run[name](cell, x_TxDxB, lengths_B, reverse=backwards)
+        for name, cell, backwards in zip(names, cells, reverse, strict=True)
     )
 
 

@@ -115,7 +115,7 @@ def run_all(
     """
     graphdefs, params = zip(*(nnx.split(cell, nnx.Param) for cell in cells), strict=True)
     rate, seeds_Bx2 = 0.0, None
-    if dropped is not None and dropped.rate > 0:
+    if dropped is not None:
         rate, seeds_Bx2 = dropped.rate, jax.random.key_data(dropped.keys_B)
     setups = tuple(
         _Setup(graphdef, backwards, rate, matrix_dtype)

@@ -147,6 +147,28 @@ def test_the_left_over_batch_is_not_always_of_the_longest_reviews():
     assert len(places) > 2
 
 
+@pytest.mark.parametrize("side", ["pre", "post"])
+def test_a_pass_delivers_every_token_and_label_once(side):
+    split, layout = make_split(LENGTHS), Layout.of(10, 2, 3)
+    delivered = []
+    for plan in plan_bucketed(split.lengths, 10, np.random.default_rng(0)):
+        places = layout.place(plan, split.lengths).ravel()
+        rows = gather(Corpus.of(split), places, int(LENGTHS.max()), side)
+        # Real tokens are never 0 here, so what is not 0 is what the model is to read.
+        for tokens, length, label, weight in zip(*map(np.asarray, rows), strict=True):
+            assert (tokens != 0).sum() == length
+            assert weight == (length > 0)
+            if weight:
+                delivered.append((tuple(tokens[tokens != 0]), label))
+    expected = [
+        (tuple(tokens), label)
+        for tokens, label in zip(
+            np.split(split.tokens, split.offsets[1:-1]), split.labels, strict=True
+        )
+    ]
+    assert sorted(delivered) == sorted(expected)
+
+
 @pytest.mark.parametrize(
     ("treatment", "plan"), [("exact", plan_bucketed), ("tutorial", plan_uniform)]
 )
