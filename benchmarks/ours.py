@@ -52,18 +52,10 @@ class Ours(Peer):
 
     def epoch(self, batches: Sequence[Batch]) -> float:
         """As in the project's own loop: many steps a call, from reviews that lie on the device."""
-        sums = self._train(batches)
-        return metrics.mean(sums).loss
-
-    def weights(self) -> Weights:
-        arrays = dict(report.named_arrays(self._state.params))
-        return {name: np.asarray(arrays[name]) for name in self._names}
-
-    def _train(self, group: Sequence[Batch]) -> list[metrics.Sums]:
         # The others have their batches in rows from the start; these have a place on the device.
-        key = tuple(id(batch.tokens_BxT) for batch in group)
+        key = tuple(id(batch.tokens_BxT) for batch in batches)
         if key not in self._placed:
-            self._placed[key] = *self._place(group), group  # Kept, and with it the ids.
+            self._placed[key] = *self._place(batches), batches  # Kept, and with it the ids.
         corpus, calls, _ = self._placed[key]
         sums = []
         for places, num_steps in calls:
@@ -71,7 +63,11 @@ class Ours(Peer):
                 self._state, corpus, places, num_steps, self._widths
             )
             sums.append(sums_S)
-        return sums
+        return metrics.mean(sums).loss
+
+    def weights(self) -> Weights:
+        arrays = dict(report.named_arrays(self._state.params))
+        return {name: np.asarray(arrays[name]) for name in self._names}
 
     def _place(self, group: Sequence[Batch]) -> tuple[Corpus, list[tuple[jax.Array, int]]]:
         """The reviews, and for each call where they are computed and how many steps it takes."""

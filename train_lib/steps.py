@@ -53,8 +53,6 @@ def make(
 
     def at_width_of(reviews_R, corpus, widths, function):
         """`function(width)` for the smallest of the widths that the reviews fit in."""
-        if len(widths) == 1:
-            return function(widths[0])
         lengths_R = jnp.where(reviews_R == batches.NO_REVIEW, 0, corpus.lengths_N[reviews_R])
         number = jnp.searchsorted(jnp.array(widths), lengths_R.max())
         return jax.lax.switch(number, [functools.partial(function, width) for width in widths])
