@@ -79,7 +79,7 @@ def scan(
 
     def step(carry, inputs):
         time, x_DxB = inputs
-        return _step(setup, params, (x_DxB,), carry, time, lengths_B, None)
+        return _step(setup, _weights(setup, params), (x_DxB,), carry, time, lengths_B, None)
 
     start = _initial_carry(setup, params, (x_TxDxB,))
     times_T = jnp.arange(len(x_TxDxB))
@@ -118,8 +118,8 @@ def run_all(
     if dropped is not None:
         rate, seeds_Bx2 = dropped.rate, jax.random.key_data(dropped.keys_B)
     setups = tuple(
-        _Setup(graphdef, backwards, rate, matrix_dtype)
-        for graphdef, backwards in zip(graphdefs, reverse, strict=True)
+        _Setup(graphdef, backwards, rate, matrix_dtype, isinstance(cell, base.GatedCell))
+        for cell, graphdef, backwards in zip(cells, graphdefs, reverse, strict=True)
     )
     return _run_all(setups, params, tuple(parts), lengths_B, seeds_Bx2)
 
@@ -131,6 +131,15 @@ class _Setup(NamedTuple):
     reverse: bool
     dropout_rate: float = 0.0
     matrix_dtype: str = "float32"
+    is_gated: bool = False
+
+    def kept(self, carry):
+        """What the backward pass needs of a carry besides the outputs, of which h is one."""
+        return carry[:-1] if self.is_gated else carry
+
+    def of_product(self, matrix):
+        """A matrix in the precision in which it takes part in products."""
+        return matrix if self.matrix_dtype == "float32" else matrix.astype(self.matrix_dtype)
 
     def time(self, number: jax.Array, num_steps: jax.Array) -> jax.Array:
         """The time of the step that the cell takes as its `number`-th."""
@@ -154,20 +163,19 @@ def _run_all(setups, params, parts, lengths_B, seeds_Bx2):
 
 def _run_all_forward(setups, params, parts, lengths_B, seeds_Bx2):
     inputs = parts, lengths_B, seeds_Bx2
-    encoded, carries = zip(
+    encoded, kept = zip(
         *(_forward(setup, one, *inputs) for setup, one in zip(setups, params, strict=True)),
         strict=True,
     )
-    return encoded, (params, *inputs, carries)
+    sequences = tuple(one.sequence_TxHxB for one in encoded)
+    return encoded, (params, *inputs, kept, sequences)
 
 
 def _run_all_backward(setups, residuals, cotangents):
-    params, parts, lengths_B, seeds_Bx2, carries = residuals
+    params, parts, lengths_B, seeds_Bx2, *results = residuals
     all_d_params, d_parts = [], None
-    for setup, one, carries_T, cotangent in zip(setups, params, carries, cotangents, strict=True):
-        d_params, d_parts = _backward(
-            setup, one, carries_T, cotangent, parts, lengths_B, seeds_Bx2, d_parts
-        )
+    for setup, one, *of_cell in zip(setups, params, *results, cotangents, strict=True):
+        d_params, d_parts = _backward(setup, one, *of_cell, parts, lengths_B, seeds_Bx2, d_parts)
         all_d_params.append(d_params)
     return tuple(all_d_params), d_parts, None, None
 
@@ -176,56 +184,88 @@ _run_all.defvjp(_run_all_forward, _run_all_backward)
 
 
 def _forward(setup, params, parts, lengths_B, seeds_Bx2):
-    """One cell's `Encoded`, and the carry before each of its steps."""
-    start = _initial_carry(setup, params, parts)
+    """One cell's `Encoded`, and what is kept of the carry before each of its steps."""
+    weights, start = _weights(setup, params), _initial_carry(setup, params, parts)
     width, num_steps = len(parts[0]), longest(lengths_B)
 
     def step(number, carry):
         time = setup.time(number, num_steps)
-        return _step(setup, params, _at(parts, time), carry, time, lengths_B, seeds_Bx2)
+        return _step(setup, weights, _at(parts, time), carry, time, lengths_B, seeds_Bx2)
 
     def body(number, loop):
-        carry, carries_T, sequence_TxHxB = loop
+        carry, kept_T, sequence_TxHxB = loop
         time = setup.time(number, num_steps)
-        carries_T = _put(carries_T, carry, time)
+        kept_T = _put(kept_T, setup.kept(carry), time)
         carry, y_HxB = step(number, carry)
-        return carry, carries_T, _put(sequence_TxHxB, y_HxB, time)
+        return carry, kept_T, _put(sequence_TxHxB, y_HxB, time)
 
     _, y_HxB = jax.eval_shape(step, num_steps, start)
-    results = room((start, y_HxB), width, first=10 * setup.reverse)
-    _, carries_T, sequence_TxHxB = jax.lax.fori_loop(0, num_steps, body, (start, *results))
-    return setup.encoded(sequence_TxHxB, lengths_B), carries_T
+    results = room((setup.kept(start), y_HxB), width, first=10 * setup.reverse)
+    _, kept_T, sequence_TxHxB = jax.lax.fori_loop(0, num_steps, body, (start, *results))
+    return setup.encoded(sequence_TxHxB, lengths_B), kept_T
 
 
-def _backward(setup, params, carries_T, cotangent, parts, lengths_B, seeds_Bx2, d_parts):
+def _backward(
+    setup, params, kept_T, sequence_TxHxB, cotangent, parts, lengths_B, seeds_Bx2, d_parts
+):
     """One cell's gradient, and that of the inputs added to `d_parts`, if there is one already."""
     num_steps = longest(lengths_B)
+    weights, pull_back_weights = jax.vjp(functools.partial(_weights, setup), params)
+    start, pull_back_start = jax.vjp(lambda one: _initial_carry(setup, one, parts), params)
+
+    def carry_before(number):
+        kept = _at(kept_T, setup.time(number, num_steps))
+        if not setup.is_gated:
+            return kept
+        time = setup.time(number - 1, num_steps)
+        h_HxB = _at(sequence_TxHxB, jnp.clip(time, 0, num_steps - 1))
+        return *kept, jnp.where((number > 0) & (time < lengths_B), h_HxB, start[-1])
 
     def body(number, loop):
-        d_params, d_parts, d_carry = loop
-        time = setup.time(num_steps - 1 - number, num_steps)
+        d_weights, d_parts, d_carry = loop
+        number = num_steps - 1 - number
+        time = setup.time(number, num_steps)
 
-        def step(params, xs, carry):
-            return _step(setup, params, xs, carry, time, lengths_B, seeds_Bx2)
+        def step(weights, xs, carry):
+            return _step(setup, weights, xs, carry, time, lengths_B, seeds_Bx2)
 
         is_last_B = time == setup.last_time(lengths_B)
         d_y_HxB = _at(cotangent.sequence_TxHxB, time) + jnp.where(is_last_B, cotangent.last_HxB, 0)
-        _, pull_back = jax.vjp(step, params, _at(parts, time), _at(carries_T, time))
+        _, pull_back = jax.vjp(step, weights, _at(parts, time), carry_before(number))
         d_step, d_xs, d_carry = pull_back((d_carry, d_y_HxB))
         if not is_first:
             d_xs = jax.tree.map(jnp.add, _at(d_parts, time), d_xs)
-        d_params = jax.tree.map(jnp.add, d_params, d_step)
-        return d_params, _put(d_parts, d_xs, time), d_carry
+        d_weights = jax.tree.map(jnp.add, d_weights, d_step)
+        return d_weights, _put(d_parts, d_xs, time), d_carry
 
     is_first = d_parts is None
     if is_first:
         d_parts = room(_at(parts, jnp.array(0)), len(parts[0]), first=20)
-    d_carry = jax.tree.map(lambda all_T: jnp.zeros_like(all_T[0]), carries_T)
-    d_params, d_parts, d_carry = jax.lax.fori_loop(
-        0, num_steps, body, (jax.tree.map(jnp.zeros_like, params), d_parts, d_carry)
+    d_weights, d_carry = jax.tree.map(jnp.zeros_like, (weights, start))
+    d_weights, d_parts, d_carry = jax.lax.fori_loop(
+        0, num_steps, body, (d_weights, d_parts, d_carry)
     )
-    _, pull_back = jax.vjp(lambda params: _initial_carry(setup, params, parts), params)
-    return jax.tree.map(jnp.add, d_params, *pull_back(d_carry)), d_parts
+    return jax.tree.map(jnp.add, *pull_back_weights(d_weights), *pull_back_start(d_carry)), d_parts
+
+
+class _Weights(NamedTuple):
+    """The parameters of a cell, as a step reads them.
+
+    Attributes:
+        params: all of them.
+        matrix_GxK: W and R of an `AffineCell` as one, K = D + H, so that a step has one product
+            of twice the size instead of two; None for any other cell.
+    """
+
+    params: nnx.State
+    matrix_GxK: jax.Array | None
+
+
+def _weights(setup, params):
+    cell, matrix_GxK = nnx.merge(setup.graphdef, params), None
+    if isinstance(cell, base.AffineCell):
+        matrix_GxK = jnp.concatenate([cell.kernel[...], cell.recurrent_kernel[...]]).T
+    return _Weights(params, matrix_GxK)
 
 
 def _initial_carry(setup, params, parts):
@@ -238,29 +278,40 @@ def _initial_carry(setup, params, parts):
     return jax.tree.map(for_all, nnx.merge(setup.graphdef, params).initial_carry())
 
 
-def _step(setup, params, xs, carry, time, lengths_B, seeds_Bx2):
+def _step(setup, weights, xs, carry, time, lengths_B, seeds_Bx2):
     """One step of all: the carry, held where a sequence is over, and the output, zero there."""
     x_DxB = jnp.concatenate(xs) if len(xs) > 1 else xs[0]
     if setup.dropout_rate > 0:
         x_DxB = dropout.drop(x_DxB, time, setup.dropout_rate, seeds_Bx2)
     # A bias without a batch axis would make vmap move the others' from last to first.
-    leaves, structure = jax.tree.flatten(params)
+    leaves, structure = jax.tree.flatten(weights.params)
     is_vector = [leaf.ndim == 1 for leaf in leaves]
     leaves = [
         jnp.broadcast_to(leaf[:, None], (len(leaf), len(lengths_B)))
         if vector
-        else leaf.astype(setup.matrix_dtype)
-        if setup.matrix_dtype != "float32"
-        else leaf
+        else setup.of_product(leaf)
         for leaf, vector in zip(leaves, is_vector, strict=True)
     ]
+    axes = ([-1 if vector else None for vector in is_vector], -1, -1)
 
-    def one(leaves, carry, x_D):
+    def step(leaves, carry, x_D):
         cell = nnx.merge(setup.graphdef, jax.tree.unflatten(structure, leaves))
         return cell.step(carry, cell.project(x_D))
 
-    axes = ([-1 if vector else None for vector in is_vector], -1, -1)
-    new_carry, y_HxB = jax.vmap(one, axes, -1)(leaves, carry, x_DxB)
+    def activate(leaves, carry, a_G):
+        cell = nnx.merge(setup.graphdef, jax.tree.unflatten(structure, leaves))
+        carry = cell.activate(carry, a_G + cell.bias)
+        return carry, carry[-1]
+
+    if weights.matrix_GxK is None:
+        new_carry, y_HxB = jax.vmap(step, axes, -1)(leaves, carry, x_DxB)
+    else:
+        x_KxB = jnp.concatenate([x_DxB, carry[-1]])
+        matrix_GxK = setup.of_product(weights.matrix_GxK)
+        a_GxB = jnp.matmul(
+            matrix_GxK, x_KxB.astype(matrix_GxK.dtype), preferred_element_type=x_KxB.dtype
+        )
+        new_carry, y_HxB = jax.vmap(activate, axes, -1)(leaves, carry, a_GxB)
     valid_B = time < lengths_B
     carry = jax.tree.map(lambda new, old: jnp.where(valid_B, new, old), new_carry, carry)
     return carry, jnp.where(valid_B, y_HxB, 0)

@@ -135,8 +135,8 @@ def test_five_steps_of_adam_stay_together(ours_and_keras, treatment):
     for our, their in zip(
         in_keras_order(nnx.merge(graphdef, train_state.params)), theirs.get_weights(), strict=True
     ):
-        # A weight moves by up to 1e-3 a step.
-        np.testing.assert_allclose(our, their, rtol=0, atol=2e-6)
+        # A weight moves by up to 1e-3 a step; Adam magnifies what a tiny gradient differs by.
+        np.testing.assert_allclose(our, their, rtol=0, atol=4e-6)
 
 
 def test_parameters_count_as_in_keras(name):

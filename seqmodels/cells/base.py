@@ -7,10 +7,11 @@ speed. A step comes in two parts:
 *   `project` is the part that needs no state,
 *   `step` is the part that does.
 
-There are two levels, the second of which assumes more and runs faster where kernels are at hand:
+There are three levels, each of which assumes more than the one before and runs faster:
 
 1.  `Cell`: any mathematics.
 2.  `GatedCell`: the only product with a recurrent matrix is `h @ R`; `update` is all the rest.
+3.  `AffineCell`: all gates are functions of `x @ W + h @ R + b`; `activate` is all the rest.
 """
 
 from typing import Any
@@ -92,3 +93,28 @@ class GatedCell(Cell):
     def step(self, carry, z):
         carry = self.update(carry, z, product(carry[-1], self.recurrent_kernel[...]))
         return carry, carry[-1]
+
+
+class AffineCell(GatedCell):
+    """A gated cell that reads its input and h in one affine function `a = x @ W + h @ R + b`.
+
+    Attributes:
+        kernel: W, `[D, G]`.
+        bias: b, `[G]`.
+    """
+
+    kernel: nnx.Param[jax.Array]
+    bias: nnx.Param[jax.Array]
+
+    def activate(self, carry: tuple[jax.Array, ...], a_G: jax.Array) -> tuple[jax.Array, ...]:
+        """The step behind the affine function: `(carry, a) -> carry`.
+
+        As `update`, it may hold parameters of its own, but no matrix of them.
+        """
+        raise NotImplementedError
+
+    def project(self, x_D):
+        return product(x_D, self.kernel[...]) + self.bias
+
+    def update(self, carry, z_G, u_G):
+        return self.activate(carry, z_G + u_G)

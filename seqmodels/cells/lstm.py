@@ -12,7 +12,7 @@ from jax.nn import initializers
 from seqmodels.cells import base
 
 
-class LSTM(base.GatedCell):
+class LSTM(base.AffineCell):
     """i, f, o = sigmoid(W x + R h + b); g = tanh(W x + R h + b); c' = f c + i g; h' = o tanh(c').
 
     Parameters, with the gates side by side in the order i, f, g, o: `kernel` W `[D, 4H]`
@@ -35,11 +35,8 @@ class LSTM(base.GatedCell):
     def initial_carry(self):
         return jnp.zeros(self.hidden_size), jnp.zeros(self.hidden_size)
 
-    def project(self, x_D):
-        return base.product(x_D, self.kernel[...]) + self.bias
-
-    def update(self, carry, z_G, u_G):
+    def activate(self, carry, a_G):
         c_H, _ = carry
-        i, f, g, o = jnp.split(z_G + u_G, 4)
+        i, f, g, o = jnp.split(a_G, 4)
         c_H = jax.nn.sigmoid(f) * c_H + jax.nn.sigmoid(i) * jnp.tanh(g)
         return c_H, jax.nn.sigmoid(o) * jnp.tanh(c_H)
