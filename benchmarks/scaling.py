@@ -1,8 +1,10 @@
-"""How the time of a training step grows with T, B and H, beside PyTorch and `nnx.RNN`.
+"""How the time of a training step grows with T, B and H, beside PyTorch and `nnx.RNN`, and with
+the number of models that are trained at once.
 
 python -m benchmarks.scaling
 
-One LSTM layer over full-length random sequences. Writes `scaling.png` and `scaling.json`.
+One LSTM layer over full-length random sequences. For K models it is the time of their gradients on
+one batch, by `jax.vmap`. Writes `scaling.png` and `scaling.json`.
 """
 
 import argparse
@@ -10,10 +12,14 @@ import json
 import pathlib
 import statistics
 import sys
+import time
 from collections.abc import Sequence
 
+import jax
 import matplotlib.figure
 import numpy as np
+from flax import nnx
+from jax.sharding import PartitionSpec
 
 from benchmarks import workload
 from benchmarks.interface import Batch, Training, Weights
@@ -29,7 +35,13 @@ VARIED = {
     "B": (8, 32, 128, 512, 2048),
     "H": (8, 16, 32, 64, 128, 256),
 }
-_NAMES = {"T": "tokens in a sequence, T", "B": "sequences in a batch, B", "H": "units, H"}
+SEEDS = (1, 2, 4, 8, 16)
+_NAMES = {
+    "T": "tokens in a sequence, T",
+    "B": "sequences in a batch, B",
+    "H": "units, H",
+    "K": "models, K",
+}
 _VOCABULARY = 1000
 
 
@@ -59,6 +71,10 @@ def main(argv: Sequence[str]) -> None:
                     results["rows"].append(row)
                 shown = (f"{peer} {1e3 * statistics.median(s):,.1f}" for peer, s in seconds.items())
                 print(f"{axis} = {size}, ms: {', '.join(shown)}", flush=True)
+    for size in SEEDS:
+        seconds = measure_models(size, options.repeats)
+        results["rows"].append({"axis": "K", "size": size, "peer": "ours", "seconds": seconds})
+        print(f"K = {size}, ms: ours {1e3 * statistics.median(seconds):,.1f}", flush=True)
     options.out.mkdir(parents=True, exist_ok=True)
     files.write(options.out / "scaling.json", json.dumps(results, indent=1) + "\n")
     draw(results, peers).savefig(options.out / "scaling.png", dpi=150)
@@ -87,6 +103,41 @@ def measure(
     return seconds
 
 
+def measure_models(count: int, repeats: int) -> list[float]:
+    """Seconds of the gradients of so many models at once, in every turn."""
+    training, _, batch = make(**FIXED)
+    graphdef, params = nnx.split(workload.build_model(training), nnx.Param)
+
+    def gradients(params_K, tokens_BxT, labels_B):
+        def loss(params):
+            logits_B = nnx.merge(graphdef, params)(tokens_BxT)
+            return jax.numpy.sum(jax.nn.softplus(logits_B) - labels_B * logits_B)
+
+        return jax.lax.psum(jax.vmap(jax.grad(loss))(params_K), "batch")
+
+    spread = PartitionSpec("batch")
+    step = jax.jit(
+        jax.shard_map(
+            gradients,
+            mesh=devices.mesh(),
+            in_specs=(PartitionSpec(), spread, spread),
+            out_specs=PartitionSpec(),
+            check_vma=False,
+        )
+    )
+    arguments = (
+        jax.tree.map(lambda one: jax.numpy.stack([one] * count), params),
+        batch.tokens_BxT,
+        batch.labels_B,
+    )
+    seconds = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        jax.block_until_ready(step(*arguments))
+        seconds.append(time.perf_counter() - start)
+    return seconds[1:]  # The first compiles.
+
+
 def make(*, T: int, B: int, H: int) -> tuple[Training, Weights, Batch]:
     """A model whose inputs are as wide as its LSTM, and a batch for it."""
     training = Training(
@@ -107,12 +158,13 @@ def make(*, T: int, B: int, H: int) -> tuple[Training, Weights, Batch]:
 
 
 def draw(results: dict, peers: Sequence[str]) -> matplotlib.figure.Figure:
-    """Milliseconds of a step against each size, the other two fixed."""
-    figure = matplotlib.figure.Figure(figsize=(12, 4.2), layout="constrained")
+    """Milliseconds of a step against each size, the others fixed."""
+    figure = matplotlib.figure.Figure(figsize=(15, 4.2), layout="constrained")
+    varied = VARIED | {"K": SEEDS}
     for axes, (axis, sizes) in zip(
-        figure.subplots(1, len(VARIED), sharey=True), VARIED.items(), strict=True
+        figure.subplots(1, len(varied), sharey=True), varied.items(), strict=True
     ):
-        for peer, marker in zip(peers, "os^", strict=False):
+        for peer, marker in zip(peers if axis != "K" else ["ours"], "os^", strict=False):
             milliseconds = [
                 1e3 * statistics.median(row["seconds"])
                 for row in results["rows"]

@@ -22,14 +22,17 @@ def get_config(name: str, treatment: str) -> ConfigDict:
     config.name = name if treatment == "exact" else f"{name}-{treatment}"
 
     config.model = ConfigDict()
-    config.model.cell = "lstm"  # a module in seqmodels/cells
+    config.model.cell = "lstm"  # a module in seqmodels/cells, or a path/to/mine.py
     config.model.embedding_size = 16  # width of a word's vector
     config.model.hidden_sizes = (16,)  # units of each recurrent layer, from the bottom up
     config.model.bidirectional = False  # run every layer in both directions, side by side
     config.model.dropout_rates = (0.0,)  # for each recurrent layer, the rate on its input
-    config.model.engine = "auto"  # what runs the cells; else loop, scan, fused or cudnn
+    config.model.engine = "auto"  # what runs the cells; see seqmodels/engines.py
     config.model.matrix_dtype = "float32"  # of products; bfloat16 leaves all else in float32
-    config.model.pooling = "last"  # sequence to vector: last, mean or max
+    config.model.segment_steps = (
+        1  # between two carries in memory; more take less memory and more time
+    )
+    config.model.pooling = "last"  # sequence to vector: last, mean, max, mean_max or attention
 
     config.data = ConfigDict()
     config.data.source = "auto"  # imdb, generated, or auto: IMDB where it can be had

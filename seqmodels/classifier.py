@@ -45,7 +45,7 @@ class Classifier(nnx.Module):
         self.encoder = encoder
         self.pooling = pooling
         self.head = nnx.Linear(
-            encoder.output_size, 1, kernel_init=initializers.glorot_uniform(), rngs=rngs
+            pooling.output_size, 1, kernel_init=initializers.glorot_uniform(), rngs=rngs
         )
 
     def __call__(

@@ -9,14 +9,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from seqmodels import cudnn, dropout, fused, recurrence
+from seqmodels import cudnn, dropout, fused, parallel, recurrence
 from seqmodels.cells import base
 from seqmodels.recurrence import Encoded
 
-ENGINES = ("auto", "loop", "scan", "fused", "cudnn")
+ENGINES = ("auto", "loop", "scan", "parallel", "fused", "cudnn")
 """`auto` chooses; `loop` is `seqmodels.recurrence`; `scan` is `jax.lax.scan` with JAX's own
-derivative, the plain one, for comparison; `fused` a GPU kernel for any gated cell, which a CPU
-interprets, slowly; `cudnn` NVIDIA's for the LSTM."""
+derivative, the plain one, for comparison; `parallel` all steps of a linear cell at once; `fused` a
+GPU kernel for any gated cell, which a CPU interprets, slowly; `cudnn` NVIDIA's for the LSTM."""
 
 MATRIX_DTYPES = ("float32", "bfloat16")
 
@@ -27,10 +27,12 @@ class Engine(NamedTuple):
     Attributes:
         name: one of `ENGINES`.
         matrix_dtype: that matrices take part in products in, one of `MATRIX_DTYPES`.
+        segment_steps: steps between two carries kept for the backward pass.
     """
 
     name: str = "auto"
     matrix_dtype: str = "float32"
+    segment_steps: int = 1
 
 
 AUTO = Engine()
@@ -42,17 +44,24 @@ def choose(engine: Engine, cell: base.Cell) -> str:
     Raises:
         ValueError: the one that was named cannot.
     """
-    if engine.matrix_dtype != "float32":
+    if engine[1:] != AUTO[1:]:
         if engine.name not in ("auto", "loop"):
-            raise ValueError(f"the engine {engine.name!r} computes in float32 alone")
+            raise ValueError(
+                f"the engine {engine.name!r} computes in float32 alone, and not in segments"
+            )
         return "loop"
     if engine.name == "auto":
         if cudnn.available(cell):
             return "cudnn"
+        # A CPU would gain nothing: it takes every step there is, one by one or in a tree.
+        if parallel.why_not(cell) is None and jax.default_backend() != "cpu":
+            return "parallel"
         return "fused" if fused.available(cell) else "loop"
     why_not = None
     if engine.name == "fused":
         why_not = fused.why_not(cell)
+    elif engine.name == "parallel":
+        why_not = parallel.why_not(cell)
     elif engine.name == "cudnn" and not cudnn.available(cell):
         why_not = cudnn.why_not(cell) or "there is no NVIDIA GPU"
     if why_not is not None:
@@ -72,13 +81,14 @@ def run_all(
     """`seqmodels.recurrence.run_all` by an engine."""
     names = [choose(engine, cell) for cell in cells]
     if set(names) == {"loop"}:
-        return recurrence.run_all(cells, reverse, parts, lengths_B, dropped, engine.matrix_dtype)
+        return recurrence.run_all(cells, reverse, parts, lengths_B, dropped, *engine[1:])
     x_TxDxB = jnp.concatenate(parts, axis=1)
     if dropped is not None:
         x_TxDxB = dropout.drop_all(x_TxDxB, dropped)
     run: dict[str, Callable[..., Encoded]] = {
         "loop": recurrence.run,
         "scan": recurrence.scan,
+        "parallel": parallel.run,
         "fused": _fused,
         "cudnn": cudnn.run,
     }

@@ -1,13 +1,18 @@
 """Plain keyword arguments to a model."""
 
 import importlib
+import importlib.util
 import inspect
+import os
 import pkgutil
+import sys
+import traceback
+import types
 from collections.abc import Sequence
 
 from flax import nnx
 
-from seqmodels import cells
+from seqmodels import cells, contract
 from seqmodels.bidirectional import Bidirectional, Unidirectional
 from seqmodels.cells.base import Cell
 from seqmodels.classifier import Classifier
@@ -24,14 +29,23 @@ def cell_names() -> list[str]:
 
 
 def find_cell(name: str) -> type[Cell]:
-    """The cell class that `seqmodels/cells/<name>.py` defines.
+    """The cell class that `seqmodels/cells/<name>.py` defines, or a file of the user's own.
+
+    Args:
+        name: of a module, or the path of a file that ends in `.py`. The file is executed.
 
     Raises:
-        ValueError: there is no such module, or it does not define exactly one cell.
+        ValueError: there is none, it cannot be run, or it does not define exactly one cell.
     """
-    if name not in cell_names():
-        raise ValueError(f"unknown cell {name!r}; choose one of {', '.join(cell_names())}")
-    module = importlib.import_module(f"seqmodels.cells.{name}")
+    if name.endswith(".py"):
+        module = _run(name)
+    elif name in cell_names():
+        module = importlib.import_module(f"seqmodels.cells.{name}")
+    else:
+        raise ValueError(
+            f"unknown cell {name!r}; choose one of {', '.join(cell_names())}, or give the path of "
+            "a file of your own, which ends in .py"
+        )
     defined = [
         value
         for value in vars(module).values()
@@ -40,8 +54,34 @@ def find_cell(name: str) -> type[Cell]:
         and value.__module__ == module.__name__
     ]
     if len(defined) != 1:
-        raise ValueError(f"{module.__file__} must define one subclass of Cell, not {len(defined)}")
+        found = ", ".join(one.__name__ for one in defined) or "none"
+        raise ValueError(
+            f"{module.__file__} must define one subclass of Cell of seqmodels.cells.base; it "
+            f"defines {found}"
+        )
     return defined[0]
+
+
+def _run(path: str) -> types.ModuleType:
+    """The module that a file is."""
+    if not os.path.isfile(path):
+        raise ValueError(f"there is no file {path!r} to take a cell from")
+    # One name a file, so that the functions of two files never mix.
+    name = f"cell_file_{os.path.abspath(path)}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None  # It ends in .py.
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # It is a researcher's code: whatever it raises.
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == spec.origin]
+        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else "?"
+        text = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path}, line {line}, cannot be run: {text}") from error
+    return module
 
 
 def build(
@@ -56,24 +96,25 @@ def build(
     seed: int,
     engine: str = "auto",
     matrix_dtype: str = "float32",
+    segment_steps: int = 1,
 ) -> Classifier:
     """Builds a classifier with freshly drawn parameters.
 
     Args:
         vocabulary_size: V, distinct tokens.
         embedding_size: width of a token's vector.
-        cell: a module in `seqmodels/cells`.
+        cell: a module in `seqmodels/cells`, or the path of a file.
         hidden_sizes: units of each recurrent layer, from the bottom up; twice as many come out of
             a bidirectional one.
         bidirectional: run every layer in both directions.
         dropout_rates: for each layer, the dropout rate on its input.
         pooling: a name in `seqmodels.pooling.POOLINGS`.
         seed: of the parameters.
-        engine, matrix_dtype: what runs the cells, as in `seqmodels.engines.Engine`.
+        engine, matrix_dtype, segment_steps: what runs the cells, as in `seqmodels.engines.Engine`.
 
     Raises:
-        ValueError: an unknown name, not one dropout rate a layer, or an engine that cannot run the
-            cell on this machine.
+        ValueError: an unknown name, a cell that breaks its contract, not one dropout rate a layer,
+            or an engine that cannot run the cell on this machine.
     """
     if pooling not in POOLINGS:
         raise ValueError(f"unknown pooling {pooling!r}; choose one of {', '.join(POOLINGS)}")
@@ -83,23 +124,24 @@ def build(
             "be one of each for every layer, and at least one layer"
         )
     rngs = nnx.Rngs(params=seed)
-    runs_cells = Engine(engine, matrix_dtype)
+    runs_cells = Engine(engine, matrix_dtype, segment_steps)
     cell_class = find_cell(cell)
     layers: list[Unidirectional | Bidirectional] = []
     input_size = embedding_size
     for hidden_size in hidden_sizes:
-        forward = cell_class(input_size, hidden_size, rngs=rngs)
+        forward = contract.make(cell_class, input_size, hidden_size, rngs=rngs)
         choose(runs_cells, forward)
         if bidirectional:
-            backward = cell_class(input_size, hidden_size, rngs=rngs)
+            backward = contract.make(cell_class, input_size, hidden_size, rngs=rngs)
             layers.append(Bidirectional(forward, backward, engine=runs_cells))
         else:
             layers.append(Unidirectional(forward, engine=runs_cells))
         input_size = layers[-1].output_size
+    encoder = Encoder(layers, dropout_rates)
     return Classifier(
         vocabulary_size=vocabulary_size,
         embedding_size=embedding_size,
-        encoder=Encoder(layers, dropout_rates),
-        pooling=POOLINGS[pooling],
+        encoder=encoder,
+        pooling=POOLINGS[pooling](encoder.output_size, rngs=rngs),
         rngs=rngs,
     )

@@ -36,6 +36,18 @@ def valid_steps(lengths_B: jax.Array, width: int) -> jax.Array:
     return jnp.arange(width)[:, None] < lengths_B
 
 
+def last_time(lengths_B: jax.Array, reverse: bool) -> jax.Array:
+    """The time of the last step that a cell takes in each sequence."""
+    return jnp.zeros_like(lengths_B) if reverse else lengths_B - 1
+
+
+def last_output(sequence_TxHxB: jax.Array, lengths_B: jax.Array, reverse: bool) -> jax.Array:
+    """The output of each sequence's last step: `[H, B]`, zero where there is none."""
+    last_1x1xB = last_time(lengths_B, reverse)[None, None]
+    last_HxB = jnp.take_along_axis(sequence_TxHxB, last_1x1xB, 0, mode="clip")[0]
+    return jnp.where(lengths_B > 0, last_HxB, 0)
+
+
 @jax.custom_batching.custom_vmap
 def longest(lengths_B: jax.Array) -> jax.Array:
     """The steps that a loop over all sequences takes.
@@ -84,7 +96,7 @@ def scan(
     start = _initial_carry(setup, params, (x_TxDxB,))
     times_T = jnp.arange(len(x_TxDxB))
     _, sequence_TxHxB = jax.lax.scan(step, start, (times_T, x_TxDxB), reverse=reverse)
-    return setup.encoded(sequence_TxHxB, lengths_B)
+    return Encoded(sequence_TxHxB, last_output(sequence_TxHxB, lengths_B, reverse))
 
 
 def run_all(
@@ -94,6 +106,7 @@ def run_all(
     lengths_B: jax.Array,
     dropped: dropout.Dropout | None = None,
     matrix_dtype: str = "float32",
+    segment_steps: int = 1,
 ) -> tuple[Encoded, ...]:
     """Runs cells, each in its direction, over the first `lengths_B` steps of the same sequences.
 
@@ -102,7 +115,9 @@ def run_all(
 
     The backward pass keeps the carry of every step and nothing else, and computes each step again:
     for the small layers that recurrent models are made of, that costs less than writing its
-    intermediate results to memory and reading them back.
+    intermediate results to memory and reading them back. In segments it keeps one carry a segment
+    and computes the others again too, which takes a third forward pass (Chen et al., "Training Deep
+    Nets with Sublinear Memory Cost", 2016).
 
     Args:
         cells: any cells.
@@ -112,13 +127,16 @@ def run_all(
         dropped: dropout of the inputs.
         matrix_dtype: that matrices take part in products in; parameters, carries, outputs and
             gradients stay as they are.
+        segment_steps: S, steps between two carries that are kept: T / S + S carries are in memory.
     """
     graphdefs, params = zip(*(nnx.split(cell, nnx.Param) for cell in cells), strict=True)
     rate, seeds_Bx2 = 0.0, None
     if dropped is not None:
         rate, seeds_Bx2 = dropped.rate, jax.random.key_data(dropped.keys_B)
     setups = tuple(
-        _Setup(graphdef, backwards, rate, matrix_dtype, isinstance(cell, base.GatedCell))
+        _Setup(
+            graphdef, backwards, rate, matrix_dtype, segment_steps, isinstance(cell, base.GatedCell)
+        )
         for cell, graphdef, backwards in zip(cells, graphdefs, reverse, strict=True)
     )
     return _run_all(setups, params, tuple(parts), lengths_B, seeds_Bx2)
@@ -131,6 +149,7 @@ class _Setup(NamedTuple):
     reverse: bool
     dropout_rate: float = 0.0
     matrix_dtype: str = "float32"
+    segment_steps: int = 1
     is_gated: bool = False
 
     def kept(self, carry):
@@ -144,16 +163,6 @@ class _Setup(NamedTuple):
     def time(self, number: jax.Array, num_steps: jax.Array) -> jax.Array:
         """The time of the step that the cell takes as its `number`-th."""
         return num_steps - 1 - number if self.reverse else number
-
-    def last_time(self, lengths_B: jax.Array) -> jax.Array:
-        """The time of the last step that the cell takes in each sequence."""
-        return jnp.zeros_like(lengths_B) if self.reverse else lengths_B - 1
-
-    def encoded(self, sequence_TxHxB: jax.Array, lengths_B: jax.Array) -> Encoded:
-        """The outputs and the last of them."""
-        last_1x1xB = self.last_time(lengths_B)[None, None]
-        last_HxB = jnp.take_along_axis(sequence_TxHxB, last_1x1xB, 0, mode="clip")[0]
-        return Encoded(sequence_TxHxB, jnp.where(lengths_B > 0, last_HxB, 0))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -184,7 +193,7 @@ _run_all.defvjp(_run_all_forward, _run_all_backward)
 
 
 def _forward(setup, params, parts, lengths_B, seeds_Bx2):
-    """One cell's `Encoded`, and what is kept of the carry before each of its steps."""
+    """One cell's `Encoded`, and what is kept of the carry before each of its segments."""
     weights, start = _weights(setup, params), _initial_carry(setup, params, parts)
     width, num_steps = len(parts[0]), longest(lengths_B)
 
@@ -193,57 +202,85 @@ def _forward(setup, params, parts, lengths_B, seeds_Bx2):
         return _step(setup, weights, _at(parts, time), carry, time, lengths_B, seeds_Bx2)
 
     def body(number, loop):
-        carry, kept_T, sequence_TxHxB = loop
-        time = setup.time(number, num_steps)
-        kept_T = _put(kept_T, setup.kept(carry), time)
+        carry, kept_N, sequence_TxHxB = loop
+        # Written over until the first step of that segment is reached.
+        kept_N = _put(kept_N, setup.kept(carry), -(-number // setup.segment_steps))
         carry, y_HxB = step(number, carry)
-        return carry, kept_T, _put(sequence_TxHxB, y_HxB, time)
+        return carry, kept_N, _put(sequence_TxHxB, y_HxB, setup.time(number, num_steps))
 
     _, y_HxB = jax.eval_shape(step, num_steps, start)
-    results = room((setup.kept(start), y_HxB), width, first=10 * setup.reverse)
-    _, kept_T, sequence_TxHxB = jax.lax.fori_loop(0, num_steps, body, (start, *results))
-    return setup.encoded(sequence_TxHxB, lengths_B), kept_T
+    first = 10 * setup.reverse
+    kept_N = room(setup.kept(start), -(-width // setup.segment_steps) + 1, first)
+    sequence_TxHxB = room(y_HxB, width, first + len(jax.tree.leaves(kept_N)))
+    _, kept_N, sequence_TxHxB = jax.lax.fori_loop(
+        0, num_steps, body, (start, kept_N, sequence_TxHxB)
+    )
+    last_HxB = last_output(sequence_TxHxB, lengths_B, setup.reverse)
+    return Encoded(sequence_TxHxB, last_HxB), kept_N
 
 
 def _backward(
-    setup, params, kept_T, sequence_TxHxB, cotangent, parts, lengths_B, seeds_Bx2, d_parts
+    setup, params, kept_N, sequence_TxHxB, cotangent, parts, lengths_B, seeds_Bx2, d_parts
 ):
     """One cell's gradient, and that of the inputs added to `d_parts`, if there is one already."""
-    num_steps = longest(lengths_B)
+    num_steps, size = longest(lengths_B), setup.segment_steps
     weights, pull_back_weights = jax.vjp(functools.partial(_weights, setup), params)
     start, pull_back_start = jax.vjp(lambda one: _initial_carry(setup, one, parts), params)
 
-    def carry_before(number):
-        kept = _at(kept_T, setup.time(number, num_steps))
+    def take(weights, xs, carry, time):
+        return _step(setup, weights, xs, carry, time, lengths_B, seeds_Bx2)
+
+    def first_carry(segment):
+        """The carry before the first step of a segment."""
+        kept, number = _at(kept_N, segment), segment * size
         if not setup.is_gated:
             return kept
         time = setup.time(number - 1, num_steps)
         h_HxB = _at(sequence_TxHxB, jnp.clip(time, 0, num_steps - 1))
         return *kept, jnp.where((number > 0) & (time < lengths_B), h_HxB, start[-1])
 
-    def body(number, loop):
+    def back(number, carry, loop):
+        """The derivative of one step, taken at the carry before it."""
         d_weights, d_parts, d_carry = loop
-        number = num_steps - 1 - number
         time = setup.time(number, num_steps)
-
-        def step(weights, xs, carry):
-            return _step(setup, weights, xs, carry, time, lengths_B, seeds_Bx2)
-
-        is_last_B = time == setup.last_time(lengths_B)
+        is_last_B = time == last_time(lengths_B, setup.reverse)
         d_y_HxB = _at(cotangent.sequence_TxHxB, time) + jnp.where(is_last_B, cotangent.last_HxB, 0)
-        _, pull_back = jax.vjp(step, weights, _at(parts, time), carry_before(number))
+        step = functools.partial(take, time=time)
+        _, pull_back = jax.vjp(step, weights, _at(parts, time), carry)
         d_step, d_xs, d_carry = pull_back((d_carry, d_y_HxB))
         if not is_first:
             d_xs = jax.tree.map(jnp.add, _at(d_parts, time), d_xs)
         d_weights = jax.tree.map(jnp.add, d_weights, d_step)
         return d_weights, _put(d_parts, d_xs, time), d_carry
 
+    def back_through_segment(number, loop):
+        segment = num_segments - 1 - number
+        if size == 1:
+            return back(segment, first_carry(segment), loop)
+        first = segment * size
+        steps = jnp.minimum(size, num_steps - first)
+
+        def forward(number, loop):
+            carry, carries_S = loop
+            time = setup.time(first + number, num_steps)
+            carries_S = _put(carries_S, carry, number)
+            return take(weights, _at(parts, time), carry, time)[0], carries_S
+
+        def backward(number, loop):
+            number = steps - 1 - number
+            return back(first + number, _at(carries_S, number), loop)
+
+        carries_S = room(start, size, first=40)
+        _, carries_S = jax.lax.fori_loop(0, steps, forward, (first_carry(segment), carries_S))
+        return jax.lax.fori_loop(0, steps, backward, loop)
+
     is_first = d_parts is None
     if is_first:
         d_parts = room(_at(parts, jnp.array(0)), len(parts[0]), first=20)
     d_weights, d_carry = jax.tree.map(jnp.zeros_like, (weights, start))
+    num_segments = -(-num_steps // size)
     d_weights, d_parts, d_carry = jax.lax.fori_loop(
-        0, num_steps, body, (d_weights, d_parts, d_carry)
+        0, num_segments, back_through_segment, (d_weights, d_parts, d_carry)
     )
     return jax.tree.map(jnp.add, *pull_back_weights(d_weights), *pull_back_start(d_carry)), d_parts
 

@@ -1,5 +1,7 @@
 """The flow of a run, top to bottom: config, data, model, state, train_step, report."""
 
+import pathlib
+
 import jax
 import numpy as np
 from flax import nnx
@@ -38,9 +40,12 @@ def run(config: ConfigDict, workdir: str | None = None) -> dict:
     """
     settings.check(config)
     stopwatch = Stopwatch()
+    model = build_model(config)
     mesh = devices.mesh()
     folder = report.RunFolder.create(workdir, config.name)
     folder.write_json("config.json", config.to_dict())
+    if config.model.cell.endswith(".py"):
+        folder.write(report.CELL_FILE, pathlib.Path(config.model.cell).read_text("utf-8"))
     print(report.header(folder), flush=True)
 
     with stopwatch.phase("data"):
@@ -48,7 +53,6 @@ def run(config: ConfigDict, workdir: str | None = None) -> dict:
     folder.write("vocabulary.txt", "\n".join(data.vocabulary.words) + "\n")
     print(report.describe_data(data), flush=True)
 
-    model = build_model(config)
     graphdef, params = nnx.split(model, nnx.Param)
     layout = devices.layout(config.train.batch_size, mesh)
     print(report.parameter_table(params), flush=True)

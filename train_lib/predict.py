@@ -19,7 +19,7 @@ from train_lib.data import batches
 from train_lib.data.dataset import Split
 from train_lib.data.vocabulary import Vocabulary, split_words
 from train_lib.errors import UserError, told_to_user
-from train_lib.report import RunFolder
+from train_lib.report import CELL_FILE, RunFolder
 
 _BATCH_SIZE = 64
 _MIN_WIDTH = 64  # Powers of two from here on: few programs to compile, for any texts.
@@ -34,6 +34,8 @@ def predict(workdir: str, texts: Sequence[str]) -> np.ndarray:
     folder = RunFolder.open_finished(workdir)
     config = ConfigDict(folder.read_json("config.json"))
     settings.check(config)
+    if config.model.cell.endswith(".py"):
+        config.model.cell = str(folder.path / CELL_FILE)
     graphdef, params = nnx.split(loop.build_model(config), nnx.Param)
     params = folder.read_weights(params)
     vocabulary = Vocabulary(folder.read_text("vocabulary.txt").split("\n")[:-1])

@@ -25,12 +25,15 @@ from train_lib.errors import UserError
 from train_lib.metrics import Metrics
 from train_lib.progress import Stopwatch
 
+CELL_FILE = "cell.py"
+"""In a run's folder: the file with the cell, where it was the user's own."""
+
 
 class RunFolder:
     """A run's folder, where nothing of another run is ever overwritten.
 
     `config.json`, `metrics.jsonl`, `vocabulary.txt`, `weights.npz`, `predictions.csv`, `curves.png`
-    and, last of all, `result.json`.
+    and, last of all, `result.json`; and `cell.py`, if the cell came from a file.
     """
 
     def __init__(self, path: pathlib.Path):

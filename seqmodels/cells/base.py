@@ -7,11 +7,12 @@ speed. A step comes in two parts:
 *   `project` is the part that needs no state,
 *   `step` is the part that does.
 
-There are three levels, each of which assumes more than the one before and runs faster:
+A cell that assumes more has faster ways to run:
 
-1.  `Cell`: any mathematics.
-2.  `GatedCell`: the only product with a recurrent matrix is `h @ R`; `update` is all the rest.
-3.  `AffineCell`: all gates are functions of `x @ W + h @ R + b`; `activate` is all the rest.
+*   `Cell`: any mathematics.
+*   `GatedCell`: the only product with a recurrent matrix is `h @ R`; `update` is all the rest.
+*   `AffineCell`: all gates are functions of `x @ W + h @ R + b`; `activate` is all the rest.
+*   `LinearCell`: `h' = a * h + b`, with a and b from the input alone.
 """
 
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.nn import initializers
 
 Carry = Any
 """What a cell remembers between two steps: any pytree of arrays."""
@@ -37,6 +39,21 @@ def product(x_D: jax.Array, kernel_DxG: jax.Array) -> jax.Array:
     return jnp.einsum(
         "dg,d->g", kernel_DxG, x_D.astype(kernel_DxG.dtype), preferred_element_type=x_D.dtype
     )
+
+
+def glorot_uniform(rngs: nnx.Rngs, *shape: int) -> nnx.Param[jax.Array]:
+    """A matrix as Keras draws those of inputs: uniform, by its fans (Glorot and Bengio, 2010)."""
+    return nnx.Param(initializers.glorot_uniform()(rngs.params(), shape, jnp.float32))
+
+
+def orthogonal(rngs: nnx.Rngs, *shape: int) -> nnx.Param[jax.Array]:
+    """A matrix as Keras draws recurrent ones: with orthogonal rows (Saxe et al., 2014)."""
+    return nnx.Param(initializers.orthogonal()(rngs.params(), shape, jnp.float32))
+
+
+def constant(value: float, *shape: int) -> nnx.Param[jax.Array]:
+    """Parameters that begin at one value, such as a bias."""
+    return nnx.Param(jnp.full(shape, value, jnp.float32))
 
 
 class Cell(nnx.Module):
@@ -118,3 +135,20 @@ class AffineCell(GatedCell):
 
     def update(self, carry, z_G, u_G):
         return self.activate(carry, z_G + u_G)
+
+
+class LinearCell(Cell):
+    """A cell with `h' = a * h + b`, elementwise, where `project` makes a and b of the input.
+
+    All its steps can be taken at once, in a number of rounds that grows with the logarithm of T.
+    Its carry is h.
+    """
+
+    def project(self, x_D: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The coefficients `(a_H, b_H)` of a step."""
+        raise NotImplementedError
+
+    def step(self, carry, z):
+        a_H, b_H = z
+        h_H = a_H * carry + b_H
+        return h_H, h_H

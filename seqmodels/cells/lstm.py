@@ -7,7 +7,6 @@ gate of Gers, Schmidhuber and Cummins, "Learning to Forget", Neural Computation 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.nn import initializers
 
 from seqmodels.cells import base
 
@@ -23,12 +22,8 @@ class LSTM(base.AffineCell):
     def __init__(self, input_size: int, hidden_size: int, *, rngs: nnx.Rngs):
         gates = 4 * hidden_size
         self.hidden_size = hidden_size
-        self.kernel = nnx.Param(
-            initializers.glorot_uniform()(rngs.params(), (input_size, gates), jnp.float32)
-        )
-        self.recurrent_kernel = nnx.Param(
-            initializers.orthogonal()(rngs.params(), (hidden_size, gates), jnp.float32)
-        )
+        self.kernel = base.glorot_uniform(rngs, input_size, gates)
+        self.recurrent_kernel = base.orthogonal(rngs, hidden_size, gates)
         forget = slice(hidden_size, 2 * hidden_size)
         self.bias = nnx.Param(jnp.zeros(gates, jnp.float32).at[forget].set(1.0))
 

@@ -12,9 +12,8 @@ from jax.experimental import rnn
 from jax.interpreters import mlir
 from jaxlib import gpu_rnn
 
-from seqmodels import cudnn, recurrence
+from seqmodels import cudnn, oracle, recurrence
 from seqmodels.cells import lstm
-from tests import oracle
 
 WIDTH, INPUT, HIDDEN = 5, 3, 7
 LENGTHS = [5, 1, 0, 3, 4, 5]

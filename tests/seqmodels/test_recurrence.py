@@ -7,14 +7,14 @@ import pytest
 from flax import nnx
 from jax.test_util import check_grads
 
-from seqmodels import factory, recurrence
-from tests import oracle
+from seqmodels import factory, oracle, recurrence
 
 WIDTH, BATCH, INPUT, HIDDEN = 5, 5, 3, 4
 LENGTHS = [5, 1, 0, 3, 4]
 
 
-@pytest.fixture(params=factory.cell_names())
+# One of each kind, and one whose carry holds a matrix; `test_check_cell` has them all.
+@pytest.fixture(params=["lstm", "gru", "min_gru", "mlstm"])
 def cell(request):
     cell = factory.find_cell(request.param)(INPUT, HIDDEN, rngs=nnx.Rngs(0))
     # Nothing at its initial zero: a bias that is left out must show.
@@ -142,6 +142,27 @@ def test_several_cells_over_parts_equal_each_alone_over_the_whole(cell, x_TxDxB)
         return scalar([array for one in encoded for array in one])
 
     assert_close(*(jax.value_and_grad(loss)(x_TxDxB) for loss in (together, apart)))
+
+
+@pytest.mark.parametrize("segment_steps", [2, 3, WIDTH + 1])
+@pytest.mark.parametrize("lengths", [LENGTHS, [0] * BATCH])
+def test_segments_change_nothing(cell, x_TxDxB, lengths, segment_steps):
+    graphdef, params = nnx.split(cell, nnx.Param)
+
+    def loss(params, x_TxDxB, segment_steps):
+        cells, backwards = [nnx.merge(graphdef, params)] * 2, [False, True]
+        encoded = recurrence.run_all(
+            cells, backwards, [x_TxDxB], jnp.array(lengths), segment_steps=segment_steps
+        )
+        return scalar([one.last_HxB for one in encoded])
+
+    gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)), static_argnums=2)
+    (value, d_segments), (expected, d_all) = (
+        gradients(params, x_TxDxB, steps) for steps in (segment_steps, 1)
+    )
+    valid = recurrence.valid_steps(jnp.array(lengths), WIDTH)[:, None]
+    assert_close((value, d_segments[0]), (expected, d_all[0]))
+    assert_close(jnp.where(valid, d_segments[1], 0), jnp.where(valid, d_all[1], 0))
 
 
 @pytest.mark.parametrize("lengths", [[[1, 2, 0, 1, 1], [5, 1, 0, 3, 4]], [[2] * 5, [3] * 5]])

@@ -193,3 +193,37 @@ def test_one_epoch_on_imdb(tmp_path):
     )  # fmt: skip
     assert result["dataset"]["name"] == "imdb_reviews"
     assert result["test_accuracy"]["mean"] > 0.7
+
+
+def test_the_guides_cell_is_one_file_that_trains_and_predicts(tmp_path):
+    guide = (ROOT / "docs" / "add_a_cell.md").read_text()
+    source = guide.partition("```python\n")[2].partition("```")[0]
+    cell = tmp_path / "leaky.py"
+    cell.write_text(source)
+    done = python("-m", "seqmodels.check_cell", str(cell))
+    assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()
+    losses = {}
+    for name in (str(cell), "lstm"):
+        workdir = tmp_path / pathlib.Path(name).stem
+        run(
+            workdir, "--config=configs/lstm.py", *SMALL, f"--config.model.cell={name}",
+            "--config.train.num_epochs=4", "--config.train.learning_rate=0.05",
+        )  # fmt: skip
+        rows = [json.loads(row) for row in (workdir / "metrics.jsonl").read_text().splitlines()]
+        losses[name] = [row["train_loss"] for row in rows]
+    assert all(loss[-1] < loss[0] for loss in losses.values()), losses
+    cell.unlink()  # The run keeps its own.
+    done = python("-m", "train_lib.predict", f"--workdir={tmp_path / 'leaky'}", "good")
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def test_a_broken_cell_is_refused_before_there_is_a_folder(tmp_path):
+    cell = tmp_path / "mine.py"
+    cell.write_text("from seqmodels.cells import base\n\n\nclass Mine(base.Cell):\n    pass\n")
+    workdir = tmp_path / "run"
+    done = python(
+        "main.py", f"--workdir={workdir}", "--config=configs/lstm.py", *SMALL,
+        f"--config.model.cell={cell}",
+    )  # fmt: skip
+    assert_refused(done, "Mine does not define __init__")
+    assert not workdir.exists()

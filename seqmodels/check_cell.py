@@ -1,0 +1,286 @@
+"""Puts a cell through all that the codebase will ask of it, and times it beside the LSTM.
+
+python -m seqmodels.check_cell gru
+python -m seqmodels.check_cell path/to/mine.py
+
+The tests do the same with every cell in `seqmodels/cells`.
+"""
+
+import argparse
+import functools
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.test_util import check_grads
+
+from seqmodels import contract, cudnn, engines, factory, fused, oracle, parallel, recurrence
+from seqmodels.cells import base
+from seqmodels.recurrence import Encoded
+
+_STEPS, _BATCH, _INPUT, _HIDDEN = 5, 5, 3, 4  # Small, odd and all different.
+_LENGTHS = [5, 1, 0, 3, 4]
+_VALUES, _GRADIENTS = 1e-5, 1e-4  # Tolerances, of the largest number there is.
+
+
+# Most of the time goes into compiling.
+_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+class CheckFailed(Exception):
+    """Its text says what a cell does that it must not."""
+
+
+def make(name: str) -> base.Cell:
+    """A small cell in which no parameter is zero: one that is left out must show.
+
+    Raises:
+        ValueError: there is no such cell, or it breaks the contract.
+    """
+    cell = contract.make(factory.find_cell(name), _INPUT, _HIDDEN, rngs=nnx.Rngs(0))
+    graphdef, params = nnx.split(cell, nnx.Param)
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), max(len(leaves), 1))
+    leaves = [
+        leaf + jax.random.normal(key, leaf.shape) / 2
+        for leaf, key in zip(leaves, keys, strict=False)
+    ]
+    return nnx.merge(graphdef, jax.tree.unflatten(structure, leaves))
+
+
+def equals_the_unrolled_loop(cell: base.Cell) -> None:
+    """The engine gives what a Python loop over the steps gives, in both directions."""
+    for reverse in (False, True):
+        _same(
+            cell,
+            functools.partial(recurrence.run, reverse=reverse),
+            functools.partial(oracle.run, reverse=reverse),
+            _LENGTHS,
+        )
+
+
+def gradients_match_finite_differences(cell: base.Cell) -> None:
+    """In float64; of the unrolled loop's mathematics, whatever JAX makes of its derivative."""
+    with jax.enable_x64(True):
+        graphdef, params = nnx.split(cell, nnx.Param)
+        params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
+        x_TxDxB = _inputs()[:3].astype(jnp.float64)
+
+        def loss(params, x_TxDxB):
+            return _scalar(recurrence.run(nnx.merge(graphdef, params), x_TxDxB, jnp.array([3, 1])))
+
+        try:
+            arguments = params, x_TxDxB[..., :2]
+            check_grads(loss, arguments, order=1, modes=["rev"], rtol=1e-5, atol=1e-8)
+        except AssertionError as error:
+            text = " ".join(str(error).split())
+            raise CheckFailed(
+                f"a gradient is not what finite differences give: {text[:300]}"
+            ) from None
+
+
+def padding_is_neither_read_nor_written(cell: base.Cell) -> None:
+    """What stands behind a sequence changes nothing, and gets outputs and gradients of zero."""
+    x_TxDxB, lengths_B = _inputs(), jnp.array(_LENGTHS)
+    valid_Tx1xB = recurrence.valid_steps(lengths_B, _STEPS)[:, None]
+    for reverse in (False, True):
+        encoded, pull_back = jax.vjp(
+            lambda x, reverse=reverse: recurrence.run(cell, x, lengths_B, reverse=reverse), x_TxDxB
+        )
+        spoilt = recurrence.run(
+            cell, jnp.where(valid_Tx1xB, x_TxDxB, 1e9), lengths_B, reverse=reverse
+        )
+        (d_x_TxDxB,) = pull_back(jax.tree.map(jnp.ones_like, encoded))
+        if not all(jnp.array_equal(*pair) for pair in zip(encoded, spoilt, strict=True)):
+            raise CheckFailed("what stands in the padding reaches a result")
+        for array in (encoded.sequence_TxHxB, d_x_TxDxB):
+            if jnp.where(valid_Tx1xB, 0, array).any():
+                raise CheckFailed("padding has an output or a gradient that is not zero")
+
+
+def works_under_vmap(cell: base.Cell) -> None:
+    """Many models at once give what each gives alone."""
+    graphdef, params = nnx.split(cell, nnx.Param)
+    params_2 = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf / 2]), params)
+
+    def run(params):
+        return recurrence.run(nnx.merge(graphdef, params), _inputs(), jnp.array(_LENGTHS))
+
+    both = _jit(jax.vmap(run))(params_2)
+    for number in range(2):
+        alone = run(jax.tree.map(lambda leaf, number=number: leaf[number], params_2))
+        _close("under vmap", jax.tree.map(lambda one, n=number: one[n], both), alone, _VALUES)
+
+
+def segments_change_nothing(cell: base.Cell) -> None:
+    """Carries that are computed again are those that would have been kept."""
+    lengths_B = jnp.array(_LENGTHS)
+
+    def run(cell, x_TxDxB, lengths, segment_steps):
+        del lengths
+        (encoded,) = recurrence.run_all(
+            [cell], [True], [x_TxDxB], lengths_B, segment_steps=segment_steps
+        )
+        return Encoded(jnp.zeros(()), encoded.last_HxB)
+
+    _same(
+        cell,
+        functools.partial(run, segment_steps=2),
+        functools.partial(run, segment_steps=1),
+        lengths_B,
+        compare_inputs=False,
+    )
+
+
+def bfloat16_products_stay_close(cell: base.Cell) -> None:
+    """Matrices in bfloat16 leave carries and outputs in float32, and near what they were."""
+    (coarse,), (fine,) = (
+        recurrence.run_all(
+            [cell], [False], [_inputs()], jnp.array(_LENGTHS), matrix_dtype=matrix_dtype
+        )
+        for matrix_dtype in ("bfloat16", "float32")
+    )
+    if coarse.last_HxB.dtype != jnp.float32:
+        raise CheckFailed(f"with products in bfloat16 the output is {coarse.last_HxB.dtype}")
+    _close("with products in bfloat16", coarse.last_HxB, fine.last_HxB, 0.1)
+
+
+def every_engine_gives_the_same(cell: base.Cell) -> None:
+    """All engines that the cell qualifies for, GPU kernels interpreted."""
+    lengths_B = jnp.array(_LENGTHS)
+    for reverse in (False, True):
+        for name, run in qualified(cell).items():
+            _same(
+                cell,
+                functools.partial(run, reverse=reverse),
+                functools.partial(recurrence.run, reverse=reverse),
+                lengths_B,
+                what=f"by the engine {name}",
+            )
+
+
+CHECKS: tuple[Callable[[base.Cell], None], ...] = (
+    equals_the_unrolled_loop,
+    gradients_match_finite_differences,
+    padding_is_neither_read_nor_written,
+    works_under_vmap,
+    segments_change_nothing,
+    bfloat16_products_stay_close,
+    every_engine_gives_the_same,
+)
+
+
+def qualified(cell: base.Cell) -> dict[str, Callable[..., Encoded]]:
+    """The engines that can run a cell here, but for the loop, which runs all."""
+    runs: dict[str, Callable[..., Encoded]] = {"scan": recurrence.scan}
+    if parallel.why_not(cell) is None:
+        runs["parallel"] = parallel.run
+    if fused.why_not(cell) is None:
+        runs["fused"] = functools.partial(fused.run, interpret=not fused.available(cell))
+    if cudnn.available(cell):
+        runs["cudnn"] = cudnn.run
+    return runs
+
+
+def _inputs() -> jax.Array:
+    return jax.random.normal(jax.random.key(2), (_STEPS, _INPUT, _BATCH))
+
+
+def _scalar(encoded: Encoded) -> jax.Array:
+    """A loss in which every output has a weight of its own."""
+    return sum(
+        jnp.vdot(jax.random.normal(jax.random.key(number), array.shape), jnp.sin(array))
+        for number, array in enumerate(encoded)
+    )
+
+
+def _same(cell, run, expected_run, lengths, what="by the loop", compare_inputs=True) -> None:
+    """Two ways to run a cell have the same values and gradients."""
+    graphdef, params = nnx.split(cell, nnx.Param)
+
+    def loss(run, params, x_TxDxB):
+        encoded = run(nnx.merge(graphdef, params), x_TxDxB, lengths_of[run])
+        return _scalar(encoded), encoded
+
+    lengths_of = {run: jnp.array(lengths), expected_run: lengths}
+    (actual, values), (expected, expected_values) = (
+        _jit(jax.grad(functools.partial(loss, one), argnums=(0, 1), has_aux=True))(
+            params, _inputs()
+        )
+        for one in (run, expected_run)
+    )
+    _close(f"the outputs {what}", values, expected_values, _VALUES)
+    _close(f"the gradients of the parameters {what}", actual[0], expected[0], _GRADIENTS)
+    if compare_inputs:
+        _close(f"the gradient of the inputs {what}", actual[1], expected[1], _GRADIENTS)
+
+
+def _close(what, actual, expected, tolerance) -> None:
+    for one, other in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        if not one.size:
+            continue
+        difference, largest = jnp.abs(one - other).max(), jnp.abs(other).max()
+        if not difference <= tolerance * jnp.maximum(largest, 1):
+            raise CheckFailed(f"{what} differ by {difference:.2g}, where {largest:.2g} is largest")
+
+
+def microseconds_per_step(cell_class: type[base.Cell]) -> float:
+    """Of training, forwards and backwards: 128 sequences, 64 inputs, 64 units, 256 steps."""
+    cell = contract.make(cell_class, 64, 64, rngs=nnx.Rngs(0))
+    graphdef, params = nnx.split(cell, nnx.Param)
+    x_TxDxB = jax.random.normal(jax.random.key(0), (256, 64, 128))
+
+    @jax.jit
+    def gradients(params, x_TxDxB):
+        def loss(params, x_TxDxB):
+            (encoded,) = engines.run_all(
+                engines.AUTO, [nnx.merge(graphdef, params)], [False], [x_TxDxB], jnp.full(128, 256)
+            )
+            return encoded.last_HxB.sum()
+
+        return jax.grad(loss, argnums=(0, 1))(params, x_TxDxB)
+
+    seconds = []
+    for _ in range(6):
+        start = time.perf_counter()
+        jax.block_until_ready(gradients(params, x_TxDxB))
+        seconds.append(time.perf_counter() - start)
+    return 1e6 * min(seconds[1:]) / 256
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m seqmodels.check_cell", description="Puts a cell through its contract."
+    )
+    parser.add_argument("cell", help="a module in seqmodels/cells, or the path of a file")
+    name = parser.parse_args(argv).cell
+    try:
+        cell = make(name)
+    except ValueError as error:
+        print(f"BROKEN  {error}")
+        return 1
+    print("ok      keeps the contract")
+    failed = 0
+    for check in CHECKS:
+        words = check.__name__.replace("_", " ")
+        try:
+            check(cell)
+            print(f"ok      {words}", flush=True)
+        except CheckFailed as error:
+            failed += 1
+            print(f"FAILED  {words}: {error}", flush=True)
+    print(f"engines: loop, {', '.join(qualified(cell))}; here it runs by {_chosen(cell)}")
+    mine, lstm = (microseconds_per_step(factory.find_cell(one)) for one in (name, "lstm"))
+    print(f"a step of training takes {mine:.0f} us, the LSTM's {lstm:.0f} us ({mine / lstm:.2f}x)")
+    return 1 if failed else 0
+
+
+def _chosen(cell: base.Cell) -> str:
+    return engines.choose(engines.AUTO, cell)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,184 @@
+"""Whether a cell keeps the contract of `seqmodels.cells.base`; if not, what is wrong with it."""
+
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from seqmodels.cells import base
+
+# What a cell of each kind leaves as it is, since engines do it in their own way; the first counts.
+_GIVEN: dict[type[base.Cell], tuple[str, ...]] = {
+    base.AffineCell: ("project", "update", "step"),
+    base.GatedCell: ("step",),
+    base.LinearCell: ("step",),
+}
+_STEPS = 3  # Taken to see whether there are numbers that are none.
+
+
+class BrokenCell(ValueError):
+    """Its text says which cell it is, what is wrong, and what it should be."""
+
+
+def make(
+    cell_class: type[base.Cell], input_size: int, hidden_size: int, *, rngs: nnx.Rngs
+) -> base.Cell:
+    """Makes a cell and checks that it keeps the contract.
+
+    Raises:
+        BrokenCell: it does not.
+    """
+    _check_class(cell_class)
+    cell = _try(
+        cell_class,
+        f"{cell_class.__name__}({input_size}, {hidden_size}, rngs=rngs)",
+        lambda: cell_class(input_size, hidden_size, rngs=rngs),
+    )
+    _check_parts(cell, hidden_size)
+    _check_shapes(cell, input_size)
+    _check_numbers(cell, input_size)
+    return cell
+
+
+def _check_class(cell_class: type[base.Cell]) -> None:
+    kind = next((kind for kind in _GIVEN if issubclass(cell_class, kind)), None)
+    if kind is None:
+        return
+    own = [name for name in _GIVEN[kind] if getattr(cell_class, name) is not getattr(kind, name)]
+    if own:
+        raise BrokenCell(
+            f"{cell_class.__name__} overrides {', '.join(own)}, which engines do in their own "
+            f"way for every {kind.__name__}; derive it from a class that assumes less"
+        )
+
+
+def _check_parts(cell: base.Cell, hidden_size: int) -> None:
+    name = type(cell).__name__
+    if getattr(cell, "hidden_size", None) != hidden_size:
+        raise BrokenCell(
+            f"{name}.hidden_size is {getattr(cell, 'hidden_size', 'missing')}, not {hidden_size}; "
+            "set self.hidden_size = hidden_size"
+        )
+    _, params, others = nnx.split(cell, nnx.Param, ...)
+    for path, leaf in jax.tree.leaves_with_path(others):
+        raise BrokenCell(
+            f"{name} holds {_at(path)}, {_describe(leaf)}, which is no nnx.Param; a cell holds "
+            "nothing else, so make it one, or compute it where it is used"
+        )
+    for path, leaf in jax.tree.leaves_with_path(params):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise BrokenCell(
+                f"{name}'s parameter {_at(path)} is {_describe(leaf)}, not floating point"
+            )
+        if not jnp.isfinite(leaf).all():
+            raise BrokenCell(f"{name}'s parameter {_at(path)} is NaN or infinite from the start")
+
+
+def _check_shapes(cell: base.Cell, input_size: int) -> None:
+    name, size = type(cell).__name__, cell.hidden_size
+    carry = _try(type(cell), f"{name}.initial_carry()", cell.initial_carry)
+    for path, leaf in jax.tree.leaves_with_path(carry):
+        if not isinstance(leaf, jax.Array):
+            raise BrokenCell(
+                f"{name}.initial_carry() holds {_at(path)}{leaf!r}, a {type(leaf).__name__}; every "
+                "part of it has to be an array, like jnp.zeros(self.hidden_size)"
+            )
+    if isinstance(cell, base.GatedCell):
+        _check_gates(cell, input_size, carry)
+    x_D = jax.ShapeDtypeStruct((input_size,), jnp.float32)
+    z = _try(type(cell), f"{name}.project(x_D)", lambda: jax.eval_shape(cell.project, x_D))
+    what = f"{name}.step(carry, z)"
+    result = _try(type(cell), what, lambda: jax.eval_shape(cell.step, carry, z))
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise BrokenCell(f"{what} returns {_describe(result)}, not a pair (carry, y)")
+    new_carry, y_H = result
+    if getattr(y_H, "shape", None) != (size,):
+        raise BrokenCell(f"{what} has the output {_describe(y_H)}, not one of shape ({size},)")
+    structures = [str(jax.tree.structure(one)) for one in (new_carry, carry)]
+    if structures[0] != structures[1]:
+        raise BrokenCell(
+            f"{what} changes the structure of the carry: {structures[0]}, where initial_carry() "
+            f"has {structures[1]}"
+        )
+    for (path, new), old in zip(
+        jax.tree.leaves_with_path(new_carry), jax.tree.leaves(carry), strict=True
+    ):
+        if (new.shape, new.dtype) != (old.shape, old.dtype):
+            raise BrokenCell(
+                f"{what} makes {_describe(new)} of the part {_at(path) or 'that is all'} of the "
+                f"carry, which is {_describe(old)} in initial_carry()"
+            )
+
+
+def _check_gates(cell: base.GatedCell, input_size: int, carry: Any) -> None:
+    name, size = type(cell).__name__, cell.hidden_size
+    shape = getattr(getattr(cell, "recurrent_kernel", None), "shape", ())
+    if len(shape) != 2 or shape[0] != size or shape[1] % size or not shape[1]:
+        raise BrokenCell(
+            f"{name}.recurrent_kernel is {shape or 'missing'}; of a GatedCell it is [H, G] with "
+            f"H = {size} and G a multiple of it, one for each gate"
+        )
+    if isinstance(cell, base.AffineCell):
+        for part, expected in (("kernel", (input_size, shape[1])), ("bias", (shape[1],))):
+            actual = getattr(getattr(cell, part, None), "shape", "missing")
+            if actual != expected:
+                raise BrokenCell(f"{name}.{part} is {actual}; it has to be {expected}")
+    shapes = [leaf.shape for leaf in carry] if isinstance(carry, tuple) else None
+    if not shapes or set(shapes) != {(size,)}:
+        raise BrokenCell(
+            f"{name}.initial_carry() is {_describe(carry)}; of a GatedCell it is a tuple of "
+            f"vectors ({size},), the last of which is h, the output"
+        )
+
+
+def _check_numbers(cell: base.Cell, input_size: int) -> None:
+    graphdef, params = nnx.split(cell, nnx.Param)
+
+    @jax.jit
+    def run(params, x_TxD):
+        cell = nnx.merge(graphdef, params)
+        carry, outputs = cell.initial_carry(), []
+        for x_D in x_TxD:
+            carry, y_H = cell.step(carry, cell.project(x_D))
+            outputs.append(y_H)
+        return carry, outputs
+
+    results = run(params, jax.random.normal(jax.random.key(0), (_STEPS, input_size)))
+    if not all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(results)):
+        raise BrokenCell(
+            f"{type(cell).__name__} computes NaN or infinity in its first {_STEPS} steps, with "
+            "the parameters that it draws"
+        )
+
+
+def _try(cell_class: type, what: str, function: Callable[[], Any]) -> Any:
+    """What a function of the cell returns."""
+    try:
+        return function()
+    except NotImplementedError as error:
+        missing = traceback.extract_tb(error.__traceback__)[-1].name
+        raise BrokenCell(f"{cell_class.__name__} does not define {missing}") from error
+    except Exception as error:  # A cell is a researcher's code: whatever it raises.
+        module = getattr(sys.modules.get(cell_class.__module__), "__file__", None)
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == module]
+        where = f" ({module}, line {lines[-1]})" if lines else ""
+        text = str(error).partition("\n")[0]
+        raise BrokenCell(f"{what} raises {type(error).__name__}: {text}{where}") from error
+
+
+def _at(path) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
+
+
+def _describe(value: Any) -> str:
+    """An array by its shape and type, anything else by what it is made of."""
+    if hasattr(value, "shape"):
+        return f"{value.dtype}{list(value.shape)}"
+    if isinstance(value, tuple | list):
+        return f"a {type(value).__name__} of {', '.join(map(_describe, value)) or 'nothing'}"
+    return f"a {type(value).__name__}"

@@ -1,0 +1,45 @@
+"""All steps of a linear cell at once.
+
+`h' = a h + b` composes: two steps are a step with other coefficients, so T of them can be put
+together in a tree. Blelloch, "Prefix Sums and Their Applications", 1990; Martin and Cundy,
+"Parallelizing Linear Recurrent Neural Nets Over Sequence Length", ICLR 2018.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from seqmodels.cells import base
+from seqmodels.recurrence import Encoded, last_output, valid_steps
+
+
+def why_not(cell: base.Cell) -> str | None:
+    """What keeps this cell from being run so; None if nothing does."""
+    return None if isinstance(cell, base.LinearCell) else "it is not a LinearCell"
+
+
+def run(
+    cell: base.LinearCell, x_TxDxB: jax.Array, lengths_B: jax.Array, *, reverse: bool = False
+) -> Encoded:
+    """`seqmodels.recurrence.run`, to which it is equal, by `jax.lax.associative_scan`.
+
+    Args:
+        cell: a cell for which `why_not` has nothing to say.
+        x_TxDxB: the inputs; sequences start at time 0.
+        lengths_B: valid steps of each sequence, 0 to T; all T are computed.
+        reverse: run from the last valid step to the first.
+    """
+    valid_Tx1xB = valid_steps(lengths_B, len(x_TxDxB))[:, None]
+    x_TxDxB = jnp.where(valid_Tx1xB, x_TxDxB, 0)
+    a_TxHxB, b_TxHxB = jax.vmap(jax.vmap(cell.project, -1, -1))(x_TxDxB)
+    # A padding step leaves h alone.
+    steps = jnp.where(valid_Tx1xB, a_TxHxB, 1), jnp.where(valid_Tx1xB, b_TxHxB, 0)
+    a_TxHxB, b_TxHxB = jax.lax.associative_scan(_then, steps, reverse=reverse)
+    start_Hx1 = cell.initial_carry().astype(x_TxDxB.dtype)[:, None]
+    sequence_TxHxB = jnp.where(valid_Tx1xB, a_TxHxB * start_Hx1 + b_TxHxB, 0)
+    return Encoded(sequence_TxHxB, last_output(sequence_TxHxB, lengths_B, reverse))
+
+
+def _then(first, second):
+    """Two steps as one."""
+    (a_first, b_first), (a_second, b_second) = first, second
+    return a_second * a_first, a_second * b_first + b_second

@@ -1,0 +1,140 @@
+"""A cell that breaks the contract is told what is wrong, before anything is trained."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from seqmodels import contract, factory
+
+GOOD = """
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from seqmodels.cells import base
+
+
+class Mine(base.Cell):
+    def __init__(self, input_size, hidden_size, *, rngs):
+        self.hidden_size = hidden_size
+        self.kernel = base.glorot_uniform(rngs, input_size, hidden_size)
+        self.recurrent_kernel = base.orthogonal(rngs, hidden_size, hidden_size)
+        self.bias = base.constant(0.0, hidden_size)
+
+    def initial_carry(self):
+        return (jnp.zeros(self.hidden_size),)
+
+    def project(self, x_D):
+        return base.product(x_D, self.kernel[...]) + self.bias
+
+    def step(self, carry, z):
+        h_H = jnp.tanh(z + base.product(carry[0], self.recurrent_kernel[...]))
+        return (h_H,), h_H
+"""
+PROJECT = GOOD[GOOD.index("    def project") : GOOD.index("    def step")]
+STEP = GOOD[GOOD.index("    def step") :]
+GATED = GOOD.replace("base.Cell", "base.GatedCell").replace(
+    STEP, "    def update(self, carry, z_G, u_G):\n        return (jnp.tanh(z_G + u_G),)\n"
+)
+AFFINE = GOOD.replace("base.Cell", "base.AffineCell").replace(
+    PROJECT + STEP, "    def activate(self, carry, a_G):\n        return (jnp.tanh(a_G),)\n"
+)
+
+
+def find_and_make(path, source):
+    path.write_text(source)
+    return contract.make(factory.find_cell(str(path)), 3, 4, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("source", [GOOD, GATED, AFFINE])
+def test_a_sound_cell_is_made_from_a_file(tmp_path, source):
+    cell = find_and_make(tmp_path / "mine.py", source)
+    (h_H,), y_H = cell.step(cell.initial_carry(), cell.project(jnp.ones(3)))
+    assert y_H.shape == (4,)
+    assert (h_H == y_H).all()
+
+
+def test_all_kinds_compute_the_same(tmp_path):
+    outputs = []
+    for number, source in enumerate((GOOD, GATED, AFFINE)):
+        cell = find_and_make(tmp_path / f"cell{number}.py", source)
+        outputs.append(cell.step(cell.initial_carry(), cell.project(jnp.ones(3)))[1])
+    assert (outputs[0] == outputs[1]).all()
+    assert jnp.allclose(outputs[0], outputs[2], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("source", "old", "new", "words"),
+    [
+        (GOOD, "        self.hidden_size = hidden_size\n", "", ["hidden_size is missing, not 4"]),
+        (GOOD, "return (h_H,), h_H", "return h_H", ["float32[4], not a pair (carry, y)"]),
+        (GOOD, "return (h_H,), h_H", "return (h_H,), h_H[:2]", ["output float32[2]", "shape (4,)"]),
+        (GOOD, "return (h_H,), h_H", "return h_H, h_H", ["changes the structure of the carry"]),
+        (
+            GOOD,
+            "return (h_H,), h_H",
+            "return (h_H.astype(jnp.bfloat16),), h_H",
+            ["makes bfloat16[4] of the part 0", "float32[4] in initial_carry()"],
+        ),
+        (GOOD, "return (h_H,), h_H", "return (h_H[:, None],), h_H", ["float32[4, 1]", "part 0"]),
+        (GOOD, "return (jnp.zeros(self.hidden_size),)", "return (0.0,)", ["0.0, a float"]),
+        (GOOD, "rngs, hidden_size, hidden_size", "rngs, 5, hidden_size", [".step(carry, z) raises",
+         "mine.py, line 22"]),
+        (GOOD, PROJECT, "", ["Mine does not define project"]),
+        (GOOD, STEP, "", ["Mine does not define step"]),
+        (GOOD, "base.constant(0.0,", "base.constant(jnp.nan,", ["parameter bias is NaN"]),
+        (GOOD, "jnp.tanh(z", "jnp.log(z", ["computes NaN or infinity in its first 3 steps"]),
+        (GOOD, "base.constant(0.0, hidden_size)", "jnp.zeros(hidden_size)", ["holds bias",
+         "no nnx.Param"]),
+        (GOOD, "base.constant(0.0, hidden_size)", "rngs.params", ["no nnx.Param"]),
+        (GOOD, "base.constant(0.0, hidden_size)", "nnx.Param(jnp.zeros(hidden_size, int))",
+         ["parameter bias is int32[4], not floating point"]),
+        (GOOD, "rngs):", "rng):", ["Mine(3, 4, rngs=rngs) raises TypeError"]),
+        (GOOD, "jnp.tanh(z", "jnp.tanhh(z", ["step(carry, z) raises AttributeError", "tanhh"]),
+        (GATED, "rngs, hidden_size, hidden_size", "rngs, hidden_size, 6", ["recurrent_kernel is",
+         "(4, 6)", "a multiple of it, one for each gate"]),
+        (GATED, "self.recurrent_kernel", "self.matrix", ["recurrent_kernel is missing"]),
+        (GATED, "(jnp.zeros(self.hidden_size),)", "jnp.zeros(self.hidden_size)", ["a tuple of "
+         "vectors (4,)"]),
+        (GATED, "(jnp.tanh(z_G + u_G),)", "(jnp.tanh(z_G),) * 2", ["changes the structure"]),
+        (GATED, "def update", "def step", ["overrides step"]),
+        (AFFINE, "rngs, input_size, hidden_size)", "rngs, 2, hidden_size)", ["kernel is (2, 4); it "
+         "has to be (3, 4)"]),
+        (AFFINE, "    def initial", PROJECT + "    def initial", ["overrides project"]),
+        (AFFINE, "base.AffineCell", "base.LinearCell", ["does not define project"]),
+        (GOOD, "base.Cell", "object", ["must define one subclass of Cell", "defines none"]),
+        (GOOD, "class Mine", "class Other(base.Cell):\n    pass\n\nclass Mine", ["Other, Mine"]),
+        (GOOD, "def initial_carry(self):", "def initial_carry(self)", ["line 15", "SyntaxError"]),
+        (GOOD, "import jax\n", "import jacks\n", ["line 2", "No module named 'jacks'"]),
+    ],
+)  # fmt: skip
+def test_a_broken_cell_is_told_what_is_wrong(tmp_path, source, old, new, words):
+    assert old in source
+    with pytest.raises(ValueError) as error:  # noqa: PT011  Its words are looked at.
+        find_and_make(tmp_path / "mine.py", source.replace(old, new, 1))
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_an_unknown_name_lists_the_choices_and_a_missing_file_is_named():
+    with pytest.raises(ValueError, match=r"unknown cell 'ltsm'; choose one of gru, .*\.py"):
+        factory.find_cell("ltsm")
+    with pytest.raises(ValueError, match="no file 'nowhere/mine"):
+        factory.find_cell("nowhere/mine.py")
+
+
+@pytest.mark.parametrize("name", factory.cell_names())
+def test_every_cell_draws_parameters_that_train(name):
+    """No unit is dead or the same as another at the start."""
+    cell = contract.make(factory.find_cell(name), 8, 8, rngs=nnx.Rngs(0))
+    x_TxD = jax.random.normal(jax.random.key(0), (20, 8))
+
+    def outputs(x_TxD):
+        carry, ys = cell.initial_carry(), []
+        for x_D in x_TxD:
+            carry, y_H = cell.step(carry, cell.project(x_D))
+            ys.append(y_H)
+        return jnp.stack(ys)
+
+    y_TxH = jax.jit(outputs)(x_TxD)
+    assert (jnp.std(y_TxH, axis=0) > 1e-3).all()
