@@ -182,7 +182,8 @@ def _run_all_forward(setups, params, parts, lengths_B, seeds_Bx2):
 
 def _run_all_backward(setups, residuals, cotangents):
     params, parts, lengths_B, seeds_Bx2, *results = residuals
-    all_d_params, d_parts = [], None
+    # With one cell no other is to read the inputs after it.
+    all_d_params, d_parts = [], parts if len(setups) == 1 else None
     for setup, one, *of_cell in zip(setups, params, *results, cotangents, strict=True):
         d_params, d_parts = _backward(setup, one, *of_cell, parts, lengths_B, seeds_Bx2, d_parts)
         all_d_params.append(d_params)
@@ -222,7 +223,10 @@ def _forward(setup, params, parts, lengths_B, seeds_Bx2):
 def _backward(
     setup, params, kept_N, sequence_TxHxB, cotangent, parts, lengths_B, seeds_Bx2, d_parts
 ):
-    """One cell's gradient, and that of the inputs added to `d_parts`, if there is one already."""
+    """One cell's gradient, and that of the inputs added to `d_parts`, if there is one already.
+
+    It may be `parts` itself: the gradient of an input then takes its place once it was read.
+    """
     num_steps, size = longest(lengths_B), setup.segment_steps
     weights, pull_back_weights = jax.vjp(functools.partial(_weights, setup), params)
     start, pull_back_start = jax.vjp(lambda one: _initial_carry(setup, one, parts), params)
@@ -246,9 +250,10 @@ def _backward(
         is_last_B = time == last_time(lengths_B, setup.reverse)
         d_y_HxB = _at(cotangent.sequence_TxHxB, time) + jnp.where(is_last_B, cotangent.last_HxB, 0)
         step = functools.partial(take, time=time)
-        _, pull_back = jax.vjp(step, weights, _at(parts, time), carry)
+        xs = _at(d_parts if in_place else parts, time)
+        _, pull_back = jax.vjp(step, weights, xs, carry)
         d_step, d_xs, d_carry = pull_back((d_carry, d_y_HxB))
-        if not is_first:
+        if not is_first and not in_place:
             d_xs = jax.tree.map(jnp.add, _at(d_parts, time), d_xs)
         d_weights = jax.tree.map(jnp.add, d_weights, d_step)
         return d_weights, _put(d_parts, d_xs, time), d_carry
@@ -260,11 +265,13 @@ def _backward(
         first = segment * size
         steps = jnp.minimum(size, num_steps - first)
 
+        inputs = loop[1] if in_place else parts
+
         def forward(number, loop):
             carry, carries_S = loop
             time = setup.time(first + number, num_steps)
             carries_S = _put(carries_S, carry, number)
-            return take(weights, _at(parts, time), carry, time)[0], carries_S
+            return take(weights, _at(inputs, time), carry, time)[0], carries_S
 
         def backward(number, loop):
             number = steps - 1 - number
@@ -274,7 +281,7 @@ def _backward(
         _, carries_S = jax.lax.fori_loop(0, steps, forward, (first_carry(segment), carries_S))
         return jax.lax.fori_loop(0, steps, backward, loop)
 
-    is_first = d_parts is None
+    is_first, in_place = d_parts is None, d_parts is parts
     if is_first:
         d_parts = room(_at(parts, jnp.array(0)), len(parts[0]), first=20)
     d_weights, d_carry = jax.tree.map(jnp.zeros_like, (weights, start))

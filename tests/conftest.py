@@ -9,6 +9,15 @@ import pytest
 
 # Two devices on any machine, so that batches are spread in the tests as they are in runs.
 jax.config.update("jax_num_cpu_devices", 2)
+# Most of the tests' time goes into compiling. Programs that they start compile as ever: the flag is
+# read once, by this process.
+_FLAGS = os.environ.get("XLA_FLAGS")
+os.environ["XLA_FLAGS"] = f"{_FLAGS or ''} --xla_backend_optimization_level=0"
+jax.devices()
+if _FLAGS is None:
+    del os.environ["XLA_FLAGS"]
+else:
+    os.environ["XLA_FLAGS"] = _FLAGS
 
 
 @pytest.fixture(autouse=True)
