@@ -191,10 +191,11 @@ def _inputs() -> jax.Array:
 
 def _scalar(encoded: Encoded) -> jax.Array:
     """A loss in which every output has a weight of its own."""
-    return sum(
+    weighted = [
         jnp.vdot(jax.random.normal(jax.random.key(number), array.shape), jnp.sin(array))
         for number, array in enumerate(encoded)
-    )
+    ]
+    return jnp.stack(weighted).sum()
 
 
 def _same(cell, run, expected_run, lengths, what="by the loop", compare_inputs=True) -> None:

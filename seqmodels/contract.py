@@ -63,8 +63,8 @@ def _check_parts(cell: base.Cell, hidden_size: int) -> None:
             f"{name}.hidden_size is {getattr(cell, 'hidden_size', 'missing')}, not {hidden_size}; "
             "set self.hidden_size = hidden_size"
         )
-    _, params, others = nnx.split(cell, nnx.Param, ...)
-    for path, leaf in jax.tree.leaves_with_path(others):
+    _, params, *others = nnx.split(cell, nnx.Param, ...)
+    for path, leaf in jax.tree.leaves_with_path(others[0]):
         raise BrokenCell(
             f"{name} holds {_at(path)}, {_describe(leaf)}, which is no nnx.Param; a cell holds "
             "nothing else, so make it one, or compute it where it is used"
@@ -116,7 +116,7 @@ def _check_shapes(cell: base.Cell, input_size: int) -> None:
 
 def _check_gates(cell: base.GatedCell, input_size: int, carry: Any) -> None:
     name, size = type(cell).__name__, cell.hidden_size
-    shape = getattr(getattr(cell, "recurrent_kernel", None), "shape", ())
+    shape: tuple[int, ...] = getattr(getattr(cell, "recurrent_kernel", None), "shape", ())
     if len(shape) != 2 or shape[0] != size or shape[1] % size or not shape[1]:
         raise BrokenCell(
             f"{name}.recurrent_kernel is {shape or 'missing'}; of a GatedCell it is [H, G] with "

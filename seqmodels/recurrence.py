@@ -181,11 +181,11 @@ def _run_all_forward(setups, params, parts, lengths_B, seeds_Bx2):
 
 
 def _run_all_backward(setups, residuals, cotangents):
-    params, parts, lengths_B, seeds_Bx2, *results = residuals
+    params, parts, lengths_B, seeds_Bx2, kept, sequences = residuals
     # With one cell no other is to read the inputs after it.
     all_d_params, d_parts = [], parts if len(setups) == 1 else None
-    for setup, one, *of_cell in zip(setups, params, *results, cotangents, strict=True):
-        d_params, d_parts = _backward(setup, one, *of_cell, parts, lengths_B, seeds_Bx2, d_parts)
+    for of_cell in zip(setups, params, kept, sequences, cotangents, strict=True):
+        d_params, d_parts = _backward(*of_cell, parts, lengths_B, seeds_Bx2, d_parts)
         all_d_params.append(d_params)
     return tuple(all_d_params), d_parts, None, None
 
