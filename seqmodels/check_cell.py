@@ -7,6 +7,7 @@ The tests do the same with every cell in `seqmodels/cells`.
 """
 
 import argparse
+import contextlib
 import functools
 import sys
 import time
@@ -17,14 +18,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.test_util import check_grads
 
-from seqmodels import contract, cudnn, engines, factory, fused, oracle, parallel, recurrence
+from seqmodels import contract, engines, factory, oracle, recurrence
 from seqmodels.cells import base
 from seqmodels.recurrence import Encoded
 
 _STEPS, _BATCH, _INPUT, _HIDDEN = 5, 5, 3, 4  # Small, odd and all different.
 _LENGTHS = [5, 1, 0, 3, 4]
 _VALUES, _GRADIENTS = 1e-5, 1e-4  # Tolerances, of the largest number there is.
-
 
 # Most of the time goes into compiling.
 _jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -40,7 +40,11 @@ def make(name: str) -> base.Cell:
     Raises:
         ValueError: there is no such cell, or it breaks the contract.
     """
-    cell = contract.make(factory.find_cell(name), _INPUT, _HIDDEN, rngs=nnx.Rngs(0))
+    return without_zeros(contract.make(factory.find_cell(name), _INPUT, _HIDDEN, rngs=nnx.Rngs(0)))
+
+
+def without_zeros(cell: base.Cell) -> base.Cell:
+    """The cell with noise on all its parameters."""
     graphdef, params = nnx.split(cell, nnx.Param)
     leaves, structure = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(1), max(len(leaves), 1))
@@ -70,7 +74,7 @@ def gradients_match_finite_differences(cell: base.Cell) -> None:
         x_TxDxB = _inputs()[:3].astype(jnp.float64)
 
         def loss(params, x_TxDxB):
-            return _scalar(recurrence.run(nnx.merge(graphdef, params), x_TxDxB, jnp.array([3, 1])))
+            return scalar(recurrence.run(nnx.merge(graphdef, params), x_TxDxB, jnp.array([3, 1])))
 
         try:
             arguments = params, x_TxDxB[..., :2]
@@ -152,10 +156,10 @@ def every_engine_gives_the_same(cell: base.Cell) -> None:
     """All engines that the cell qualifies for, GPU kernels interpreted."""
     lengths_B = jnp.array(_LENGTHS)
     for reverse in (False, True):
-        for name, run in qualified(cell).items():
+        for name in qualified(cell):
             _same(
                 cell,
-                functools.partial(run, reverse=reverse),
+                functools.partial(_run_by, engines.Engine(name), reverse=reverse),
                 functools.partial(recurrence.run, reverse=reverse),
                 lengths_B,
                 what=f"by the engine {name}",
@@ -173,23 +177,25 @@ CHECKS: tuple[Callable[[base.Cell], None], ...] = (
 )
 
 
-def qualified(cell: base.Cell) -> dict[str, Callable[..., Encoded]]:
+def qualified(cell: base.Cell) -> list[str]:
     """The engines that can run a cell here, but for the loop, which runs all."""
-    runs: dict[str, Callable[..., Encoded]] = {"scan": recurrence.scan}
-    if parallel.why_not(cell) is None:
-        runs["parallel"] = parallel.run
-    if fused.why_not(cell) is None:
-        runs["fused"] = functools.partial(fused.run, interpret=not fused.available(cell))
-    if cudnn.available(cell):
-        runs["cudnn"] = cudnn.run
-    return runs
+    names = []
+    for name in engines.ENGINES:
+        with contextlib.suppress(ValueError):
+            if engines.choose(engines.Engine(name), cell) == name != "loop":
+                names.append(name)
+    return names
+
+
+def _run_by(engine, cell, x_TxDxB, lengths_B, *, reverse):
+    return engines.run_all(engine, [cell], [reverse], [x_TxDxB], lengths_B)[0]
 
 
 def _inputs() -> jax.Array:
     return jax.random.normal(jax.random.key(2), (_STEPS, _INPUT, _BATCH))
 
 
-def _scalar(encoded: Encoded) -> jax.Array:
+def scalar(encoded: Sequence[jax.Array]) -> jax.Array:
     """A loss in which every output has a weight of its own."""
     weighted = [
         jnp.vdot(jax.random.normal(jax.random.key(number), array.shape), jnp.sin(array))
@@ -204,7 +210,7 @@ def _same(cell, run, expected_run, lengths, what="by the loop", compare_inputs=T
 
     def loss(run, params, x_TxDxB):
         encoded = run(nnx.merge(graphdef, params), x_TxDxB, lengths_of[run])
-        return _scalar(encoded), encoded
+        return scalar(encoded), encoded
 
     lengths_of = {run: jnp.array(lengths), expected_run: lengths}
     (actual, values), (expected, expected_values) = (
@@ -221,8 +227,6 @@ def _same(cell, run, expected_run, lengths, what="by the loop", compare_inputs=T
 
 def _close(what, actual, expected, tolerance) -> None:
     for one, other in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-        if not one.size:
-            continue
         difference, largest = jnp.abs(one - other).max(), jnp.abs(other).max()
         if not difference <= tolerance * jnp.maximum(largest, 1):
             raise CheckFailed(f"{what} differ by {difference:.2g}, where {largest:.2g} is largest")
@@ -237,10 +241,8 @@ def microseconds_per_step(cell_class: type[base.Cell]) -> float:
     @jax.jit
     def gradients(params, x_TxDxB):
         def loss(params, x_TxDxB):
-            (encoded,) = engines.run_all(
-                engines.AUTO, [nnx.merge(graphdef, params)], [False], [x_TxDxB], jnp.full(128, 256)
-            )
-            return encoded.last_HxB.sum()
+            cell, lengths_B = nnx.merge(graphdef, params), jnp.full(128, 256)
+            return _run_by(engines.AUTO, cell, x_TxDxB, lengths_B, reverse=False).last_HxB.sum()
 
         return jax.grad(loss, argnums=(0, 1))(params, x_TxDxB)
 
@@ -273,14 +275,13 @@ def main(argv: Sequence[str]) -> int:
         except CheckFailed as error:
             failed += 1
             print(f"FAILED  {words}: {error}", flush=True)
-    print(f"engines: loop, {', '.join(qualified(cell))}; here it runs by {_chosen(cell)}")
+    print(
+        f"engines: loop, {', '.join(qualified(cell))}; here it runs by "
+        f"{engines.choose(engines.AUTO, cell)}"
+    )
     mine, lstm = (microseconds_per_step(factory.find_cell(one)) for one in (name, "lstm"))
     print(f"a step of training takes {mine:.0f} us, the LSTM's {lstm:.0f} us ({mine / lstm:.2f}x)")
     return 1 if failed else 0
-
-
-def _chosen(cell: base.Cell) -> str:
-    return engines.choose(engines.AUTO, cell)
 
 
 if __name__ == "__main__":

@@ -132,7 +132,7 @@ def build(
         forward = contract.make(cell_class, input_size, hidden_size, rngs=rngs)
         choose(runs_cells, forward)
         if bidirectional:
-            backward = contract.make(cell_class, input_size, hidden_size, rngs=rngs)
+            backward = cell_class(input_size, hidden_size, rngs=rngs)  # Checked with its twin.
             layers.append(Bidirectional(forward, backward, engine=runs_cells))
         else:
             layers.append(Unidirectional(forward, engine=runs_cells))

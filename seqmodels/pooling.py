@@ -12,8 +12,6 @@ from flax import nnx
 from seqmodels.cells import base
 from seqmodels.recurrence import Encoded, run_all
 
-_NOTHING_YET = -1e30  # In place of minus infinity, whose difference to itself is no number.
-
 
 class Pooling(nnx.Module):
     """Outputs of a layer's directions to one vector a sequence.
@@ -118,7 +116,7 @@ class _Attend(base.Cell):
         self.query = base.constant(0.0, hidden_size)
 
     def initial_carry(self):
-        return jnp.array(_NOTHING_YET), jnp.zeros(()), jnp.zeros(self.hidden_size)
+        return jnp.array(base.MINUS_INFINITY), jnp.zeros(()), jnp.zeros(self.hidden_size)
 
     def project(self, x_D):
         return x_D

@@ -253,7 +253,7 @@ def _backward(
         xs = _at(d_parts if in_place else parts, time)
         _, pull_back = jax.vjp(step, weights, xs, carry)
         d_step, d_xs, d_carry = pull_back((d_carry, d_y_HxB))
-        if not is_first and not in_place:
+        if adds_up:
             d_xs = jax.tree.map(jnp.add, _at(d_parts, time), d_xs)
         d_weights = jax.tree.map(jnp.add, d_weights, d_step)
         return d_weights, _put(d_parts, d_xs, time), d_carry
@@ -281,8 +281,9 @@ def _backward(
         _, carries_S = jax.lax.fori_loop(0, steps, forward, (first_carry(segment), carries_S))
         return jax.lax.fori_loop(0, steps, backward, loop)
 
-    is_first, in_place = d_parts is None, d_parts is parts
-    if is_first:
+    in_place = d_parts is parts
+    adds_up = d_parts is not None and not in_place
+    if d_parts is None:
         d_parts = room(_at(parts, jnp.array(0)), len(parts[0]), first=20)
     d_weights, d_carry = jax.tree.map(jnp.zeros_like, (weights, start))
     num_segments = -(-num_steps // size)
@@ -338,24 +339,24 @@ def _step(setup, weights, xs, carry, time, lengths_B, seeds_Bx2):
     ]
     axes = ([-1 if vector else None for vector in is_vector], -1, -1)
 
-    def step(leaves, carry, x_D):
-        cell = nnx.merge(setup.graphdef, jax.tree.unflatten(structure, leaves))
-        return cell.step(carry, cell.project(x_D))
-
-    def activate(leaves, carry, a_G):
-        cell = nnx.merge(setup.graphdef, jax.tree.unflatten(structure, leaves))
-        carry = cell.activate(carry, a_G + cell.bias)
-        return carry, carry[-1]
-
-    if weights.matrix_GxK is None:
-        new_carry, y_HxB = jax.vmap(step, axes, -1)(leaves, carry, x_DxB)
-    else:
+    is_affine = weights.matrix_GxK is not None
+    if is_affine:
         x_KxB = jnp.concatenate([x_DxB, carry[-1]])
         matrix_GxK = setup.of_product(weights.matrix_GxK)
-        a_GxB = jnp.matmul(
+        read_FxB = jnp.matmul(
             matrix_GxK, x_KxB.astype(matrix_GxK.dtype), preferred_element_type=x_KxB.dtype
         )
-        new_carry, y_HxB = jax.vmap(activate, axes, -1)(leaves, carry, a_GxB)
+    else:
+        read_FxB = x_DxB
+
+    def one(leaves, carry, read_F):
+        cell = nnx.merge(setup.graphdef, jax.tree.unflatten(structure, leaves))
+        if not is_affine:
+            return cell.step(carry, cell.project(read_F))
+        carry = cell.activate(carry, read_F + cell.bias)
+        return carry, carry[-1]
+
+    new_carry, y_HxB = jax.vmap(one, axes, -1)(leaves, carry, read_FxB)
     valid_B = time < lengths_B
     carry = jax.tree.map(lambda new, old: jnp.where(valid_B, new, old), new_carry, carry)
     return carry, jnp.where(valid_B, y_HxB, 0)

@@ -11,13 +11,10 @@ import pytest
 jax.config.update("jax_num_cpu_devices", 2)
 # Most of the tests' time goes into compiling. Programs that they start compile as ever: the flag is
 # read once, by this process.
-_FLAGS = os.environ.get("XLA_FLAGS")
-os.environ["XLA_FLAGS"] = f"{_FLAGS or ''} --xla_backend_optimization_level=0"
-jax.devices()
-if _FLAGS is None:
-    del os.environ["XLA_FLAGS"]
-else:
-    os.environ["XLA_FLAGS"] = _FLAGS
+with pytest.MonkeyPatch.context() as patch:
+    flags = os.environ.get("XLA_FLAGS", "")
+    patch.setenv("XLA_FLAGS", f"{flags} --xla_backend_optimization_level=0")
+    jax.devices()
 
 
 @pytest.fixture(autouse=True)

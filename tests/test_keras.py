@@ -135,8 +135,10 @@ def test_five_steps_of_adam_stay_together(ours_and_keras, treatment):
     for our, their in zip(
         in_keras_order(nnx.merge(graphdef, train_state.params)), theirs.get_weights(), strict=True
     ):
-        # A weight moves by up to 1e-3 a step; Adam magnifies what a tiny gradient differs by.
+        # A weight moves by up to 1e-3 a step. Adam magnifies the rounding of a gradient near its
+        # epsilon: of the stacked model's 355,233 one or two are 2.3e-6 apart by any engine.
         np.testing.assert_allclose(our, their, rtol=0, atol=4e-6)
+        assert (np.abs(our - their) > 2e-6).sum() <= 1
 
 
 def test_parameters_count_as_in_keras(name):

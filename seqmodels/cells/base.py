@@ -22,6 +22,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.nn import initializers
 
+MINUS_INFINITY = -1e30
+"""The start of a maximum. Unlike infinity, it less itself is a number."""
+
 Carry = Any
 """What a cell remembers between two steps: any pytree of arrays."""
 
@@ -54,6 +57,11 @@ def orthogonal(rngs: nnx.Rngs, *shape: int) -> nnx.Param[jax.Array]:
 def constant(value: float, *shape: int) -> nnx.Param[jax.Array]:
     """Parameters that begin at one value, such as a bias."""
     return nnx.Param(jnp.full(shape, value, jnp.float32))
+
+
+def gate_bias(hidden_size: int, *values: float) -> nnx.Param[jax.Array]:
+    """A bias that begins at one value for each of the gates that stand side by side."""
+    return nnx.Param(jnp.repeat(jnp.array(values, jnp.float32), hidden_size))
 
 
 class Cell(nnx.Module):

@@ -18,7 +18,7 @@ class CoupledLSTM(base.AffineCell):
         self.hidden_size = hidden_size
         self.kernel = base.glorot_uniform(rngs, input_size, gates)
         self.recurrent_kernel = base.orthogonal(rngs, hidden_size, gates)
-        self.bias = nnx.Param(jnp.zeros(gates).at[:hidden_size].set(1.0))
+        self.bias = base.gate_bias(hidden_size, 1.0, 0.0, 0.0)
 
     def initial_carry(self):
         return jnp.zeros(self.hidden_size), jnp.zeros(self.hidden_size)

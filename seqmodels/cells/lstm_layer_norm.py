@@ -24,8 +24,7 @@ class LayerNormLSTM(base.GatedCell):
         self.hidden_size = hidden_size
         self.kernel = base.glorot_uniform(rngs, input_size, gates)
         self.recurrent_kernel = base.orthogonal(rngs, hidden_size, gates)
-        forget = slice(hidden_size, 2 * hidden_size)
-        self.bias = nnx.Param(jnp.zeros(gates).at[forget].set(1.0))
+        self.bias = base.gate_bias(hidden_size, 0.0, 1.0, 0.0, 0.0)
         self.input_gain = base.constant(1.0, gates)
         self.recurrent_gain = base.constant(1.0, gates)
         self.cell_gain = base.constant(1.0, hidden_size)

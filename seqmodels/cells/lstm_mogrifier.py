@@ -25,8 +25,7 @@ class MogrifierLSTM(base.Cell):
         self.hidden_size = hidden_size
         self.kernel = base.glorot_uniform(rngs, input_size, gates)
         self.recurrent_kernel = base.orthogonal(rngs, hidden_size, gates)
-        forget = slice(hidden_size, 2 * hidden_size)
-        self.bias = nnx.Param(jnp.zeros(gates).at[forget].set(1.0))
+        self.bias = base.gate_bias(hidden_size, 0.0, 1.0, 0.0, 0.0)
         odd, even = (_ROUNDS + 1) // 2, _ROUNDS // 2
         self.input_gates = base.glorot_uniform(rngs, hidden_size, odd * input_size)
         self.hidden_gates = base.glorot_uniform(rngs, input_size, even * hidden_size)

@@ -22,8 +22,7 @@ class PeepholeLSTM(base.AffineCell):
         self.hidden_size = hidden_size
         self.kernel = base.glorot_uniform(rngs, input_size, gates)
         self.recurrent_kernel = base.orthogonal(rngs, hidden_size, gates)
-        forget = slice(hidden_size, 2 * hidden_size)
-        self.bias = nnx.Param(jnp.zeros(gates).at[forget].set(1.0))
+        self.bias = base.gate_bias(hidden_size, 0.0, 1.0, 0.0, 0.0)
         self.peepholes = base.constant(0.0, 3 * hidden_size)
 
     def initial_carry(self):

@@ -21,7 +21,7 @@ class ProjectedLSTM(base.Cell):
         self.hidden_size = hidden_size
         self.kernel = base.glorot_uniform(rngs, input_size, 4 * cells)
         self.recurrent_kernel = base.orthogonal(rngs, hidden_size, 4 * cells)
-        self.bias = nnx.Param(jnp.zeros(4 * cells).at[cells : 2 * cells].set(1.0))
+        self.bias = base.gate_bias(cells, 0.0, 1.0, 0.0, 0.0)
         self.projection = base.glorot_uniform(rngs, cells, hidden_size)
 
     def initial_carry(self):

@@ -19,7 +19,7 @@ class MinLSTM(base.LinearCell):
     def __init__(self, input_size: int, hidden_size: int, *, rngs: nnx.Rngs):
         self.hidden_size = hidden_size
         self.kernel = base.glorot_uniform(rngs, input_size, 3 * hidden_size)
-        self.bias = nnx.Param(jnp.zeros(3 * hidden_size).at[:hidden_size].set(1.0))
+        self.bias = base.gate_bias(hidden_size, 1.0, 0.0, 0.0)
 
     def initial_carry(self):
         return jnp.zeros(self.hidden_size)

@@ -10,8 +10,6 @@ from flax import nnx
 
 from seqmodels.cells import base
 
-_NOTHING_YET = -1e30  # Of m, in place of minus infinity, whose difference to itself is no number.
-
 _MOST = 80.0  # Of an exponent; with more of it h is zero anyway.
 
 
@@ -32,7 +30,7 @@ class MLSTM(base.Cell):
 
     def initial_carry(self):
         size = self.hidden_size
-        return jnp.zeros((size, size)), jnp.zeros(size), jnp.array(_NOTHING_YET)
+        return jnp.zeros((size, size)), jnp.zeros(size), jnp.array(base.MINUS_INFINITY)
 
     def project(self, x_D):
         gates_2 = base.product(x_D, self.gate_kernel[...]) + self.gate_bias

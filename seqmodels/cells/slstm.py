@@ -10,8 +10,6 @@ from flax import nnx
 
 from seqmodels.cells import base
 
-_NOTHING_YET = -1e30  # Of m, in place of minus infinity, whose difference to itself is no number.
-
 
 class SLSTM(base.AffineCell):
     """c' = f c + i tanh(g); n' = f n + i; h' = sigmoid(o) c' / n', with i = exp(i) and f = exp(f).
@@ -29,7 +27,7 @@ class SLSTM(base.AffineCell):
 
     def initial_carry(self):
         zero_H = jnp.zeros(self.hidden_size)
-        return zero_H, zero_H, jnp.full(self.hidden_size, _NOTHING_YET), zero_H
+        return zero_H, zero_H, jnp.full(self.hidden_size, base.MINUS_INFINITY), zero_H
 
     def activate(self, carry, a_G):
         c_H, n_H, m_H, _ = carry

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from seqmodels import factory, recurrence
+from seqmodels import check_cell, factory, recurrence
 
 STEPS, BATCH, INPUT, HIDDEN = 7, 2, 3, 5
 
@@ -15,10 +15,7 @@ STEPS, BATCH, INPUT, HIDDEN = 7, 2, 3, 5
 def make(name):
     """A cell none of whose parameters is zero, or like another."""
     cell = factory.find_cell(name)(INPUT, HIDDEN, rngs=nnx.Rngs(0))
-    graphdef, params = nnx.split(cell, nnx.Param)
-    keys = iter(jax.random.split(jax.random.key(1), 100))
-    params = jax.tree.map(lambda p: jax.random.normal(next(keys), p.shape), params)
-    return nnx.merge(graphdef, params)
+    return check_cell.without_zeros(cell)
 
 
 def run(cell, x_TxDxB):

@@ -7,7 +7,8 @@ import pytest
 from flax import nnx
 from jax.test_util import check_grads
 
-from seqmodels import factory, oracle, recurrence
+from seqmodels import check_cell, factory, oracle, recurrence
+from seqmodels.check_cell import scalar
 
 WIDTH, BATCH, INPUT, HIDDEN = 5, 5, 3, 4
 LENGTHS = [5, 1, 0, 3, 4]
@@ -18,23 +19,12 @@ LENGTHS = [5, 1, 0, 3, 4]
 def cell(request):
     cell = factory.find_cell(request.param)(INPUT, HIDDEN, rngs=nnx.Rngs(0))
     # Nothing at its initial zero: a bias that is left out must show.
-    graphdef, params = nnx.split(cell, nnx.Param)
-    keys = iter(jax.random.split(jax.random.key(1), 100))
-    params = jax.tree.map(lambda p: jax.random.normal(next(keys), p.shape), params)
-    return nnx.merge(graphdef, params)
+    return check_cell.without_zeros(cell)
 
 
 @pytest.fixture
 def x_TxDxB():
     return jax.random.normal(jax.random.key(2), (WIDTH, INPUT, BATCH))
-
-
-def scalar(encoded):
-    """A loss in which every output has a weight of its own."""
-    return sum(
-        jnp.vdot(jax.random.normal(jax.random.key(number), array.shape), jnp.sin(array))
-        for number, array in enumerate(encoded)
-    )
 
 
 def value_and_gradients(run, cell, x_TxDxB, lengths, reverse):
