@@ -16,6 +16,9 @@ from flax import nnx
 from seqmodels import dropout
 from seqmodels.cells import base
 
+KEEP_FROM = 256
+"""D + H from which on the products of an `AffineCell` are kept for the backward pass."""
+
 
 class Encoded(NamedTuple):
     """What a cell makes of its sequences.
@@ -91,7 +94,9 @@ def scan(
 
     def step(carry, inputs):
         time, x_DxB = inputs
-        return _step(setup, _weights(setup, params), (x_DxB,), carry, time, lengths_B, None)
+        weights = _weights(setup, params)
+        read_FxB = _read(setup, weights, (x_DxB,), carry, time, None)
+        return _step(setup, weights, read_FxB, carry, time, lengths_B)
 
     start = _initial_carry(setup, params, (x_TxDxB,))
     times_T = jnp.arange(len(x_TxDxB))
@@ -115,9 +120,10 @@ def run_all(
 
     The backward pass keeps the carry of every step and nothing else, and computes each step again:
     for the small layers that recurrent models are made of, that costs less than writing its
-    intermediate results to memory and reading them back. In segments it keeps one carry a segment
-    and computes the others again too, which takes a third forward pass (Chen et al., "Training Deep
-    Nets with Sublinear Memory Cost", 2016).
+    intermediate results to memory and reading them back. Of an `AffineCell` with `KEEP_FROM` rows
+    in its matrices or more it keeps the result of the product too. In segments it keeps one carry a
+    segment and computes the rest again, which takes one more forward pass (Chen et al., "Training
+    Deep Nets with Sublinear Memory Cost", 2016).
 
     Args:
         cells: any cells.
@@ -135,7 +141,14 @@ def run_all(
         rate, seeds_Bx2 = dropped.rate, jax.random.key_data(dropped.keys_B)
     setups = tuple(
         _Setup(
-            graphdef, backwards, rate, matrix_dtype, segment_steps, isinstance(cell, base.GatedCell)
+            graphdef,
+            backwards,
+            rate,
+            matrix_dtype,
+            segment_steps,
+            isinstance(cell, base.GatedCell),
+            isinstance(cell, base.AffineCell)
+            and len(cell.kernel) + len(cell.recurrent_kernel) >= KEEP_FROM,
         )
         for cell, graphdef, backwards in zip(cells, graphdefs, reverse, strict=True)
     )
@@ -143,7 +156,11 @@ def run_all(
 
 
 class _Setup(NamedTuple):
-    """All about running a cell that is not an array."""
+    """All about running a cell that is not an array.
+
+    Attributes:
+        keeps_reads: the backward pass keeps what each step read, rather than compute it again.
+    """
 
     graphdef: nnx.GraphDef
     reverse: bool
@@ -151,6 +168,7 @@ class _Setup(NamedTuple):
     matrix_dtype: str = "float32"
     segment_steps: int = 1
     is_gated: bool = False
+    keeps_reads: bool = False
 
     def kept(self, carry):
         """What the backward pass needs of a carry besides the outputs, of which h is one."""
@@ -183,7 +201,7 @@ def _run_all_forward(setups, params, parts, lengths_B, seeds_Bx2):
 def _run_all_backward(setups, residuals, cotangents):
     params, parts, lengths_B, seeds_Bx2, kept, sequences = residuals
     # With one cell no other is to read the inputs after it.
-    all_d_params, d_parts = [], parts if len(setups) == 1 else None
+    all_d_params, d_parts = [], parts if len(setups) == 1 and not setups[0].keeps_reads else None
     for of_cell in zip(setups, params, kept, sequences, cotangents, strict=True):
         d_params, d_parts = _backward(*of_cell, parts, lengths_B, seeds_Bx2, d_parts)
         all_d_params.append(d_params)
@@ -193,36 +211,48 @@ def _run_all_backward(setups, residuals, cotangents):
 _run_all.defvjp(_run_all_forward, _run_all_backward)
 
 
+class _Kept(NamedTuple):
+    """What the backward pass is left of a forward pass, besides the outputs.
+
+    Attributes:
+        carries_N: the carry before each segment.
+        reads_TxFxB: what each step read, where that is not computed again.
+    """
+
+    carries_N: Any
+    reads_TxFxB: jax.Array | None
+
+
 def _forward(setup, params, parts, lengths_B, seeds_Bx2):
-    """One cell's `Encoded`, and what is kept of the carry before each of its segments."""
+    """One cell's `Encoded`, and what is kept for the backward pass."""
     weights, start = _weights(setup, params), _initial_carry(setup, params, parts)
     width, num_steps = len(parts[0]), longest(lengths_B)
+    keeps_reads = setup.keeps_reads and setup.segment_steps == 1
 
     def step(number, carry):
         time = setup.time(number, num_steps)
-        return _step(setup, weights, _at(parts, time), carry, time, lengths_B, seeds_Bx2)
+        read_FxB = _read(setup, weights, _at(parts, time), carry, time, seeds_Bx2)
+        carry, y_HxB = _step(setup, weights, read_FxB, carry, time, lengths_B)
+        return carry, read_FxB if keeps_reads else None, y_HxB
 
     def body(number, loop):
-        carry, kept_N, sequence_TxHxB = loop
+        carry, carries_N, outputs_T = loop
         # Written over until the first step of that segment is reached.
-        kept_N = _put(kept_N, setup.kept(carry), -(-number // setup.segment_steps))
-        carry, y_HxB = step(number, carry)
-        return carry, kept_N, _put(sequence_TxHxB, y_HxB, setup.time(number, num_steps))
+        carries_N = _put(carries_N, setup.kept(carry), -(-number // setup.segment_steps))
+        carry, *outputs = step(number, carry)
+        return carry, carries_N, _put(outputs_T, outputs, setup.time(number, num_steps))
 
-    _, y_HxB = jax.eval_shape(step, num_steps, start)
     first = 10 * setup.reverse
-    kept_N = room(setup.kept(start), -(-width // setup.segment_steps) + 1, first)
-    sequence_TxHxB = room(y_HxB, width, first + len(jax.tree.leaves(kept_N)))
-    _, kept_N, sequence_TxHxB = jax.lax.fori_loop(
-        0, num_steps, body, (start, kept_N, sequence_TxHxB)
-    )
+    carries_N = room(setup.kept(start), -(-width // setup.segment_steps) + 1, first)
+    _, *outputs = jax.eval_shape(step, num_steps, start)
+    outputs_T = room(outputs, width, first + len(jax.tree.leaves(carries_N)))
+    _, carries_N, outputs_T = jax.lax.fori_loop(0, num_steps, body, (start, carries_N, outputs_T))
+    reads_TxFxB, sequence_TxHxB = outputs_T
     last_HxB = last_output(sequence_TxHxB, lengths_B, setup.reverse)
-    return Encoded(sequence_TxHxB, last_HxB), kept_N
+    return Encoded(sequence_TxHxB, last_HxB), _Kept(carries_N, reads_TxFxB)
 
 
-def _backward(
-    setup, params, kept_N, sequence_TxHxB, cotangent, parts, lengths_B, seeds_Bx2, d_parts
-):
+def _backward(setup, params, kept, sequence_TxHxB, cotangent, parts, lengths_B, seeds_Bx2, d_parts):
     """One cell's gradient, and that of the inputs added to `d_parts`, if there is one already.
 
     It may be `parts` itself: the gradient of an input then takes its place once it was read.
@@ -231,54 +261,66 @@ def _backward(
     weights, pull_back_weights = jax.vjp(functools.partial(_weights, setup), params)
     start, pull_back_start = jax.vjp(lambda one: _initial_carry(setup, one, parts), params)
 
-    def take(weights, xs, carry, time):
-        return _step(setup, weights, xs, carry, time, lengths_B, seeds_Bx2)
+    def read(weights, xs, carry, time):
+        return _read(setup, weights, xs, carry, time, seeds_Bx2)
+
+    def step(weights, read_FxB, carry, time):
+        return _step(setup, weights, read_FxB, carry, time, lengths_B)
 
     def first_carry(segment):
         """The carry before the first step of a segment."""
-        kept, number = _at(kept_N, segment), segment * size
+        carry, number = _at(kept.carries_N, segment), segment * size
         if not setup.is_gated:
-            return kept
+            return carry
         time = setup.time(number - 1, num_steps)
         h_HxB = _at(sequence_TxHxB, jnp.clip(time, 0, num_steps - 1))
-        return *kept, jnp.where((number > 0) & (time < lengths_B), h_HxB, start[-1])
+        return *carry, jnp.where((number > 0) & (time < lengths_B), h_HxB, start[-1])
 
-    def back(number, carry, loop):
+    def back(number, carry, kept_FxB, loop):
         """The derivative of one step, taken at the carry before it."""
         d_weights, d_parts, d_carry = loop
         time = setup.time(number, num_steps)
         is_last_B = time == last_time(lengths_B, setup.reverse)
         d_y_HxB = _at(cotangent.sequence_TxHxB, time) + jnp.where(is_last_B, cotangent.last_HxB, 0)
-        step = functools.partial(take, time=time)
         xs = _at(d_parts if in_place else parts, time)
-        _, pull_back = jax.vjp(step, weights, xs, carry)
-        d_step, d_xs, d_carry = pull_back((d_carry, d_y_HxB))
+        read_FxB, pull_back_read = jax.vjp(functools.partial(read, time=time), weights, xs, carry)
+        if setup.keeps_reads:
+            read_FxB = kept_FxB
+        _, pull_back = jax.vjp(functools.partial(step, time=time), weights, read_FxB, carry)
+        d_of_step, d_read_FxB, d_carry = pull_back((d_carry, d_y_HxB))
+        d_of_read, d_xs, d_carry_read = pull_back_read(d_read_FxB)
         if adds_up:
             d_xs = jax.tree.map(jnp.add, _at(d_parts, time), d_xs)
-        d_weights = jax.tree.map(jnp.add, d_weights, d_step)
+        d_weights = jax.tree.map(lambda *all_d: sum(all_d), d_weights, d_of_step, d_of_read)
+        d_carry = jax.tree.map(jnp.add, d_carry, d_carry_read)
         return d_weights, _put(d_parts, d_xs, time), d_carry
 
     def back_through_segment(number, loop):
         segment = num_segments - 1 - number
         if size == 1:
-            return back(segment, first_carry(segment), loop)
+            kept_FxB = _at(kept.reads_TxFxB, setup.time(segment, num_steps))
+            return back(segment, first_carry(segment), kept_FxB, loop)
         first = segment * size
         steps = jnp.minimum(size, num_steps - first)
 
         inputs = loop[1] if in_place else parts
 
         def forward(number, loop):
-            carry, carries_S = loop
+            carry, kept_S = loop
             time = setup.time(first + number, num_steps)
-            carries_S = _put(carries_S, carry, number)
-            return take(weights, _at(inputs, time), carry, time)[0], carries_S
+            read_FxB = read(weights, _at(inputs, time), carry, time)
+            kept_S = _put(kept_S, (carry, read_FxB), number)
+            return step(weights, read_FxB, carry, time)[0], kept_S
 
         def backward(number, loop):
             number = steps - 1 - number
-            return back(first + number, _at(carries_S, number), loop)
+            carry, read_FxB = _at(kept_S, number)
+            return back(first + number, carry, read_FxB, loop)
 
-        carries_S = room(start, size, first=40)
-        _, carries_S = jax.lax.fori_loop(0, steps, forward, (first_carry(segment), carries_S))
+        kept_S = room(
+            (start, jax.eval_shape(read, weights, _at(parts, first), start, first)), size, first=40
+        )
+        _, kept_S = jax.lax.fori_loop(0, steps, forward, (first_carry(segment), kept_S))
         return jax.lax.fori_loop(0, steps, backward, loop)
 
     in_place = d_parts is parts
@@ -298,19 +340,19 @@ class _Weights(NamedTuple):
 
     Attributes:
         params: all of them.
-        matrix_GxK: W and R of an `AffineCell` as one, K = D + H, so that a step has one product
+        matrix_KxG: W and R of an `AffineCell` as one, K = D + H, so that a step has one product
             of twice the size instead of two; None for any other cell.
     """
 
     params: nnx.State
-    matrix_GxK: jax.Array | None
+    matrix_KxG: jax.Array | None
 
 
 def _weights(setup, params):
-    cell, matrix_GxK = nnx.merge(setup.graphdef, params), None
+    cell, matrix_KxG = nnx.merge(setup.graphdef, params), None
     if isinstance(cell, base.AffineCell):
-        matrix_GxK = jnp.concatenate([cell.kernel[...], cell.recurrent_kernel[...]]).T
-    return _Weights(params, matrix_GxK)
+        matrix_KxG = jnp.concatenate([cell.kernel[...], cell.recurrent_kernel[...]])
+    return _Weights(params, matrix_KxG)
 
 
 def _initial_carry(setup, params, parts):
@@ -323,11 +365,19 @@ def _initial_carry(setup, params, parts):
     return jax.tree.map(for_all, nnx.merge(setup.graphdef, params).initial_carry())
 
 
-def _step(setup, weights, xs, carry, time, lengths_B, seeds_Bx2):
-    """One step of all: the carry, held where a sequence is over, and the output, zero there."""
+def _read(setup, weights, xs, carry, time, seeds_Bx2):
+    """What a step reads: of an `AffineCell` x @ W + h @ R, of any other its input."""
     x_DxB = jnp.concatenate(xs) if len(xs) > 1 else xs[0]
     if setup.dropout_rate > 0:
         x_DxB = dropout.drop(x_DxB, time, setup.dropout_rate, seeds_Bx2)
+    if weights.matrix_KxG is None:
+        return x_DxB
+    x_KxB = jnp.concatenate([x_DxB, carry[-1]])
+    return base.product(x_KxB, setup.of_product(weights.matrix_KxG))
+
+
+def _step(setup, weights, read_FxB, carry, time, lengths_B):
+    """One step of all: the carry, held where a sequence is over, and the output, zero there."""
     # A bias without a batch axis would make vmap move the others' from last to first.
     leaves, structure = jax.tree.flatten(weights.params)
     is_vector = [leaf.ndim == 1 for leaf in leaves]
@@ -339,19 +389,9 @@ def _step(setup, weights, xs, carry, time, lengths_B, seeds_Bx2):
     ]
     axes = ([-1 if vector else None for vector in is_vector], -1, -1)
 
-    is_affine = weights.matrix_GxK is not None
-    if is_affine:
-        x_KxB = jnp.concatenate([x_DxB, carry[-1]])
-        matrix_GxK = setup.of_product(weights.matrix_GxK)
-        read_FxB = jnp.matmul(
-            matrix_GxK, x_KxB.astype(matrix_GxK.dtype), preferred_element_type=x_KxB.dtype
-        )
-    else:
-        read_FxB = x_DxB
-
     def one(leaves, carry, read_F):
         cell = nnx.merge(setup.graphdef, jax.tree.unflatten(structure, leaves))
-        if not is_affine:
+        if weights.matrix_KxG is None:
             return cell.step(carry, cell.project(read_F))
         carry = cell.activate(carry, read_F + cell.bias)
         return carry, carry[-1]

@@ -32,16 +32,34 @@ Projection = Any
 """What `project` hands to `step`: any pytree of arrays."""
 
 
+@jax.custom_jvp
 def product(x_D: jax.Array, kernel_DxG: jax.Array) -> jax.Array:
     """`x @ kernel`, in the precision of the kernel; the result has that of x.
 
-    It is written so that the batch the engine adds stays the last axis. With `@` a cell computes
-    the same, about a third slower on a CPU: the batch comes out first, and all pointwise work after
-    it reads its operands across memory.
+    Args:
+        x_D: a vector, or `[D, B]`, vectors side by side.
+        kernel_DxG: a matrix.
+
+    It is written so that the batch stays the last axis, and that neither it nor its derivative
+    reads the matrix across memory. With `@` a cell computes the same, on a CPU up to twenty times
+    slower: the batch comes out first, and all pointwise work after it reads across memory too.
     """
-    return jnp.einsum(
-        "dg,d->g", kernel_DxG, x_D.astype(kernel_DxG.dtype), preferred_element_type=x_D.dtype
-    )
+    # Where the compiler sees a transposition beside a product it makes one operation of them.
+    kernel_GxD = jax.lax.optimization_barrier(kernel_DxG.T)
+    x_D, dtype = x_D.astype(kernel_DxG.dtype), x_D.dtype
+    return jnp.einsum("gd,d...->g...", kernel_GxD, x_D, preferred_element_type=dtype)
+
+
+@product.defjvp
+def _product_jvp(primals, tangents):
+    (x_D, kernel_DxG), (d_x_D, d_kernel_DxG) = primals, tangents
+
+    # To be transposed, whereupon it reads the matrix as it lies.
+    def of(x_D, kernel_DxG):
+        x_D, dtype = x_D.astype(kernel_DxG.dtype), x_D.dtype
+        return jnp.einsum("dg,d...->g...", kernel_DxG, x_D, preferred_element_type=dtype)
+
+    return product(x_D, kernel_DxG), of(d_x_D, kernel_DxG) + of(x_D, d_kernel_DxG)
 
 
 def glorot_uniform(rngs: nnx.Rngs, *shape: int) -> nnx.Param[jax.Array]:

@@ -14,10 +14,14 @@ WIDTH, BATCH, INPUT, HIDDEN = 5, 5, 3, 4
 LENGTHS = [5, 1, 0, 3, 4]
 
 
-# A cell with all that makes it fast, and one with nothing of it; `test_check_cell` has them all.
-@pytest.fixture(params=["lstm", "min_gru"])
-def cell(request):
-    cell = factory.find_cell(request.param)(INPUT, HIDDEN, rngs=nnx.Rngs(0))
+# A cell with all that makes it fast, as a small and as a large layer, and one with nothing of it;
+# `test_check_cell` has them all.
+@pytest.fixture(params=["lstm", "lstm with its products kept", "min_gru"])
+def cell(request, monkeypatch):
+    name, _, kept = request.param.partition(" ")
+    if kept:
+        monkeypatch.setattr(recurrence, "KEEP_FROM", 1)
+    cell = factory.find_cell(name)(INPUT, HIDDEN, rngs=nnx.Rngs(0))
     # Nothing at its initial zero: a bias that is left out must show.
     return check_cell.without_zeros(cell)
 
