@@ -27,6 +27,8 @@ def get_config(name: str, treatment: str) -> ConfigDict:
     config.model.hidden_sizes = (16,)  # units of each recurrent layer, from the bottom up
     config.model.bidirectional = False  # run every layer in both directions, side by side
     config.model.dropout_rates = (0.0,)  # for each recurrent layer, the rate on its input
+    config.model.recurrent_dropout = 0.0  # rate on h before the recurrent matrix, one mask a review
+    config.model.zoneout = 0.0  # rate at which elements of the carry stay as they were
     config.model.engine = "auto"  # what runs the cells; see seqmodels/engines.py
     config.model.matrix_dtype = "float32"  # of products; bfloat16 leaves all else in float32
     config.model.segment_steps = (

@@ -7,7 +7,7 @@ from flax import nnx
 
 from seqmodels import engines
 from seqmodels.cells import base
-from seqmodels.dropout import Dropout
+from seqmodels.dropout import NOTHING, Dropout
 from seqmodels.recurrence import Encoded
 
 
@@ -20,7 +20,7 @@ class Unidirectional(nnx.Module):
         self.output_size = forward.hidden_size
 
     def __call__(
-        self, parts: Sequence[jax.Array], lengths_B: jax.Array, dropped: Dropout | None = None
+        self, parts: Sequence[jax.Array], lengths_B: jax.Array, dropped: Dropout = NOTHING
     ) -> tuple[Encoded, ...]:
         return engines.run_all(self.engine, [self.forward], [False], parts, lengths_B, dropped)
 
@@ -41,7 +41,7 @@ class Bidirectional(nnx.Module):
         self.output_size = forward.hidden_size + backward.hidden_size
 
     def __call__(
-        self, parts: Sequence[jax.Array], lengths_B: jax.Array, dropped: Dropout | None = None
+        self, parts: Sequence[jax.Array], lengths_B: jax.Array, dropped: Dropout = NOTHING
     ) -> tuple[Encoded, ...]:
         cells = [self.forward, self.backward]
         return engines.run_all(self.engine, cells, [False, True], parts, lengths_B, dropped)

@@ -6,7 +6,7 @@ import jax
 from flax import nnx
 
 from seqmodels.bidirectional import Bidirectional, Unidirectional
-from seqmodels.dropout import Dropout
+from seqmodels.dropout import Dropout, Rates
 from seqmodels.recurrence import Encoded
 
 
@@ -15,16 +15,16 @@ class Encoder(nnx.Module):
 
     Args:
         layers: from the bottom up, each as wide on its input as the one below on its output.
-        dropout_rates: for each layer, the dropout rate on its input, in [0, 1).
+        rates: for each layer, what is dropped around its cells.
     """
 
     def __init__(
         self,
         layers: Sequence[Unidirectional | Bidirectional],
-        dropout_rates: Sequence[float],
+        rates: Sequence[Rates],
     ):
         self.layers = nnx.List(layers)
-        self.dropout_rates = tuple(dropout_rates)
+        self.rates = tuple(rates)
         self.output_size = layers[-1].output_size
 
     def __call__(
@@ -35,11 +35,10 @@ class Encoder(nnx.Module):
         Without `dropout_keys_B`, one for each sequence, nothing is dropped.
         """
         parts = [x_TxDxB]
-        for number, (layer, rate) in enumerate(zip(self.layers, self.dropout_rates, strict=True)):
-            dropped = None
-            if dropout_keys_B is not None and rate > 0:
+        for number, (layer, rates) in enumerate(zip(self.layers, self.rates, strict=True)):
+            keys_B = None
+            if dropout_keys_B is not None:
                 keys_B = jax.vmap(jax.random.fold_in, (0, None))(dropout_keys_B, number)
-                dropped = Dropout(rate, keys_B)
-            encoded = layer(parts, lengths_B, dropped)
+            encoded = layer(parts, lengths_B, Dropout(rates, keys_B))
             parts = [direction.sequence_TxHxB for direction in encoded]
         return encoded

@@ -38,16 +38,22 @@ class Engine(NamedTuple):
 AUTO = Engine()
 
 
-def choose(engine: Engine, cell: base.Cell) -> str:
+def choose(engine: Engine, cell: base.Cell, rates: dropout.Rates = dropout.NOTHING.rates) -> str:
     """The name of the engine that runs a cell on the default device.
 
     Raises:
-        ValueError: the one that was named cannot.
+        ValueError: the one that was named cannot, or the cell cannot with these rates.
     """
-    if engine[1:] != AUTO[1:]:
+    if rates.recurrent > 0 and not isinstance(cell, base.GatedCell):
+        raise ValueError(
+            f"recurrent dropout needs a GatedCell, whose h it drops before the recurrent matrix; "
+            f"{type(cell).__name__} is none. Zoneout fits every cell"
+        )
+    if engine[1:] != AUTO[1:] or rates.recurrent > 0 or rates.zoneout > 0:
         if engine.name not in ("auto", "loop"):
             raise ValueError(
-                f"the engine {engine.name!r} computes in float32 alone, and not in segments"
+                f"the engine {engine.name!r} computes in float32 alone, not in segments, and "
+                "without recurrent dropout and zoneout"
             )
         return "loop"
     if engine.name == "auto":
@@ -76,15 +82,15 @@ def run_all(
     reverse: Sequence[bool],
     parts: Sequence[jax.Array],
     lengths_B: jax.Array,
-    dropped: dropout.Dropout | None = None,
+    dropped: dropout.Dropout = dropout.NOTHING,
 ) -> tuple[Encoded, ...]:
     """`seqmodels.recurrence.run_all` by an engine."""
-    names = [choose(engine, cell) for cell in cells]
+    names = [choose(engine, cell, dropped.rates) for cell in cells]
     if set(names) == {"loop"}:
         return recurrence.run_all(cells, reverse, parts, lengths_B, dropped, *engine[1:])
     x_TxDxB = jnp.concatenate(parts, axis=1)
-    if dropped is not None:
-        x_TxDxB = dropout.drop_all(x_TxDxB, dropped)
+    if dropped.keys_B is not None and dropped.rates.inputs > 0:
+        x_TxDxB = dropout.drop_all(x_TxDxB, dropped.rates.inputs, dropped.keys_B)
     run: dict[str, Callable[..., Encoded]] = {
         "loop": recurrence.run,
         "scan": recurrence.scan,

@@ -16,6 +16,7 @@ from seqmodels import cells, contract
 from seqmodels.bidirectional import Bidirectional, Unidirectional
 from seqmodels.cells.base import Cell
 from seqmodels.classifier import Classifier
+from seqmodels.dropout import Rates
 from seqmodels.encoder import Encoder
 from seqmodels.engines import Engine, choose
 from seqmodels.pooling import POOLINGS
@@ -94,6 +95,8 @@ def build(
     dropout_rates: Sequence[float],
     pooling: str,
     seed: int,
+    recurrent_dropout: float = 0.0,
+    zoneout: float = 0.0,
     engine: str = "auto",
     matrix_dtype: str = "float32",
     segment_steps: int = 1,
@@ -110,6 +113,7 @@ def build(
         dropout_rates: for each layer, the dropout rate on its input.
         pooling: a name in `seqmodels.pooling.POOLINGS`.
         seed: of the parameters.
+        recurrent_dropout, zoneout: of all layers, as in `seqmodels.dropout.Rates`.
         engine, matrix_dtype, segment_steps: what runs the cells, as in `seqmodels.engines.Engine`.
 
     Raises:
@@ -123,21 +127,22 @@ def build(
             f"{len(hidden_sizes)} hidden sizes and {len(dropout_rates)} dropout rates; there must "
             "be one of each for every layer, and at least one layer"
         )
+    rates = [Rates(rate, recurrent_dropout, zoneout) for rate in dropout_rates]
     rngs = nnx.Rngs(params=seed)
     runs_cells = Engine(engine, matrix_dtype, segment_steps)
     cell_class = find_cell(cell)
     layers: list[Unidirectional | Bidirectional] = []
     input_size = embedding_size
-    for hidden_size in hidden_sizes:
+    for hidden_size, layer_rates in zip(hidden_sizes, rates, strict=True):
         forward = contract.make(cell_class, input_size, hidden_size, rngs=rngs)
-        choose(runs_cells, forward)
+        choose(runs_cells, forward, layer_rates)
         if bidirectional:
             backward = cell_class(input_size, hidden_size, rngs=rngs)  # Checked with its twin.
             layers.append(Bidirectional(forward, backward, engine=runs_cells))
         else:
             layers.append(Unidirectional(forward, engine=runs_cells))
         input_size = layers[-1].output_size
-    encoder = Encoder(layers, dropout_rates)
+    encoder = Encoder(layers, rates)
     return Classifier(
         vocabulary_size=vocabulary_size,
         embedding_size=embedding_size,

@@ -96,7 +96,7 @@ def scan(
         time, x_DxB = inputs
         weights = _weights(setup, params)
         read_FxB = _read(setup, weights, (x_DxB,), carry, time, None)
-        return _step(setup, weights, read_FxB, carry, time, lengths_B)
+        return _step(setup, weights, read_FxB, carry, time, lengths_B, None)
 
     start = _initial_carry(setup, params, (x_TxDxB,))
     times_T = jnp.arange(len(x_TxDxB))
@@ -109,7 +109,7 @@ def run_all(
     reverse: Sequence[bool],
     parts: Sequence[jax.Array],
     lengths_B: jax.Array,
-    dropped: dropout.Dropout | None = None,
+    dropped: dropout.Dropout = dropout.NOTHING,
     matrix_dtype: str = "float32",
     segment_steps: int = 1,
 ) -> tuple[Encoded, ...]:
@@ -130,20 +130,18 @@ def run_all(
         reverse: for each cell, whether it runs from the last valid step to the first.
         parts: arrays `[T, Di, B]` that side by side are the inputs `[T, D, B]`.
         lengths_B: valid steps of each sequence, 0 to T.
-        dropped: dropout of the inputs.
+        dropped: what is dropped of inputs and carries; of a carry's way into a product, of
+            `GatedCell`s alone.
         matrix_dtype: that matrices take part in products in; parameters, carries, outputs and
             gradients stay as they are.
         segment_steps: S, steps between two carries that are kept: T / S + S carries are in memory.
     """
     graphdefs, params = zip(*(nnx.split(cell, nnx.Param) for cell in cells), strict=True)
-    rate, seeds_Bx2 = 0.0, None
-    if dropped is not None:
-        rate, seeds_Bx2 = dropped.rate, jax.random.key_data(dropped.keys_B)
     setups = tuple(
         _Setup(
             graphdef,
             backwards,
-            rate,
+            dropped.rates,
             matrix_dtype,
             segment_steps,
             isinstance(cell, base.GatedCell),
@@ -152,6 +150,7 @@ def run_all(
         )
         for cell, graphdef, backwards in zip(cells, graphdefs, reverse, strict=True)
     )
+    seeds_Bx2 = None if dropped.keys_B is None else jax.random.key_data(dropped.keys_B)
     return _run_all(setups, params, tuple(parts), lengths_B, seeds_Bx2)
 
 
@@ -164,7 +163,7 @@ class _Setup(NamedTuple):
 
     graphdef: nnx.GraphDef
     reverse: bool
-    dropout_rate: float = 0.0
+    rates: dropout.Rates = dropout.Rates()
     matrix_dtype: str = "float32"
     segment_steps: int = 1
     is_gated: bool = False
@@ -232,7 +231,7 @@ def _forward(setup, params, parts, lengths_B, seeds_Bx2):
     def step(number, carry):
         time = setup.time(number, num_steps)
         read_FxB = _read(setup, weights, _at(parts, time), carry, time, seeds_Bx2)
-        carry, y_HxB = _step(setup, weights, read_FxB, carry, time, lengths_B)
+        carry, y_HxB = _step(setup, weights, read_FxB, carry, time, lengths_B, seeds_Bx2)
         return carry, read_FxB if keeps_reads else None, y_HxB
 
     def body(number, loop):
@@ -265,7 +264,7 @@ def _backward(setup, params, kept, sequence_TxHxB, cotangent, parts, lengths_B, 
         return _read(setup, weights, xs, carry, time, seeds_Bx2)
 
     def step(weights, read_FxB, carry, time):
-        return _step(setup, weights, read_FxB, carry, time, lengths_B)
+        return _step(setup, weights, read_FxB, carry, time, lengths_B, seeds_Bx2)
 
     def first_carry(segment):
         """The carry before the first step of a segment."""
@@ -368,15 +367,23 @@ def _initial_carry(setup, params, parts):
 def _read(setup, weights, xs, carry, time, seeds_Bx2):
     """What a step reads: of an `AffineCell` x @ W + h @ R, of any other its input."""
     x_DxB = jnp.concatenate(xs) if len(xs) > 1 else xs[0]
-    if setup.dropout_rate > 0:
-        x_DxB = dropout.drop(x_DxB, time, setup.dropout_rate, seeds_Bx2)
+    if seeds_Bx2 is not None and setup.rates.inputs > 0:
+        x_DxB = dropout.drop(x_DxB, time, setup.rates.inputs, seeds_Bx2)
     if weights.matrix_KxG is None:
         return x_DxB
-    x_KxB = jnp.concatenate([x_DxB, carry[-1]])
+    x_KxB = jnp.concatenate([x_DxB, _of_product(setup, carry[-1], seeds_Bx2)])
     return base.product(x_KxB, setup.of_product(weights.matrix_KxG))
 
 
-def _step(setup, weights, read_FxB, carry, time, lengths_B):
+def _of_product(setup, h_HxB, seeds_Bx2):
+    """What a recurrent matrix sees of h: the same units of a sequence at all times."""
+    if seeds_Bx2 is None or setup.rates.recurrent == 0:
+        return h_HxB
+    seeds_Bx2 = dropout.stream(seeds_Bx2, "recurrent", setup.reverse)
+    return dropout.drop(h_HxB, 0, setup.rates.recurrent, seeds_Bx2)
+
+
+def _step(setup, weights, read_FxB, carry, time, lengths_B, seeds_Bx2):
     """One step of all: the carry, held where a sequence is over, and the output, zero there."""
     # A bias without a batch axis would make vmap move the others' from last to first.
     leaves, structure = jax.tree.flatten(weights.params)
@@ -387,19 +394,47 @@ def _step(setup, weights, read_FxB, carry, time, lengths_B):
         else setup.of_product(leaf)
         for leaf, vector in zip(leaves, is_vector, strict=True)
     ]
-    axes = ([-1 if vector else None for vector in is_vector], -1, -1)
+    axes = ([-1 if vector else None for vector in is_vector], -1, -1, -1, -1)
+    h_HxB = _of_product(setup, carry[-1], seeds_Bx2) if setup.is_gated else None
 
-    def one(leaves, carry, read_F):
+    def one(leaves, carry, read_F, h_H, zoned_out):
         cell = nnx.merge(setup.graphdef, jax.tree.unflatten(structure, leaves))
-        if weights.matrix_KxG is None:
-            return cell.step(carry, cell.project(read_F))
-        carry = cell.activate(carry, read_F + cell.bias)
-        return carry, carry[-1]
+        if weights.matrix_KxG is not None:
+            new_carry = cell.activate(carry, read_F + cell.bias)
+            y_H = new_carry[-1]
+        elif setup.is_gated:
+            u_G = base.product(h_H, cell.recurrent_kernel[...])
+            new_carry = cell.update(carry, cell.project(read_F), u_G)
+            y_H = new_carry[-1]
+        else:
+            new_carry, y_H = cell.step(carry, cell.project(read_F))
+        if setup.rates.zoneout == 0:
+            return new_carry, y_H
+        blended = cell.blend(carry, new_carry, zoned_out)
+        # An output that is a part of the carry stays it.
+        for part, old in zip(*map(jax.tree.leaves, (blended, new_carry)), strict=True):
+            y_H = part if old is y_H else y_H
+        return blended, y_H
 
-    new_carry, y_HxB = jax.vmap(one, axes, -1)(leaves, carry, read_FxB)
+    zoned_out = _zoned_out(setup, carry, time, seeds_Bx2)
+    new_carry, y_HxB = jax.vmap(one, axes, -1)(leaves, carry, read_FxB, h_HxB, zoned_out)
     valid_B = time < lengths_B
     carry = jax.tree.map(lambda new, old: jnp.where(valid_B, new, old), new_carry, carry)
     return carry, jnp.where(valid_B, y_HxB, 0)
+
+
+def _zoned_out(setup, carry, time, seeds_Bx2):
+    """The share of the old carry in the new: 0 or 1 in training, else what that is on average."""
+    rate = setup.rates.zoneout
+    if seeds_Bx2 is None or rate == 0:
+        return jax.tree.map(lambda leaf: jnp.full(leaf.shape, rate, leaf.dtype), carry)
+    leaves, structure = jax.tree.flatten(carry)
+    shares = []
+    for number, leaf in enumerate(leaves):
+        stream_Bx2 = dropout.stream(seeds_Bx2, "zoneout", setup.reverse, number)
+        share = dropout.dropped(leaf.size // leaf.shape[-1], time, rate, stream_Bx2)
+        shares.append(share.reshape(leaf.shape).astype(leaf.dtype))
+    return jax.tree.unflatten(structure, shares)
 
 
 def room(arrays: Any, width: int, first: int) -> Any:

@@ -183,7 +183,10 @@ def parameter_table(params: nnx.State) -> str:
 def describe_engine(model: Classifier, layout: Layout) -> str:
     """What runs the cells, and where the rows of a batch are computed."""
     layers = model.encoder.layers
-    names = dict.fromkeys(engines.choose(layer.engine, layer.forward) for layer in layers)
+    names = dict.fromkeys(
+        engines.choose(layer.engine, layer.forward, rates)
+        for layer, rates in zip(layers, model.encoder.rates, strict=True)
+    )
     dtypes = dict.fromkeys(layer.engine.matrix_dtype for layer in layers)
     return (
         f"engine: {', '.join(names)}, {', '.join(dtypes)} products; a batch is "

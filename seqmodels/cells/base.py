@@ -82,6 +82,19 @@ def gate_bias(hidden_size: int, *values: float) -> nnx.Param[jax.Array]:
     return nnx.Param(jnp.repeat(jnp.array(values, jnp.float32), hidden_size))
 
 
+def blend_scaled(
+    old: tuple[jax.Array, ...], new: tuple[jax.Array, ...], share: jax.Array
+) -> tuple[jax.Array, ...]:
+    """`Cell.blend` of arrays that are scaled by `exp(-m)`, of which m is the last."""
+    m_old, m_new = old[-1], new[-1]
+    m = jnp.maximum(
+        jnp.where(share > 0, m_old, MINUS_INFINITY), jnp.where(share < 1, m_new, MINUS_INFINITY)
+    )
+    keep = share * jnp.exp(jnp.minimum(m_old - m, 0))
+    take = (1 - share) * jnp.exp(jnp.minimum(m_new - m, 0))
+    return *(keep * a + take * b for a, b in zip(old[:-1], new[:-1], strict=True)), m
+
+
 class Cell(nnx.Module):
     """One recurrent layer's parameters and its mathematics for one step of one sequence.
 
@@ -111,6 +124,15 @@ class Cell(nnx.Module):
         The new carry has the structure, shapes and dtypes of the old one.
         """
         raise NotImplementedError
+
+    def blend(self, old: Carry, new: Carry, share: Carry) -> Carry:
+        """The carry that zoneout leaves: `share` of the old one, the rest of the new one.
+
+        Args:
+            old, new: before and behind a step.
+            share: for each element, in [0, 1].
+        """
+        return jax.tree.map(lambda a, b, share: share * a + (1 - share) * b, old, new, share)
 
 
 class GatedCell(Cell):

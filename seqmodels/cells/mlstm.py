@@ -49,3 +49,6 @@ class MLSTM(base.Cell):
         scale = jnp.maximum(jnp.abs(jnp.sum(n_H * q)), one)
         h_H = jax.nn.sigmoid(o) * jnp.sum(memory_HxH * q, axis=1) / scale
         return (memory_HxH, n_H, largest), h_H
+
+    def blend(self, old, new, share):
+        return base.blend_scaled(old, new, share[-1])

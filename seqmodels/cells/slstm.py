@@ -37,3 +37,9 @@ class SLSTM(base.AffineCell):
         c_H = f * c_H + i * jnp.tanh(g)
         n_H = f * n_H + i
         return c_H, n_H, largest_H, jax.nn.sigmoid(o) * c_H / n_H
+
+    def blend(self, old, new, share):
+        (*scaled_old, h_old), (*scaled_new, h_new) = old, new
+        share_H, *_, share_of_h = share
+        h_H = share_of_h * h_old + (1 - share_of_h) * h_new
+        return *base.blend_scaled(tuple(scaled_old), tuple(scaled_new), share_H), h_H

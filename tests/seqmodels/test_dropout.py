@@ -1,18 +1,22 @@
 """What dropout promises: its rate, its expectation, and whom a mask belongs to."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
-from seqmodels.dropout import Dropout, drop_all
+from seqmodels import check_cell, factory, recurrence
+from seqmodels.dropout import Dropout, Rates, drop_all, dropped, stream
 
 KEYS_B = jax.random.split(jax.random.key(0), 64)
 ONES_TxDxB = jnp.ones((50, 40, 64))
 
 
 def dropout(x_TxDxB, rate, keys_B):
-    return drop_all(x_TxDxB, Dropout(rate, keys_B))
+    return drop_all(x_TxDxB, rate, keys_B)
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.2, 0.5, 0.9])
@@ -35,3 +39,152 @@ def test_a_mask_depends_on_its_own_key_alone():
     narrower = dropout(ONES_TxDxB[:20, :, :3], 0.5, KEYS_B[:3])
     np.testing.assert_array_equal(narrower, y_TxDxB[:20, :, :3])
     assert (dropout(ONES_TxDxB, 0.5, KEYS_B[::-1]) != y_TxDxB).any()
+
+
+T, D, H, B = 4, 3, 5, 6
+LENGTHS = [4, 1, 0, 3, 2, 4]
+LENGTHS_B = jnp.array(LENGTHS)
+X_TxDxB = jax.random.normal(jax.random.key(1), (T, D, B))
+
+
+def make(name):
+    return check_cell.without_zeros(factory.find_cell(name)(D, H, rngs=nnx.Rngs(0)))
+
+
+def run(cell, x_TxDxB, rates, keys_B, *, reverse=False, lengths_B=LENGTHS_B, segment_steps=1):
+    (encoded,) = recurrence.run_all(
+        [cell], [reverse], [x_TxDxB], lengths_B, Dropout(rates, keys_B), "float32", segment_steps
+    )
+    return encoded
+
+
+def unrolled(cell, x_TxDxB, rates, keys_B, *, reverse=False):
+    """The last outputs, one sequence and one step after the other, by the papers' equations."""
+    last = []
+    for b, length in enumerate(LENGTHS):
+        carry, y_H = cell.initial_carry(), jnp.zeros(H)
+        for time in reversed(range(length)) if reverse else range(length):
+            seeds_1x2 = jax.random.key_data(keys_B[b : b + 1])
+            h_H = carry[-1]
+            if rates.recurrent > 0:
+                gone_H = dropped(H, 0, rates.recurrent, stream(seeds_1x2, "recurrent", reverse))
+                h_H = jnp.where(gone_H[:, 0], 0, h_H / (1 - rates.recurrent))
+            z_G, u_G = cell.project(x_TxDxB[time, :, b]), h_H @ cell.recurrent_kernel[...]
+            new = cell.update(carry, z_G, u_G)
+            shares = [
+                dropped(H, time, rates.zoneout, stream(seeds_1x2, "zoneout", reverse, number))
+                for number in range(len(carry))
+            ]
+            carry = tuple(
+                jnp.where(share[:, 0], old, one)
+                for old, one, share in zip(carry, new, shares, strict=True)
+            )
+            y_H = carry[-1]
+        last.append(y_H)
+    return jnp.stack(last, 1)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("rates", [Rates(recurrent=0.4), Rates(zoneout=0.3), Rates(0, 0.4, 0.3)])
+@pytest.mark.parametrize("name", ["lstm", "lstm with its products kept", "gru"])
+def test_around_a_cell_equals_the_unrolled_equations(name, rates, reverse, monkeypatch):
+    name, _, kept = name.partition(" ")
+    monkeypatch.setattr(recurrence, "KEEP_FROM", 1 if kept else 1000)
+    graphdef, params = nnx.split(make(name), nnx.Param)
+
+    def gradients(runs, *arguments):
+        def loss(params, x_TxDxB):
+            last_HxB = runs(nnx.merge(graphdef, params), x_TxDxB, rates, KEYS_B[:B], **options)
+            return jnp.sum(jnp.sin(last_HxB) * jnp.arange(B)), last_HxB
+
+        options = {"reverse": reverse, **dict(arguments)}
+        return jax.jit(jax.grad(loss, (0, 1), has_aux=True))(params, X_TxDxB)
+
+    def engine(*arguments, **options):
+        return run(*arguments, **options).last_HxB
+
+    expected = gradients(unrolled)
+    for steps in (1, 3):
+        (d_params, d_x), last_HxB = gradients(engine, ("segment_steps", steps))
+        np.testing.assert_allclose(last_HxB, expected[1], 1e-5, 1e-6)
+        d_x = jnp.where(recurrence.valid_steps(LENGTHS_B, T)[:, None], d_x, 0)
+        jax.tree.map(
+            functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5),
+            (d_params, d_x),
+            expected[0],
+        )
+
+
+def test_recurrent_dropout_hides_the_same_units_at_all_times():
+    cell = make("simple_rnn")
+    graphdef, params = nnx.split(cell, nnx.Param)
+
+    def loss(params, key):
+        cell = nnx.merge(graphdef, params)
+        x_TxDx1 = jnp.tile(X_TxDxB[..., :1], (8, 1, 1))
+        rates, lengths_1 = Rates(recurrent=0.5), jnp.array([8 * T])
+        return run(cell, x_TxDx1, rates, key[None], lengths_B=lengths_1).sequence_TxHxB.sum()
+
+    d_params = jax.vmap(jax.grad(loss), (None, 0))(params, KEYS_B)
+    hidden_KxH = np.array((d_params["recurrent_kernel"][...] == 0).all(2))
+    # Over 31 products, masks of their own would leave no unit without any gradient.
+    assert 0.3 < hidden_KxH.mean() < 0.7
+    assert len({tuple(hidden_H) for hidden_H in hidden_KxH}) > 10
+
+
+@pytest.mark.parametrize("name", ["lstm", "slstm", "gru", "min_gru", "indrnn", "sru", "mlstm"])
+def test_zoneout_keeps_elements_of_the_carry_and_evaluation_takes_the_average(name):
+    cell, rates = make(name), Rates(zoneout=0.25)
+    many = 4096
+    x_1xDxN = jnp.broadcast_to(X_TxDxB[:1, :, :1], (1, D, many))
+    lengths_N, keys_N = jnp.ones(many, int), jax.random.split(jax.random.key(2), many)
+    plain_H = run(cell, x_1xDxN, Rates(), None, lengths_B=lengths_N).last_HxB[:, 0]
+    trained_HxN = run(cell, x_1xDxN, rates, keys_N, lengths_B=lengths_N).last_HxB
+    average_H = run(cell, x_1xDxN, rates, None, lengths_B=lengths_N).last_HxB[:, 0]
+    if (trained_HxN == plain_H[:, None]).all():  # An output that is no part of the carry.
+        np.testing.assert_array_equal(average_H, plain_H)
+        return
+    alive_H = np.array(plain_H != 0)  # Behind a rectifier the old zero may be the new one.
+    plain_H, trained_HxN, average_H = plain_H[alive_H], trained_HxN[alive_H], average_H[alive_H]
+    kept_HxN = np.array(trained_HxN != plain_H[:, None])
+    assert (np.array(trained_HxN).std(1, where=kept_HxN) < 1e-6).all()
+    np.testing.assert_allclose(kept_HxN.mean(1), 0.25, atol=5 * np.sqrt(0.25 * 0.75 / many))
+    np.testing.assert_allclose(trained_HxN.mean(1), average_H, atol=0.05)
+
+
+@pytest.mark.parametrize("name", ["lstm", "slstm", "mlstm"])
+def test_zoneout_stays_finite_over_many_steps(name):
+    x_TxDxB = 4 * jax.random.normal(jax.random.key(3), (60, D, B))
+    for keys_B in (KEYS_B[:B], None):
+        encoded = run(make(name), x_TxDxB, Rates(zoneout=0.5), keys_B, lengths_B=jnp.full(B, 60))
+        assert np.isfinite(encoded.sequence_TxHxB).all()
+
+
+def test_evaluation_drops_nothing_before_the_recurrent_matrix():
+    cell = make("lstm")
+    with_rate = run(cell, X_TxDxB, Rates(recurrent=0.5), None)
+    np.testing.assert_array_equal(with_rate.last_HxB, run(cell, X_TxDxB, Rates(), None).last_HxB)
+
+
+def test_masks_around_a_cell_do_not_depend_on_company():
+    cell, rates = make("lstm"), Rates(0.2, 0.4, 0.3)
+    together = run(cell, X_TxDxB, rates, KEYS_B[:B])
+    alone = run(cell, X_TxDxB[..., 3:4], rates, KEYS_B[3:4], lengths_B=LENGTHS_B[3:4])
+    np.testing.assert_allclose(together.last_HxB[:, 3:4], alone.last_HxB, rtol=1e-6, atol=1e-7)
+
+
+def test_the_two_directions_have_masks_of_their_own():
+    cell = make("simple_rnn")
+    x_2xDxB = jnp.stack([X_TxDxB[0]] * 2)  # The same, read from either end.
+    ways = [
+        run(
+            cell,
+            x_2xDxB,
+            Rates(recurrent=0.5),
+            KEYS_B[:B],
+            reverse=reverse,
+            lengths_B=jnp.full(B, 2),
+        )
+        for reverse in (False, True)
+    ]
+    assert (ways[0].last_HxB != ways[1].last_HxB).any()
