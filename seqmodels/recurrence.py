@@ -98,7 +98,7 @@ def scan(
         read_FxB = _read(setup, weights, (x_DxB,), carry, time, None)
         return _step(setup, weights, read_FxB, carry, time, lengths_B, None)
 
-    start = _initial_carry(setup, params, (x_TxDxB,))
+    start = initial_carry(cell, len(lengths_B), x_TxDxB.dtype)
     times_T = jnp.arange(len(x_TxDxB))
     _, sequence_TxHxB = jax.lax.scan(step, start, (times_T, x_TxDxB), reverse=reverse)
     return Encoded(sequence_TxHxB, last_output(sequence_TxHxB, lengths_B, reverse))
@@ -113,6 +113,32 @@ def run_all(
     matrix_dtype: str = "float32",
     segment_steps: int = 1,
 ) -> tuple[Encoded, ...]:
+    """`run_from` the initial carry of each cell, without the last."""
+    starts = [initial_carry(cell, len(lengths_B), parts[0].dtype) for cell in cells]
+    return run_from(starts, cells, reverse, parts, lengths_B, dropped, matrix_dtype, segment_steps)[
+        0
+    ]
+
+
+def initial_carry(cell: base.Cell, batch_size: int, dtype: Any = jnp.float32) -> base.Carry:
+    """The initial carry of every sequence of a batch."""
+
+    def for_all(array):
+        return jnp.broadcast_to(array.astype(dtype)[..., None], (*array.shape, batch_size))
+
+    return jax.tree.map(for_all, cell.initial_carry())
+
+
+def run_from(
+    starts: Sequence[base.Carry],
+    cells: Sequence[base.Cell],
+    reverse: Sequence[bool],
+    parts: Sequence[jax.Array],
+    lengths_B: jax.Array,
+    dropped: dropout.Dropout = dropout.NOTHING,
+    matrix_dtype: str = "float32",
+    segment_steps: int = 1,
+) -> tuple[tuple[Encoded, ...], tuple[base.Carry, ...]]:
     """Runs cells, each in its direction, over the first `lengths_B` steps of the same sequences.
 
     A padding step passes the carry through untouched and outputs zero, so nothing that stands in
@@ -126,6 +152,7 @@ def run_all(
     Deep Nets with Sublinear Memory Cost", 2016).
 
     Args:
+        starts: for each cell, the carry before its first step; the batch is the last axis.
         cells: any cells.
         reverse: for each cell, whether it runs from the last valid step to the first.
         parts: arrays `[T, Di, B]` that side by side are the inputs `[T, D, B]`.
@@ -135,6 +162,9 @@ def run_all(
         matrix_dtype: that matrices take part in products in; parameters, carries, outputs and
             gradients stay as they are.
         segment_steps: S, steps between two carries that are kept: T / S + S carries are in memory.
+
+    Returns:
+        For each cell, what it makes of the sequences and the carry after its last step.
     """
     graphdefs, params = zip(*(nnx.split(cell, nnx.Param) for cell in cells), strict=True)
     setups = tuple(
@@ -151,7 +181,7 @@ def run_all(
         for cell, graphdef, backwards in zip(cells, graphdefs, reverse, strict=True)
     )
     seeds_Bx2 = None if dropped.keys_B is None else jax.random.key_data(dropped.keys_B)
-    return _run_all(setups, params, tuple(parts), lengths_B, seeds_Bx2)
+    return _run(setups, params, tuple(starts), tuple(parts), lengths_B, seeds_Bx2)
 
 
 class _Setup(NamedTuple):
@@ -183,31 +213,34 @@ class _Setup(NamedTuple):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _run_all(setups, params, parts, lengths_B, seeds_Bx2):
-    return _run_all_forward(setups, params, parts, lengths_B, seeds_Bx2)[0]
+def _run(setups, params, starts, parts, lengths_B, seeds_Bx2):
+    return _run_forward(setups, params, starts, parts, lengths_B, seeds_Bx2)[0]
 
 
-def _run_all_forward(setups, params, parts, lengths_B, seeds_Bx2):
+def _run_forward(setups, params, starts, parts, lengths_B, seeds_Bx2):
     inputs = parts, lengths_B, seeds_Bx2
-    encoded, kept = zip(
-        *(_forward(setup, one, *inputs) for setup, one in zip(setups, params, strict=True)),
+    encoded, carries, kept = zip(
+        *(_forward(*of_cell, *inputs) for of_cell in zip(setups, params, starts, strict=True)),
         strict=True,
     )
     sequences = tuple(one.sequence_TxHxB for one in encoded)
-    return encoded, (params, *inputs, kept, sequences)
+    return (encoded, carries), (params, starts, *inputs, kept, sequences)
 
 
-def _run_all_backward(setups, residuals, cotangents):
-    params, parts, lengths_B, seeds_Bx2, kept, sequences = residuals
+def _run_backward(setups, residuals, cotangents):
+    params, starts, parts, lengths_B, seeds_Bx2, kept, sequences = residuals
     # With one cell no other is to read the inputs after it.
-    all_d_params, d_parts = [], parts if len(setups) == 1 and not setups[0].keeps_reads else None
-    for of_cell in zip(setups, params, kept, sequences, cotangents, strict=True):
-        d_params, d_parts = _backward(*of_cell, parts, lengths_B, seeds_Bx2, d_parts)
+    d_parts = parts if len(setups) == 1 and not setups[0].keeps_reads else None
+    all_d_params, d_starts = [], []
+    for setup, *of_cell in zip(setups, params, starts, kept, sequences, *cotangents, strict=True):
+        inputs = parts, lengths_B, seeds_Bx2, d_parts
+        d_params, d_start, d_parts = _backward(setup, *of_cell, *inputs)
         all_d_params.append(d_params)
-    return tuple(all_d_params), d_parts, None, None
+        d_starts.append(d_start)
+    return tuple(all_d_params), tuple(d_starts), d_parts, None, None
 
 
-_run_all.defvjp(_run_all_forward, _run_all_backward)
+_run.defvjp(_run_forward, _run_backward)
 
 
 class _Kept(NamedTuple):
@@ -222,9 +255,9 @@ class _Kept(NamedTuple):
     reads_TxFxB: jax.Array | None
 
 
-def _forward(setup, params, parts, lengths_B, seeds_Bx2):
-    """One cell's `Encoded`, and what is kept for the backward pass."""
-    weights, start = _weights(setup, params), _initial_carry(setup, params, parts)
+def _forward(setup, params, start, parts, lengths_B, seeds_Bx2):
+    """One cell's `Encoded`, its last carry, and what is kept for the backward pass."""
+    weights = _weights(setup, params)
     width, num_steps = len(parts[0]), longest(lengths_B)
     keeps_reads = setup.keeps_reads and setup.segment_steps == 1
 
@@ -245,20 +278,25 @@ def _forward(setup, params, parts, lengths_B, seeds_Bx2):
     carries_N = room(setup.kept(start), -(-width // setup.segment_steps) + 1, first)
     _, *outputs = jax.eval_shape(step, num_steps, start)
     outputs_T = room(outputs, width, first + len(jax.tree.leaves(carries_N)))
-    _, carries_N, outputs_T = jax.lax.fori_loop(0, num_steps, body, (start, carries_N, outputs_T))
+    carry, carries_N, outputs_T = jax.lax.fori_loop(
+        0, num_steps, body, (start, carries_N, outputs_T)
+    )
     reads_TxFxB, sequence_TxHxB = outputs_T
     last_HxB = last_output(sequence_TxHxB, lengths_B, setup.reverse)
-    return Encoded(sequence_TxHxB, last_HxB), _Kept(carries_N, reads_TxFxB)
+    return Encoded(sequence_TxHxB, last_HxB), carry, _Kept(carries_N, reads_TxFxB)
 
 
-def _backward(setup, params, kept, sequence_TxHxB, cotangent, parts, lengths_B, seeds_Bx2, d_parts):
-    """One cell's gradient, and that of the inputs added to `d_parts`, if there is one already.
+def _backward(
+    setup, params, start, kept, sequence_TxHxB, cotangent, d_carry, parts, lengths_B, seeds_Bx2,
+    d_parts,
+):  # fmt: skip
+    """One cell's gradients: of its parameters, its start, and the inputs.
 
-    It may be `parts` itself: the gradient of an input then takes its place once it was read.
+    That of the inputs is added to `d_parts`, if there is one already. It may be `parts` itself: the
+    gradient of an input then takes its place once it was read.
     """
     num_steps, size = longest(lengths_B), setup.segment_steps
     weights, pull_back_weights = jax.vjp(functools.partial(_weights, setup), params)
-    start, pull_back_start = jax.vjp(lambda one: _initial_carry(setup, one, parts), params)
 
     def read(weights, xs, carry, time):
         return _read(setup, weights, xs, carry, time, seeds_Bx2)
@@ -326,12 +364,12 @@ def _backward(setup, params, kept, sequence_TxHxB, cotangent, parts, lengths_B, 
     adds_up = d_parts is not None and not in_place
     if d_parts is None:
         d_parts = room(_at(parts, jnp.array(0)), len(parts[0]), first=20)
-    d_weights, d_carry = jax.tree.map(jnp.zeros_like, (weights, start))
+    d_weights = jax.tree.map(jnp.zeros_like, weights)
     num_segments = -(-num_steps // size)
     d_weights, d_parts, d_carry = jax.lax.fori_loop(
         0, num_segments, back_through_segment, (d_weights, d_parts, d_carry)
     )
-    return jax.tree.map(jnp.add, *pull_back_weights(d_weights), *pull_back_start(d_carry)), d_parts
+    return *pull_back_weights(d_weights), d_carry, d_parts
 
 
 class _Weights(NamedTuple):
@@ -352,16 +390,6 @@ def _weights(setup, params):
     if isinstance(cell, base.AffineCell):
         matrix_KxG = jnp.concatenate([cell.kernel[...], cell.recurrent_kernel[...]])
     return _Weights(params, matrix_KxG)
-
-
-def _initial_carry(setup, params, parts):
-    """The initial carry of every sequence of the batch."""
-    batch_size, dtype = parts[0].shape[-1], parts[0].dtype
-
-    def for_all(array):
-        return jnp.broadcast_to(array.astype(dtype)[..., None], (*array.shape, batch_size))
-
-    return jax.tree.map(for_all, nnx.merge(setup.graphdef, params).initial_carry())
 
 
 def _read(setup, weights, xs, carry, time, seeds_Bx2):

@@ -181,3 +181,30 @@ def test_works_under_vmap_and_jit(cell, x_TxDxB):
             recurrence.Encoded(*encoded),
             recurrence.run(cell, stacked[number], jnp.array(LENGTHS)),
         )
+
+
+@pytest.mark.parametrize("segment_steps", [1, 2])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_sequence_in_two_pieces_is_the_sequence(cell, x_TxDxB, reverse, segment_steps):
+    graphdef, params = nnx.split(cell, nnx.Param)
+    pieces = [x_TxDxB[:2], x_TxDxB[2:]]
+
+    def whole(params, pieces):
+        cell, x_TxDxB = nnx.merge(graphdef, params), jnp.concatenate(pieces)
+        return recurrence.run(cell, x_TxDxB, jnp.full(BATCH, WIDTH), reverse=reverse).last_HxB
+
+    def in_pieces(params, pieces):
+        cell = nnx.merge(graphdef, params)
+        starts = [recurrence.initial_carry(cell, BATCH)]
+        for piece in reversed(pieces) if reverse else pieces:
+            (encoded,), starts = recurrence.run_from(
+                starts, [cell], [reverse], [piece], jnp.full(BATCH, len(piece)),
+                segment_steps=segment_steps,
+            )  # fmt: skip
+        return encoded.last_HxB
+
+    (expected, d_expected), (actual, d_actual) = (
+        jax.jit(jax.value_and_grad(lambda *a, run=run: scalar([run(*a)]), (0, 1)))(params, pieces)
+        for run in (whole, in_pieces)
+    )
+    assert_close((actual, d_actual), (expected, d_expected))
