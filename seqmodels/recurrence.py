@@ -229,12 +229,14 @@ def _run_forward(setups, params, starts, parts, lengths_B, seeds_Bx2):
 
 def _run_backward(setups, residuals, cotangents):
     params, starts, parts, lengths_B, seeds_Bx2, kept, sequences = residuals
+    inputs = parts, lengths_B, seeds_Bx2
+    of_cells = zip(params, starts, kept, sequences, strict=True)
+    of_cotangents = zip(*cotangents, strict=True)
     # With one cell no other is to read the inputs after it.
     d_parts = parts if len(setups) == 1 and not setups[0].keeps_reads else None
     all_d_params, d_starts = [], []
-    for setup, *of_cell in zip(setups, params, starts, kept, sequences, *cotangents, strict=True):
-        inputs = parts, lengths_B, seeds_Bx2, d_parts
-        d_params, d_start, d_parts = _backward(setup, *of_cell, *inputs)
+    for setup, of_cell, of_cotangent in zip(setups, of_cells, of_cotangents, strict=True):
+        d_params, d_start, d_parts = _backward(setup, of_cell, of_cotangent, inputs, d_parts)
         all_d_params.append(d_params)
         d_starts.append(d_start)
     return tuple(all_d_params), tuple(d_starts), d_parts, None, None
@@ -286,15 +288,15 @@ def _forward(setup, params, start, parts, lengths_B, seeds_Bx2):
     return Encoded(sequence_TxHxB, last_HxB), carry, _Kept(carries_N, reads_TxFxB)
 
 
-def _backward(
-    setup, params, start, kept, sequence_TxHxB, cotangent, d_carry, parts, lengths_B, seeds_Bx2,
-    d_parts,
-):  # fmt: skip
+def _backward(setup, of_cell, cotangents, inputs, d_parts):
     """One cell's gradients: of its parameters, its start, and the inputs.
 
     That of the inputs is added to `d_parts`, if there is one already. It may be `parts` itself: the
     gradient of an input then takes its place once it was read.
     """
+    params, start, kept, sequence_TxHxB = of_cell
+    d_encoded, d_carry = cotangents
+    parts, lengths_B, seeds_Bx2 = inputs
     num_steps, size = longest(lengths_B), setup.segment_steps
     weights, pull_back_weights = jax.vjp(functools.partial(_weights, setup), params)
 
@@ -318,7 +320,7 @@ def _backward(
         d_weights, d_parts, d_carry = loop
         time = setup.time(number, num_steps)
         is_last_B = time == last_time(lengths_B, setup.reverse)
-        d_y_HxB = _at(cotangent.sequence_TxHxB, time) + jnp.where(is_last_B, cotangent.last_HxB, 0)
+        d_y_HxB = _at(d_encoded.sequence_TxHxB, time) + jnp.where(is_last_B, d_encoded.last_HxB, 0)
         xs = _at(d_parts if in_place else parts, time)
         read_FxB, pull_back_read = jax.vjp(functools.partial(read, time=time), weights, xs, carry)
         if setup.keeps_reads:
