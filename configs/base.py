@@ -37,7 +37,8 @@ def get_config(name: str, treatment: str) -> ConfigDict:
     config.model.pooling = "last"  # sequence to vector: last, mean, max, mean_max or attention
 
     config.data = ConfigDict()
-    config.data.source = "auto"  # imdb, generated, or auto: IMDB where it can be had
+    config.data.source = "auto"  # imdb, generated, temporal_order, or auto: IMDB if it can be had
+    config.data.length_tokens = 500  # of the shortest sequence of temporal_order
     config.data.dir = ""  # tensorflow-datasets folder; empty: $TFDS_DATA_DIR, else its default
     config.data.archive = ""  # aclImdb_v1.tar.gz or an extracted aclImdb/, to prepare IMDB from
     config.data.max_features = 5_000  # vocabulary size, the four reserved numbers included
@@ -52,6 +53,7 @@ def get_config(name: str, treatment: str) -> ConfigDict:
     config.train.num_epochs = 12  # passes over the training reviews
     config.train.batch_size = 512  # reviews a step
     config.train.learning_rate = 1e-3  # of Adam
+    config.train.clip_norm = 0.0  # length to which longer gradients are shortened; 0: none is
     config.train.adam_epsilon = 1e-7  # of Adam, added as Keras does: to the uncorrected root
     config.train.seed = 0  # of initialisation, data order and dropout
     return config

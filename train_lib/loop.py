@@ -58,7 +58,8 @@ def run(config: ConfigDict, workdir: str | None = None) -> dict:
     print(report.parameter_table(params), flush=True)
     print(report.describe_engine(model, layout), flush=True)
 
-    optimizer = state_lib.adam(config.train.learning_rate, config.train.adam_epsilon)
+    train = config.train
+    optimizer = state_lib.adam(train.learning_rate, train.adam_epsilon, train.clip_norm)
     compiled = steps.make(graphdef, optimizer, mesh, config.data)
     state = devices.replicate(state_lib.create(params, optimizer, config.train.seed), mesh)
     state, validation = fit(config, data, compiled, mesh, state, folder, stopwatch)

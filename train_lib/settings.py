@@ -55,6 +55,7 @@ def _tuple_of(rule: Rule) -> Rule:
 
 _TEXT = Rule(lambda value: isinstance(value, str), "a string")
 _RATE = _number(lambda rate: 0 <= rate < 1, "a number in [0, 1)")
+_POSITIVE = _number(lambda value: value > 0, "a number above 0")
 _BOOLEAN = Rule(lambda value: isinstance(value, bool), "True or False")
 
 RULES: dict[str, Rule] = {
@@ -79,6 +80,7 @@ RULES: dict[str, Rule] = {
     "data.source": _choice(sources.NAMES),
     "data.dir": _TEXT,
     "data.archive": _TEXT,
+    "data.length_tokens": _integer(20),
     "data.max_features": _integer(FIRST_WORD + 1),
     "data.train_reviews": _integer(2, 25_000, even=True),
     "data.validation_reviews": _integer(2, 25_000, even=True),
@@ -88,8 +90,9 @@ RULES: dict[str, Rule] = {
     "data.padding_side": _choice(("pre", "post")),
     "train.num_epochs": _integer(1),
     "train.batch_size": _integer(1),
-    "train.learning_rate": _number(lambda rate: rate > 0, "a number above 0"),
-    "train.adam_epsilon": _number(lambda epsilon: epsilon > 0, "a number above 0"),
+    "train.learning_rate": _POSITIVE,
+    "train.clip_norm": _number(lambda norm: norm >= 0, "a number of at least 0"),
+    "train.adam_epsilon": _POSITIVE,
     "train.seed": _integer(0, 2**32 - 1),
 }
 

@@ -1,9 +1,9 @@
 """Chooses the corpus that a config asks for."""
 
-from train_lib.data import generated, imdb
+from train_lib.data import generated, imdb, temporal_order
 from train_lib.data.corpus import Corpus
 
-NAMES = ("auto", "imdb", "generated")
+NAMES = ("auto", "imdb", "generated", "temporal_order")
 
 _NOTICE = """
 **************************************************************************
@@ -27,6 +27,12 @@ def find(data_config) -> Corpus:
     Raises:
         UserError: it cannot be had; the message says what to do.
     """
+    counts = {
+        "train_reviews": data_config.train_reviews + data_config.validation_reviews,
+        "test_reviews": data_config.test_reviews,
+    }
+    if data_config.source == "temporal_order":
+        return temporal_order.TemporalOrder(data_config.length_tokens, **counts)
     if data_config.source != "generated":
         try:
             return imdb.find(data_config.dir, data_config.archive)
@@ -34,7 +40,4 @@ def find(data_config) -> Corpus:
             if data_config.source == "imdb":
                 raise
             print(_NOTICE.format(reason=error), flush=True)
-    return generated.GeneratedCorpus(
-        train_reviews=data_config.train_reviews + data_config.validation_reviews,
-        test_reviews=data_config.test_reviews,
-    )
+    return generated.GeneratedCorpus(**counts)
