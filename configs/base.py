@@ -23,6 +23,7 @@ def get_config(name: str, treatment: str) -> ConfigDict:
 
     config.model = ConfigDict()
     config.model.cell = "lstm"  # a module in seqmodels/cells, or a path/to/mine.py
+    config.model.cell_options = ""  # of its constructor, as in "forget_bias=3.0"
     config.model.embedding_size = 16  # width of a word's vector
     config.model.hidden_sizes = (16,)  # units of each recurrent layer, from the bottom up
     config.model.bidirectional = False  # run every layer in both directions, side by side

@@ -1,5 +1,6 @@
 """Plain keyword arguments to a model."""
 
+import ast
 import importlib
 import importlib.util
 import inspect
@@ -9,6 +10,7 @@ import sys
 import traceback
 import types
 from collections.abc import Sequence
+from typing import Any
 
 from flax import nnx
 
@@ -84,6 +86,27 @@ def _run(path: str) -> types.ModuleType:
     return module
 
 
+def parse_options(text: str) -> dict[str, Any]:
+    """Keyword arguments as they are written in a call, `"a=1, b=True, c='x'"`, of literals alone.
+
+    Raises:
+        ValueError: it is anything else.
+    """
+    try:
+        call = ast.parse(f"options({text})", mode="eval").body
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
+            raise ValueError("these are not keyword arguments")
+        options = {one.arg: ast.literal_eval(one.value) for one in call.keywords if one.arg}
+        if len(options) != len(call.keywords):
+            raise ValueError("a name is missing or given twice")
+    except (SyntaxError, TypeError, ValueError, MemoryError, RecursionError) as error:
+        raise ValueError(
+            f"the cell options {text!r} cannot be read; write names and plain values, as in "
+            "\"a=1, b=True, c='x'\""
+        ) from error
+    return options
+
+
 def build(
     *,
     vocabulary_size: int,
@@ -94,6 +117,7 @@ def build(
     dropout_rates: Sequence[float],
     pooling: str,
     seed: int,
+    cell_options: str = "",
     engine: str = "auto",
     matrix_dtype: str = "float32",
     segment_steps: int = 1,
@@ -110,11 +134,13 @@ def build(
         dropout_rates: for each layer, the dropout rate on its input.
         pooling: a name in `seqmodels.pooling.POOLINGS`.
         seed: of the parameters.
+        cell_options: keyword arguments of the cell's constructor, as `parse_options` reads them.
         engine, matrix_dtype, segment_steps: what runs the cells, as in `seqmodels.engines.Engine`.
 
     Raises:
-        ValueError: an unknown name, a cell that breaks its contract, not one dropout rate a layer,
-            or an engine that cannot run the cell on this machine.
+        ValueError: an unknown name, a cell that breaks its contract, an option that it does not
+            have, not one dropout rate a layer, or an engine that cannot run the cell on this
+            machine.
     """
     if pooling not in POOLINGS:
         raise ValueError(f"unknown pooling {pooling!r}; choose one of {', '.join(POOLINGS)}")
@@ -125,14 +151,15 @@ def build(
         )
     rngs = nnx.Rngs(params=seed)
     runs_cells = Engine(engine, matrix_dtype, segment_steps)
-    cell_class = find_cell(cell)
+    cell_class, options = find_cell(cell), parse_options(cell_options)
     layers: list[Unidirectional | Bidirectional] = []
     input_size = embedding_size
     for hidden_size in hidden_sizes:
-        forward = contract.make(cell_class, input_size, hidden_size, rngs=rngs)
+        forward = contract.make(cell_class, input_size, hidden_size, rngs=rngs, options=options)
         choose(runs_cells, forward)
         if bidirectional:
-            backward = cell_class(input_size, hidden_size, rngs=rngs)  # Checked with its twin.
+            # Checked with its twin.
+            backward = cell_class(input_size, hidden_size, rngs=rngs, **options)
             layers.append(Bidirectional(forward, backward, engine=runs_cells))
         else:
             layers.append(Unidirectional(forward, engine=runs_cells))

@@ -65,6 +65,7 @@ RULES: dict[str, Rule] = {
         lambda value: value in cell_names() or (isinstance(value, str) and value.endswith(".py")),
         f"one of {', '.join(cell_names())}, or the path of a file that ends in .py",
     ),
+    "model.cell_options": _TEXT,
     "model.embedding_size": _integer(1),
     "model.hidden_sizes": _tuple_of(_integer(1)),
     "model.bidirectional": _BOOLEAN,

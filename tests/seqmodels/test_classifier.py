@@ -204,6 +204,13 @@ def test_is_initialised_like_keras():
     assert not model.head.bias[...].any()
 
 
+def test_cell_options_reach_every_cell():
+    for layer in build(cell_options="forget_bias=3.0").encoder.layers:
+        for cell in (layer.forward, layer.backward):
+            forget_H = cell.bias[...][cell.hidden_size : 2 * cell.hidden_size]
+            np.testing.assert_array_equal(forget_H, 3.0)
+
+
 def test_seeds_draw_other_parameters_and_the_same_seed_the_same():
     leaves = [jax.tree.leaves(nnx.split(build(seed=seed), nnx.Param)[1]) for seed in (0, 0, 1)]
     jax.tree.map(np.testing.assert_array_equal, leaves[0], leaves[1])
@@ -216,6 +223,8 @@ def test_seeds_draw_other_parameters_and_the_same_seed_the_same():
         ({"cell": "nope"}, "lstm"),
         ({"pooling": "nope"}, "last, mean, max"),
         ({"hidden_sizes": ()}, "at least one layer"),
+        ({"cell_options": "forget_bais=3.0"}, "LSTM has no option 'forget_bais'; it has forget_b"),
+        ({"cell_options": "forget_bias"}, "cell options 'forget_bias' cannot be read"),
         ({"engine": "cudnn"}, "there is no NVIDIA GPU"),
         ({"dropout_rates": (0.1,)}, "2 hidden sizes and 1 dropout rates"),
     ],
