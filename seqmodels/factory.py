@@ -14,7 +14,7 @@ from typing import Any
 
 from flax import nnx
 
-from seqmodels import cells, contract
+from seqmodels import cells, contract, initial_state
 from seqmodels.bidirectional import Bidirectional, Unidirectional
 from seqmodels.cells.base import Cell
 from seqmodels.classifier import Classifier
@@ -118,6 +118,7 @@ def build(
     pooling: str,
     seed: int,
     cell_options: str = "",
+    learned_initial_state: bool = False,
     engine: str = "auto",
     matrix_dtype: str = "float32",
     segment_steps: int = 1,
@@ -135,6 +136,7 @@ def build(
         pooling: a name in `seqmodels.pooling.POOLINGS`.
         seed: of the parameters.
         cell_options: keyword arguments of the cell's constructor, as `parse_options` reads them.
+        learned_initial_state: the carry before the first step is parameters.
         engine, matrix_dtype, segment_steps: what runs the cells, as in `seqmodels.engines.Engine`.
 
     Raises:
@@ -156,10 +158,14 @@ def build(
     input_size = embedding_size
     for hidden_size in hidden_sizes:
         forward = contract.make(cell_class, input_size, hidden_size, rngs=rngs, options=options)
+        if learned_initial_state:
+            initial_state.learn(forward)
         choose(runs_cells, forward)
         if bidirectional:
             # Checked with its twin.
             backward = cell_class(input_size, hidden_size, rngs=rngs, **options)
+            if learned_initial_state:
+                initial_state.learn(backward)
             layers.append(Bidirectional(forward, backward, engine=runs_cells))
         else:
             layers.append(Unidirectional(forward, engine=runs_cells))
