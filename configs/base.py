@@ -28,6 +28,7 @@ def get_config(name: str, treatment: str) -> ConfigDict:
     config.model.hidden_sizes = (16,)  # units of each recurrent layer, from the bottom up
     config.model.bidirectional = False  # run every layer in both directions, side by side
     config.model.learned_initial_state = False  # parameters, which begin at the cell's own
+    config.model.residual = False  # layers above the first add their input to their output
     config.model.dropout_rates = (0.0,)  # for each recurrent layer, the rate on its input
     config.model.engine = "auto"  # what runs the cells; see seqmodels/engines.py
     config.model.matrix_dtype = "float32"  # of products; bfloat16 leaves all else in float32

@@ -119,6 +119,7 @@ def build(
     seed: int,
     cell_options: str = "",
     learned_initial_state: bool = False,
+    residual: bool = False,
     engine: str = "auto",
     matrix_dtype: str = "float32",
     segment_steps: int = 1,
@@ -137,12 +138,13 @@ def build(
         seed: of the parameters.
         cell_options: keyword arguments of the cell's constructor, as `parse_options` reads them.
         learned_initial_state: the carry before the first step is parameters.
+        residual: every layer above the first adds its input to its output.
         engine, matrix_dtype, segment_steps: what runs the cells, as in `seqmodels.engines.Engine`.
 
     Raises:
         ValueError: an unknown name, a cell that breaks its contract, an option that it does not
-            have, not one dropout rate a layer, or an engine that cannot run the cell on this
-            machine.
+            have, not one dropout rate a layer, residual layers of different widths, or an engine that
+            cannot run the cell on this machine.
     """
     if pooling not in POOLINGS:
         raise ValueError(f"unknown pooling {pooling!r}; choose one of {', '.join(POOLINGS)}")
@@ -170,7 +172,7 @@ def build(
         else:
             layers.append(Unidirectional(forward, engine=runs_cells))
         input_size = layers[-1].output_size
-    encoder = Encoder(layers, dropout_rates)
+    encoder = Encoder(layers, dropout_rates, residual=residual)
     return Classifier(
         vocabulary_size=vocabulary_size,
         embedding_size=embedding_size,

@@ -70,6 +70,7 @@ RULES: dict[str, Rule] = {
     "model.hidden_sizes": _tuple_of(_integer(1)),
     "model.bidirectional": _BOOLEAN,
     "model.learned_initial_state": _BOOLEAN,
+    "model.residual": _BOOLEAN,
     "model.dropout_rates": _tuple_of(_number(lambda rate: 0 <= rate < 1, "a number in [0, 1)")),
     "model.engine": _choice(ENGINES),
     "model.matrix_dtype": _choice(MATRIX_DTYPES),

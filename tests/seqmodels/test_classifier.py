@@ -204,6 +204,21 @@ def test_is_initialised_like_keras():
     assert not model.head.bias[...].any()
 
 
+def test_a_learned_initial_state_begins_as_none_and_is_trained():
+    tokens_BxT, lengths_B = [[1, 2, 3], [4, 0, 0]], [3, 1]
+    (plain_B, without), (learned_B, gradients) = (
+        logits_and_gradients(build(learned_initial_state=learned), tokens_BxT, lengths_B, rows=2)
+        for learned in (False, True)
+    )
+    np.testing.assert_array_equal(plain_B, learned_B)
+    counts = [sum(leaf.size for leaf in jax.tree.leaves(one)) for one in (without, gradients)]
+    assert counts[1] - counts[0] == 2 * 2 * (3 + 2)  # Directions, c and h, units.
+    for layer in gradients["encoder"]["layers"].values():
+        for direction in layer.values():
+            leaves = jax.tree.leaves(direction["learned_initial_state"])
+            assert all(leaf.any() for leaf in leaves)
+
+
 def test_cell_options_reach_every_cell():
     for layer in build(cell_options="forget_bias=3.0").encoder.layers:
         for cell in (layer.forward, layer.backward):
@@ -225,6 +240,7 @@ def test_seeds_draw_other_parameters_and_the_same_seed_the_same():
         ({"hidden_sizes": ()}, "at least one layer"),
         ({"cell_options": "forget_bais=3.0"}, "LSTM has no option 'forget_bais'; it has forget_b"),
         ({"cell_options": "forget_bias"}, "cell options 'forget_bias' cannot be read"),
+        ({"residual": True}, "of layer 2 the input is 3 [+] 3 wide and the output 2 [+] 2"),
         ({"engine": "cudnn"}, "there is no NVIDIA GPU"),
         ({"dropout_rates": (0.1,)}, "2 hidden sizes and 1 dropout rates"),
     ],
