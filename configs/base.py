@@ -30,6 +30,9 @@ def get_config(name: str, treatment: str) -> ConfigDict:
     config.model.learned_initial_state = False  # parameters, which begin at the cell's own
     config.model.residual = False  # layers above the first add their input to their output
     config.model.dropout_rates = (0.0,)  # for each recurrent layer, the rate on its input
+    config.model.word_dropout = 0.0  # rate at which a word is read as an unknown one, in training
+    config.model.embedding_dropout = 0.0  # rate at which a word is dropped wherever it stands
+    config.model.weight_drop = 0.0  # rate at which elements of recurrent matrices are dropped
     config.model.engine = "auto"  # what runs the cells; see seqmodels/engines.py
     config.model.matrix_dtype = "float32"  # of products; bfloat16 leaves all else in float32
     config.model.segment_steps = (

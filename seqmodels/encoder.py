@@ -1,4 +1,4 @@
-"""Recurrent layers on top of each other, with dropout on the way into each."""
+"""Recurrent layers on top of each other, with dropout on the way into each and of weights."""
 
 import itertools
 from collections.abc import Sequence
@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from seqmodels import dropout
 from seqmodels.bidirectional import Bidirectional, Unidirectional
-from seqmodels.dropout import Dropout
 from seqmodels.recurrence import Encoded
 
 
@@ -20,9 +20,11 @@ class Encoder(nnx.Module):
         dropout_rates: for each layer, the dropout rate on its input, in [0, 1).
         residual: every layer above the first adds its input, of which nothing is dropped, to its
             output: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016.
+        weight_drop: the rate at which elements of recurrent matrices are dropped, in [0, 1).
 
     Raises:
-        ValueError: layers of different widths are to be added up.
+        ValueError: layers of different widths are to be added up, or a cell has no recurrent matrix
+            to drop from.
     """
 
     def __init__(
@@ -31,32 +33,39 @@ class Encoder(nnx.Module):
         dropout_rates: Sequence[float],
         *,
         residual: bool = False,
+        weight_drop: float = 0.0,
     ):
-        for number, (below, layer) in enumerate(itertools.pairwise(layers), 2):
-            if residual and layer.output_sizes != below.output_sizes:
-                widths = [" + ".join(map(str, one.output_sizes)) for one in (below, layer)]
-                raise ValueError(
-                    f"a residual layer adds its input to its output, but of layer {number} the "
-                    f"input is {widths[0]} wide and the output {widths[1]}; make all layers as wide"
-                )
+        if residual:
+            _check_widths(layers)
+        if weight_drop > 0:
+            _check_matrices(layers)
         self.layers = nnx.List(layers)
         self.dropout_rates = tuple(dropout_rates)
         self.residual = residual
+        self.weight_drop = weight_drop
         self.output_size = layers[-1].output_size
 
     def __call__(
-        self, x_TxDxB: jax.Array, lengths_B: jax.Array, *, dropout_keys_B: jax.Array | None = None
+        self,
+        x_TxDxB: jax.Array,
+        lengths_B: jax.Array,
+        *,
+        dropout_keys_B: jax.Array | None = None,
+        step_key: jax.Array | None = None,
     ) -> tuple[Encoded, ...]:
         """Encodes a batch, in each direction of the top layer.
 
-        Without `dropout_keys_B`, one for each sequence, nothing is dropped.
+        Without `dropout_keys_B`, one for each sequence, no input is dropped, and without
+        `step_key`, one for the whole batch, no weight.
         """
         parts, below = [x_TxDxB], None
         for number, (layer, rate) in enumerate(zip(self.layers, self.dropout_rates, strict=True)):
             dropped = None
             if dropout_keys_B is not None and rate > 0:
-                keys_B = jax.vmap(jax.random.fold_in, (0, None))(dropout_keys_B, number)
-                dropped = Dropout(rate, keys_B)
+                dropped = dropout.Dropout(rate, dropout.fold_in(dropout_keys_B, number))
+            if step_key is not None and self.weight_drop > 0:
+                key = jax.random.fold_in(step_key, number)
+                layer = dropout.drop_weights(layer, self.weight_drop, key)
             encoded = layer(parts, lengths_B, dropped)
             if self.residual and below is not None:
                 # Direction by direction: both take their last step at the same time.
@@ -64,3 +73,22 @@ class Encoder(nnx.Module):
             below = encoded
             parts = [direction.sequence_TxHxB for direction in encoded]
         return encoded
+
+
+def _check_widths(layers: Sequence[Unidirectional | Bidirectional]) -> None:
+    for number, (below, layer) in enumerate(itertools.pairwise(layers), 2):
+        if layer.output_sizes != below.output_sizes:
+            widths = [" + ".join(map(str, one.output_sizes)) for one in (below, layer)]
+            raise ValueError(
+                f"a residual layer adds its input to its output, but of layer {number} the input "
+                f"is {widths[0]} wide and the output {widths[1]}; make all layers equally wide"
+            )
+
+
+def _check_matrices(layers: Sequence[Unidirectional | Bidirectional]) -> None:
+    for layer in layers:
+        if not dropout.recurrent_matrices(layer):
+            raise ValueError(
+                f"weight drop has nothing to drop in the cell {type(layer.forward).__name__}: no "
+                "parameter of two axes or more has a name that begins with recurrent_; set it to 0"
+            )

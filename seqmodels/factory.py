@@ -120,6 +120,10 @@ def build(
     cell_options: str = "",
     learned_initial_state: bool = False,
     residual: bool = False,
+    word_dropout: float = 0.0,
+    unknown_token: int | None = None,
+    embedding_dropout: float = 0.0,
+    weight_drop: float = 0.0,
     engine: str = "auto",
     matrix_dtype: str = "float32",
     segment_steps: int = 1,
@@ -139,12 +143,17 @@ def build(
         cell_options: keyword arguments of the cell's constructor, as `parse_options` reads them.
         learned_initial_state: the carry before the first step is parameters.
         residual: every layer above the first adds its input to its output.
+        word_dropout: the rate at which tokens are replaced by `unknown_token`.
+        unknown_token: the token of unknown words; only word dropout needs it.
+        embedding_dropout: the rate at which words are dropped wherever they stand.
+        weight_drop: the rate at which elements of recurrent matrices are dropped.
         engine, matrix_dtype, segment_steps: what runs the cells, as in `seqmodels.engines.Engine`.
 
     Raises:
         ValueError: an unknown name, a cell that breaks its contract, an option that it does not
-            have, not one dropout rate a layer, residual layers of different widths, or an engine that
-            cannot run the cell on this machine.
+            have, not one dropout rate a layer, residual layers of different widths, word dropout
+            without an unknown word, a drop of weights that the cell does not have, or an engine
+            that cannot run the cell on this machine.
     """
     if pooling not in POOLINGS:
         raise ValueError(f"unknown pooling {pooling!r}; choose one of {', '.join(POOLINGS)}")
@@ -172,10 +181,13 @@ def build(
         else:
             layers.append(Unidirectional(forward, engine=runs_cells))
         input_size = layers[-1].output_size
-    encoder = Encoder(layers, dropout_rates, residual=residual)
+    encoder = Encoder(layers, dropout_rates, residual=residual, weight_drop=weight_drop)
     return Classifier(
         vocabulary_size=vocabulary_size,
         embedding_size=embedding_size,
+        word_dropout=word_dropout,
+        unknown_token=unknown_token,
+        embedding_dropout=embedding_dropout,
         encoder=encoder,
         pooling=POOLINGS[pooling](encoder.output_size, rngs=rngs),
         rngs=rngs,

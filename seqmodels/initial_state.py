@@ -19,8 +19,9 @@ def learn(cell: base.Cell) -> base.Cell:
         cell: any cell that keeps the contract.
     """
     leaves = jax.tree.leaves(cell.initial_carry())
-    cell.learned_initial_state = nnx.List([nnx.Param(leaf) for leaf in leaves])
     cell.__class__ = _derived(type(cell))
+    assert isinstance(cell, LearnedInitialState)
+    cell.learned_initial_state = nnx.List([nnx.Param(leaf) for leaf in leaves])
     return cell
 
 

@@ -54,6 +54,7 @@ def _tuple_of(rule: Rule) -> Rule:
 
 
 _TEXT = Rule(lambda value: isinstance(value, str), "a string")
+_RATE = _number(lambda rate: 0 <= rate < 1, "a number in [0, 1)")
 _BOOLEAN = Rule(lambda value: isinstance(value, bool), "True or False")
 
 RULES: dict[str, Rule] = {
@@ -71,7 +72,10 @@ RULES: dict[str, Rule] = {
     "model.bidirectional": _BOOLEAN,
     "model.learned_initial_state": _BOOLEAN,
     "model.residual": _BOOLEAN,
-    "model.dropout_rates": _tuple_of(_number(lambda rate: 0 <= rate < 1, "a number in [0, 1)")),
+    "model.dropout_rates": _tuple_of(_RATE),
+    "model.word_dropout": _RATE,
+    "model.embedding_dropout": _RATE,
+    "model.weight_drop": _RATE,
     "model.engine": _choice(ENGINES),
     "model.matrix_dtype": _choice(MATRIX_DTYPES),
     "model.segment_steps": _integer(1),
