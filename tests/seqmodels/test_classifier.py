@@ -244,6 +244,26 @@ def test_padding_and_company_do_not_matter_with_everything_switched_on(monkeypat
     assert_same(run(3, 77, "post"))
 
 
+@pytest.mark.parametrize(
+    ("engine", "cell", "weight_drop"),
+    [("scan", "gru", 0.3), ("fused", "lstm", 0.3), ("parallel", "min_gru", 0.0)],
+)
+def test_engines_agree_with_everything_switched_on(engine, cell, weight_drop):
+    tokens_BxT = np.random.default_rng(0).integers(0, VOCABULARY, (3, 6))
+    results = [
+        logits_and_gradients(
+            build(**EVERYTHING | {"cell": cell, "weight_drop": weight_drop}, engine=name),
+            tokens_BxT,
+            [6, 0, 3],
+            rows=3,
+            dropout_keys_B=jax.random.split(jax.random.key(7), 3),
+            step_key=jax.random.key(8),
+        )
+        for name in (engine, "loop")
+    ]
+    jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-4, atol=1e-6), *results)
+
+
 @pytest.mark.parametrize("name", ["word_dropout", "embedding_dropout", "weight_drop"])
 def test_drops_in_training_alone(name):
     tokens_BxT, lengths_B = jnp.tile(jnp.arange(3, VOCABULARY), (2, 2)), jnp.array([16, 16])
