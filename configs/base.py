@@ -23,12 +23,18 @@ def get_config(name: str, treatment: str) -> ConfigDict:
 
     config.model = ConfigDict()
     config.model.cell = "lstm"  # a module in seqmodels/cells, or a path/to/mine.py
+    config.model.cell_options = ""  # of its constructor, as in "forget_bias=3.0"
     config.model.embedding_size = 16  # width of a word's vector
     config.model.hidden_sizes = (16,)  # units of each recurrent layer, from the bottom up
     config.model.bidirectional = False  # run every layer in both directions, side by side
+    config.model.learned_initial_state = False  # parameters, which begin at the cell's own
+    config.model.residual = False  # layers above the first add their input to their output
     config.model.dropout_rates = (0.0,)  # for each recurrent layer, the rate on its input
     config.model.recurrent_dropout = 0.0  # rate on h before the recurrent matrix, one mask a review
     config.model.zoneout = 0.0  # rate at which elements of the carry stay as they were
+    config.model.word_dropout = 0.0  # rate at which a word is read as an unknown one, in training
+    config.model.embedding_dropout = 0.0  # rate at which a word is dropped wherever it stands
+    config.model.weight_drop = 0.0  # rate at which elements of recurrent matrices are dropped
     config.model.engine = "auto"  # what runs the cells; see seqmodels/engines.py
     config.model.matrix_dtype = "float32"  # of products; bfloat16 leaves all else in float32
     config.model.segment_steps = (

@@ -17,6 +17,7 @@ class Unidirectional(nnx.Module):
     def __init__(self, forward: base.Cell, *, engine: engines.Engine = engines.AUTO):
         self.forward = forward
         self.engine = engine
+        self.output_sizes = (forward.hidden_size,)
         self.output_size = forward.hidden_size
 
     def __call__(
@@ -38,7 +39,8 @@ class Bidirectional(nnx.Module):
         self.forward = forward
         self.backward = backward
         self.engine = engine
-        self.output_size = forward.hidden_size + backward.hidden_size
+        self.output_sizes = forward.hidden_size, backward.hidden_size
+        self.output_size = sum(self.output_sizes)
 
     def __call__(
         self, parts: Sequence[jax.Array], lengths_B: jax.Array, dropped: Dropout = NOTHING

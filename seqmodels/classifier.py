@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.nn import initializers
 
+from seqmodels import dropout
 from seqmodels.embedding import embed
 from seqmodels.encoder import Encoder
 from seqmodels.pooling import Pooling
@@ -26,6 +27,19 @@ class Classifier(nnx.Module):
 
     The embedding is drawn from U(-0.05, 0.05) and the head is Glorot-uniform with a zero bias, as
     in Keras.
+
+    Args:
+        vocabulary_size: V, distinct tokens.
+        embedding_size: width of a token's vector.
+        encoder: of the vectors.
+        pooling: of what the encoder makes of them.
+        rngs: for the parameters.
+        word_dropout: the rate at which tokens are replaced by `unknown_token`, in [0, 1).
+        unknown_token: the token of unknown words; only word dropout needs it.
+        embedding_dropout: the rate at which words are dropped wherever they stand, in [0, 1).
+
+    Raises:
+        ValueError: word dropout without an unknown word.
     """
 
     def __init__(
@@ -36,7 +50,18 @@ class Classifier(nnx.Module):
         encoder: Encoder,
         pooling: Pooling,
         rngs: nnx.Rngs,
+        word_dropout: float = 0.0,
+        unknown_token: int | None = None,
+        embedding_dropout: float = 0.0,
     ):
+        if word_dropout > 0 and unknown_token is None:
+            raise ValueError(
+                "word dropout replaces tokens by that of unknown words, which has to be given as "
+                "unknown_token"
+            )
+        self.word_dropout = word_dropout
+        self.unknown_token = unknown_token
+        self.embedding_dropout = embedding_dropout
         self.embedding = nnx.Param(
             jax.random.uniform(
                 rngs.params(), (vocabulary_size, embedding_size), minval=-0.05, maxval=0.05
@@ -55,6 +80,7 @@ class Classifier(nnx.Module):
         *,
         padding_side: PaddingSide = "post",
         dropout_keys_B: jax.Array | None = None,
+        step_key: jax.Array | None = None,
     ) -> jax.Array:
         """The logit of the positive class for every sequence: `logits_B`.
 
@@ -63,13 +89,24 @@ class Classifier(nnx.Module):
             lengths_B: tokens of each sequence, the rest of its row being padding that no result
                 depends on; None reads every row to its end, padding included.
             padding_side: where in the row the padding stands.
-            dropout_keys_B: a random key for each sequence; None, as in evaluation, drops nothing.
+            dropout_keys_B: a random key for each sequence, which decides what is dropped from it;
+                None, as in evaluation: nothing.
+            step_key: a random key for the step of training, which decides what weights are dropped;
+                None, as in evaluation: none.
         """
         batch_size, width = tokens_BxT.shape
         if lengths_B is None:
             lengths_B = jnp.full(batch_size, width)
         elif padding_side == "pre":
             tokens_BxT = align_left(tokens_BxT, lengths_B)
-        x_TxDxB = embed(self.embedding[...], tokens_BxT, lengths_B)
-        encoded = self.encoder(x_TxDxB, lengths_B, dropout_keys_B=dropout_keys_B)
+        scales_BxT = None
+        if dropout_keys_B is not None and self.word_dropout > 0:
+            assert self.unknown_token is not None
+            tokens_BxT = dropout.drop_tokens(
+                tokens_BxT, self.unknown_token, self.word_dropout, dropout_keys_B
+            )
+        if dropout_keys_B is not None and self.embedding_dropout > 0:
+            scales_BxT = dropout.word_scales(tokens_BxT, self.embedding_dropout, dropout_keys_B)
+        x_TxDxB = embed(self.embedding[...], tokens_BxT, lengths_B, scales_BxT)
+        encoded = self.encoder(x_TxDxB, lengths_B, dropout_keys_B=dropout_keys_B, step_key=step_key)
         return self.head(self.pooling(encoded, lengths_B).T)[:, 0]

@@ -1,8 +1,9 @@
 """Whether a cell keeps the contract of `seqmodels.cells.base`; if not, what is wrong with it."""
 
+import inspect
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -25,18 +26,34 @@ class BrokenCell(ValueError):
 
 
 def make(
-    cell_class: type[base.Cell], input_size: int, hidden_size: int, *, rngs: nnx.Rngs
+    cell_class: type[base.Cell],
+    input_size: int,
+    hidden_size: int,
+    *,
+    rngs: nnx.Rngs,
+    options: Mapping[str, Any] | None = None,
 ) -> base.Cell:
     """Makes a cell and checks that it keeps the contract.
 
+    Args:
+        cell_class: of the cell.
+        input_size: D.
+        hidden_size: H.
+        rngs: that it draws its parameters from.
+        options: keyword arguments of its constructor besides `rngs`.
+
     Raises:
         BrokenCell: it does not.
+        ValueError: it does not have such an option.
     """
+    options = options or {}
     _check_class(cell_class)
+    _check_options(cell_class, options)
+    given = "".join(f", {name}={value!r}" for name, value in options.items())
     cell = _try(
         cell_class,
-        f"{cell_class.__name__}({input_size}, {hidden_size}, rngs=rngs)",
-        lambda: cell_class(input_size, hidden_size, rngs=rngs),
+        f"{cell_class.__name__}({input_size}, {hidden_size}, rngs=rngs{given})",
+        lambda: cell_class(input_size, hidden_size, rngs=rngs, **options),
     )
     _check_parts(cell, hidden_size)
     _check_shapes(cell, input_size)
@@ -54,6 +71,17 @@ def _check_class(cell_class: type[base.Cell]) -> None:
             f"{cell_class.__name__} overrides {', '.join(own)}, which engines do in their own "
             f"way for every {kind.__name__}; derive it from a class that assumes less"
         )
+
+
+def _check_options(cell_class: type[base.Cell], options: Mapping[str, Any]) -> None:
+    parameters = inspect.signature(cell_class.__init__).parameters.values()
+    names = [one.name for one in parameters if one.kind is one.KEYWORD_ONLY and one.name != "rngs"]
+    for name in options:
+        if name not in names:
+            raise ValueError(
+                f"the cell {cell_class.__name__} has no option {name!r}; "
+                f"it has {', '.join(names) or 'none'}"
+            )
 
 
 def _check_parts(cell: base.Cell, hidden_size: int) -> None:

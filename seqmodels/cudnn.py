@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from seqmodels.cells import base
 from seqmodels.cells.lstm import LSTM
+from seqmodels.initial_state import LearnedInitialState
 from seqmodels.recurrence import Encoded, valid_steps
 
 try:
@@ -32,6 +33,8 @@ def why_not(cell: base.Cell) -> str | None:
     """What keeps this cell from cuDNN, on any device; None if nothing does."""
     if rnn is None:
         return "this version of JAX has no jax.experimental.rnn"
+    if isinstance(cell, LearnedInitialState):
+        return "its initial state is learned, and it begins at zero here"
     if type(cell) is not LSTM:
         return "it is not the LSTM that cuDNN knows"
     if cell.recurrent_kernel.dtype != jnp.float32:

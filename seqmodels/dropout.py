@@ -1,10 +1,18 @@
-"""Dropout whose mask belongs to its sequence and to nothing else."""
+"""Dropout: of inputs, carries and words, by masks of each sequence's own, and of weights.
+
+The mask of a sequence is a function of its key and of what is dropped (a time and a feature, a
+time, a word): it does not depend on T, on the other sequences, nor on how the batch is spread over
+devices. That of weights is one for all.
+"""
 
 import zlib
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
+
+_Module = TypeVar("_Module", bound=nnx.Module)
 
 
 class Rates(NamedTuple):
@@ -26,9 +34,6 @@ class Rates(NamedTuple):
 
 class Dropout(NamedTuple):
     """Dropout around a cell.
-
-    A mask is a function of the sequence's key, the time and the feature: it does not depend on T,
-    on the other sequences, nor on how the batch is spread over devices.
 
     Attributes:
         rates: of what.
@@ -56,11 +61,8 @@ def dropped(count: int, time: jax.Array | int, rate: float, seeds_Bx2: jax.Array
         rate: in [0, 1).
         seeds_Bx2: `jax.random.key_data` of each sequence's key.
     """
-    element_Dx1 = (time * count + jnp.arange(count)).astype(jnp.uint32)[:, None]
-    # jax.random's generator would cost more than the recurrence itself. The keys come from it;
-    # a hash of key and position is random enough for a mask.
-    hashed_DxB = _hash(_hash(element_Dx1 ^ seeds_Bx2[:, 0]) + seeds_Bx2[:, 1])
-    return hashed_DxB < jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
+    elements_Dx1 = (time * count + jnp.arange(count))[:, None]
+    return ~_kept(elements_Dx1, rate, seeds_Bx2)
 
 
 def drop(x_DxB: jax.Array, time: jax.Array | int, rate: float, seeds_Bx2: jax.Array) -> jax.Array:
@@ -73,6 +75,87 @@ def drop_all(x_TxDxB: jax.Array, rate: float, keys_B: jax.Array) -> jax.Array:
     seeds_Bx2 = jax.random.key_data(keys_B)
     times_T = jnp.arange(len(x_TxDxB))
     return jax.vmap(lambda x, time: drop(x, time, rate, seeds_Bx2))(x_TxDxB, times_T)
+
+
+def drop_tokens(
+    tokens_BxT: jax.Array, unknown_token: int, rate: float, keys_B: jax.Array
+) -> jax.Array:
+    """Replaces tokens at `rate` by that of unknown words.
+
+    Iyyer et al., "Deep Unordered Composition Rivals Syntactic Methods for Text Classification", ACL
+    2015; Dai and Le, "Semi-supervised Sequence Learning", NIPS 2015.
+
+    Args:
+        tokens_BxT: sequences that start at time 0.
+        unknown_token: what a token is replaced by.
+        rate: in [0, 1).
+        keys_B: a random key for each sequence.
+    """
+    times_Tx1 = jnp.arange(tokens_BxT.shape[1])[:, None]
+    kept_TxB = _kept(times_Tx1, rate, stream(jax.random.key_data(keys_B), "tokens"))
+    return jnp.where(kept_TxB.T, tokens_BxT, unknown_token)
+
+
+def word_scales(tokens_BxT: jax.Array, rate: float, keys_B: jax.Array) -> jax.Array:
+    """What to multiply every token's vector by: zero at `rate`, else `1 / (1 - rate)`, `[B, T]`.
+
+    A word is dropped from a sequence in all places or in none. Gal and Ghahramani, "A Theoretically
+    Grounded Application of Dropout in Recurrent Neural Networks", NIPS 2016: section 4.2.
+    """
+    seeds_Bx2 = stream(jax.random.key_data(keys_B), "words")
+    return jnp.where(_kept(tokens_BxT.T, rate, seeds_Bx2).T, 1.0 / (1.0 - rate), 0.0)
+
+
+def drop_weights(module: _Module, rate: float, key: jax.Array) -> _Module:
+    """The module without some elements of its recurrent matrices, the rest times `1 / (1 - rate)`.
+
+    Each matrix has its own mask, for all sequences and times. Merity, Keskar and Socher,
+    "Regularizing and Optimizing LSTM Language Models", ICLR 2018, after DropConnect (Wan et al.,
+    ICML 2013).
+
+    Args:
+        module: of which `recurrent_matrices` are dropped from.
+        rate: in [0, 1).
+        key: of this step of training.
+    """
+    graphdef, params = nnx.split(module, nnx.Param)
+    leaves, structure = jax.tree.flatten(params)
+    for number in recurrent_matrices(module):
+        kept = jax.random.bernoulli(
+            jax.random.fold_in(key, number), 1.0 - rate, leaves[number].shape
+        )
+        leaves[number] = jnp.where(kept, leaves[number] / (1.0 - rate), 0.0)
+    return nnx.merge(graphdef, jax.tree.unflatten(structure, leaves))
+
+
+def recurrent_matrices(module: nnx.Module) -> list[int]:
+    """Which parameters have two axes or more and a name that begins with `recurrent_`."""
+    paths_and_leaves = jax.tree.leaves_with_path(nnx.split(module, nnx.Param)[1])
+    return [
+        number
+        for number, (path, leaf) in enumerate(paths_and_leaves)
+        if leaf.ndim > 1
+        and ".recurrent_" in f".{jax.tree_util.keystr(path, simple=True, separator='.')}"
+    ]
+
+
+def fold_in(keys_B: jax.Array, number: int) -> jax.Array:
+    """`jax.random.fold_in` for each of many keys."""
+    return jax.vmap(jax.random.fold_in, (0, None))(keys_B, number)
+
+
+def _kept(elements: jax.Array, rate: float, seeds_Bx2: jax.Array) -> jax.Array:
+    """Whether an element of a sequence is kept: `[..., B]`.
+
+    Args:
+        elements: the numbers of what there is to drop, `[..., B]`, or `[..., 1]` for all alike.
+        rate: in [0, 1).
+        seeds_Bx2: `jax.random.key_data` of each sequence's key.
+    """
+    # jax.random's generator would cost more than the recurrence itself. The keys come from it;
+    # a hash of key and position is random enough for a mask.
+    hashed = _hash(_hash(elements.astype(jnp.uint32) ^ seeds_Bx2[:, 0]) + seeds_Bx2[:, 1])
+    return hashed >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
 
 
 def _hash(x: jax.Array) -> jax.Array:

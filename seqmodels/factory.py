@@ -1,5 +1,6 @@
 """Plain keyword arguments to a model."""
 
+import ast
 import importlib
 import importlib.util
 import inspect
@@ -9,10 +10,11 @@ import sys
 import traceback
 import types
 from collections.abc import Sequence
+from typing import Any
 
 from flax import nnx
 
-from seqmodels import cells, contract
+from seqmodels import cells, contract, initial_state
 from seqmodels.bidirectional import Bidirectional, Unidirectional
 from seqmodels.cells.base import Cell
 from seqmodels.classifier import Classifier
@@ -85,6 +87,27 @@ def _run(path: str) -> types.ModuleType:
     return module
 
 
+def parse_options(text: str) -> dict[str, Any]:
+    """Keyword arguments as they are written in a call, `"a=1, b=True, c='x'"`, of literals alone.
+
+    Raises:
+        ValueError: it is anything else.
+    """
+    try:
+        call = ast.parse(f"options({text})", mode="eval").body
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
+            raise ValueError("these are not keyword arguments")
+        options = {one.arg: ast.literal_eval(one.value) for one in call.keywords if one.arg}
+        if len(options) != len(call.keywords):
+            raise ValueError("a name is missing or given twice")
+    except (SyntaxError, TypeError, ValueError, MemoryError, RecursionError) as error:
+        raise ValueError(
+            f"the cell options {text!r} cannot be read; write names and plain values, as in "
+            "\"a=1, b=True, c='x'\""
+        ) from error
+    return options
+
+
 def build(
     *,
     vocabulary_size: int,
@@ -97,6 +120,13 @@ def build(
     seed: int,
     recurrent_dropout: float = 0.0,
     zoneout: float = 0.0,
+    cell_options: str = "",
+    learned_initial_state: bool = False,
+    residual: bool = False,
+    word_dropout: float = 0.0,
+    unknown_token: int | None = None,
+    embedding_dropout: float = 0.0,
+    weight_drop: float = 0.0,
     engine: str = "auto",
     matrix_dtype: str = "float32",
     segment_steps: int = 1,
@@ -114,11 +144,20 @@ def build(
         pooling: a name in `seqmodels.pooling.POOLINGS`.
         seed: of the parameters.
         recurrent_dropout, zoneout: of all layers, as in `seqmodels.dropout.Rates`.
+        cell_options: keyword arguments of the cell's constructor, as `parse_options` reads them.
+        learned_initial_state: the carry before the first step is parameters.
+        residual: every layer above the first adds its input to its output.
+        word_dropout: the rate at which tokens are replaced by `unknown_token`.
+        unknown_token: the token of unknown words; only word dropout needs it.
+        embedding_dropout: the rate at which words are dropped wherever they stand.
+        weight_drop: the rate at which elements of recurrent matrices are dropped.
         engine, matrix_dtype, segment_steps: what runs the cells, as in `seqmodels.engines.Engine`.
 
     Raises:
-        ValueError: an unknown name, a cell that breaks its contract, not one dropout rate a layer,
-            or an engine that cannot run the cell on this machine.
+        ValueError: an unknown name, a cell that breaks its contract, an option that it does not
+            have, not one dropout rate a layer, residual layers of different widths, word dropout
+            without an unknown word, a drop of weights that the cell does not have, or an engine
+            that cannot run the cell on this machine.
     """
     if pooling not in POOLINGS:
         raise ValueError(f"unknown pooling {pooling!r}; choose one of {', '.join(POOLINGS)}")
@@ -130,22 +169,30 @@ def build(
     rates = [Rates(rate, recurrent_dropout, zoneout) for rate in dropout_rates]
     rngs = nnx.Rngs(params=seed)
     runs_cells = Engine(engine, matrix_dtype, segment_steps)
-    cell_class = find_cell(cell)
+    cell_class, options = find_cell(cell), parse_options(cell_options)
     layers: list[Unidirectional | Bidirectional] = []
     input_size = embedding_size
     for hidden_size, layer_rates in zip(hidden_sizes, rates, strict=True):
-        forward = contract.make(cell_class, input_size, hidden_size, rngs=rngs)
+        forward = contract.make(cell_class, input_size, hidden_size, rngs=rngs, options=options)
+        if learned_initial_state:
+            initial_state.learn(forward)
         choose(runs_cells, forward, layer_rates)
         if bidirectional:
-            backward = cell_class(input_size, hidden_size, rngs=rngs)  # Checked with its twin.
+            # Checked with its twin.
+            backward = cell_class(input_size, hidden_size, rngs=rngs, **options)
+            if learned_initial_state:
+                initial_state.learn(backward)
             layers.append(Bidirectional(forward, backward, engine=runs_cells))
         else:
             layers.append(Unidirectional(forward, engine=runs_cells))
         input_size = layers[-1].output_size
-    encoder = Encoder(layers, rates)
+    encoder = Encoder(layers, rates, residual=residual, weight_drop=weight_drop)
     return Classifier(
         vocabulary_size=vocabulary_size,
         embedding_size=embedding_size,
+        word_dropout=word_dropout,
+        unknown_token=unknown_token,
+        embedding_dropout=embedding_dropout,
         encoder=encoder,
         pooling=POOLINGS[pooling](encoder.output_size, rngs=rngs),
         rngs=rngs,

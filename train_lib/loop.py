@@ -15,6 +15,7 @@ from train_lib import state as state_lib
 from train_lib.data import batches, dataset
 from train_lib.data.batches import Corpus
 from train_lib.data.dataset import Dataset, Split
+from train_lib.data.vocabulary import UNKNOWN
 from train_lib.errors import UserError
 from train_lib.metrics import Metrics
 from train_lib.progress import Progress, Stopwatch
@@ -83,7 +84,10 @@ def build_model(config: ConfigDict) -> Classifier:
     """
     try:
         return factory.build(
-            vocabulary_size=config.data.max_features, seed=config.train.seed, **config.model
+            vocabulary_size=config.data.max_features,
+            unknown_token=UNKNOWN,
+            seed=config.train.seed,
+            **config.model,
         )
     except ValueError as error:
         raise UserError(f"config.model cannot be built: {error}.") from error

@@ -20,6 +20,8 @@ from train_lib.state import TrainState
 
 # S steps, P devices, N blocks of R rows: see `batches.Layout`.
 
+_NO_REVIEWS_NUMBER = 2**31  # So that the weights' masks have a key that is no review's.
+
 
 class Steps(NamedTuple):
     """Compiled functions. Their last argument are the widths that rows may have, in tokens.
@@ -59,14 +61,17 @@ def make(
 
     def predict(params, corpus, reviews_R, width, step_key=None):
         batch = batches.gather(corpus, reviews_R, width, data_config.padding_side)
-        dropout_keys_R = None
+        keys = {}
         if step_key is not None:
-            dropout_keys_R = jax.vmap(jax.random.fold_in, (None, 0))(step_key, reviews_R)
+            keys = {
+                "dropout_keys_B": jax.vmap(jax.random.fold_in, (None, 0))(step_key, reviews_R),
+                "step_key": jax.random.fold_in(step_key, _NO_REVIEWS_NUMBER),
+            }
         logits_R = nnx.merge(graphdef, params)(
             batch.tokens_BxT,
             batch.lengths_B if data_config.mask_padding else None,
             padding_side=data_config.padding_side,
-            dropout_keys_B=dropout_keys_R,
+            **keys,
         )
         return logits_R, metrics.cross_entropy(logits_R, batch.labels_B, batch.weights_B)
 

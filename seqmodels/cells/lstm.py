@@ -15,16 +15,23 @@ class LSTM(base.AffineCell):
     """i, f, o = sigmoid(W x + R h + b); g = tanh(W x + R h + b); c' = f c + i g; h' = o tanh(c').
 
     Parameters, with the gates side by side in the order i, f, g, o: `kernel` W `[D, 4H]`
-    Glorot-uniform, `recurrent_kernel` R `[H, 4H]` orthogonal, `bias` b `[4H]` zero but for one in
-    the forget gate (Jozefowicz et al., 2015). These are Keras' layout and initialisation.
+    Glorot-uniform, `recurrent_kernel` R `[H, 4H]` orthogonal, `bias` b `[4H]` zero but for
+    `forget_bias` in the forget gate. These are Keras' layout and initialisation.
+
+    Args:
+        forget_bias: one after Jozefowicz et al., "An Empirical Exploration of Recurrent Network
+            Architectures", ICML 2015; log(T - 1) for memories that last T steps (Tallec and
+            Ollivier, "Can recurrent neural networks warp time?", ICLR 2018).
     """
 
-    def __init__(self, input_size: int, hidden_size: int, *, rngs: nnx.Rngs):
+    def __init__(
+        self, input_size: int, hidden_size: int, *, rngs: nnx.Rngs, forget_bias: float = 1.0
+    ):
         gates = 4 * hidden_size
         self.hidden_size = hidden_size
         self.kernel = base.glorot_uniform(rngs, input_size, gates)
         self.recurrent_kernel = base.orthogonal(rngs, hidden_size, gates)
-        self.bias = base.gate_bias(hidden_size, 0.0, 1.0, 0.0, 0.0)
+        self.bias = base.gate_bias(hidden_size, 0.0, forget_bias, 0.0, 0.0)
 
     def initial_carry(self):
         return jnp.zeros(self.hidden_size), jnp.zeros(self.hidden_size)

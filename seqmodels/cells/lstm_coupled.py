@@ -11,14 +11,16 @@ from seqmodels.cells import base
 
 
 class CoupledLSTM(base.AffineCell):
-    """The LSTM with i = 1 - f; gates in the order f, g, o, with a one in the bias of f."""
+    """The LSTM with i = 1 - f; gates in the order f, g, o, with `forget_bias` in the bias of f."""
 
-    def __init__(self, input_size: int, hidden_size: int, *, rngs: nnx.Rngs):
+    def __init__(
+        self, input_size: int, hidden_size: int, *, rngs: nnx.Rngs, forget_bias: float = 1.0
+    ):
         gates = 3 * hidden_size
         self.hidden_size = hidden_size
         self.kernel = base.glorot_uniform(rngs, input_size, gates)
         self.recurrent_kernel = base.orthogonal(rngs, hidden_size, gates)
-        self.bias = base.gate_bias(hidden_size, 1.0, 0.0, 0.0)
+        self.bias = base.gate_bias(hidden_size, forget_bias, 0.0, 0.0)
 
     def initial_carry(self):
         return jnp.zeros(self.hidden_size), jnp.zeros(self.hidden_size)

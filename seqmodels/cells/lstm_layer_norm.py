@@ -19,12 +19,14 @@ class LayerNormLSTM(base.GatedCell):
     Of the shifts those of W x and R h are in b; that of c' is `cell_shift`.
     """
 
-    def __init__(self, input_size: int, hidden_size: int, *, rngs: nnx.Rngs):
+    def __init__(
+        self, input_size: int, hidden_size: int, *, rngs: nnx.Rngs, forget_bias: float = 1.0
+    ):
         gates = 4 * hidden_size
         self.hidden_size = hidden_size
         self.kernel = base.glorot_uniform(rngs, input_size, gates)
         self.recurrent_kernel = base.orthogonal(rngs, hidden_size, gates)
-        self.bias = base.gate_bias(hidden_size, 0.0, 1.0, 0.0, 0.0)
+        self.bias = base.gate_bias(hidden_size, 0.0, forget_bias, 0.0, 0.0)
         self.input_gain = base.constant(1.0, gates)
         self.recurrent_gain = base.constant(1.0, gates)
         self.cell_gain = base.constant(1.0, hidden_size)

@@ -20,12 +20,14 @@ class MogrifierLSTM(base.Cell):
     side in `input_gates` Q `[H, 3D]` and `hidden_gates` P `[D, 2H]`.
     """
 
-    def __init__(self, input_size: int, hidden_size: int, *, rngs: nnx.Rngs):
+    def __init__(
+        self, input_size: int, hidden_size: int, *, rngs: nnx.Rngs, forget_bias: float = 1.0
+    ):
         gates = 4 * hidden_size
         self.hidden_size = hidden_size
         self.kernel = base.glorot_uniform(rngs, input_size, gates)
         self.recurrent_kernel = base.orthogonal(rngs, hidden_size, gates)
-        self.bias = base.gate_bias(hidden_size, 0.0, 1.0, 0.0, 0.0)
+        self.bias = base.gate_bias(hidden_size, 0.0, forget_bias, 0.0, 0.0)
         odd, even = (_ROUNDS + 1) // 2, _ROUNDS // 2
         self.input_gates = base.glorot_uniform(rngs, hidden_size, odd * input_size)
         self.hidden_gates = base.glorot_uniform(rngs, input_size, even * hidden_size)

@@ -17,12 +17,14 @@ class PeepholeLSTM(base.AffineCell):
     the order i, f, o.
     """
 
-    def __init__(self, input_size: int, hidden_size: int, *, rngs: nnx.Rngs):
+    def __init__(
+        self, input_size: int, hidden_size: int, *, rngs: nnx.Rngs, forget_bias: float = 1.0
+    ):
         gates = 4 * hidden_size
         self.hidden_size = hidden_size
         self.kernel = base.glorot_uniform(rngs, input_size, gates)
         self.recurrent_kernel = base.orthogonal(rngs, hidden_size, gates)
-        self.bias = base.gate_bias(hidden_size, 0.0, 1.0, 0.0, 0.0)
+        self.bias = base.gate_bias(hidden_size, 0.0, forget_bias, 0.0, 0.0)
         self.peepholes = base.constant(0.0, 3 * hidden_size)
 
     def initial_carry(self):

@@ -16,12 +16,14 @@ _CELLS_PER_UNIT = 2  # As in the paper's larger models.
 class ProjectedLSTM(base.Cell):
     """The LSTM of 2H cells with h' = P (o tanh(c')) of H units; neither has a bias of its own."""
 
-    def __init__(self, input_size: int, hidden_size: int, *, rngs: nnx.Rngs):
+    def __init__(
+        self, input_size: int, hidden_size: int, *, rngs: nnx.Rngs, forget_bias: float = 1.0
+    ):
         cells = _CELLS_PER_UNIT * hidden_size
         self.hidden_size = hidden_size
         self.kernel = base.glorot_uniform(rngs, input_size, 4 * cells)
         self.recurrent_kernel = base.orthogonal(rngs, hidden_size, 4 * cells)
-        self.bias = base.gate_bias(cells, 0.0, 1.0, 0.0, 0.0)
+        self.bias = base.gate_bias(cells, 0.0, forget_bias, 0.0, 0.0)
         self.projection = base.glorot_uniform(rngs, cells, hidden_size)
 
     def initial_carry(self):

@@ -13,13 +13,15 @@ from seqmodels.cells import base
 class MinLSTM(base.LinearCell):
     """f, i = sigmoid(W x + b); n = W x + b; h' = (f h + i n) / (f + i).
 
-    f, i and n side by side, with a one in the bias of f as in the LSTM.
+    f, i and n side by side, with `forget_bias` in the bias of f as in the LSTM.
     """
 
-    def __init__(self, input_size: int, hidden_size: int, *, rngs: nnx.Rngs):
+    def __init__(
+        self, input_size: int, hidden_size: int, *, rngs: nnx.Rngs, forget_bias: float = 1.0
+    ):
         self.hidden_size = hidden_size
         self.kernel = base.glorot_uniform(rngs, input_size, 3 * hidden_size)
-        self.bias = base.gate_bias(hidden_size, 1.0, 0.0, 0.0)
+        self.bias = base.gate_bias(hidden_size, forget_bias, 0.0, 0.0)
 
     def initial_carry(self):
         return jnp.zeros(self.hidden_size)

@@ -237,6 +237,24 @@ def test_no_cell_is_without_an_independent_check():
     assert checked == set(factory.cell_names())
 
 
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("lstm", 1), ("lstm_peephole", 1), ("lstm_layer_norm", 1), ("lstm_mogrifier", 1),
+        ("lstm_projected", 1), ("lstm_coupled", 0), ("min_lstm", 0),
+    ],
+)  # fmt: skip
+def test_forget_bias_is_in_the_forget_gate_alone(name, place):
+    plain, other = (
+        factory.find_cell(name)(INPUT, HIDDEN, rngs=nnx.Rngs(0), **options).bias[...]
+        for options in ({}, {"forget_bias": 3.0})
+    )
+    size = 2 * HIDDEN if name == "lstm_projected" else HIDDEN
+    forget = np.arange(len(plain)) // size == place
+    np.testing.assert_array_equal(plain, forget)
+    np.testing.assert_array_equal(other, 3 * forget)
+
+
 @pytest.mark.parametrize("name", ["slstm", "mlstm"])
 def test_exponential_gates_do_not_overflow(name):
     cell = make(name)

@@ -204,6 +204,119 @@ def test_is_initialised_like_keras():
     assert not model.head.bias[...].any()
 
 
+EVERYTHING = {
+    "hidden_sizes": (3, 3), "residual": True, "learned_initial_state": True, "word_dropout": 0.3,
+    "unknown_token": 2, "embedding_dropout": 0.3, "weight_drop": 0.3,
+}  # fmt: skip
+
+
+def test_padding_and_company_do_not_matter_with_everything_switched_on(monkeypatch):
+    rng = np.random.default_rng(0)
+    reviews = [rng.integers(0, VOCABULARY, length) for length in (1, 5, 3, 9)]
+    keys_B = jax.random.split(jax.random.key(7), 4)
+
+    def run(count, width, side):
+        return logits_and_gradients(
+            build(**EVERYTHING, engine="loop"),
+            lay_out(reviews[:count], width, side, rng),
+            [len(review) for review in reviews[:count]],
+            rows=3,
+            padding_side=side,
+            dropout_keys_B=keys_B[:count],
+            step_key=jax.random.key(8),
+        )
+
+    def assert_same(actual):
+        jax.tree.map(
+            lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-7), actual, expected
+        )
+
+    expected = run(3, 5, "post")
+    assert_same(run(3, 8, "pre"))
+    assert_same(run(4, 9, "post"))
+    monkeypatch.setattr(
+        recurrence,
+        "room",
+        lambda arrays, width, first: jax.tree.map(
+            lambda one: jnp.full((width, *one.shape), jnp.nan), arrays
+        ),
+    )
+    assert_same(run(3, 77, "post"))
+
+
+@pytest.mark.parametrize(
+    ("engine", "cell", "weight_drop"),
+    [("scan", "gru", 0.3), ("fused", "lstm", 0.3), ("parallel", "min_gru", 0.0)],
+)
+def test_engines_agree_with_everything_switched_on(engine, cell, weight_drop):
+    tokens_BxT = np.random.default_rng(0).integers(0, VOCABULARY, (3, 6))
+    results = [
+        logits_and_gradients(
+            build(**EVERYTHING | {"cell": cell, "weight_drop": weight_drop}, engine=name),
+            tokens_BxT,
+            [6, 0, 3],
+            rows=3,
+            dropout_keys_B=jax.random.split(jax.random.key(7), 3),
+            step_key=jax.random.key(8),
+        )
+        for name in (engine, "loop")
+    ]
+    jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-4, atol=1e-6), *results)
+
+
+@pytest.mark.parametrize("name", ["word_dropout", "embedding_dropout", "weight_drop"])
+def test_drops_in_training_alone(name):
+    tokens_BxT, lengths_B = jnp.tile(jnp.arange(3, VOCABULARY), (2, 2)), jnp.array([16, 16])
+    options = {"unknown_token": 2, "dropout_rates": (0, 0)}
+    plain, dropping = build(**options), build(**options, **{name: 0.5})
+    np.testing.assert_array_equal(dropping(tokens_BxT, lengths_B), plain(tokens_BxT, lengths_B))
+    keys = {
+        "dropout_keys_B": jax.random.split(jax.random.key(7), 2), "step_key": jax.random.key(8)
+    }  # fmt: skip
+    np.testing.assert_array_equal(
+        plain(tokens_BxT, lengths_B, **keys), plain(tokens_BxT, lengths_B)
+    )
+    one, other = dropping(tokens_BxT, lengths_B, **keys)
+    assert one != plain(tokens_BxT, lengths_B)[0]
+    # A mask of weights is for all sequences, one of words for each.
+    assert (one == other) == (name == "weight_drop")
+    again = dropping(tokens_BxT, lengths_B, **{**keys, "step_key": jax.random.key(9)})
+    assert (one == again[0]) == (name != "weight_drop")
+
+
+def test_replaced_words_get_no_gradient_and_the_unknown_one_does():
+    keys_B = jax.random.split(jax.random.key(7), 1)
+    tokens_BxT = jnp.arange(3, VOCABULARY)[None]
+    _, gradients = logits_and_gradients(
+        build(word_dropout=0.5, unknown_token=2), tokens_BxT, [8], rows=1, dropout_keys_B=keys_B
+    )
+    used = np.flatnonzero(np.array(gradients["embedding"][...]).any(axis=1))
+    assert used[0] == 2
+    assert 1 < len(used) < 9
+
+
+def test_a_learned_initial_state_begins_as_none_and_is_trained():
+    tokens_BxT, lengths_B = [[1, 2, 3], [4, 0, 0]], [3, 1]
+    (plain_B, without), (learned_B, gradients) = (
+        logits_and_gradients(build(learned_initial_state=learned), tokens_BxT, lengths_B, rows=2)
+        for learned in (False, True)
+    )
+    np.testing.assert_array_equal(plain_B, learned_B)
+    counts = [sum(leaf.size for leaf in jax.tree.leaves(one)) for one in (without, gradients)]
+    assert counts[1] - counts[0] == 2 * 2 * (3 + 2)  # Directions, c and h, units.
+    for layer in gradients["encoder"]["layers"].values():
+        for direction in layer.values():
+            leaves = jax.tree.leaves(direction["learned_initial_state"])
+            assert all(leaf.any() for leaf in leaves)
+
+
+def test_cell_options_reach_every_cell():
+    for layer in build(cell_options="forget_bias=3.0").encoder.layers:
+        for cell in (layer.forward, layer.backward):
+            forget_H = cell.bias[...][cell.hidden_size : 2 * cell.hidden_size]
+            np.testing.assert_array_equal(forget_H, 3.0)
+
+
 def test_seeds_draw_other_parameters_and_the_same_seed_the_same():
     leaves = [jax.tree.leaves(nnx.split(build(seed=seed), nnx.Param)[1]) for seed in (0, 0, 1)]
     jax.tree.map(np.testing.assert_array_equal, leaves[0], leaves[1])
@@ -216,6 +329,11 @@ def test_seeds_draw_other_parameters_and_the_same_seed_the_same():
         ({"cell": "nope"}, "lstm"),
         ({"pooling": "nope"}, "last, mean, max"),
         ({"hidden_sizes": ()}, "at least one layer"),
+        ({"cell_options": "forget_bais=3.0"}, "LSTM has no option 'forget_bais'; it has forget_b"),
+        ({"cell_options": "forget_bias"}, "cell options 'forget_bias' cannot be read"),
+        ({"residual": True}, "of layer 2 the input is 3 [+] 3 wide and the output 2 [+] 2"),
+        ({"word_dropout": 0.1}, "given as unknown_token"),
+        ({"weight_drop": 0.1, "cell": "min_gru"}, "weight drop has nothing to drop in the cell Mi"),
         ({"engine": "cudnn"}, "there is no NVIDIA GPU"),
         ({"dropout_rates": (0.1,)}, "2 hidden sizes and 1 dropout rates"),
     ],

@@ -116,6 +116,52 @@ def test_a_broken_cell_is_told_what_is_wrong(tmp_path, source, old, new, words):
         assert word in str(error.value)
 
 
+OPTIONS = GOOD.replace("*, rngs):", "*, rngs, bias=0.5, depth=1):").replace(
+    "constant(0.0", "constant(bias + depth"
+)
+
+
+def make_with(path, source, **options):
+    path.write_text(source)
+    return contract.make(factory.find_cell(str(path)), 3, 4, rngs=nnx.Rngs(0), options=options)
+
+
+def test_a_cell_gets_its_options(tmp_path):
+    assert (make_with(tmp_path / "one.py", OPTIONS).bias == 1.5).all()
+    assert (make_with(tmp_path / "two.py", OPTIONS, depth=2, bias=-1.0).bias == 1.0).all()
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "words"),
+    [
+        (OPTIONS, {"dept": 2}, "the cell Mine has no option 'dept'; it has bias, depth"),
+        (OPTIONS, {"rngs": 2}, "no option 'rngs'"),
+        (GOOD, {"depth": 2}, "the cell Mine has no option 'depth'; it has none"),
+        (OPTIONS, {"depth": "x"}, "Mine(3, 4, rngs=rngs, depth='x') raises TypeError: "),
+    ],
+)
+def test_an_option_that_cannot_be_used_is_named_with_the_cell(tmp_path, source, options, words):
+    with pytest.raises(ValueError) as error:  # noqa: PT011  Its words are looked at.
+        make_with(tmp_path / "mine.py", source, **options)
+    assert words in str(error.value)
+
+
+def test_options_are_read_like_keyword_arguments_of_literals():
+    assert factory.parse_options("") == {}
+    expected = {"a": 1, "b": True, "c": "x", "d": (-1.5, None)}
+    assert factory.parse_options("a=1, b=True, c='x', d=(-1.5, None)") == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["1", "a", "a=", "a=1)(b=2", "a=1, a=2", "**{'a': 1}", "a=print(1)", "a={[]: 1}", "a=1 #",
+     "a=" + "(" * 9_999, "a=\0"],
+)  # fmt: skip
+def test_options_that_are_anything_else_are_refused(text):
+    with pytest.raises(ValueError, match="cannot be read; write names and plain values"):
+        factory.parse_options(text)
+
+
 def test_an_unknown_name_lists_the_choices_and_a_missing_file_is_named():
     with pytest.raises(ValueError, match=r"unknown cell 'ltsm'; choose one of gru, .*\.py"):
         factory.find_cell("ltsm")

@@ -10,6 +10,8 @@ import sys
 import numpy as np
 import pytest
 
+from train_lib.data.generated import GeneratedCorpus
+
 ROOT = pathlib.Path(__file__).parent.parent.parent
 SMALL = [
     "--config.data.source=generated", "--config.data.train_reviews=60",
@@ -101,8 +103,6 @@ def test_predictions_add_up_to_the_result(finished):
 
 
 def test_predict_repeats_the_test_predictions(finished):
-    from train_lib.data.generated import GeneratedCorpus
-
     workdir = finished[0]
     reviews = GeneratedCorpus(80, 30).read("test").texts
     done = python("-m", "train_lib.predict", f"--workdir={workdir}", "-", *reviews[:2],
@@ -165,6 +165,10 @@ def test_a_finished_run_is_never_overwritten(finished):
         (["--config=configs/lstm.py", "--config.train.num_epoch=3"], ["num_epochs"]),
         (["--config=configs/lstm.py", "--config.train.num_epochs=x"], ["train.num_epochs", "x"]),
         (["--config=configs/lstm.py", "--config.model.cell=x"], ["config.model.cell", "lstm"]),
+        (
+            ["--config=configs/lstm.py", "--config.model.cell_options=forget=1"],
+            ["config.model cannot be built", "LSTM has no option 'forget'", "forget_bias"],
+        ),
         (["--config=configs/lstm.py", "--wrkdir=x"], ["wrkdir", "workdir"]),
         (["--config=configs/lstm.py", "stray"], ["stray"]),
         (["--config=configs/lstm.py", "--workdir=/dev/null/x"], ["/dev/null/x"]),
@@ -193,6 +197,22 @@ def test_one_epoch_on_imdb(tmp_path):
     )  # fmt: skip
     assert result["dataset"]["name"] == "imdb_reviews"
     assert result["test_accuracy"]["mean"] > 0.7
+
+
+def test_a_model_of_many_options_is_built_again_to_predict(tmp_path):
+    run(
+        tmp_path, "--config=configs/lstm.py", *SMALL, "--config.model.cell_options=forget_bias=3.0",
+        "--config.model.learned_initial_state", "--config.model.hidden_sizes=(16, 16)",
+        "--config.model.dropout_rates=(0.0, 0.0)", "--config.model.residual",
+        "--config.model.word_dropout=0.1", "--config.model.embedding_dropout=0.1",
+        "--config.model.weight_drop=0.2",
+    )  # fmt: skip
+    review = GeneratedCorpus(80, 30).read("test").texts[0]
+    done = python("-m", "train_lib.predict", f"--workdir={tmp_path}", review)
+    assert done.returncode == 0, done.stderr.decode()
+    with open(tmp_path / "predictions.csv", newline="") as file:
+        expected = float(next(csv.DictReader(file))["probability"])
+    assert float(done.stdout.split()[1]) == pytest.approx(expected, abs=2e-4)
 
 
 def test_the_guides_cell_is_one_file_that_trains_and_predicts(tmp_path):

@@ -33,9 +33,12 @@ class Trainer:
         num_devices=2,
         max_rows=128,
         widths=(WIDTH,),
+        seed=0,
+        **model,
     ):
         config = importlib.import_module(f"configs.{name}").get_config(treatment)
         config.data.max_features = 30
+        config.model.update(model)
         graphdef, params = nnx.split(loop.build_model(config), nnx.Param)
         self.mesh = jax.make_mesh(
             (num_devices,), ("batch",), (AxisType.Auto,), devices=jax.devices()[:num_devices]
@@ -44,7 +47,7 @@ class Trainer:
         self.widths = widths
         optimizer = state.adam(learning_rate, config.train.adam_epsilon)
         self.steps = steps.make(graphdef, optimizer, self.mesh, config.data)
-        self.state = devices.replicate(state.create(params, optimizer, seed=0), self.mesh)
+        self.state = devices.replicate(state.create(params, optimizer, seed), self.mesh)
 
     def train(self, split, plans=None, room_for=None):
         """Takes a step for each plan, in one call; by default, one with the whole split."""
@@ -140,6 +143,27 @@ def test_dropout_differs_from_step_to_step_and_not_in_evaluation():
     trainer, batch = Trainer(learning_rate=1e-12), make_split()
     assert trainer.train(batch).loss != trainer.train(batch).loss
     np.testing.assert_array_equal(trainer.evaluate(batch)[0], trainer.evaluate(batch)[0])
+
+
+DROPS = {"word_dropout": 0.3, "embedding_dropout": 0.3, "weight_drop": 0.3}
+
+
+def test_what_is_dropped_does_not_depend_on_devices_and_blocks():
+    assert_same_training(Trainer(num_devices=1, **DROPS), Trainer(max_rows=1, **DROPS))
+
+
+@pytest.mark.parametrize("name", DROPS)
+def test_drops_differ_from_step_to_step_and_seed_to_seed_and_not_in_evaluation(name):
+    trainer, again, other, plain = (
+        Trainer("lstm", learning_rate=1e-12, seed=seed, **{name: rate})
+        for seed, rate in ((0, 0.3), (0, 0.3), (1, 0.3), (0, 0.0))
+    )
+    batch = make_split()
+    losses = [trainer.train(batch).loss for _ in range(2)]
+    assert losses[0] != losses[1]
+    assert losses == [again.train(batch).loss for _ in range(2)]
+    assert losses[0] != other.train(batch).loss
+    np.testing.assert_allclose(trainer.evaluate(batch)[0], plain.evaluate(batch)[0], atol=1e-7)
 
 
 def test_metrics_are_weighted_by_reviews():

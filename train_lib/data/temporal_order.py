@@ -47,12 +47,12 @@ class TemporalOrder:
         }[split]
         labels = np.arange(count) % 2
         texts = [
-            self._write(np.random.default_rng([split_number, number]), label)
+            self._write(np.random.default_rng([split_number, number]), bool(label))
             for number, label in enumerate(labels)
         ]
         return Reviews(texts, labels)
 
-    def _write(self, rng: np.random.Generator, label: int) -> str:
+    def _write(self, rng: np.random.Generator, label: bool) -> str:
         """One sequence; its start and end are marked, the start by the vocabulary."""
         shortest = self.length_tokens
         # Two more are the start and the end.

@@ -1,0 +1,80 @@
+"""Residual layers against the sum written out."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from seqmodels import factory, oracle, recurrence
+
+LENGTHS = [6, 0, 1, 4]
+X_TxDxB = jax.random.normal(jax.random.key(0), (6, 3, 4))
+
+
+def build(**changes):
+    arguments = {
+        "vocabulary_size": 9, "embedding_size": 3, "cell": "lstm", "hidden_sizes": (3, 3, 3),
+        "bidirectional": True, "dropout_rates": (0.0,) * 3, "pooling": "last", "seed": 0,
+        "residual": True,
+    }  # fmt: skip
+    return factory.build(**arguments | changes).encoder
+
+
+def reference(encoder, x_TxDxB):
+    """Layer on layer, by the unrolled loop; the output at every time and the one that is last."""
+    inputs_TxDxB = x_TxDxB
+    for number, layer in enumerate(encoder.layers):
+        directions = [(layer.forward, False)]
+        if hasattr(layer, "backward"):
+            directions.append((layer.backward, True))
+        sequences = [
+            oracle.run(cell, inputs_TxDxB, LENGTHS, reverse=reverse)[0]
+            for cell, reverse in directions
+        ]
+        outputs_TxHxB = jnp.concatenate(sequences, axis=1)
+        inputs_TxDxB = outputs_TxHxB + (inputs_TxDxB if number else 0)
+    halves = jnp.split(inputs_TxDxB, len(directions), axis=1)
+    lasts = [
+        [half[0 if reverse else length - 1, :, row] * (length > 0)
+         for row, length in enumerate(LENGTHS)]
+        for half, (_, reverse) in zip(halves, directions, strict=True)
+    ]  # fmt: skip
+    return inputs_TxDxB, jnp.concatenate([jnp.stack(last, axis=-1) for last in lasts])
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_adds_input_to_output_at_every_time_and_at_the_last(bidirectional):
+    graphdef, params = nnx.split(build(bidirectional=bidirectional), nnx.Param)
+
+    def run(params, width, of_padding):
+        valid_Tx1xB = recurrence.valid_steps(jnp.array(LENGTHS), width)[:, None]
+        x_TxDxB = jnp.pad(X_TxDxB, ((0, width - 6), (0, 0), (0, 0)))
+        x_TxDxB = jnp.where(valid_Tx1xB, x_TxDxB, of_padding)
+        encoded = nnx.merge(graphdef, params)(x_TxDxB, jnp.array(LENGTHS))
+        sequence_TxHxB = jnp.concatenate([one.sequence_TxHxB for one in encoded], axis=1)
+        return sequence_TxHxB[:6], jnp.concatenate([one.last_HxB for one in encoded])
+
+    def loss(run, params):
+        results = run(params)
+        return sum(jnp.sum(jnp.sin(1 + one) * one) for one in results), results
+
+    def values_and_gradients(run):
+        return jax.jit(jax.grad(lambda params: loss(run, params), has_aux=True))(params)
+
+    expected = values_and_gradients(lambda params: reference(nnx.merge(graphdef, params), X_TxDxB))
+    for width, of_padding in [(6, 0.0), (6, 1e3), (9, 1e3)]:
+        actual = values_and_gradients(lambda params, w=width, p=of_padding: run(params, w, p))
+        jax.tree.map(
+            lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-4, atol=1e-5), actual, expected
+        )
+
+
+def test_one_layer_has_nothing_to_add_to():
+    plain, residual = (
+        build(residual=residual, hidden_sizes=(3,), dropout_rates=(0.0,))(
+            X_TxDxB, jnp.array(LENGTHS)
+        )
+        for residual in (False, True)
+    )
+    jax.tree.map(np.testing.assert_array_equal, plain, residual)
