@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 from flax import nnx
 
-from seqmodels import engines
+from seqmodels import engines, recurrence
 from seqmodels.cells import base
 from seqmodels.dropout import NOTHING, Dropout
 from seqmodels.recurrence import Encoded
@@ -24,6 +24,15 @@ class Unidirectional(nnx.Module):
         self, parts: Sequence[jax.Array], lengths_B: jax.Array, dropped: Dropout = NOTHING
     ) -> tuple[Encoded, ...]:
         return engines.run_all(self.engine, [self.forward], [False], parts, lengths_B, dropped)
+
+    def run_from(
+        self, start: base.Carry, parts: Sequence[jax.Array], lengths_B: jax.Array, dropped: Dropout
+    ) -> tuple[tuple[Encoded, ...], base.Carry]:
+        """The same from any carry, and the last one, by the loop of `seqmodels.recurrence`."""
+        encoded, (carry,) = recurrence.run_from(
+            [start], [self.forward], [False], parts, lengths_B, dropped, *self.engine[1:]
+        )
+        return encoded, carry
 
 
 class Bidirectional(nnx.Module):

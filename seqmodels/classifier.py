@@ -10,7 +10,7 @@ from jax.nn import initializers
 from seqmodels import dropout
 from seqmodels.embedding import embed
 from seqmodels.encoder import Encoder
-from seqmodels.pooling import Pooling
+from seqmodels.pooling import Last, Pooling
 
 PaddingSide = Literal["pre", "post"]
 
@@ -81,6 +81,7 @@ class Classifier(nnx.Module):
         padding_side: PaddingSide = "post",
         dropout_keys_B: jax.Array | None = None,
         step_key: jax.Array | None = None,
+        shared_steps: jax.Array | None = None,
     ) -> jax.Array:
         """The logit of the positive class for every sequence: `logits_B`.
 
@@ -93,10 +94,20 @@ class Classifier(nnx.Module):
                 None, as in evaluation: nothing.
             step_key: a random key for the step of training, which decides what weights are dropped;
                 None, as in evaluation: none.
+            shared_steps: where rows are read to their end, how many tokens at their start are the
+                same in all of them, such as padding; fewer than T. They are then read once, if
+                nothing is dropped and only a last output of forward layers is asked for.
         """
         batch_size, width = tokens_BxT.shape
+        starts = None
         if lengths_B is None:
             lengths_B = jnp.full(batch_size, width)
+            drops = dropout_keys_B is not None and self.drops
+            if shared_steps is not None and not drops and self._reads_forwards():
+                x_TxDx1 = embed(self.embedding[...], tokens_BxT[:1], shared_steps[None])
+                starts = self.encoder.last_carries(x_TxDx1, shared_steps[None], batch_size)
+                tokens_BxT = jnp.roll(tokens_BxT, -shared_steps, axis=1)
+                lengths_B = lengths_B - shared_steps
         elif padding_side == "pre":
             tokens_BxT = align_left(tokens_BxT, lengths_B)
         scales_BxT = None
@@ -108,5 +119,15 @@ class Classifier(nnx.Module):
         if dropout_keys_B is not None and self.embedding_dropout > 0:
             scales_BxT = dropout.word_scales(tokens_BxT, self.embedding_dropout, dropout_keys_B)
         x_TxDxB = embed(self.embedding[...], tokens_BxT, lengths_B, scales_BxT)
-        encoded = self.encoder(x_TxDxB, lengths_B, dropout_keys_B=dropout_keys_B, step_key=step_key)
+        encoded = self.encoder(
+            x_TxDxB, lengths_B, dropout_keys_B=dropout_keys_B, step_key=step_key, starts=starts
+        )
         return self.head(self.pooling(encoded, lengths_B).T)[:, 0]
+
+    @property
+    def drops(self) -> bool:
+        """Whether anything is dropped in training."""
+        return self.word_dropout > 0 or self.embedding_dropout > 0 or self.encoder.drops
+
+    def _reads_forwards(self) -> bool:
+        return isinstance(self.pooling, Last) and self.encoder.gives_carries()

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from seqmodels import dropout
+from seqmodels import dropout, engines, recurrence
 from seqmodels.bidirectional import Bidirectional, Unidirectional
+from seqmodels.cells import base
 from seqmodels.dropout import Dropout, Rates
 from seqmodels.recurrence import Encoded
 
@@ -53,25 +54,60 @@ class Encoder(nnx.Module):
         *,
         dropout_keys_B: jax.Array | None = None,
         step_key: jax.Array | None = None,
+        starts: Sequence[base.Carry] | None = None,
     ) -> tuple[Encoded, ...]:
         """Encodes a batch, in each direction of the top layer.
 
         Without `dropout_keys_B`, one for each sequence, no input is dropped, and without
-        `step_key`, one for the whole batch, no weight.
+        `step_key`, one for the whole batch, no weight. Layers that `gives_carries` may begin at
+        `starts` instead of their cells' initial carries.
         """
-        parts, below = [x_TxDxB], None
+        return self._encode(x_TxDxB, lengths_B, dropout_keys_B, step_key, starts)[0]
+
+    def last_carries(
+        self, x_TxDx1: jax.Array, lengths_1: jax.Array, batch_size: int
+    ) -> list[base.Carry]:
+        """The carry of each layer after one sequence, for every sequence of a batch to start at."""
+        starts = [recurrence.initial_carry(layer.forward, 1) for layer in self.layers]
+        _, carries = self._encode(x_TxDx1, lengths_1, None, None, starts)
+        return jax.tree.map(
+            lambda leaf: jnp.broadcast_to(leaf, (*leaf.shape[:-1], batch_size)), carries
+        )
+
+    def gives_carries(self) -> bool:
+        """Whether all layers run forwards, by the loop that can begin and end anywhere."""
+        return all(
+            isinstance(layer, Unidirectional)
+            and engines.choose(layer.engine, layer.forward, rates) == "loop"
+            for layer, rates in zip(self.layers, self.rates, strict=True)
+        )
+
+    @property
+    def drops(self) -> bool:
+        """Whether anything is dropped in training."""
+        return self.weight_drop > 0 or any(rates != Rates() for rates in self.rates)
+
+    def _encode(self, x_TxDxB, lengths_B, dropout_keys_B, step_key, starts):
+        """The top layer's outputs and, where there are `starts`, the last carry of each layer."""
+        parts, below, carries = [x_TxDxB], None, []
         for number, (layer, rates) in enumerate(zip(self.layers, self.rates, strict=True)):
             keys_B = None if dropout_keys_B is None else dropout.fold_in(dropout_keys_B, number)
             if step_key is not None and self.weight_drop > 0:
                 key = jax.random.fold_in(step_key, number)
                 layer = dropout.drop_weights(layer, self.weight_drop, key)
-            encoded = layer(parts, lengths_B, Dropout(rates, keys_B))
+            dropped = Dropout(rates, keys_B)
+            if starts is None:
+                encoded = layer(parts, lengths_B, dropped)
+            else:
+                assert isinstance(layer, Unidirectional)
+                encoded, carry = layer.run_from(starts[number], parts, lengths_B, dropped)
+                carries.append(carry)
             if self.residual and below is not None:
                 # Direction by direction: both take their last step at the same time.
                 encoded = jax.tree.map(jnp.add, encoded, below)
             below = encoded
             parts = [direction.sequence_TxHxB for direction in encoded]
-        return encoded
+        return encoded, carries
 
 
 def _check_widths(layers: Sequence[Unidirectional | Bidirectional]) -> None:

@@ -11,6 +11,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, PartitionSpec
 
+from seqmodels import recurrence
 from train_lib import devices, metrics
 from train_lib.data import batches
 from train_lib.data.batches import Corpus, Layout
@@ -67,10 +68,14 @@ def make(
                 "dropout_keys_B": jax.vmap(jax.random.fold_in, (None, 0))(step_key, reviews_R),
                 "step_key": jax.random.fold_in(step_key, _NO_REVIEWS_NUMBER),
             }
+        shared_steps = None
+        if not data_config.mask_padding and data_config.padding_side == "pre":
+            shared_steps = width - jnp.maximum(recurrence.longest(batch.lengths_B), 1)
         logits_R = nnx.merge(graphdef, params)(
             batch.tokens_BxT,
             batch.lengths_B if data_config.mask_padding else None,
             padding_side=data_config.padding_side,
+            shared_steps=shared_steps,
             **keys,
         )
         return logits_R, metrics.cross_entropy(logits_R, batch.labels_B, batch.weights_B)

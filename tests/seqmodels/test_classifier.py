@@ -341,3 +341,55 @@ def test_seeds_draw_other_parameters_and_the_same_seed_the_same():
 def test_a_bad_argument_is_refused_with_the_choices(change, words):
     with pytest.raises(ValueError, match=words):
         build(**change)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hidden_sizes": (3,), "dropout_rates": (0.0,)},
+        {"cell": "gru", "hidden_sizes": (3, 3), "dropout_rates": (0.3, 0.2), "residual": True},
+    ],
+)
+def test_tokens_that_all_rows_share_at_the_start_are_read_once(changes):
+    model = build(bidirectional=False, **changes)
+    rng = np.random.default_rng(0)
+    tokens_BxT = rng.integers(1, VOCABULARY, (4, 9))
+    tokens_BxT[:, :5] = 0
+    tokens_BxT[1, 5:7] = 0  # One row has more of them.
+    graphdef, params = nnx.split(model, nnx.Param)
+
+    @jax.jit
+    @jax.value_and_grad
+    def loss(params, tokens_BxT, shared_steps):
+        model = nnx.merge(graphdef, params)
+        logits_B = model(tokens_BxT, padding_side="pre", shared_steps=shared_steps)
+        return jnp.sum(jnp.sin(logits_B) * jnp.arange(1, 5))
+
+    expected = loss(params, tokens_BxT, None)
+    spoilt_BxT = tokens_BxT.copy()
+    spoilt_BxT[1:, :5] = 7
+    for rows_BxT in (tokens_BxT, spoilt_BxT):
+        jax.tree.map(
+            lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-4, atol=1e-7),
+            loss(params, rows_BxT, jnp.array(5)),
+            expected,
+        )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"bidirectional": False, "pooling": "mean"},
+        {"bidirectional": False, "dropout_rates": (0.3, 0.2)},
+    ],
+)
+def test_where_it_cannot_be_they_are_read_in_every_row(changes):
+    model = build(**changes)
+    tokens_BxT = np.random.default_rng(0).integers(0, VOCABULARY, (4, 9))
+    keys_B = jax.random.split(jax.random.key(0), 4)
+    with_promise, without = (
+        model(tokens_BxT, shared_steps=shared_steps, dropout_keys_B=keys_B)
+        for shared_steps in (jnp.array(5), None)
+    )
+    np.testing.assert_array_equal(with_promise, without)

@@ -172,7 +172,8 @@ def steps_taken(places: np.ndarray, lengths: np.ndarray, widths: Sequence[int]) 
     """Steps that all rows take together, those in padding included.
 
     The rows of a block take as many as the longest review among them has; with one width to choose
-    from, where padding is read, as many as that.
+    from, where padding is read, as many as that: what is asked for, though padding that all rows
+    share may be read once.
     """
     if len(widths) == 1:
         return places.size * widths[0]
