@@ -1,0 +1,21 @@
+"""The generated corpus, with a budget in which the LSTM learns its rules.
+
+python main.py --config=configs/generated.py --config.model.cell=gru
+"""
+
+from configs import base
+
+
+def get_config():
+    config = base.get_config("generated", "exact")
+    config.model.hidden_sizes = (32,)
+    config.data.source = "generated"
+    config.data.max_features = 300
+    config.data.train_reviews = 15_000
+    config.data.validation_reviews = 2_000
+    config.data.test_reviews = 5_000
+    config.train.num_epochs = 12
+    config.train.batch_size = 64
+    config.train.learning_rate = 3e-3
+    config.train.clip_norm = 1.0
+    return config
