@@ -3,8 +3,8 @@
 python -m benchmarks.cells
 python -m benchmarks.cells --tasks=imdb --cells=lstm,gru
 
-Each run is one of `main.py`, seed 0, in a folder of its own under `--runs`. A run that is finished is
-not made again, so the same command goes on where it was interrupted. Writes `cells.md`,
+Each run is one of `main.py`, seed 0, in a folder of its own under `--runs`. A run that is finished
+is not made again, so the same command goes on where it was interrupted. Writes `cells.md`,
 `cells.json` and `cells.png`.
 """
 
@@ -135,11 +135,9 @@ def run(name: str, task: Task, entry: Entry, runs: pathlib.Path) -> dict:
 
 
 def markdown(rows: Sequence[dict], tasks: dict[str, Task]) -> str:
-    """The table, the best of the first task first."""
-    head = [
-        "cell",
-        *(f"{task.title}: test accuracy [95 %], parameters, s" for task in tasks.values()),
-    ]
+    """The table, the best cell first."""
+    titles = [task.title for task in tasks.values()]
+    head = ["cell", *(f"{title}: test accuracy [95 %], parameters, s" for title in titles)]
     lines = [head, ["---"] * len(head)]
     for cell in _ranked(rows):
         line = [cell]

@@ -12,11 +12,11 @@ def get_config():
     config.model.hidden_sizes = (32,)
     config.data.source = "temporal_order"
     config.data.max_features = 11
-    config.data.train_reviews = 8_000
+    config.data.train_reviews = 10_000
     config.data.validation_reviews = 1_000
     config.data.test_reviews = 2_000
-    config.train.num_epochs = 10
-    config.train.batch_size = 64
+    config.train.num_epochs = 5
+    config.train.batch_size = 32
     config.train.learning_rate = 3e-3
     config.train.clip_norm = 1.0
     return config
