@@ -12,7 +12,6 @@ import argparse
 import hashlib
 import importlib
 import json
-import math
 import pathlib
 import shutil
 import sys
@@ -77,7 +76,7 @@ def entries(cells: Sequence[str], task: Task) -> list[Entry]:
     rows = [Entry(cell) for cell in cells]
     length = task.changes.get("data.length_tokens")
     if length is not None and "lstm" in cells:
-        rows.append(Entry("lstm", f"forget_bias={math.log(length - 1):.1f}"))
+        rows.append(Entry("lstm", f"memory_steps={length}"))
     return rows
 
 

@@ -14,7 +14,7 @@ def get_config():
     config.data.train_reviews = 15_000
     config.data.validation_reviews = 2_000
     config.data.test_reviews = 5_000
-    config.train.num_epochs = 12
+    config.train.num_epochs = 5
     config.train.batch_size = 64
     config.train.learning_rate = 3e-3
     config.train.clip_norm = 1.0

@@ -15,7 +15,7 @@ def get_config():
     config.data.train_reviews = 10_000
     config.data.validation_reviews = 1_000
     config.data.test_reviews = 2_000
-    config.train.num_epochs = 5
+    config.train.num_epochs = 3
     config.train.batch_size = 32
     config.train.learning_rate = 3e-3
     config.train.clip_norm = 1.0

@@ -20,18 +20,34 @@ class LSTM(base.AffineCell):
 
     Args:
         forget_bias: one after Jozefowicz et al., "An Empirical Exploration of Recurrent Network
-            Architectures", ICML 2015; log(T - 1) for memories that last T steps (Tallec and
-            Ollivier, "Can recurrent neural networks warp time?", ICLR 2018).
+            Architectures", ICML 2015.
+        memory_steps: T, how long memories are to last, at first: the forget gates' biases are drawn
+            from log(U(1, T - 1)), whatever `forget_bias` is, and the input gates' are minus theirs
+            (Tallec and Ollivier, "Can recurrent neural networks warp time?", ICLR 2018).
     """
 
     def __init__(
-        self, input_size: int, hidden_size: int, *, rngs: nnx.Rngs, forget_bias: float = 1.0
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        rngs: nnx.Rngs,
+        forget_bias: float = 1.0,
+        memory_steps: float | None = None,
     ):
         gates = 4 * hidden_size
         self.hidden_size = hidden_size
         self.kernel = base.glorot_uniform(rngs, input_size, gates)
         self.recurrent_kernel = base.orthogonal(rngs, hidden_size, gates)
         self.bias = base.gate_bias(hidden_size, 0.0, forget_bias, 0.0, 0.0)
+        if memory_steps is not None:
+            if not memory_steps > 2:
+                raise ValueError(f"memory_steps must be above 2, and is {memory_steps}")
+            f_H = jnp.log(
+                jax.random.uniform(rngs.params(), (hidden_size,), minval=1, maxval=memory_steps - 1)
+            )
+            zero_H = jnp.zeros(hidden_size)
+            self.bias = nnx.Param(jnp.concatenate([-f_H, f_H, zero_H, zero_H]))
 
     def initial_carry(self):
         return jnp.zeros(self.hidden_size), jnp.zeros(self.hidden_size)

@@ -39,7 +39,7 @@ def test_interrupted_and_started_again_it_makes_what_is_missing(arguments, monke
     monkeypatch.setattr(loop, "run", run_and_note)
     for _ in range(2):
         cells.main(arguments)
-        assert made == ["lstm", "simple_rnn", "lstm, forget_bias=2.9"]
+        assert made == ["lstm", "simple_rnn", "lstm, memory_steps=20"]
 
     out = tmp_path / "out"
     rows = json.loads((out / "cells.json").read_text())["rows"]

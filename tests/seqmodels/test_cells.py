@@ -255,6 +255,17 @@ def test_forget_bias_is_in_the_forget_gate_alone(name, place):
     np.testing.assert_array_equal(other, 3 * forget)
 
 
+def test_memories_of_an_lstm_last_as_long_as_it_is_told():
+    cell = factory.find_cell("lstm")(INPUT, 1_000, rngs=nnx.Rngs(0), memory_steps=50)
+    i_H, f_H, *others = np.split(np.array(cell.bias[...], np.float64), 4)
+    # Of a memory, 1 / (1 - f) steps are left before it fades.
+    steps_H = 1 + np.exp(f_H)
+    assert 2 <= steps_H.min() < 3
+    assert 49 < steps_H.max() <= 50
+    np.testing.assert_array_equal(i_H, -f_H)
+    assert not np.any(others)
+
+
 @pytest.mark.parametrize("name", ["slstm", "mlstm"])
 def test_exponential_gates_do_not_overflow(name):
     cell = make(name)
