@@ -98,11 +98,15 @@ def _corpus(split: Split) -> Corpus:
 
 
 def _split(group: Sequence[Batch], masked: bool) -> Split:
-    """The reviews of several batches, without their padding, as they come from the data set."""
+    """The reviews of several batches: as they come from the data set, or whole rows.
+
+    Where padding is read, it is part of the review, so that all that is padding is read in every
+    row, as the others do. The project's own runs know it from words, and take a shortcut.
+    """
     reviews, labels = [], []
     for tokens_BxT, lengths_B, labels_B in group:
         for row, length in zip(tokens_BxT, lengths_B, strict=True):
-            reviews.append(row[:length] if masked else row[len(row) - length :])
+            reviews.append(row[:length] if masked else row)
         labels.append(labels_B)
     offsets = np.cumsum([0, *map(len, reviews)], dtype=np.int64)
     return Split(np.concatenate(reviews), offsets, np.concatenate(labels).astype(np.int8))
