@@ -1,11 +1,11 @@
 """Every cell on the same tasks with the same budget: accuracy, parameters, seconds.
 
 python -m benchmarks.cells
-python -m benchmarks.cells --tasks=imdb --cells=lstm,gru
+python -m benchmarks.cells --tasks=temporal_order --lengths=500,1000,2000 --cells=rg_lru,slstm
 
-Each run is one of `main.py`, seed 0, in a folder of its own under `--runs`. A run that is finished
-is not made again, so the same command goes on where it was interrupted. Writes `cells.md`,
-`cells.json` and `cells.png`.
+Each run is one of `main.py`, seed 0, in a folder of its own under `--runs`, named after its config.
+A run that is finished is not made again, so the same command goes on where it was interrupted.
+Writes `cells.md`, `cells.json` and `cells.png` with what was asked for and nothing else.
 """
 
 import argparse
@@ -34,49 +34,56 @@ class Task(NamedTuple):
         title: for people.
         config: a module in `configs/`.
         changes: fields that differ from it.
-        floor: the accuracy of guessing, where it says more than the accuracy of other cells.
     """
 
     title: str
     config: str
     changes: dict
-    floor: float | None = None
-
-
-def _order(length: int) -> Task:
-    return Task(
-        f"temporal order, {length:,} steps",
-        "temporal_order",
-        {"data.length_tokens": length},
-        floor=0.5,
-    )
 
 
 TASKS = {
-    "order-100": _order(100),
-    "order-500": _order(500),
-    "order-1000": _order(1000),
-    "generated": Task("generated corpus", "generated", {}, floor=0.5),
-    "imdb": Task("IMDB", "lstm", {}),
+    "temporal_order": Task("temporal order", "temporal_order", {}),
+    "generated": Task("generated corpus", "generated", {}),
+    # Nothing may take the place of IMDB in a table that says so.
+    "imdb": Task("IMDB", "lstm", {"data.source": "imdb"}),
 }
+CHANCE = 0.5
+"""Accuracy of guessing; the classes of every task are balanced."""
+
+
+def at_lengths(tasks: dict[str, Task], lengths: Sequence[int]) -> dict[str, Task]:
+    """The tasks, with one for each length in tokens in place of the temporal-order problem."""
+    result = {}
+    for name, task in tasks.items():
+        if task.config != "temporal_order":
+            result[name] = task
+            continue
+        for length in lengths:
+            title = f"{task.title}, T = {length:,}"
+            changes = task.changes | {"data.length_tokens": length}
+            result[f"{name}-{length}"] = task._replace(title=title, changes=changes)
+    return result
 
 
 class Entry(NamedTuple):
-    """A row of the table."""
+    """A row of the table.
 
+    Attributes:
+        name: for people; the same on every task.
+        cell, cell_options: as in `config.model`.
+    """
+
+    name: str
     cell: str
-    options: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.cell}, {self.options}" if self.options else self.cell
+    cell_options: str = ""
 
 
 def entries(cells: Sequence[str], task: Task) -> list[Entry]:
     """The rows of a task; where memory is all, also the LSTM told how long it is to remember."""
-    rows = [Entry(cell) for cell in cells]
+    rows = [Entry(cell, cell) for cell in cells]
     length = task.changes.get("data.length_tokens")
     if length is not None and "lstm" in cells:
-        rows.append(Entry("lstm", f"memory_steps={length}"))
+        rows.append(Entry("lstm, memory_steps=T", "lstm", f"memory_steps={length}"))
     return rows
 
 
@@ -89,10 +96,14 @@ def main(argv: Sequence[str]) -> None:
     names = factory.cell_names()
     parser.add_argument("--tasks", default=",".join(TASKS), help="separated by commas")
     parser.add_argument("--cells", default=",".join(names), help="separated by commas")
+    parser.add_argument(
+        "--lengths", type=_lengths, default="500", help="tokens, of temporal_order's sequences"
+    )
     parser.add_argument("--runs", type=pathlib.Path, default="runs/cells")
     parser.add_argument("--out", type=pathlib.Path, default="benchmarks/results")
     options = parser.parse_args(argv)
-    tasks = {name: TASKS[name] for name in chosen("tasks", options.tasks, TASKS)}
+    tasks = {name: TASKS[name] for name in chosen("tasks", options.tasks, list(TASKS))}
+    tasks = at_lengths(tasks, options.lengths)
     cells = chosen("cells", options.cells, names)
 
     devices.configure()
@@ -108,10 +119,19 @@ def main(argv: Sequence[str]) -> None:
     print(markdown(rows, tasks))
 
 
+def _lengths(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} must be whole numbers separated by commas, as in 500,1000"
+        ) from None
+
+
 def run(name: str, task: Task, entry: Entry, runs: pathlib.Path) -> dict:
     """What came of one cell on one task, now or before."""
     config = importlib.import_module(f"configs.{task.config}").get_config()
-    config.model.cell, config.model.cell_options = entry
+    config.model.cell, config.model.cell_options = entry.cell, entry.cell_options
     config.update_from_flattened_dict(task.changes)
     config.name = f"{name}-{entry.cell}"
     identity = json.dumps(config.to_dict(), sort_keys=True)
@@ -124,7 +144,8 @@ def run(name: str, task: Task, entry: Entry, runs: pathlib.Path) -> dict:
     accuracy = result["test_accuracy"]
     return {
         "task": name,
-        "cell": str(entry),
+        "cell": entry.name,
+        "cell_options": entry.cell_options,
         "parameters": result["model"]["parameters"],
         "test_accuracy": accuracy["mean"],
         "ci95": [accuracy["ci95_low"], accuracy["ci95_high"]],
@@ -134,22 +155,27 @@ def run(name: str, task: Task, entry: Entry, runs: pathlib.Path) -> dict:
 
 
 def markdown(rows: Sequence[dict], tasks: dict[str, Task]) -> str:
-    """The table, the best cell first."""
+    """The table, sorted by its first task, then by the next."""
+    found = {(row["task"], row["cell"]): row for row in rows}
+    cells = sorted(
+        dict.fromkeys(row["cell"] for row in rows),
+        key=lambda cell: [
+            found[task, cell]["test_accuracy"] if (task, cell) in found else 0 for task in tasks
+        ],
+        reverse=True,
+    )
     titles = [task.title for task in tasks.values()]
     head = ["cell", *(f"{title}: test accuracy [95 %], parameters, s" for title in titles)]
     lines = [head, ["---"] * len(head)]
-    for cell in _ranked(rows):
-        line = [cell]
-        for name in tasks:
-            found = [row for row in rows if (row["task"], row["cell"]) == (name, cell)]
-            line.append(_summary(found[0]) if found else "")
-        lines.append(line)
+    for cell in cells:
+        of_cell = [found.get((task, cell)) for task in tasks]
+        lines.append([cell, *(_summary(row) if row else "" for row in of_cell)])
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return (
         "# Every cell with the same budget\n\nMade by `python -m benchmarks.cells` on "
         f"{workload.machine()['device']}: seed 0, one run each, so the interval, over the test\n"
-        "sequences of that run (Wilson), says nothing about other seeds. Seconds are of training, "
-        "without compiling.\n\n" + table + "\n"
+        "sequences of that run (Wilson), says nothing about other seeds. Guessing gets "
+        f"{CHANCE}. Seconds are of training,\nwithout compiling.\n\n{table}\n"
     )
 
 
@@ -161,40 +187,48 @@ def _summary(row: dict) -> str:
     )
 
 
-def _ranked(rows: Sequence[dict]) -> list[str]:
-    """The cells, those with the best mean accuracy first."""
-    cells = dict.fromkeys(row["cell"] for row in rows)
-
-    def mean(cell):
-        accuracies = [row["test_accuracy"] for row in rows if row["cell"] == cell]
-        return sum(accuracies) / len(accuracies)
-
-    return sorted(cells, key=mean, reverse=True)
-
-
 def draw(rows: Sequence[dict], tasks: dict[str, Task]) -> matplotlib.figure.Figure:
-    """A panel for each task: the test accuracy of each cell, the best above."""
-    ranked = _ranked(rows)[::-1]
+    """A column for each task, its best cell above: test accuracy, and validation by epoch."""
+    most = max(sum(row["task"] == task for row in rows) for task in tasks)
     figure = matplotlib.figure.Figure(
-        figsize=(2 + 2.7 * len(tasks), 1.2 + 0.28 * len(ranked)), layout="constrained"
+        figsize=(4.6 * len(tasks), 2.4 + 0.44 * most), layout="constrained"
     )
-    panels = figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
-    for axes, (name, task) in zip(panels, tasks.items(), strict=True):
-        of_task = [row for row in rows if row["task"] == name]
-        places = [ranked.index(row["cell"]) for row in of_task]
+    panels = figure.subplots(2, len(tasks), squeeze=False)
+    colours = None
+    for (above, below), (name, task) in zip(panels.T, tasks.items(), strict=True):
+        of_task = sorted(
+            (row for row in rows if row["task"] == name), key=lambda row: row["test_accuracy"]
+        )
+        places = range(len(of_task))
         accuracies = [row["test_accuracy"] for row in of_task]
+        # Of an accuracy near one, rounding may leave the interval's end below it.
         bars = [
-            [row["test_accuracy"] - row["ci95"][0] for row in of_task],
-            [row["ci95"][1] - row["test_accuracy"] for row in of_task],
+            [max(0.0, row["test_accuracy"] - row["ci95"][0]) for row in of_task],
+            [max(0.0, row["ci95"][1] - row["test_accuracy"]) for row in of_task],
         ]
-        if task.floor is not None:
-            axes.axvline(task.floor, color="0.6", linestyle="--", label="guessing")
-            axes.set_xlim(0.45, 1.02)
-            axes.legend(loc="lower right")
-        axes.errorbar(accuracies, places, xerr=bars, fmt="o")
-        axes.set(title=task.title, xlabel="test accuracy")
-        axes.grid(alpha=0.3)
-    panels[0].set_yticks(range(len(ranked)), ranked)
+        above.axvline(CHANCE, color="0.6", linestyle="--", label="guessing")
+        above.errorbar(accuracies, places, xerr=bars, fmt="o")
+        above.set(title=task.title, xlabel="test accuracy", xlim=(0.45, 1.02))
+        above.grid(alpha=0.3)
+
+        courses = [row["validation_accuracy"] for row in of_task]
+        epochs = max(map(len, courses))
+        colours = below.imshow(
+            courses,
+            vmin=CHANCE,
+            vmax=1,
+            aspect="auto",
+            origin="lower",
+            interpolation="nearest",
+            extent=(0.5, epochs + 0.5, -0.5, len(courses) - 0.5),
+        )
+        below.set(xlabel="epoch")
+        below.xaxis.get_major_locator().set_params(integer=True)
+        for axes in (above, below):
+            axes.set_yticks(places, [row["cell"] for row in of_task])
+            axes.set_ylim(-0.5, len(of_task) - 0.5)
+    panels[0, 0].legend(loc="lower right")
+    figure.colorbar(colours, ax=panels[1], label="validation accuracy", pad=0.01)
     return figure
 
 

@@ -1,4 +1,4 @@
-"""The generated corpus, with a budget in which the LSTM learns its rules.
+"""The generated corpus, with the budget in which `benchmarks/cells.py` compares cells.
 
 python main.py --config=configs/generated.py --config.model.cell=gru
 """

@@ -9,22 +9,23 @@ from benchmarks.cells import Entry, Task
 from train_lib import loop
 
 SMALL = {
-    "data.length_tokens": 20, "data.train_reviews": 32, "data.validation_reviews": 8,
+    "data.train_reviews": 32, "data.validation_reviews": 8,
     "data.test_reviews": 8, "train.num_epochs": 1, "model.hidden_sizes": (3,),
 }  # fmt: skip
 
 
 @pytest.fixture
 def arguments(monkeypatch, tmp_path):
-    monkeypatch.setattr(cells, "TASKS", {"order-20": Task("order", "temporal_order", SMALL, 0.5)})
-    return ["--cells=lstm,simple_rnn", f"--runs={tmp_path / 'runs'}", f"--out={tmp_path / 'out'}"]
+    monkeypatch.setattr(cells, "TASKS", {"order": Task("order", "temporal_order", SMALL)})
+    folders = [f"--runs={tmp_path / 'runs'}", f"--out={tmp_path / 'out'}"]
+    return ["--cells=lstm,simple_rnn", "--lengths=20", *folders]
 
 
 def test_interrupted_and_started_again_it_makes_what_is_missing(arguments, monkeypatch, tmp_path):
     run, made = loop.run, []
 
     def run_and_note(config, workdir):
-        made.append(str(Entry(config.model.cell, config.model.cell_options)))
+        made.append((config.model.cell, config.model.cell_options))
         return run(config, workdir)
 
     def run_one(config, workdir):
@@ -35,24 +36,48 @@ def test_interrupted_and_started_again_it_makes_what_is_missing(arguments, monke
     monkeypatch.setattr(loop, "run", run_one)
     with pytest.raises(KeyboardInterrupt):
         cells.main(arguments)
-    assert made == ["lstm"]
+    assert made == [("lstm", "")]
     monkeypatch.setattr(loop, "run", run_and_note)
     for _ in range(2):
         cells.main(arguments)
-        assert made == ["lstm", "simple_rnn", "lstm, memory_steps=20"]
+        assert made == [("lstm", ""), ("simple_rnn", ""), ("lstm", "memory_steps=20")]
 
     out = tmp_path / "out"
     rows = json.loads((out / "cells.json").read_text())["rows"]
-    assert [row["cell"] for row in rows] == made
+    assert [row["cell"] for row in rows] == ["lstm", "simple_rnn", "lstm, memory_steps=T"]
     table = (out / "cells.md").read_text()
     for row in rows:
         assert f"| {row['cell']} | {row['test_accuracy']:.4f} [" in table
     assert (out / "cells.png").stat().st_size > 1_000
 
 
-def test_another_budget_is_another_run(arguments, tmp_path):
-    task = cells.TASKS["order-20"]
-    longer = task._replace(changes=SMALL | {"train.num_epochs": 2})
-    for one, epochs in ((task, 1), (longer, 2)):
-        row = cells.run("order-20", one, Entry("simple_rnn"), tmp_path)
+def test_another_budget_is_another_run(tmp_path):
+    for epochs in (1, 2):
+        changes = SMALL | {"data.length_tokens": 20, "train.num_epochs": epochs}
+        task = Task("order", "temporal_order", changes)
+        row = cells.run("order-20", task, Entry("simple_rnn", "simple_rnn"), tmp_path)
         assert len(row["validation_accuracy"]) == epochs
+
+
+def test_temporal_order_is_a_task_for_each_length_and_other_tasks_stay():
+    tasks = cells.at_lengths(cells.TASKS, [500, 2000])
+    assert list(tasks) == ["temporal_order-500", "temporal_order-2000", "generated", "imdb"]
+    lengths = [task.changes.get("data.length_tokens") for task in tasks.values()]
+    assert lengths == [500, 2000, None, None]
+    names = [entry.name for entry in cells.entries(["lstm"], tasks["temporal_order-500"])]
+    assert names == [entry.name for entry in cells.entries(["lstm"], tasks["temporal_order-2000"])]
+    assert [entry.name for entry in cells.entries(["lstm"], tasks["imdb"])] == ["lstm"]
+
+
+def test_nothing_takes_the_place_of_imdb():
+    assert cells.TASKS["imdb"].changes["data.source"] == "imdb"
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [("--lengths=5h", "'5h' must be whole numbers"), ("--lengths=", "'' must be whole numbers")],
+)
+def test_lengths_that_are_none_are_refused(argument, words, capsys):
+    with pytest.raises(SystemExit):
+        cells.main([argument])
+    assert words in capsys.readouterr().err

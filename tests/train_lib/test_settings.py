@@ -2,7 +2,7 @@
 
 import pytest
 
-from configs import base, bilstm, lstm, stacked
+from configs import base, bilstm, generated, lstm, stacked, temporal_order
 from train_lib import settings
 from train_lib.errors import UserError
 
@@ -16,6 +16,11 @@ def config():
 @pytest.mark.parametrize("treatment", ["exact", "tutorial"])
 def test_every_experiment_is_accepted(experiment, treatment):
     settings.check(experiment.get_config(treatment))
+
+
+@pytest.mark.parametrize("experiment", [generated, temporal_order])
+def test_every_experiment_on_generated_data_is_accepted(experiment):
+    settings.check(experiment.get_config())
 
 
 def test_every_field_has_a_rule_and_every_rule_a_field(config):
@@ -37,7 +42,9 @@ def test_every_field_has_a_rule_and_every_rule_a_field(config):
         ("data.padding_side", "left"), ("train.num_epochs", -4), ("train.num_epochs", 1.0),
         ("train.num_epochs", True), ("train.batch_size", 0), ("train.learning_rate", float("nan")),
         ("train.learning_rate", float("inf")), ("train.learning_rate", -1e-3),
-        ("train.adam_epsilon", 0.0), ("train.seed", -1), ("name", "a/b"), ("name", ""),
+        ("train.adam_epsilon", 0.0), ("train.clip_norm", -1.0), ("train.clip_norm", float("inf")),
+        ("data.length_tokens", 19), ("data.length_tokens", 500.0), ("train.seed", -1),
+        ("name", "a/b"), ("name", ""),
     ],
 )  # fmt: skip
 def test_a_bad_value_is_named_with_what_is_expected(config, path, value):

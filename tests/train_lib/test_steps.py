@@ -176,3 +176,24 @@ def test_metrics_are_weighted_by_reviews():
     assert result.accuracy == pytest.approx(2 / 3)
     expected = np.mean(np.log1p(np.exp([-2.0, 1.0, -3.0])))
     assert result.loss == pytest.approx(expected, rel=1e-6)
+
+
+def updates_of(optimizer, gradients):
+    """What an optimizer makes of gradients one after the other."""
+    opt_state, updates = optimizer.init(gradients[0]), []
+    for gradient in gradients:
+        update, opt_state = optimizer.update(gradient, opt_state)
+        updates.append(np.concatenate([update["a"], update["b"]]))
+    return np.array(updates)
+
+
+def test_gradients_longer_than_the_clip_norm_are_shortened_to_it_and_others_left():
+    long = {"a": np.float32([3.0, 0.0]), "b": np.float32([4.0])}  # Of norm 5.
+    short = {"a": np.float32([0.1, -0.2]), "b": np.float32([0.2])}  # Of norm 0.3.
+    shortened = jax.tree.map(lambda part: part / 5, long)
+    plain = state.adam(1e-3, 1e-7)
+    clipped = updates_of(state.adam(1e-3, 1e-7, clip_norm=1.0), [long, short])
+    np.testing.assert_allclose(clipped, updates_of(plain, [shortened, short]), rtol=1e-5)
+    assert not np.allclose(clipped, updates_of(plain, [long, short]), rtol=1e-2)
+    not_clipped = updates_of(state.adam(1e-3, 1e-7, clip_norm=0.0), [long, short])
+    np.testing.assert_array_equal(not_clipped, updates_of(plain, [long, short]))
