@@ -44,10 +44,10 @@ def choose(engine: Engine, cell: base.Cell, rates: dropout.Rates = dropout.NOTHI
     Raises:
         ValueError: the one that was named cannot, or the cell cannot with these rates.
     """
-    if rates.recurrent > 0 and not isinstance(cell, base.GatedCell):
+    if rates.recurrent > 0 and not dropout.recurrent_matrices(cell):
         raise ValueError(
-            f"recurrent dropout needs a GatedCell, whose h it drops before the recurrent matrix; "
-            f"{type(cell).__name__} is none. Zoneout fits every cell"
+            f"recurrent dropout has no matrix to hide h from in the cell {type(cell).__name__}: no "
+            "parameter of two axes has a name that begins with recurrent_. Zoneout fits every cell"
         )
     if engine[1:] != AUTO[1:] or rates.recurrent > 0 or rates.zoneout > 0:
         if engine.name not in ("auto", "loop"):

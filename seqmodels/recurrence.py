@@ -115,9 +115,10 @@ def run_all(
 ) -> tuple[Encoded, ...]:
     """`run_from` the initial carry of each cell, without the last."""
     starts = [initial_carry(cell, len(lengths_B), parts[0].dtype) for cell in cells]
-    return run_from(starts, cells, reverse, parts, lengths_B, dropped, matrix_dtype, segment_steps)[
-        0
-    ]
+    encoded, _ = run_from(
+        starts, cells, reverse, parts, lengths_B, dropped, matrix_dtype, segment_steps
+    )
+    return encoded
 
 
 def initial_carry(cell: base.Cell, batch_size: int, dtype: Any = jnp.float32) -> base.Carry:
@@ -157,8 +158,8 @@ def run_from(
         reverse: for each cell, whether it runs from the last valid step to the first.
         parts: arrays `[T, Di, B]` that side by side are the inputs `[T, D, B]`.
         lengths_B: valid steps of each sequence, 0 to T.
-        dropped: what is dropped of inputs and carries; of a carry's way into a product, of
-            `GatedCell`s alone.
+        dropped: what is dropped of inputs and carries. To hide units of h from recurrent matrices
+            costs `GatedCell`s little; other cells then have matrices for each sequence.
         matrix_dtype: that matrices take part in products in; parameters, carries, outputs and
             gradients stay as they are.
         segment_steps: S, steps between two carries that are kept: T / S + S carries are in memory.
@@ -177,6 +178,7 @@ def run_from(
             isinstance(cell, base.GatedCell),
             isinstance(cell, base.AffineCell)
             and len(cell.kernel) + len(cell.recurrent_kernel) >= KEEP_FROM,
+            () if isinstance(cell, base.GatedCell) else tuple(dropout.recurrent_matrices(cell)),
         )
         for cell, graphdef, backwards in zip(cells, graphdefs, reverse, strict=True)
     )
@@ -189,6 +191,7 @@ class _Setup(NamedTuple):
 
     Attributes:
         keeps_reads: the backward pass keeps what each step read, rather than compute it again.
+        recurrent_matrices: the numbers of those in whose products the engine has no part.
     """
 
     graphdef: nnx.GraphDef
@@ -198,6 +201,7 @@ class _Setup(NamedTuple):
     segment_steps: int = 1
     is_gated: bool = False
     keeps_reads: bool = False
+    recurrent_matrices: tuple[int, ...] = ()
 
     def kept(self, carry):
         """What the backward pass needs of a carry besides the outputs, of which h is one."""
@@ -406,7 +410,7 @@ def _read(setup, weights, xs, carry, time, seeds_Bx2):
 
 
 def _of_product(setup, h_HxB, seeds_Bx2):
-    """What a recurrent matrix sees of h: the same units of a sequence at all times."""
+    """What recurrent matrices see of h: the same units of a sequence at all times."""
     if seeds_Bx2 is None or setup.rates.recurrent == 0:
         return h_HxB
     seeds_Bx2 = dropout.stream(seeds_Bx2, "recurrent", setup.reverse)
@@ -424,7 +428,12 @@ def _step(setup, weights, read_FxB, carry, time, lengths_B, seeds_Bx2):
         else setup.of_product(leaf)
         for leaf, vector in zip(leaves, is_vector, strict=True)
     ]
-    axes = ([-1 if vector else None for vector in is_vector], -1, -1, -1, -1)
+    axes = [-1 if vector else None for vector in is_vector]
+    if seeds_Bx2 is not None and setup.rates.recurrent > 0:
+        for number in setup.recurrent_matrices:
+            all_HxB = jnp.ones((len(leaves[number]), len(lengths_B)))
+            seen_Hx1xB = _of_product(setup, all_HxB, seeds_Bx2)[:, None]
+            leaves[number], axes[number] = leaves[number][..., None] * seen_Hx1xB, -1
     h_HxB = _of_product(setup, carry[-1], seeds_Bx2) if setup.is_gated else None
 
     def one(leaves, carry, read_F, h_H, zoned_out):
@@ -447,7 +456,9 @@ def _step(setup, weights, read_FxB, carry, time, lengths_B, seeds_Bx2):
         return blended, y_H
 
     zoned_out = _zoned_out(setup, carry, time, seeds_Bx2)
-    new_carry, y_HxB = jax.vmap(one, axes, -1)(leaves, carry, read_FxB, h_HxB, zoned_out)
+    new_carry, y_HxB = jax.vmap(one, (axes, -1, -1, -1, -1), -1)(
+        leaves, carry, read_FxB, h_HxB, zoned_out
+    )
     valid_B = time < lengths_B
     carry = jax.tree.map(lambda new, old: jnp.where(valid_B, new, old), new_carry, carry)
     return carry, jnp.where(valid_B, y_HxB, 0)

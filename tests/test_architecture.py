@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 import sys
 
 import pytest
@@ -54,3 +55,23 @@ def test_nothing_is_pickled(path):
     source = path.read_text("utf-8")
     assert "allow_pickle=True" not in source
     assert not any("pickle" in n for n in imported(path))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        ROOT / "main.py",
+        *files("seqmodels"), *files("train_lib"), *files("configs"), *files("benchmarks"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_only_the_default_cell_is_named_outside_of_the_folder_of_cells(path):
+    cells = ROOT / "seqmodels/cells"
+    names = {file.stem for file in cells.glob("*.py")} - {"__init__", "base", "lstm"}
+    if path.parent != cells:
+        source = path.read_text("utf-8")
+        constants = {
+            node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)
+        }
+        assert not names & {value for value in constants if isinstance(value, str)}
+        assert not re.findall(rf"cells\.(?:{'|'.join(names)})\b", source)

@@ -16,6 +16,7 @@ from seqmodels.dropout import (
     drop_tokens,
     drop_weights,
     dropped,
+    recurrent_matrices,
     stream,
     word_scales,
 )
@@ -69,34 +70,37 @@ def run(cell, x_TxDxB, rates, keys_B, *, reverse=False, lengths_B=LENGTHS_B, seg
 
 
 def unrolled(cell, x_TxDxB, rates, keys_B, *, reverse=False):
-    """The last outputs, one sequence and one step after the other, by the papers' equations."""
+    """The last outputs, one sequence and one step after the other; the carry ends in h."""
+    graphdef, params = nnx.split(cell, nnx.Param)
     last = []
     for b, length in enumerate(LENGTHS):
-        carry, y_H = cell.initial_carry(), jnp.zeros(H)
+        seeds_1x2 = jax.random.key_data(keys_B[b : b + 1])
+        # To drop a unit of h before a product is to drop a row of the matrix.
+        leaves, structure = jax.tree.flatten(params)
+        for number in recurrent_matrices(cell):
+            seeds = stream(seeds_1x2, "recurrent", reverse)
+            gone_Hx1 = dropped(len(leaves[number]), 0, rates.recurrent, seeds)
+            leaves[number] = jnp.where(gone_Hx1, 0, leaves[number] / (1 - rates.recurrent))
+        own = nnx.merge(graphdef, jax.tree.unflatten(structure, leaves))
+        carry, y_H = own.initial_carry(), jnp.zeros(H)
         for time in reversed(range(length)) if reverse else range(length):
-            seeds_1x2 = jax.random.key_data(keys_B[b : b + 1])
-            h_H = carry[-1]
-            if rates.recurrent > 0:
-                gone_H = dropped(H, 0, rates.recurrent, stream(seeds_1x2, "recurrent", reverse))
-                h_H = jnp.where(gone_H[:, 0], 0, h_H / (1 - rates.recurrent))
-            z_G, u_G = cell.project(x_TxDxB[time, :, b]), h_H @ cell.recurrent_kernel[...]
-            new = cell.update(carry, z_G, u_G)
-            shares = [
-                dropped(H, time, rates.zoneout, stream(seeds_1x2, "zoneout", reverse, number))
-                for number in range(len(carry))
+            new, _ = own.step(carry, own.project(x_TxDxB[time, :, b]))
+            old_leaves, structure = jax.tree.flatten(carry)
+            leaves = [
+                jnp.where(
+                    dropped(H, time, rates.zoneout, stream(seeds_1x2, "zoneout", reverse, n))[:, 0],
+                    *pair,
+                )
+                for n, pair in enumerate(zip(old_leaves, jax.tree.leaves(new), strict=True))
             ]
-            carry = tuple(
-                jnp.where(share[:, 0], old, one)
-                for old, one, share in zip(carry, new, shares, strict=True)
-            )
-            y_H = carry[-1]
+            carry, y_H = jax.tree.unflatten(structure, leaves), leaves[-1]
         last.append(y_H)
     return jnp.stack(last, 1)
 
 
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("rates", [Rates(recurrent=0.4), Rates(zoneout=0.3), Rates(0, 0.4, 0.3)])
-@pytest.mark.parametrize("name", ["lstm", "lstm with its products kept", "gru"])
+@pytest.mark.parametrize("name", ["lstm", "lstm with its products kept", "gru", "mgu"])
 def test_around_a_cell_equals_the_unrolled_equations(name, rates, reverse, monkeypatch):
     name, _, kept = name.partition(" ")
     monkeypatch.setattr(recurrence, "KEEP_FROM", 1 if kept else 1000)
