@@ -114,9 +114,10 @@ def main(argv: Sequence[str]) -> None:
             rows.append(run(name, task, entry, options.runs))
             content = {"machine": workload.machine(), "rows": rows}
             files.write(options.out / "cells.json", json.dumps(content, indent=1) + "\n")
-    files.write(options.out / "cells.md", markdown(rows, tasks))
+    table = markdown(rows, tasks, " ".join(["python -m benchmarks.cells", *argv]))
+    files.write(options.out / "cells.md", table)
     draw(rows, tasks).savefig(options.out / "cells.png", dpi=150)
-    print(markdown(rows, tasks))
+    print(table)
 
 
 def _lengths(text: str) -> list[int]:
@@ -154,7 +155,7 @@ def run(name: str, task: Task, entry: Entry, runs: pathlib.Path) -> dict:
     }
 
 
-def markdown(rows: Sequence[dict], tasks: dict[str, Task]) -> str:
+def markdown(rows: Sequence[dict], tasks: dict[str, Task], command: str) -> str:
     """The table, sorted by its first task, then by the next."""
     found = {(row["task"], row["cell"]): row for row in rows}
     cells = sorted(
@@ -172,7 +173,7 @@ def markdown(rows: Sequence[dict], tasks: dict[str, Task]) -> str:
         lines.append([cell, *(_summary(row) if row else "" for row in of_cell)])
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return (
-        "# Every cell with the same budget\n\nMade by `python -m benchmarks.cells` on "
+        f"# Every cell with the same budget\n\nMade by `{command}` on "
         f"{workload.machine()['device']}: seed 0, one run each, so the interval, over the test\n"
         "sequences of that run (Wilson), says nothing about other seeds. Guessing gets "
         f"{CHANCE}. Seconds are of training,\nwithout compiling.\n\n{table}\n"
