@@ -1,7 +1,7 @@
 """Every cell on the same tasks with the same budget: accuracy, parameters, seconds.
 
 python -m benchmarks.cells
-python -m benchmarks.cells --tasks=temporal_order --lengths=500,1000,2000 --cells=rg_lru,slstm
+python -m benchmarks.cells --tasks=temporal_order --lengths=500,1000,2000 --cells=lstm
 
 Each run is one of `main.py`, seed 0, in a folder of its own under `--runs`, named after its config.
 A run that is finished is not made again, so the same command goes on where it was interrupted.

@@ -32,7 +32,7 @@ def get_config(name: str, treatment: str) -> ConfigDict:
     config.model.dropout_rates = (0.0,)  # for each recurrent layer, the rate on its input
     config.model.recurrent_dropout = 0.0  # rate on h before the recurrent matrix, one mask a review
     config.model.zoneout = 0.0  # rate at which elements of the carry stay as they were
-    config.model.word_dropout = 0.0  # rate at which a word is read as an unknown one, in training
+    config.model.word_dropout = 0.0  # rate at which a token is read as an unknown word
     config.model.embedding_dropout = 0.0  # rate at which a word is dropped wherever it stands
     config.model.weight_drop = 0.0  # rate at which elements of recurrent matrices are dropped
     config.model.engine = "auto"  # what runs the cells; see seqmodels/engines.py

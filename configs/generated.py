@@ -1,6 +1,6 @@
 """The generated corpus, with the budget in which `benchmarks/cells.py` compares cells.
 
-python main.py --config=configs/generated.py --config.model.cell=gru
+python main.py --config=configs/generated.py --config.model.cell=NAME
 """
 
 from configs import base

@@ -1,6 +1,6 @@
 """Temporal order: a long memory or none.
 
-python main.py --config=configs/temporal_order.py --config.model.cell=rg_lru
+python main.py --config=configs/temporal_order.py --config.model.cell=NAME
 python main.py --config=configs/temporal_order.py --config.data.length_tokens=1000
 """
 

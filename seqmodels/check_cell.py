@@ -1,6 +1,6 @@
 """Puts a cell through all that the codebase will ask of it, and times it beside the LSTM.
 
-python -m seqmodels.check_cell gru
+python -m seqmodels.check_cell lstm
 python -m seqmodels.check_cell path/to/mine.py
 
 The tests do the same with every cell in `seqmodels/cells`.

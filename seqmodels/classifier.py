@@ -102,7 +102,7 @@ class Classifier(nnx.Module):
         starts = None
         if lengths_B is None:
             lengths_B = jnp.full(batch_size, width)
-            drops = dropout_keys_B is not None and self.drops
+            drops = self.drops and not (dropout_keys_B is None and step_key is None)
             if shared_steps is not None and not drops and self._reads_forwards():
                 x_TxDx1 = embed(self.embedding[...], tokens_BxT[:1], shared_steps[None])
                 starts = self.encoder.last_carries(x_TxDx1, shared_steps[None], batch_size)

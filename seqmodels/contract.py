@@ -126,6 +126,13 @@ def _check_shapes(cell: base.Cell, input_size: int) -> None:
     new_carry, y_H = result
     if getattr(y_H, "shape", None) != (size,):
         raise BrokenCell(f"{what} has the output {_describe(y_H)}, not one of shape ({size},)")
+    _check_carry(name, what, new_carry, carry)
+    what = f"{name}.blend(carry, carry, share)"
+    blended = _try(type(cell), what, lambda: jax.eval_shape(cell.blend, carry, carry, carry))
+    _check_carry(name, what, blended, carry)
+
+
+def _check_carry(name: str, what: str, new_carry: Any, carry: Any) -> None:
     structures = [str(jax.tree.structure(one)) for one in (new_carry, carry)]
     if structures[0] != structures[1]:
         raise BrokenCell(

@@ -23,8 +23,8 @@ class Rates(NamedTuple):
         recurrent: of the units of h that a recurrent matrix sees, the same ones in all of a
             sequence. Gal and Ghahramani, "A Theoretically Grounded Application of Dropout in
             Recurrent Neural Networks", NIPS 2016.
-        zoneout: of the elements of the carry that a step leaves as they are; evaluation takes the
-            average. Krueger et al., "Zoneout", ICLR 2017.
+        zoneout: of the elements of the carry that a step leaves as they are, those of one scale
+            together; evaluation takes the average. Krueger et al., "Zoneout", ICLR 2017.
     """
 
     inputs: float = 0.0

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from seqmodels import cudnn, dropout, fused, parallel, recurrence
 from seqmodels.cells import base
@@ -44,11 +45,8 @@ def choose(engine: Engine, cell: base.Cell, rates: dropout.Rates = dropout.NOTHI
     Raises:
         ValueError: the one that was named cannot, or the cell cannot with these rates.
     """
-    if rates.recurrent > 0 and not dropout.recurrent_matrices(cell):
-        raise ValueError(
-            f"recurrent dropout has no matrix to hide h from in the cell {type(cell).__name__}: no "
-            "parameter of two axes has a name that begins with recurrent_. Zoneout fits every cell"
-        )
+    if rates.recurrent > 0:
+        _check_recurrent_matrices(cell)
     if engine[1:] != AUTO[1:] or rates.recurrent > 0 or rates.zoneout > 0:
         if engine.name not in ("auto", "loop"):
             raise ValueError(
@@ -74,6 +72,22 @@ def choose(engine: Engine, cell: base.Cell, rates: dropout.Rates = dropout.NOTHI
         name = type(cell).__name__
         raise ValueError(f"the engine {engine.name!r} cannot run the cell {name}: {why_not}")
     return engine.name
+
+
+def _check_recurrent_matrices(cell: base.Cell) -> None:
+    name, leaves = type(cell).__name__, jax.tree.leaves(nnx.split(cell, nnx.Param)[1])
+    shapes = [leaves[number].shape for number in dropout.recurrent_matrices(cell)]
+    if not shapes:
+        raise ValueError(
+            f"recurrent dropout has no matrix to hide h from in the cell {name}: no parameter of "
+            "two axes has a name that begins with recurrent_. Zoneout fits every cell"
+        )
+    for shape in shapes:
+        if len(shape) != 2 or shape[0] != cell.hidden_size:
+            raise ValueError(
+                f"recurrent dropout hides units of h from matrices [H, G] whose names begin with "
+                f"recurrent_; one of the cell {name} is {shape}, where H = {cell.hidden_size}"
+            )
 
 
 def run_all(

@@ -162,7 +162,8 @@ def run_from(
             costs `GatedCell`s little; other cells then have matrices for each sequence.
         matrix_dtype: that matrices take part in products in; parameters, carries, outputs and
             gradients stay as they are.
-        segment_steps: S, steps between two carries that are kept: T / S + S carries are in memory.
+        segment_steps: S, steps between two carries that are kept: T / S + S carries are in memory,
+            and S products where they are kept.
 
     Returns:
         For each cell, what it makes of the sequences and the carry after its last step.
@@ -346,13 +347,13 @@ def _backward(setup, of_cell, cotangents, inputs, d_parts):
         first = segment * size
         steps = jnp.minimum(size, num_steps - first)
 
-        inputs = loop[1] if in_place else parts
+        parts_to_read = loop[1] if in_place else parts
 
         def forward(number, loop):
             carry, kept_S = loop
             time = setup.time(first + number, num_steps)
-            read_FxB = read(weights, _at(inputs, time), carry, time)
-            kept_S = _put(kept_S, (carry, read_FxB), number)
+            read_FxB = read(weights, _at(parts_to_read, time), carry, time)
+            kept_S = _put(kept_S, (carry, read_FxB if setup.keeps_reads else None), number)
             return step(weights, read_FxB, carry, time)[0], kept_S
 
         def backward(number, loop):
@@ -360,9 +361,8 @@ def _backward(setup, of_cell, cotangents, inputs, d_parts):
             carry, read_FxB = _at(kept_S, number)
             return back(first + number, carry, read_FxB, loop)
 
-        kept_S = room(
-            (start, jax.eval_shape(read, weights, _at(parts, first), start, first)), size, first=40
-        )
+        read_FxB = jax.eval_shape(read, weights, _at(parts, first), start, first)
+        kept_S = room((start, read_FxB if setup.keeps_reads else None), size, first=40)
         _, kept_S = jax.lax.fori_loop(0, steps, forward, (first_carry(segment), kept_S))
         return jax.lax.fori_loop(0, steps, backward, loop)
 
@@ -433,12 +433,16 @@ def _step(setup, weights, read_FxB, carry, time, lengths_B, seeds_Bx2):
         for number in setup.recurrent_matrices:
             all_HxB = jnp.ones((len(leaves[number]), len(lengths_B)))
             seen_Hx1xB = _of_product(setup, all_HxB, seeds_Bx2)[:, None]
+            seen_Hx1xB = seen_Hx1xB.astype(leaves[number].dtype)
             leaves[number], axes[number] = leaves[number][..., None] * seen_Hx1xB, -1
-    h_HxB = _of_product(setup, carry[-1], seeds_Bx2) if setup.is_gated else None
+    is_affine = weights.matrix_KxG is not None
+    h_HxB = None
+    if setup.is_gated and not is_affine:
+        h_HxB = _of_product(setup, carry[-1], seeds_Bx2)
 
     def one(leaves, carry, read_F, h_H, zoned_out):
         cell = nnx.merge(setup.graphdef, jax.tree.unflatten(structure, leaves))
-        if weights.matrix_KxG is not None:
+        if is_affine:
             new_carry = cell.activate(carry, read_F + cell.bias)
             y_H = new_carry[-1]
         elif setup.is_gated:
@@ -450,6 +454,8 @@ def _step(setup, weights, read_FxB, carry, time, lengths_B, seeds_Bx2):
         if setup.rates.zoneout == 0:
             return new_carry, y_H
         blended = cell.blend(carry, new_carry, zoned_out)
+        if setup.is_gated:
+            return blended, blended[-1]
         # An output that is a part of the carry stays it.
         for part, old in zip(*map(jax.tree.leaves, (blended, new_carry)), strict=True):
             y_H = part if old is y_H else y_H
@@ -467,7 +473,9 @@ def _step(setup, weights, read_FxB, carry, time, lengths_B, seeds_Bx2):
 def _zoned_out(setup, carry, time, seeds_Bx2):
     """The share of the old carry in the new: 0 or 1 in training, else what that is on average."""
     rate = setup.rates.zoneout
-    if seeds_Bx2 is None or rate == 0:
+    if rate == 0:
+        return None
+    if seeds_Bx2 is None:
         return jax.tree.map(lambda leaf: jnp.full(leaf.shape, rate, leaf.dtype), carry)
     leaves, structure = jax.tree.flatten(carry)
     shares = []

@@ -39,15 +39,16 @@ class LSTM(base.AffineCell):
         self.hidden_size = hidden_size
         self.kernel = base.glorot_uniform(rngs, input_size, gates)
         self.recurrent_kernel = base.orthogonal(rngs, hidden_size, gates)
-        self.bias = base.gate_bias(hidden_size, 0.0, forget_bias, 0.0, 0.0)
-        if memory_steps is not None:
-            if not memory_steps > 2:
-                raise ValueError(f"memory_steps must be above 2, and is {memory_steps}")
-            f_H = jnp.log(
-                jax.random.uniform(rngs.params(), (hidden_size,), minval=1, maxval=memory_steps - 1)
-            )
-            zero_H = jnp.zeros(hidden_size)
-            self.bias = nnx.Param(jnp.concatenate([-f_H, f_H, zero_H, zero_H]))
+        if memory_steps is None:
+            self.bias = base.gate_bias(hidden_size, 0.0, forget_bias, 0.0, 0.0)
+            return
+        if not memory_steps > 2:
+            raise ValueError(f"memory_steps must be above 2, and is {memory_steps}")
+        f_H = jnp.log(
+            jax.random.uniform(rngs.params(), (hidden_size,), minval=1, maxval=memory_steps - 1)
+        )
+        zero_H = jnp.zeros(hidden_size)
+        self.bias = nnx.Param(jnp.concatenate([-f_H, f_H, zero_H, zero_H]))
 
     def initial_carry(self):
         return jnp.zeros(self.hidden_size), jnp.zeros(self.hidden_size)

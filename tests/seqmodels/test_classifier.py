@@ -206,7 +206,8 @@ def test_is_initialised_like_keras():
 
 EVERYTHING = {
     "hidden_sizes": (3, 3), "residual": True, "learned_initial_state": True, "word_dropout": 0.3,
-    "unknown_token": 2, "embedding_dropout": 0.3, "weight_drop": 0.3,
+    "unknown_token": 2, "embedding_dropout": 0.3, "weight_drop": 0.3, "recurrent_dropout": 0.3,
+    "zoneout": 0.2,
 }  # fmt: skip
 
 
@@ -252,7 +253,11 @@ def test_engines_agree_with_everything_switched_on(engine, cell, weight_drop):
     tokens_BxT = np.random.default_rng(0).integers(0, VOCABULARY, (3, 6))
     results = [
         logits_and_gradients(
-            build(**EVERYTHING | {"cell": cell, "weight_drop": weight_drop}, engine=name),
+            build(
+                **EVERYTHING
+                | {"cell": cell, "weight_drop": weight_drop, "recurrent_dropout": 0, "zoneout": 0},
+                engine=name,
+            ),
             tokens_BxT,
             [6, 0, 3],
             rows=3,
@@ -264,7 +269,9 @@ def test_engines_agree_with_everything_switched_on(engine, cell, weight_drop):
     jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-4, atol=1e-6), *results)
 
 
-@pytest.mark.parametrize("name", ["word_dropout", "embedding_dropout", "weight_drop"])
+@pytest.mark.parametrize(
+    "name", ["word_dropout", "embedding_dropout", "weight_drop", "recurrent_dropout"]
+)
 def test_drops_in_training_alone(name):
     tokens_BxT, lengths_B = jnp.tile(jnp.arange(3, VOCABULARY), (2, 2)), jnp.array([16, 16])
     options = {"unknown_token": 2, "dropout_rates": (0, 0)}
@@ -334,6 +341,8 @@ def test_seeds_draw_other_parameters_and_the_same_seed_the_same():
         ({"residual": True}, "of layer 2 the input is 3 [+] 3 wide and the output 2 [+] 2"),
         ({"word_dropout": 0.1}, "given as unknown_token"),
         ({"weight_drop": 0.1, "cell": "min_gru"}, "weight drop has nothing to drop in the cell Mi"),
+        ({"recurrent_dropout": 0.1, "cell": "min_gru"}, "no matrix to hide h from in the cell Min"),
+        ({"zoneout": 0.1, "engine": "scan"}, "'scan' .* without recurrent dropout and zoneout"),
         ({"engine": "cudnn"}, "there is no NVIDIA GPU"),
         ({"dropout_rates": (0.1,)}, "2 hidden sizes and 1 dropout rates"),
     ],
@@ -382,14 +391,20 @@ def test_tokens_that_all_rows_share_at_the_start_are_read_once(changes):
         {},
         {"bidirectional": False, "pooling": "mean"},
         {"bidirectional": False, "dropout_rates": (0.3, 0.2)},
+        {"bidirectional": False, "dropout_rates": (0, 0), "weight_drop": 0.3},
+        {"bidirectional": False, "dropout_rates": (0, 0), "zoneout": 0.3},
+        {
+            "bidirectional": False, "dropout_rates": (0, 0), "word_dropout": 0.3,
+            "unknown_token": 2,
+        },
     ],
-)
+)  # fmt: skip
 def test_where_it_cannot_be_they_are_read_in_every_row(changes):
     model = build(**changes)
     tokens_BxT = np.random.default_rng(0).integers(0, VOCABULARY, (4, 9))
     keys_B = jax.random.split(jax.random.key(0), 4)
     with_promise, without = (
-        model(tokens_BxT, shared_steps=shared_steps, dropout_keys_B=keys_B)
+        model(tokens_BxT, shared_steps=shared_steps, dropout_keys_B=keys_B, step_key=keys_B[0])
         for shared_steps in (jnp.array(5), None)
     )
     np.testing.assert_array_equal(with_promise, without)

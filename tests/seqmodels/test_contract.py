@@ -77,6 +77,8 @@ def test_all_kinds_compute_the_same(tmp_path):
             ["makes bfloat16[4] of the part 0", "float32[4] in initial_carry()"],
         ),
         (GOOD, "return (h_H,), h_H", "return (h_H[:, None],), h_H", ["float32[4, 1]", "part 0"]),
+        (GOOD, "return (h_H,), h_H", "return (h_H,), h_H\n\n    def blend(self, old, new, share):\n"
+         "        return [*old]", ["blend(carry, carry, share) changes the structure"]),
         (GOOD, "return (jnp.zeros(self.hidden_size),)", "return (0.0,)", ["0.0, a float"]),
         (GOOD, "rngs, hidden_size, hidden_size", "rngs, 5, hidden_size", [".step(carry, z) raises",
          "mine.py, line 22"]),

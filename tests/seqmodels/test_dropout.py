@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 from seqmodels import check_cell, factory, recurrence
+from seqmodels.cells import base
 from seqmodels.dropout import (
     Dropout,
     Rates,
@@ -26,13 +27,9 @@ KEYS_B = jax.random.split(jax.random.key(0), 64)
 ONES_TxDxB = jnp.ones((50, 40, 64))
 
 
-def dropout(x_TxDxB, rate, keys_B):
-    return drop_all(x_TxDxB, rate, keys_B)
-
-
 @pytest.mark.parametrize("rate", [0.0, 0.2, 0.5, 0.9])
 def test_drops_at_its_rate_and_preserves_the_expectation(rate):
-    y_TxDxB = np.array(dropout(ONES_TxDxB, rate, KEYS_B))
+    y_TxDxB = np.array(drop_all(ONES_TxDxB, rate, KEYS_B))
     # Five standard errors of 128,000 draws.
     assert abs((y_TxDxB == 0).mean() - rate) < 5 * np.sqrt(rate * (1 - rate) / y_TxDxB.size) + 1e-9
     np.testing.assert_allclose(y_TxDxB[y_TxDxB != 0], 1 / (1 - rate), rtol=1e-6)
@@ -40,16 +37,16 @@ def test_drops_at_its_rate_and_preserves_the_expectation(rate):
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_neighbours_are_independent(axis):
-    kept = np.moveaxis(np.array(dropout(ONES_TxDxB, 0.5, KEYS_B)) > 0, axis, 0)
+    kept = np.moveaxis(np.array(drop_all(ONES_TxDxB, 0.5, KEYS_B)) > 0, axis, 0)
     correlation = np.corrcoef(kept[:-1].ravel(), kept[1:].ravel())[0, 1]
     assert abs(correlation) < 5 / np.sqrt(kept[1:].size)
 
 
 def test_a_mask_depends_on_its_own_key_alone():
-    y_TxDxB = dropout(ONES_TxDxB, 0.5, KEYS_B)
-    narrower = dropout(ONES_TxDxB[:20, :, :3], 0.5, KEYS_B[:3])
+    y_TxDxB = drop_all(ONES_TxDxB, 0.5, KEYS_B)
+    narrower = drop_all(ONES_TxDxB[:20, :, :3], 0.5, KEYS_B[:3])
     np.testing.assert_array_equal(narrower, y_TxDxB[:20, :, :3])
-    assert (dropout(ONES_TxDxB, 0.5, KEYS_B[::-1]) != y_TxDxB).any()
+    assert (drop_all(ONES_TxDxB, 0.5, KEYS_B[::-1]) != y_TxDxB).any()
 
 
 T, D, H, B = 4, 3, 5, 6
@@ -77,7 +74,9 @@ def unrolled(cell, x_TxDxB, rates, keys_B, *, reverse=False):
         seeds_1x2 = jax.random.key_data(keys_B[b : b + 1])
         # To drop a unit of h before a product is to drop a row of the matrix.
         leaves, structure = jax.tree.flatten(params)
-        for number in recurrent_matrices(cell):
+        matrices = recurrent_matrices(cell)
+        assert matrices
+        for number in matrices:
             seeds = stream(seeds_1x2, "recurrent", reverse)
             gone_Hx1 = dropped(len(leaves[number]), 0, rates.recurrent, seeds)
             leaves[number] = jnp.where(gone_Hx1, 0, leaves[number] / (1 - rates.recurrent))
@@ -166,6 +165,38 @@ def test_zoneout_keeps_elements_of_the_carry_and_evaluation_takes_the_average(na
     np.testing.assert_allclose(trained_HxN.mean(1), average_H, atol=0.05)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_carries_of_different_scales_are_blended_as_what_they_stand_for(share):
+    rng = np.random.default_rng(0)
+    old, new = (tuple(rng.normal(size=(3, H))) for _ in range(2))
+    blended = base.blend_scaled(old, new, jnp.full(H, share))
+    for part in range(2):
+        one, other, both = (carry[part] * np.exp(carry[-1]) for carry in (old, new, blended))
+        np.testing.assert_allclose(both, share * one + (1 - share) * other, rtol=1e-5, atol=1e-6)
+    from_the_start = (*old[:-1], jnp.full(H, base.MINUS_INFINITY))
+    for pair in ((from_the_start, new), (old, from_the_start)):
+        assert all(np.isfinite(part).all() for part in base.blend_scaled(*pair, jnp.full(H, share)))
+
+
+@pytest.mark.parametrize("name", ["mlstm", "sru", "gru_reset_before"])
+def test_zoneout_leaves_some_of_the_carry_as_it_was(name):
+    cell, lengths_B = make(name), jnp.ones(B, int)
+    start = recurrence.initial_carry(cell, B)
+    (_, (new,)), (_, (zoned,)) = (
+        recurrence.run_from(
+            [start], [cell], [False], [X_TxDxB], lengths_B, Dropout(Rates(zoneout=rate), KEYS_B[:B])
+        )
+        for rate in (0.0, 0.5)
+    )
+    for old, changed, part in zip(*map(jax.tree.leaves, (start, new, zoned)), strict=True):
+        part = part.reshape(-1, B)
+        is_old, is_new = (part == one.reshape(-1, B) for one in (old, changed))
+        # What its maximum scales, mlstm leaves as a whole.
+        assert (is_old | is_new).all()
+        assert is_new.any()
+        assert not is_new.all()
+
+
 @pytest.mark.parametrize("name", ["lstm", "slstm", "mlstm"])
 def test_zoneout_stays_finite_over_many_steps(name):
     x_TxDxB = 4 * jax.random.normal(jax.random.key(3), (60, D, B))
@@ -224,7 +255,7 @@ def test_tokens_become_unknown_at_the_rate_and_independently(rate):
             (dropped_BxT[1:], dropped_BxT[:-1]),
             (dropped_BxT[:, 1:], dropped_BxT[:, :-1]),
             # What is dropped from the first layer's input is drawn apart.
-            (dropped_BxT, np.array(dropout(ONES_TxDxB[:, :1], rate, KEYS_B)[:, 0].T) == 0),
+            (dropped_BxT, np.array(drop_all(ONES_TxDxB[:, :1], rate, KEYS_B)[:, 0].T) == 0),
         ]:
             correlation = np.corrcoef(one.ravel(), other.ravel())[0, 1]
             assert abs(correlation) < 5 / np.sqrt(one.size)

@@ -33,7 +33,10 @@ def test_begins_where_the_cell_did(name):
     plain, cell = make(name), initial_state.learn(make(name))
     carries = plain.initial_carry(), cell.initial_carry()
     assert jax.tree.structure(carries[0]) == jax.tree.structure(carries[1])
-    jax.tree.map(np.testing.assert_array_equal, *carries)
+    outputs = [recurrence.run(one, X_TxDxB, LENGTHS_B).sequence_TxHxB for one in (plain, cell)]
+    np.testing.assert_allclose(*outputs, rtol=1e-6, atol=1e-7)
+    buffers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(nnx.state(cell))]
+    assert len(set(buffers)) == len(buffers)
     counts = [
         sum(leaf.size for leaf in jax.tree.leaves(nnx.split(one, nnx.Param)[1]))
         for one in (plain, cell)
@@ -70,6 +73,26 @@ def test_a_gradient_reaches_all_of_it_and_none_from_an_empty_sequence(name):
         assert leaf.any(), path
     nothing = jax.grad(loss)(params, jnp.zeros_like(LENGTHS_B))
     assert not any(leaf.any() for leaf in jax.tree.leaves(nothing))
+
+
+@pytest.mark.parametrize("name", factory.cell_names())
+def test_from_the_start_a_gradient_reaches_some_of_it(name):
+    graphdef, params = nnx.split(initial_state.learn(make(name)), nnx.Param)
+
+    def loss(params):
+        return recurrence.run(nnx.merge(graphdef, params), X_TxDxB, LENGTHS_B).last_HxB.sum()
+
+    gradients = jax.grad(loss)(params)["learned_initial_state"]
+    assert any(leaf.any() for leaf in jax.tree.leaves(gradients))
+
+
+def test_whole_numbers_cannot_be_learned():
+    class Counting(type(make("min_gru"))):
+        def initial_carry(self):
+            return jnp.zeros(self.hidden_size, int)
+
+    with pytest.raises(ValueError, match="the cell Counting holds whole numbers"):
+        initial_state.learn(Counting(3, 4, rngs=nnx.Rngs(0)))
 
 
 def test_cudnn_is_told_apart_and_models_are_alike():

@@ -37,6 +37,7 @@ def test_every_field_has_a_rule_and_every_rule_a_field(config):
         ("model.segment_steps", 0), ("model.cell_options", 1),
         ("model.learned_initial_state", 1), ("model.residual", None),
         ("model.word_dropout", 1.0), ("model.embedding_dropout", -0.1), ("model.weight_drop", 1.0),
+        ("model.recurrent_dropout", 1.0), ("model.zoneout", -0.1),
         ("data.source", "imbd"), ("data.max_features", 4), ("data.train_reviews", 3),
         ("data.test_reviews", 25_002), ("data.split_seed", -1), ("data.mask_padding", "yes"),
         ("data.padding_side", "left"), ("train.num_epochs", -4), ("train.num_epochs", 1.0),

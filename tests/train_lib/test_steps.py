@@ -145,7 +145,9 @@ def test_dropout_differs_from_step_to_step_and_not_in_evaluation():
     np.testing.assert_array_equal(trainer.evaluate(batch)[0], trainer.evaluate(batch)[0])
 
 
-DROPS = {"word_dropout": 0.3, "embedding_dropout": 0.3, "weight_drop": 0.3}
+DROPS = {
+    "word_dropout": 0.3, "embedding_dropout": 0.3, "weight_drop": 0.3, "recurrent_dropout": 0.3,
+}  # fmt: skip
 
 
 def test_what_is_dropped_does_not_depend_on_devices_and_blocks():
