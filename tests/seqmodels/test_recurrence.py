@@ -14,14 +14,10 @@ WIDTH, BATCH, INPUT, HIDDEN = 5, 5, 3, 4
 LENGTHS = [5, 1, 0, 3, 4]
 
 
-# A cell with all that makes it fast, as a small and as a large layer, and one with nothing of it;
-# `test_check_cell` has them all.
-@pytest.fixture(params=["lstm", "lstm with its products kept", "min_gru"])
-def cell(request, monkeypatch):
-    name, _, kept = request.param.partition(" ")
-    if kept:
-        monkeypatch.setattr(recurrence, "KEEP_FROM", 1)
-    cell = factory.find_cell(name)(INPUT, HIDDEN, rngs=nnx.Rngs(0))
+# A cell with all that makes it fast, and one with nothing of it; `test_check_cell` has them all.
+@pytest.fixture(params=["lstm", "min_gru"])
+def cell(request):
+    cell = factory.find_cell(request.param)(INPUT, HIDDEN, rngs=nnx.Rngs(0))
     # Nothing at its initial zero: a bias that is left out must show.
     return check_cell.without_zeros(cell)
 
@@ -208,3 +204,25 @@ def test_a_sequence_in_two_pieces_is_the_sequence(cell, x_TxDxB, reverse, segmen
         for run in (whole, in_pieces)
     )
     assert_close((actual, d_actual), (expected, d_expected))
+
+
+@pytest.mark.parametrize("segment_steps", [1, 2])
+@pytest.mark.parametrize("cells", [1, 2])
+def test_products_that_are_kept_change_nothing(cells, segment_steps, x_TxDxB, monkeypatch):
+    cell = check_cell.without_zeros(factory.find_cell("lstm")(INPUT, HIDDEN, rngs=nnx.Rngs(0)))
+    graphdef, params = nnx.split(cell, nnx.Param)
+
+    def results(keep_from):
+        def loss(params, x_TxDxB):
+            encoded = recurrence.run_all(
+                [nnx.merge(graphdef, params)] * cells, [True, False][:cells], [x_TxDxB],
+                jnp.array(LENGTHS), segment_steps=segment_steps,
+            )  # fmt: skip
+            return sum(scalar([one.last_HxB, one.sequence_TxHxB]) for one in encoded)
+
+        monkeypatch.setattr(recurrence, "KEEP_FROM", keep_from)
+        value, (d_params, d_x) = jax.jit(jax.value_and_grad(loss, (0, 1)))(params, x_TxDxB)
+        valid = recurrence.valid_steps(jnp.array(LENGTHS), WIDTH)[:, None]
+        return value, d_params, jnp.where(valid, d_x, 0)
+
+    assert_close(results(INPUT + HIDDEN), results(INPUT + HIDDEN + 1))
