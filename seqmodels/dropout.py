@@ -43,6 +43,10 @@ class Dropout(NamedTuple):
     rates: Rates = Rates()
     keys_B: jax.Array | None = None
 
+    def applied(self) -> Rates:
+        """The rates that count: without keys only zoneout does, on average."""
+        return self.rates if self.keys_B is not None else Rates(zoneout=self.rates.zoneout)
+
 
 NOTHING = Dropout()
 

@@ -173,18 +173,16 @@ def build(
     layers: list[Unidirectional | Bidirectional] = []
     input_size = embedding_size
     for hidden_size, layer_rates in zip(hidden_sizes, rates, strict=True):
-        forward = contract.make(cell_class, input_size, hidden_size, rngs=rngs, options=options)
-        if learned_initial_state:
-            initial_state.learn(forward)
-        choose(runs_cells, forward, layer_rates)
+        made = [contract.make(cell_class, input_size, hidden_size, rngs=rngs, options=options)]
         if bidirectional:
             # Checked with its twin.
-            backward = cell_class(input_size, hidden_size, rngs=rngs, **options)
-            if learned_initial_state:
-                initial_state.learn(backward)
-            layers.append(Bidirectional(forward, backward, engine=runs_cells))
-        else:
-            layers.append(Unidirectional(forward, engine=runs_cells))
+            made.append(cell_class(input_size, hidden_size, rngs=rngs, **options))
+        if learned_initial_state:
+            for one in made:
+                initial_state.learn(one)
+        choose(runs_cells, made[0], layer_rates)
+        layer_class = Bidirectional if bidirectional else Unidirectional
+        layers.append(layer_class(*made, engine=runs_cells))
         input_size = layers[-1].output_size
     encoder = Encoder(layers, rates, residual=residual, weight_drop=weight_drop)
     return Classifier(

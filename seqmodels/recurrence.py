@@ -169,17 +169,24 @@ def run_from(
         For each cell, what it makes of the sequences and the carry after its last step.
     """
     graphdefs, params = zip(*(nnx.split(cell, nnx.Param) for cell in cells), strict=True)
+    rates = dropped.applied()
+
+    def hidden_from(cell):
+        if rates.recurrent == 0 or isinstance(cell, base.GatedCell):
+            return ()
+        return tuple(dropout.recurrent_matrices(cell))
+
     setups = tuple(
         _Setup(
             graphdef,
             backwards,
-            dropped.rates,
+            rates,
             matrix_dtype,
             segment_steps,
-            isinstance(cell, base.GatedCell),
-            isinstance(cell, base.AffineCell)
+            is_gated=isinstance(cell, base.GatedCell),
+            keeps_reads=isinstance(cell, base.AffineCell)
             and len(cell.kernel) + len(cell.recurrent_kernel) >= KEEP_FROM,
-            () if isinstance(cell, base.GatedCell) else tuple(dropout.recurrent_matrices(cell)),
+            hidden_from=hidden_from(cell),
         )
         for cell, graphdef, backwards in zip(cells, graphdefs, reverse, strict=True)
     )
@@ -192,7 +199,9 @@ class _Setup(NamedTuple):
 
     Attributes:
         keeps_reads: the backward pass keeps what each step read, rather than compute it again.
-        recurrent_matrices: the numbers of those in whose products the engine has no part.
+        rates: those that count; where there are any but zoneout's, there are seeds.
+        hidden_from: the numbers of the matrices from which units of h are to be hidden, though the
+            engine has no part in their products.
     """
 
     graphdef: nnx.GraphDef
@@ -202,7 +211,7 @@ class _Setup(NamedTuple):
     segment_steps: int = 1
     is_gated: bool = False
     keeps_reads: bool = False
-    recurrent_matrices: tuple[int, ...] = ()
+    hidden_from: tuple[int, ...] = ()
 
     def kept(self, carry):
         """What the backward pass needs of a carry besides the outputs, of which h is one."""
@@ -401,17 +410,17 @@ def _weights(setup, params):
 def _read(setup, weights, xs, carry, time, seeds_Bx2):
     """What a step reads: of an `AffineCell` x @ W + h @ R, of any other its input."""
     x_DxB = jnp.concatenate(xs) if len(xs) > 1 else xs[0]
-    if seeds_Bx2 is not None and setup.rates.inputs > 0:
+    if setup.rates.inputs > 0:
         x_DxB = dropout.drop(x_DxB, time, setup.rates.inputs, seeds_Bx2)
     if weights.matrix_KxG is None:
         return x_DxB
-    x_KxB = jnp.concatenate([x_DxB, _of_product(setup, carry[-1], seeds_Bx2)])
+    x_KxB = jnp.concatenate([x_DxB, _seen_of(setup, carry[-1], seeds_Bx2)])
     return base.product(x_KxB, setup.of_product(weights.matrix_KxG))
 
 
-def _of_product(setup, h_HxB, seeds_Bx2):
+def _seen_of(setup, h_HxB, seeds_Bx2):
     """What recurrent matrices see of h: the same units of a sequence at all times."""
-    if seeds_Bx2 is None or setup.rates.recurrent == 0:
+    if setup.rates.recurrent == 0:
         return h_HxB
     seeds_Bx2 = dropout.stream(seeds_Bx2, "recurrent", setup.reverse)
     return dropout.drop(h_HxB, 0, setup.rates.recurrent, seeds_Bx2)
@@ -429,16 +438,15 @@ def _step(setup, weights, read_FxB, carry, time, lengths_B, seeds_Bx2):
         for leaf, vector in zip(leaves, is_vector, strict=True)
     ]
     axes = [-1 if vector else None for vector in is_vector]
-    if seeds_Bx2 is not None and setup.rates.recurrent > 0:
-        for number in setup.recurrent_matrices:
-            all_HxB = jnp.ones((len(leaves[number]), len(lengths_B)))
-            seen_Hx1xB = _of_product(setup, all_HxB, seeds_Bx2)[:, None]
-            seen_Hx1xB = seen_Hx1xB.astype(leaves[number].dtype)
-            leaves[number], axes[number] = leaves[number][..., None] * seen_Hx1xB, -1
+    for number in setup.hidden_from:
+        matrix_HxG = leaves[number]
+        all_HxB = jnp.ones((len(matrix_HxG), len(lengths_B)), matrix_HxG.dtype)
+        seen_HxB = _seen_of(setup, all_HxB, seeds_Bx2)
+        leaves[number], axes[number] = matrix_HxG[..., None] * seen_HxB[:, None], -1
     is_affine = weights.matrix_KxG is not None
     h_HxB = None
     if setup.is_gated and not is_affine:
-        h_HxB = _of_product(setup, carry[-1], seeds_Bx2)
+        h_HxB = _seen_of(setup, carry[-1], seeds_Bx2)
 
     def one(leaves, carry, read_F, h_H, zoned_out):
         cell = nnx.merge(setup.graphdef, jax.tree.unflatten(structure, leaves))
