@@ -5,7 +5,6 @@ import csv
 import datetime
 import io
 import json
-import math
 import os
 import pathlib
 import platform
@@ -18,7 +17,7 @@ from ml_collections import ConfigDict
 
 from seqmodels import engines
 from seqmodels.classifier import Classifier
-from train_lib import files
+from train_lib import files, statistics
 from train_lib.data.batches import Layout
 from train_lib.data.dataset import SPLITS, Dataset, Split
 from train_lib.errors import UserError
@@ -229,7 +228,7 @@ def result(
     stopwatch: Stopwatch,
 ) -> dict:
     """What `result.json` holds."""
-    low, high = wilson_interval(test.accuracy, len(data.test))
+    _, low, high = statistics.wilson_interval(test.accuracy, len(data.test))
     return {
         "config": config.name,
         "dataset": {
@@ -293,11 +292,3 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {
         package: metadata.version(package) for package in packages
     }
-
-
-def wilson_interval(proportion: float, count: int) -> tuple[float, float]:
-    """The 95 % interval of a proportion of so many (Wilson, JASA 22, 1927)."""
-    z = 1.959964
-    centre = proportion + z * z / (2 * count)
-    half = z * math.sqrt(proportion * (1 - proportion) / count + (z / (2 * count)) ** 2)
-    return (centre - half) / (1 + z * z / count), (centre + half) / (1 + z * z / count)

@@ -1,27 +1,11 @@
-"""The statistics and the files of a report."""
+"""The files of a report."""
 
-import numpy as np
 import pytest
 
 from train_lib import files
 from train_lib.errors import UserError
 from train_lib.progress import _duration
-from train_lib.report import RunFolder, wilson_interval
-
-
-@pytest.mark.parametrize("proportion", [0.02, 0.5, 0.86])
-def test_wilson_interval_covers_as_often_as_it_says(proportion):
-    count, trials = 400, 4_000
-    seen = np.random.default_rng(0).binomial(count, proportion, trials) / count
-    low, high = np.array([wilson_interval(value, count) for value in seen]).T
-    covered = ((low <= proportion) & (proportion <= high)).mean()
-    assert 0.93 < covered < 0.97
-
-
-def test_wilson_interval_stays_between_zero_and_one():
-    for proportion in (0.0, 1.0):
-        low, high = wilson_interval(proportion, 10)
-        assert -1e-12 <= low < high <= 1 + 1e-12
+from train_lib.report import RunFolder
 
 
 def test_two_runs_cannot_take_the_same_folder(tmp_path):

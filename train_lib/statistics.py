@@ -1,0 +1,44 @@
+"""What can be said from so many seeds and so many reviews."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+
+class Interval(NamedTuple):
+    """An estimate and where, with 95 % confidence, the true value lies."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def mean_interval(values: Sequence[float] | np.ndarray) -> Interval:
+    """The mean over seeds, with Student's interval of it, which for one seed alone is infinitely wide.
+
+    Says where the mean over all seeds there are lies, for these reviews.
+    """
+    mean, half = float(np.mean(values)), math.inf
+    if len(values) > 1:
+        error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
+        half = float(stats.t.ppf(0.975, len(values) - 1)) * error
+    return Interval(mean, mean - half, mean + half)
+
+
+def one_more_interval(values: Sequence[float] | np.ndarray) -> Interval:
+    """Where the value of one more seed lies: the prediction interval of normal values."""
+    mean, low, high = mean_interval(values)
+    scale = math.sqrt(len(values) + 1)
+    return Interval(mean, mean - (mean - low) * scale, mean + (high - mean) * scale)
+
+
+def wilson_interval(proportion: float, count: int) -> Interval:
+    """The interval of a proportion of so many (Wilson, JASA 22, 1927)."""
+    z = 1.959964
+    centre = proportion + z * z / (2 * count)
+    half = z * math.sqrt(proportion * (1 - proportion) / count + (z / (2 * count)) ** 2)
+    scale = 1 + z * z / count
+    return Interval(proportion, (centre - half) / scale, (centre + half) / scale)
