@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 import optax
-from flax import nnx
 
 from benchmarks import workload
 from benchmarks.interface import Batch, Peer, Training, Weights
@@ -22,9 +21,11 @@ class Ours(Peer):
 
     def __init__(self, training: Training, weights: Weights):
         config = base.get_config("benchmark", "exact" if training.masked else "tutorial")
-        graphdef, params = nnx.split(workload.build_model(training), nnx.Param)
-        arrays = [jax.numpy.asarray(weights[name]) for name, _ in report.named_arrays(params)]
-        params = jax.tree.unflatten(jax.tree.structure(params), arrays)
+        graphdef, params_K = state.split([workload.build_model(training)])
+        arrays = [
+            jax.numpy.asarray(weights[name])[None] for name, _ in report.named_arrays(params_K)
+        ]
+        params_K = jax.tree.unflatten(jax.tree.structure(params_K), arrays)
         optimizer = (
             state.adam(training.learning_rate, config.train.adam_epsilon)
             if training.optimizer == "adam"
@@ -33,7 +34,7 @@ class Ours(Peer):
         self._masked = training.masked
         self._mesh = devices.mesh()
         self._steps = steps.make(graphdef, optimizer, self._mesh, config.data)
-        self._state = devices.replicate(state.create(params, optimizer, seed=0), self._mesh)
+        self._state = devices.spread_seeds(state.create(params_K, optimizer, [0]), self._mesh)
         self._names = training.weight_names()
         # The largest yet, so that a smaller group needs no program of its own.
         self._rows, self._widths = 0, (0,)
@@ -41,11 +42,11 @@ class Ours(Peer):
 
     def logits(self, batch: Batch) -> np.ndarray:
         split, width = _split([batch], self._masked), batch.tokens_BxT.shape[1]
-        _, logits = steps.evaluate_plans(
+        _, logits_KxN = steps.evaluate_plans(
             self._steps, self._state.params, split, [np.arange(len(split))],
             devices.layout(len(split), self._mesh), self._mesh, (width,),
         )  # fmt: skip
-        return logits
+        return logits_KxN[0]
 
     def train(self, batch: Batch) -> float:
         return self.epoch([batch])
@@ -59,15 +60,15 @@ class Ours(Peer):
         corpus, calls, _ = self._placed[key]
         sums = []
         for places, num_steps in calls:
-            self._state, sums_S = self._steps.train(
+            self._state, sums_KxS = self._steps.train(
                 self._state, corpus, places, num_steps, self._widths
             )
-            sums.append(sums_S)
-        return metrics.mean(sums).loss
+            sums.append(sums_KxS)
+        return float(metrics.mean(sums).loss[0])
 
     def weights(self) -> Weights:
         arrays = dict(report.named_arrays(self._state.params))
-        return {name: np.asarray(arrays[name]) for name in self._names}
+        return {name: np.asarray(arrays[name][0]) for name in self._names}
 
     def _place(self, group: Sequence[Batch]) -> tuple[Corpus, list[tuple[jax.Array, int]]]:
         """The reviews, and for each call where they are computed and how many steps it takes."""
@@ -82,7 +83,7 @@ class Ours(Peer):
         calls = []
         for first in range(0, len(plans), loop.STEPS_A_CALL):
             some = plans[first : first + loop.STEPS_A_CALL]
-            places = layout.place_all(some, split.lengths, loop.STEPS_A_CALL)
+            places = layout.place_all(some, split.lengths, loop.STEPS_A_CALL)[None]
             calls.append((devices.spread(places, self._mesh), len(some)))
         return devices.replicate(_corpus(split), self._mesh), calls
 

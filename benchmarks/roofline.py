@@ -9,7 +9,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.sharding import PartitionSpec
 
 from benchmarks import workload
@@ -79,13 +78,13 @@ def kept_bytes_a_step(training) -> int:
 def epoch_seconds(architecture: str, data, mesh) -> tuple[float, int]:
     """Seconds of an epoch's updates in the exact treatment, and the steps of all its rows."""
     config = workload.config_of(architecture, masked=True)
-    graphdef, params = nnx.split(loop.build_model(config), nnx.Param)
+    graphdef, params_K = state.split(loop.build_models(config))
     optimizer = state.adam(config.train.learning_rate, config.train.adam_epsilon)
     compiled = steps.make(graphdef, optimizer, mesh, config.data)
-    train_state = devices.replicate(state.create(params, optimizer, seed=0), mesh)
+    train_state = devices.spread_seeds(state.create(params_K, optimizer, [0]), mesh)
     lengths = data.train.lengths
     plans = batches.plans(data.train, config.data, workload.BATCH_SIZE, np.random.default_rng(0))
-    places = devices.layout(workload.BATCH_SIZE, mesh).place_all(plans, lengths, len(plans))
+    places = devices.layout(workload.BATCH_SIZE, mesh).place_all(plans, lengths, len(plans))[None]
     corpus, spread = devices.replicate(Corpus.of(data.train), mesh), devices.spread(places, mesh)
     widths = batches.row_widths(data, data.train, config.data)
 

@@ -76,11 +76,16 @@ class Encoder(nnx.Module):
 
     def gives_carries(self) -> bool:
         """Whether all layers run forwards, by the loop that can begin and end anywhere."""
-        return all(
-            isinstance(layer, Unidirectional)
-            and engines.choose(layer.engine, layer.forward, rates) == "loop"
-            for layer, rates in zip(self.layers, self.rates, strict=True)
+        return set(self.engine_names()) == {"loop"} and all(
+            isinstance(layer, Unidirectional) for layer in self.layers
         )
+
+    def engine_names(self) -> list[str]:
+        """What runs each layer."""
+        return [
+            engines.choose(layer.engine, layer.forward, rates)
+            for layer, rates in zip(self.layers, self.rates, strict=True)
+        ]
 
     @property
     def drops(self) -> bool:

@@ -1,6 +1,7 @@
 """Plain keyword arguments to a model."""
 
 import ast
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -9,7 +10,7 @@ import pkgutil
 import sys
 import traceback
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from flax import nnx
@@ -108,7 +109,12 @@ def parse_options(text: str) -> dict[str, Any]:
     return options
 
 
-def build(
+def build(*, seed: int, **arguments: Any) -> Classifier:
+    """The classifier of one seed, as `build_all` builds it."""
+    return build_all(seeds=[seed], **arguments)[0]
+
+
+def build_all(
     *,
     vocabulary_size: int,
     embedding_size: int,
@@ -117,7 +123,7 @@ def build(
     bidirectional: bool,
     dropout_rates: Sequence[float],
     pooling: str,
-    seed: int,
+    seeds: Sequence[int],
     recurrent_dropout: float = 0.0,
     zoneout: float = 0.0,
     cell_options: str = "",
@@ -130,8 +136,8 @@ def build(
     engine: str = "auto",
     matrix_dtype: str = "float32",
     segment_steps: int = 1,
-) -> Classifier:
-    """Builds a classifier with freshly drawn parameters.
+) -> list[Classifier]:
+    """Builds classifiers that differ in their freshly drawn parameters alone.
 
     Args:
         vocabulary_size: V, distinct tokens.
@@ -142,7 +148,7 @@ def build(
         bidirectional: run every layer in both directions.
         dropout_rates: for each layer, the dropout rate on its input.
         pooling: a name in `seqmodels.pooling.POOLINGS`.
-        seed: of the parameters.
+        seeds: of the parameters of each of them.
         recurrent_dropout, zoneout: of all layers, as in `seqmodels.dropout.Rates`.
         cell_options: keyword arguments of the cell's constructor, as `parse_options` reads them.
         learned_initial_state: the carry before the first step is parameters.
@@ -167,31 +173,37 @@ def build(
             "be one of each for every layer, and at least one layer"
         )
     rates = [Rates(rate, recurrent_dropout, zoneout) for rate in dropout_rates]
-    rngs = nnx.Rngs(params=seed)
     runs_cells = Engine(engine, matrix_dtype, segment_steps)
     cell_class, options = find_cell(cell), parse_options(cell_options)
-    layers: list[Unidirectional | Bidirectional] = []
-    input_size = embedding_size
-    for hidden_size, layer_rates in zip(hidden_sizes, rates, strict=True):
-        made = [contract.make(cell_class, input_size, hidden_size, rngs=rngs, options=options)]
-        if bidirectional:
-            # Checked with its twin.
-            made.append(cell_class(input_size, hidden_size, rngs=rngs, **options))
-        if learned_initial_state:
-            for one in made:
-                initial_state.learn(one)
-        choose(runs_cells, made[0], layer_rates)
-        layer_class = Bidirectional if bidirectional else Unidirectional
-        layers.append(layer_class(*made, engine=runs_cells))
-        input_size = layers[-1].output_size
-    encoder = Encoder(layers, rates, residual=residual, weight_drop=weight_drop)
-    return Classifier(
-        vocabulary_size=vocabulary_size,
-        embedding_size=embedding_size,
-        word_dropout=word_dropout,
-        unknown_token=unknown_token,
-        embedding_dropout=embedding_dropout,
-        encoder=encoder,
-        pooling=POOLINGS[pooling](encoder.output_size, rngs=rngs),
-        rngs=rngs,
-    )
+    layer_class = Bidirectional if bidirectional else Unidirectional
+
+    def draw(seed: int, make: Callable[..., Cell]) -> Classifier:
+        rngs = nnx.Rngs(params=seed)
+        layers: list[Unidirectional | Bidirectional] = []
+        input_size = embedding_size
+        for hidden_size in hidden_sizes:
+            made = [make(input_size, hidden_size, rngs=rngs)]
+            if bidirectional:
+                made.append(cell_class(input_size, hidden_size, rngs=rngs, **options))
+            if learned_initial_state:
+                for one in made:
+                    initial_state.learn(one)
+            layers.append(layer_class(*made, engine=runs_cells))
+            input_size = layers[-1].output_size
+        encoder = Encoder(layers, rates, residual=residual, weight_drop=weight_drop)
+        return Classifier(
+            vocabulary_size=vocabulary_size,
+            embedding_size=embedding_size,
+            word_dropout=word_dropout,
+            unknown_token=unknown_token,
+            embedding_dropout=embedding_dropout,
+            encoder=encoder,
+            pooling=POOLINGS[pooling](encoder.output_size, rngs=rngs),
+            rngs=rngs,
+        )
+
+    # What is checked of one cell holds for its twin and for all seeds.
+    first = draw(seeds[0], functools.partial(contract.make, cell_class, options=options))
+    for layer, layer_rates in zip(first.encoder.layers, rates, strict=True):
+        choose(runs_cells, layer.forward, layer_rates)
+    return [first, *(draw(seed, functools.partial(cell_class, **options)) for seed in seeds[1:])]

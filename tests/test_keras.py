@@ -77,7 +77,7 @@ def in_keras_order(model):
 @pytest.fixture
 def ours_and_keras(name, treatment):
     config = make_config(name, treatment)
-    graphdef, params = nnx.split(loop.build_model(config), nnx.Param)
+    graphdef, params = nnx.split(loop.build_models(config)[0], nnx.Param)
     keys = iter(jax.random.split(jax.random.key(1), 100))
     # No weight at its initial value, biases least of all.
     params = jax.tree.map(lambda p: p + 0.3 * jax.random.normal(next(keys), p.shape), params)
@@ -122,18 +122,22 @@ def test_five_steps_of_adam_stay_together(ours_and_keras, treatment):
     mesh = devices.mesh()
     optimizer = state.adam(config.train.learning_rate, config.train.adam_epsilon)
     train = steps.make(graphdef, optimizer, mesh, config.data).train
-    train_state = devices.replicate(state.create(params, optimizer, seed=0), mesh)
+    train_state = devices.spread_seeds(
+        state.create(jax.tree.map(lambda leaf: leaf[None], params), optimizer, [0]), mesh
+    )
     corpus = devices.replicate(Corpus.of(split), mesh)
     places = devices.layout(BATCH_SIZE, mesh).place_all(
         [np.arange(BATCH_SIZE)], split.lengths, steps=1
     )
-    places = devices.spread(places, mesh)
+    places = devices.spread(places[None], mesh)
     for _ in range(5):
         train_state, sums = train(train_state, corpus, places, 1, (WIDTH,))
         loss = theirs.train_on_batch(rows(split, treatment), LABELS_B[:, None])
-        np.testing.assert_allclose(sums.loss[0] / sums.reviews[0], loss, rtol=1e-5)
+        np.testing.assert_allclose(sums.loss[0, 0] / sums.reviews[0, 0], loss, rtol=1e-5)
     for our, their in zip(
-        in_keras_order(nnx.merge(graphdef, train_state.params)), theirs.get_weights(), strict=True
+        in_keras_order(nnx.merge(graphdef, jax.tree.map(lambda leaf: leaf[0], train_state.params))),
+        theirs.get_weights(),
+        strict=True,
     ):
         # A weight moves by up to 1e-3 a step. Adam magnifies the rounding of a gradient near its
         # epsilon: of the stacked model's 355,233 one or two are 2.3e-6 apart by any engine.
@@ -144,5 +148,5 @@ def test_five_steps_of_adam_stay_together(ours_and_keras, treatment):
 def test_parameters_count_as_in_keras(name):
     config = make_config(name, "tutorial")
     assert build_keras(config).count_params() == sum(
-        array.size for array in in_keras_order(loop.build_model(config))
+        array.size for array in in_keras_order(loop.build_models(config)[0])
     )

@@ -1,6 +1,7 @@
 """The flow of a run, top to bottom: config, data, model, state, train_step, report."""
 
 import pathlib
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -26,12 +27,14 @@ STEPS_A_CALL = 8
 """A second or two of work: enough to keep the device busy, not too much to lose."""
 
 
-def run(config: ConfigDict, workdir: str | None = None) -> dict:
+def run(config: ConfigDict, workdir: str | None = None, *, evaluate_test: bool = True) -> dict:
     """Trains, evaluates and reports one experiment.
 
     Args:
         config: as `configs/base.py` describes it.
         workdir: the run's folder; None: a new one under `runs/`.
+        evaluate_test: a search, which is to choose by validation alone, leaves the test reviews
+            unseen.
 
     Returns:
         What `result.json` holds.
@@ -41,8 +44,8 @@ def run(config: ConfigDict, workdir: str | None = None) -> dict:
     """
     settings.check(config)
     stopwatch = Stopwatch()
-    model = build_model(config)
-    mesh = devices.mesh()
+    models, seeds = build_models(config), seeds_of(config)
+    mesh = devices.mesh(len(seeds))
     folder = report.RunFolder.create(workdir, config.name)
     folder.write_json("config.json", config.to_dict())
     if config.model.cell.endswith(".py"):
@@ -54,39 +57,49 @@ def run(config: ConfigDict, workdir: str | None = None) -> dict:
     folder.write("vocabulary.txt", "\n".join(data.vocabulary.words) + "\n")
     print(report.describe_data(data), flush=True)
 
-    graphdef, params = nnx.split(model, nnx.Param)
+    graphdef, params_K = state_lib.split(models)
     layout = devices.layout(config.train.batch_size, mesh)
-    print(report.parameter_table(params), flush=True)
-    print(report.describe_engine(model, layout), flush=True)
+    at_once = devices.seeds_at_once(len(seeds), mesh)
+    if "cudnn" in models[0].encoder.engine_names():
+        at_once = 1  # `jax.experimental.rnn` has no batching rule.
+    print(report.parameter_table(nnx.state(models[0], nnx.Param)), flush=True)
+    print(report.describe_engine(models[0], layout, mesh, seeds, at_once), flush=True)
 
     train = config.train
     optimizer = state_lib.adam(train.learning_rate, train.adam_epsilon, train.clip_norm)
-    compiled = steps.make(graphdef, optimizer, mesh, config.data)
-    state = devices.replicate(state_lib.create(params, optimizer, config.train.seed), mesh)
-    state, validation = fit(config, data, compiled, mesh, state, folder, stopwatch)
+    compiled = steps.make(graphdef, optimizer, mesh, config.data, at_once)
+    state_K = devices.spread_seeds(state_lib.create(params_K, optimizer, seeds), mesh)
+    state_K, validation = fit(config, data, compiled, mesh, state_K, folder, stopwatch)
 
-    with stopwatch.phase("evaluate"):
-        test, logits = evaluate(config, data, data.test, compiled, mesh, state.params)
-    folder.write_weights(state.params)
-    folder.write_predictions(config.train.seed, data.test, logits)
-    folder.plot_curves(f"{config.name} on {data.name}: test accuracy {test.accuracy:.4f}")
-    result = report.result(config, data, state.params, validation, test, stopwatch)
+    test = None
+    if evaluate_test:
+        with stopwatch.phase("evaluate"):
+            test, logits_KxN = evaluate(config, data, data.test, compiled, mesh, state_K.params)
+        folder.write_predictions(seeds, data.test, logits_KxN)
+    folder.write_weights(state_K.params)
+    result = report.result(config, data, seeds, state_K.params, validation, test, stopwatch)
+    folder.plot_curves(f"{config.name} on {data.name}")
     folder.write_json("result.json", result)
     print(report.describe_result(result, folder), flush=True)
     return result
 
 
-def build_model(config: ConfigDict) -> Classifier:
-    """The model that a config describes, freshly initialised.
+def seeds_of(config: ConfigDict) -> Sequence[int]:
+    """The seeds that a config asks for: the first, and those that follow it."""
+    return range(config.train.seed, config.train.seed + config.train.seeds)
+
+
+def build_models(config: ConfigDict) -> list[Classifier]:
+    """The models that a config describes, one for each seed, freshly initialised.
 
     Raises:
         UserError: its parts do not fit together, or not this machine.
     """
     try:
-        return factory.build(
+        return factory.build_all(
             vocabulary_size=config.data.max_features,
             unknown_token=UNKNOWN,
-            seed=config.train.seed,
+            seeds=seeds_of(config),
             **config.model,
         )
     except ValueError as error:
@@ -98,47 +111,55 @@ def fit(
     data: Dataset,
     compiled: Steps,
     mesh: Mesh,
-    state: TrainState,
+    state_K: TrainState,
     folder: report.RunFolder,
     stopwatch: Stopwatch,
 ) -> tuple[TrainState, Metrics]:
-    """Trains for all epochs; returns the last state and the last validation."""
-    batch_size, num_epochs = config.train.batch_size, config.train.num_epochs
+    """Trains all seeds for all epochs; returns the last state and the last validation."""
+    batch_size, num_epochs, seeds = (
+        config.train.batch_size,
+        config.train.num_epochs,
+        seeds_of(config),
+    )
     corpus = devices.replicate(Corpus.of(data.train), mesh)
     layout = devices.layout(batch_size, mesh)
     widths = batches.row_widths(data, data.train, config.data)
     progress = Progress(num_epochs * -(-len(data.train) // batch_size))
     for epoch in range(1, num_epochs + 1):
-        rng = np.random.default_rng([config.train.seed, epoch])
-        plans = batches.plans(data.train, config.data, batch_size, rng)
+        plans_K = [
+            batches.plans(data.train, config.data, batch_size, np.random.default_rng([seed, epoch]))
+            for seed in seeds
+        ]
+        num_plans = len(plans_K[0])
         sums: list[metrics.Sums] = []
         steps_taken = 0
         with stopwatch.phase("train"):
-            for first in range(0, len(plans), STEPS_A_CALL):
-                group = plans[first : first + STEPS_A_CALL]
-                places = layout.place_all(group, data.train.lengths, STEPS_A_CALL)
-                state, sums_S = compiled.train(
-                    state, corpus, devices.spread(places, mesh), len(group), widths
+            for first in range(0, num_plans, STEPS_A_CALL):
+                last = min(first + STEPS_A_CALL, num_plans)
+                places = np.stack(
+                    [
+                        layout.place_all(plans[first:last], data.train.lengths, STEPS_A_CALL)
+                        for plans in plans_K
+                    ]
+                )
+                state_K, sums_KxS = compiled.train(
+                    state_K, corpus, devices.spread(places, mesh), last - first, widths
                 )
                 # The host is one call ahead of the device, and no more.
                 if sums:
                     jax.block_until_ready(sums[-1])
-                sums.append(sums_S)
+                sums.append(sums_KxS)
                 steps_taken += batches.steps_taken(places, data.train.lengths, widths)
-                progress.steps(len(group), sum(map(len, group)), f"epoch {epoch}/{num_epochs}")
+                reviews = int((places != batches.NO_REVIEW).sum())
+                progress.steps(last - first, reviews, f"epoch {epoch}/{num_epochs}")
             train = metrics.mean(sums)
         with stopwatch.phase("evaluate"):
-            validation, _ = evaluate(config, data, data.validation, compiled, mesh, state.params)
-        padding = 1 - len(data.train.tokens) / steps_taken
-        folder.add_metrics(
-            report.metrics_row(epoch, int(state.step), train, validation, padding, stopwatch)
-        )
-        progress.line(
-            f"epoch {epoch}/{num_epochs}: train loss {train.loss:.4f}, accuracy "
-            f"{train.accuracy:.4f}; validation loss {validation.loss:.4f}, accuracy "
-            f"{validation.accuracy:.4f}"
-        )
-    return state, validation
+            validation, _ = evaluate(config, data, data.validation, compiled, mesh, state_K.params)
+        padding = 1 - len(seeds) * len(data.train.tokens) / steps_taken
+        row = report.metrics_row(epoch, epoch * num_plans, train, validation, padding, stopwatch)
+        folder.add_metrics(row)
+        progress.line(f"epoch {epoch}/{num_epochs}: {report.describe_metrics(row)}")
+    return state_K, validation
 
 
 def evaluate(
@@ -147,10 +168,10 @@ def evaluate(
     split: Split,
     compiled: Steps,
     mesh: Mesh,
-    params: nnx.State,
+    params_K: nnx.State,
 ) -> tuple[Metrics, np.ndarray]:
-    """The metrics of a split and the logit of each of its reviews, in order."""
+    """Of each seed, the metrics of a split and the logits of its reviews, in order: `[K, N]`."""
     plans = batches.plans(split, config.data, config.train.batch_size)
     layout = devices.layout(config.train.batch_size, mesh)
     widths = batches.row_widths(data, split, config.data)
-    return steps.evaluate_plans(compiled, params, split, plans, layout, mesh, widths)
+    return steps.evaluate_plans(compiled, params_K, split, plans, layout, mesh, widths)

@@ -20,10 +20,10 @@ class Sums(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """Means over reviews."""
+    """Means over reviews, of each of K seeds."""
 
-    loss: float
-    accuracy: float
+    loss: np.ndarray
+    accuracy: np.ndarray
 
 
 def cross_entropy(logits_B: Array, labels_B: Array, weights_B: Array) -> Sums:
@@ -38,7 +38,10 @@ def cross_entropy(logits_B: Array, labels_B: Array, weights_B: Array) -> Sums:
 
 
 def mean(batches: Iterable[Sums]) -> Metrics:
-    """The means over all batches; waits for the device."""
+    """The means over all batches, whose sums are `[K]` or `[K, S]`; waits for the device."""
     columns = zip(*jax.device_get(list(batches)), strict=True)
-    loss, correct, reviews = (np.sum(np.hstack(column), dtype=np.float64) for column in columns)
-    return Metrics(loss / reviews, correct / reviews)
+    loss_K, correct_K, reviews_K = (
+        sum(np.reshape(sums, (len(sums), -1)).sum(1, dtype=np.float64) for sums in column)
+        for column in columns
+    )
+    return Metrics(loss_K / reviews_K, correct_K / reviews_K)

@@ -8,13 +8,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-import jax
 import numpy as np
 import optax
-from flax import nnx
 from ml_collections import ConfigDict
+from scipy.special import expit
 
-from train_lib import devices, loop, settings, steps
+from train_lib import devices, loop, settings, state, steps
 from train_lib.data import batches
 from train_lib.data.dataset import Split
 from train_lib.data.vocabulary import Vocabulary, split_words
@@ -26,7 +25,7 @@ _MIN_WIDTH = 64  # Powers of two from here on: few programs to compile, for any 
 
 
 def predict(workdir: str, texts: Sequence[str]) -> np.ndarray:
-    """The probability that each text is positive.
+    """The probability that each text is positive, by every seed of a run: `[K, N]`.
 
     Raises:
         UserError: `workdir` is not the folder of a finished run, or its files were damaged.
@@ -36,8 +35,8 @@ def predict(workdir: str, texts: Sequence[str]) -> np.ndarray:
     settings.check(config)
     if config.model.cell.endswith(".py"):
         config.model.cell = str(folder.path / CELL_FILE)
-    graphdef, params = nnx.split(loop.build_model(config), nnx.Param)
-    params = folder.read_weights(params)
+    graphdef, params_K = state.split(loop.build_models(config))
+    params_K = folder.read_weights(params_K)
     vocabulary = Vocabulary(folder.read_text("vocabulary.txt").split("\n")[:-1])
     reviews = Split.encode(vocabulary, [split_words(text) for text in texts], np.zeros(len(texts)))
 
@@ -46,18 +45,18 @@ def predict(workdir: str, texts: Sequence[str]) -> np.ndarray:
         # Where padding is read like a word, its amount is part of the input: that of training.
         trained_on = folder.read_json("result.json")["dataset"]["longest_tokens"]["train"]
         width = max(trained_on, int(reviews.lengths.max()))
-    mesh = devices.mesh()
+    mesh = devices.mesh(config.train.seeds)
     batch_size = min(_BATCH_SIZE, len(texts))
-    _, logits = steps.evaluate_plans(
+    _, logits_KxN = steps.evaluate_plans(
         steps.make(graphdef, optax.identity(), mesh, config.data),
-        params,
+        devices.spread_seeds(params_K, mesh),
         reviews,
         batches.plans(reviews, config.data, batch_size),
         devices.layout(batch_size, mesh),
         mesh,
         (width,),
     )
-    return np.asarray(jax.nn.sigmoid(logits))
+    return expit(logits_KxN)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -76,10 +75,12 @@ def main(argv: Sequence[str]) -> None:
     if not texts:
         raise UserError("there is nothing to classify: the input is empty.")
     devices.configure()
-    for text, probability in zip(texts, predict(arguments.workdir, texts), strict=True):
+    for text, of_seeds in zip(texts, predict(arguments.workdir, texts).T, strict=True):
+        probability = of_seeds.mean()
         label = "positive" if probability > 0.5 else "negative"
+        several = f"  [{of_seeds.min():.4f}, {of_seeds.max():.4f}]" if len(of_seeds) > 1 else ""
         shown = text if len(text) <= 60 else text[:57] + "..."
-        print(f"{label}  {probability:.4f}  {shown}")
+        print(f"{label}  {probability:.4f}{several}  {shown}")
 
 
 if __name__ == "__main__":

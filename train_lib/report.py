@@ -8,14 +8,16 @@ import json
 import os
 import pathlib
 import platform
+from collections.abc import Sequence
 from importlib import metadata
 
 import jax
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
+from scipy.special import expit
 
-from seqmodels import engines
 from seqmodels.classifier import Classifier
 from train_lib import files, statistics
 from train_lib.data.batches import Layout
@@ -94,39 +96,40 @@ class RunFolder:
         with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
-    def write_weights(self, params: nnx.State) -> None:
-        """Writes parameters as plain arrays, each under its path."""
+    def write_weights(self, params_K: nnx.State) -> None:
+        """Writes the parameters of K seeds as plain arrays, each under its path."""
         buffer = io.BytesIO()
-        np.savez(buffer, **{path: np.asarray(value) for path, value in named_arrays(params)})  # type: ignore[arg-type]
+        np.savez(buffer, **{path: np.asarray(value) for path, value in named_arrays(params_K)})  # type: ignore[arg-type]
         self.write("weights.npz", buffer.getvalue())
 
-    def read_weights(self, params: nnx.State) -> nnx.State:
-        """Reads parameters of the structure and shapes of `params`."""
+    def read_weights(self, params_K: nnx.State) -> nnx.State:
+        """Reads parameters of the structure and shapes of `params_K`."""
         path = self.path / "weights.npz"
         try:
             with np.load(path, allow_pickle=False) as arrays:
-                values = [arrays[name] for name, _ in named_arrays(params)]
+                values = [arrays[name] for name, _ in named_arrays(params_K)]
         except Exception as error:  # Whatever a damaged file makes NumPy raise.
             raise UserError(f"{path} cannot be read: {error}") from error
-        for (name, expected), value in zip(named_arrays(params), values, strict=True):
+        for (name, expected), value in zip(named_arrays(params_K), values, strict=True):
             if (value.shape, value.dtype) != (expected.shape, expected.dtype):
                 raise UserError(f"{path}: {name} is not {expected.dtype}{list(expected.shape)}.")
         arrays_on_device = [jax.numpy.asarray(value) for value in values]
-        return jax.tree.unflatten(jax.tree.structure(params), arrays_on_device)
+        return jax.tree.unflatten(jax.tree.structure(params_K), arrays_on_device)
 
-    def write_predictions(self, seed: int, test: Split, logits: np.ndarray) -> None:
-        """Writes a row a test review: its number among them, tokens, label and prediction."""
+    def write_predictions(self, seeds: Sequence[int], test: Split, logits_KxN: np.ndarray) -> None:
+        """Writes a row a seed and test review: its number, tokens, label and prediction."""
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
         writer.writerow(["seed", "review", "tokens", "label", "logit", "probability"])
-        probabilities = 1 / (1 + np.exp(-logits.astype(np.float64)))
-        for review, (logit, probability) in enumerate(zip(logits, probabilities, strict=True)):
-            tokens, label = test.lengths[review], test.labels[review]
-            writer.writerow([seed, review, tokens, label, f"{logit:.6g}", f"{probability:.6g}"])
+        probabilities_KxN = expit(logits_KxN.astype(np.float64))
+        for seed, *of_seed in zip(seeds, logits_KxN, probabilities_KxN, strict=True):
+            for review, (logit, probability) in enumerate(zip(*of_seed, strict=True)):
+                tokens, label = test.lengths[review], test.labels[review]
+                writer.writerow([seed, review, tokens, label, f"{logit:.6g}", f"{probability:.6g}"])
         self.write("predictions.csv", buffer.getvalue())
 
     def plot_curves(self, title: str) -> None:
-        """Draws loss and accuracy of training and validation against epochs."""
+        """Draws loss and accuracy of training and validation against epochs, intervals as bands."""
         import matplotlib.figure  # Slow to import, and needed only here.
 
         lines = self.read_text("metrics.jsonl").splitlines()
@@ -138,7 +141,11 @@ class RunFolder:
             strict=True,
         ):  # fmt: skip
             for split, style in (("train", "o--"), ("validation", "o-")):
-                axes.plot(epochs, [row[f"{split}_{quantity}"] for row in rows], style, label=split)
+                name = f"{split}_{quantity}"
+                (line,) = axes.plot(epochs, [row[name] for row in rows], style, label=split)
+                if rows[0]["ci95"]:
+                    low, high = zip(*(row["ci95"][name] for row in rows), strict=True)
+                    axes.fill_between(epochs, low, high, color=line.get_color(), alpha=0.2, lw=0)
             axes.set(xlabel="epoch", ylabel=label)
             axes.xaxis.get_major_locator().set_params(integer=True)
             axes.grid(alpha=0.3)
@@ -179,17 +186,22 @@ def parameter_table(params: nnx.State) -> str:
     return "\n".join(["", lines[0], rule, *lines[1:-1], rule, lines[-1], ""])
 
 
-def describe_engine(model: Classifier, layout: Layout) -> str:
-    """What runs the cells, and where the rows of a batch are computed."""
-    layers = model.encoder.layers
-    names = dict.fromkeys(
-        engines.choose(layer.engine, layer.forward, rates)
-        for layer, rates in zip(layers, model.encoder.rates, strict=True)
-    )
-    dtypes = dict.fromkeys(layer.engine.matrix_dtype for layer in layers)
+def describe_engine(
+    model: Classifier, layout: Layout, mesh: Mesh, seeds: Sequence[int], seeds_at_once: int
+) -> str:
+    """What runs the cells, and where seeds and the rows of a batch are computed."""
+    names = dict.fromkeys(model.encoder.engine_names())
+    dtypes = dict.fromkeys(layer.engine.matrix_dtype for layer in model.encoder.layers)
+    of_seeds = f"seed:   {seeds[0]}"
+    if len(seeds) > 1:
+        groups = mesh.shape["seed"]
+        of_seeds = (
+            f"seeds:  {seeds[0]} to {seeds[-1]}; {groups} at a time on devices of their own, "
+            f"{seeds_at_once} in each program step"
+        )
     return (
         f"engine: {', '.join(names)}, {', '.join(dtypes)} products; a batch is "
-        f"{layout.devices} devices x {layout.blocks} blocks x {layout.rows} rows\n"
+        f"{layout.devices} devices x {layout.blocks} blocks x {layout.rows} rows\n{of_seeds}\n"
     )
 
 
@@ -206,29 +218,54 @@ def metrics_row(
     padding: float,
     stopwatch: Stopwatch,
 ) -> dict:
-    """A line of `metrics.jsonl`."""
+    """A line of `metrics.jsonl`: means over seeds, their intervals, and what each seed has."""
+    seeds = _named(train=train, validation=validation)
+    intervals = {name: statistics.mean_interval(values_K) for name, values_K in seeds.items()}
+    several = len(train.loss) > 1
     return {
         "epoch": epoch,
         "step": step,
-        "train_loss": train.loss,
-        "train_accuracy": train.accuracy,
-        "validation_loss": validation.loss,
-        "validation_accuracy": validation.accuracy,
+        **{name: interval.mean for name, interval in intervals.items()},
+        "ci95": {name: interval[1:] for name, interval in intervals.items()} if several else None,
+        "seeds": {name: values_K.tolist() for name, values_K in seeds.items()},
         "padding_share_of_steps": round(padding, 4),
         "seconds": stopwatch.report()["total"],
+    }
+
+
+def describe_metrics(row: dict) -> str:
+    """A line of `metrics.jsonl` for people."""
+
+    def show(name):
+        half = f" ± {row[name] - row['ci95'][name][0]:.4f}" if row["ci95"] else ""
+        return f"{row[name]:.4f}{half}"
+
+    return "; ".join(
+        f"{split} loss {show(f'{split}_loss')}, accuracy {show(f'{split}_accuracy')}"
+        for split in ("train", "validation")
+    )
+
+
+def _named(**metrics: Metrics) -> dict[str, np.ndarray]:
+    """The values of metrics with a name for each, as in `test_accuracy`."""
+    return {
+        f"{split}_{quantity}": values_K
+        for split, of_split in metrics.items()
+        for quantity, values_K in of_split._asdict().items()
     }
 
 
 def result(
     config: ConfigDict,
     data: Dataset,
-    params: nnx.State,
+    seeds: Sequence[int],
+    params_K: nnx.State,
     validation: Metrics,
-    test: Metrics,
+    test: Metrics | None,
     stopwatch: Stopwatch,
 ) -> dict:
-    """What `result.json` holds."""
-    _, low, high = statistics.wilson_interval(test.accuracy, len(data.test))
+    """What `result.json` holds; of the test reviews nothing, where they were not looked at."""
+    metrics = _named(validation=validation) | (_named(test=test) if test else {})
     return {
         "config": config.name,
         "dataset": {
@@ -237,21 +274,18 @@ def result(
             **{split: len(getattr(data, split)) for split in SPLITS},
             "longest_tokens": {split: int(getattr(data, split).lengths.max()) for split in SPLITS},
         },
-        "model": {"architecture": config.model.to_dict(), "parameters": count(params)},
+        "model": {
+            "architecture": config.model.to_dict(),
+            "parameters": count(params_K) // len(seeds),
+        },
         "seeds": [
-            {
-                "seed": config.train.seed,
-                "test_accuracy": test.accuracy,
-                "test_loss": test.loss,
-                "validation_accuracy": validation.accuracy,
-                "validation_loss": validation.loss,
-            }
+            {"seed": seed} | {name: float(values_K[number]) for name, values_K in metrics.items()}
+            for number, seed in enumerate(seeds)
         ],
-        "test_accuracy": {
-            "mean": test.accuracy,
-            "ci95_low": low,
-            "ci95_high": high,
-            "interval": "Wilson, over the test reviews of one seed",
+        **{
+            name: summary(values_K, len(getattr(data, name.partition("_")[0])))
+            for name, values_K in metrics.items()
+            if name.endswith("_accuracy")
         },
         "seconds": stopwatch.report(),
         "device": describe_device(),
@@ -259,18 +293,42 @@ def result(
     }
 
 
+def summary(accuracies_K: np.ndarray, reviews: int) -> dict:
+    """The mean accuracy with an interval, and of what that is."""
+    if len(accuracies_K) == 1:
+        interval = statistics.wilson_interval(float(accuracies_K[0]), reviews)
+        kind, one_more = "Wilson, over the reviews, of one seed", {}
+    else:
+        interval = statistics.mean_interval(accuracies_K)
+        kind = f"Student, of the mean over {len(accuracies_K)} seeds"
+        _, low, high = statistics.one_more_interval(accuracies_K)
+        one_more = {"one_seed_low": low, "one_seed_high": high}
+    mean, low, high = interval
+    return {"mean": mean, "ci95_low": low, "ci95_high": high, "interval": kind, **one_more}
+
+
 def describe_result(result: dict, folder: RunFolder) -> str:
     """What closes a run's output."""
-    accuracy, data = result["test_accuracy"], result["dataset"]
+    data, lines = result["dataset"], [""]
+    for split in ("validation", "test"):
+        if f"{split}_accuracy" not in result:
+            continue
+        accuracy = result[f"{split}_accuracy"]
+        loss = np.mean([seed[f"{split}_loss"] for seed in result["seeds"]])
+        lines += [
+            f"{split + ':':<11} accuracy {accuracy['mean']:.4f}, loss {loss:.4f} on "
+            f"{data[split]:,} reviews of {data['name']}",
+            f"{'':<11} 95 % interval {accuracy['ci95_low']:.4f} to {accuracy['ci95_high']:.4f} "
+            f"({accuracy['interval']})",
+        ]
+        if "one_seed_low" in accuracy:
+            lines.append(
+                f"{'':<11} one more seed lies between {accuracy['one_seed_low']:.4f} and "
+                f"{accuracy['one_seed_high']:.4f}"
+            )
     seconds = ", ".join(f"{name} {value:.1f}" for name, value in result["seconds"].items())
-    return (
-        f"\ntest:   accuracy {accuracy['mean']:.4f}, loss {result['seeds'][0]['test_loss']:.4f} "
-        f"on {data['test']:,} reviews of {data['name']}\n"
-        f"        95 % interval of this seed's accuracy {accuracy['ci95_low']:.4f} to "
-        f"{accuracy['ci95_high']:.4f}\n"
-        f"time:   {seconds} seconds\n"
-        f"folder: {folder.path}"
-    )
+    lines += [f"{'time:':<11} {seconds} seconds", f"{'folder:':<11} {folder.path}"]
+    return "\n".join(lines)
 
 
 def describe_device() -> str:

@@ -99,7 +99,8 @@ RULES: dict[str, Rule] = {
     "train.learning_rate": _POSITIVE,
     "train.clip_norm": _number(lambda norm: norm >= 0, "a number of at least 0"),
     "train.adam_epsilon": _POSITIVE,
-    "train.seed": _integer(0, 2**32 - 1),
+    "train.seeds": _integer(1, 1_000),
+    "train.seed": _integer(0, 2**31 - 1),
 }
 
 

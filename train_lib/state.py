@@ -1,6 +1,7 @@
 """Everything that training changes."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ from flax import nnx
 
 
 class TrainState(NamedTuple):
-    """One seed's run at one moment.
+    """One seed's run at one moment, or, every array with an axis in front, that of K seeds.
 
     Attributes:
         step: updates made.
@@ -48,11 +49,19 @@ def adam(
     return optax.chain(optax.clip_by_global_norm(clip_norm), optimizer) if clip_norm else optimizer
 
 
-def create(params: nnx.State, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
-    """The state before the first step."""
+def split(models: Sequence[nnx.Module]) -> tuple[nnx.GraphDef[Any], nnx.State]:
+    """What K models that differ in their parameters alone have in common, and the parameters."""
+    graphdefs, params = zip(*(nnx.split(model, nnx.Param) for model in models), strict=True)
+    return graphdefs[0], jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+
+
+def create(
+    params_K: nnx.State, optimizer: optax.GradientTransformation, seeds: Sequence[int]
+) -> TrainState:
+    """The state of K seeds before the first step."""
     return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        opt_state=optimizer.init(params),
-        key=jax.random.key(seed),
+        step=jnp.zeros(len(seeds), jnp.int32),
+        params=params_K,
+        opt_state=jax.vmap(optimizer.init)(params_K),
+        key=jnp.stack([jax.random.key(seed) for seed in seeds]),
     )

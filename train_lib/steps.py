@@ -19,7 +19,7 @@ from train_lib.data.dataset import Split
 from train_lib.metrics import Metrics
 from train_lib.state import TrainState
 
-# S steps, P devices, N blocks of R rows: see `batches.Layout`.
+# K seeds, S steps, P devices, N blocks of R rows: see `batches.Layout`.
 
 _NO_REVIEWS_NUMBER = 2**31  # So that the weights' masks have a key that is no review's.
 
@@ -28,9 +28,9 @@ class Steps(NamedTuple):
     """Compiled functions. Their last argument are the widths that rows may have, in tokens.
 
     Attributes:
-        train: `(state, corpus, places_SxPxNxR, num_steps, widths) -> (state, sums_S)`; takes the
-            first `num_steps` of the S steps; gives the old state's memory to the new one.
-        evaluate: `(params, corpus, places_SxPxNxR, widths) -> (logits_SxPxNxR, sums)`.
+        train: `(state_K, corpus, places_KxSxPxNxR, num_steps, widths) -> (state_K, sums_KxS)`;
+            takes the first `num_steps` of the S steps; gives the old state's memory to the new one.
+        evaluate: `(params_K, corpus, places_SxPxNxR, widths) -> (logits_KxSxPxNxR, sums_K)`.
     """
 
     train: Callable[
@@ -46,18 +46,27 @@ def make(
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     data_config,
+    seeds_at_once: int = 1,
 ) -> Steps:
     """The steps of a model that was split into `graphdef` and parameters.
 
     Every device works through its own rows to the end of a step and only then are the sums added
-    up, so that no loop over time waits for another device.
+    up, so that no loop over time waits for another device. Seeds have nothing to do with each
+    other.
+
+    Args:
+        graphdef: of the model.
+        optimizer: of each seed.
+        mesh: as `devices.mesh` makes it.
+        data_config: `config.data`.
+        seeds_at_once: of a device's seeds, by `vmap`; one group of so many after the other.
     """
-    spread, whole = PartitionSpec(None, "batch"), PartitionSpec()
 
     def at_width_of(reviews_R, corpus, widths, function):
         """`function(width)` for the smallest of the widths that the reviews fit in."""
         lengths_R = jnp.where(reviews_R == batches.NO_REVIEW, 0, corpus.lengths_N[reviews_R])
-        number = jnp.searchsorted(jnp.array(widths), lengths_R.max())
+        # Of all seeds that run together: for each its own, `vmap` would compute every width.
+        number = jnp.searchsorted(jnp.array(widths), recurrence.longest(lengths_R))
         return jax.lax.switch(number, [functools.partial(function, width) for width in widths])
 
     def predict(params, corpus, reviews_R, width, step_key=None):
@@ -99,7 +108,7 @@ def make(
         zero = jax.tree.map(jnp.zeros_like, params), metrics.Sums(*jnp.zeros(3))
         return jax.lax.fori_loop(0, len(reviews_NxR), add_block, zero)
 
-    def train(state, corpus, places_SxPxNxR, num_steps, widths):
+    def train(state, places_SxPxNxR, corpus, num_steps, widths):
         def take(number, loop):
             state, sums_S = loop
             key = jax.random.fold_in(state.key, state.step)
@@ -116,7 +125,7 @@ def make(
         sums_S = metrics.Sums(*jnp.zeros((3, len(places_SxPxNxR))))
         return jax.lax.fori_loop(0, num_steps, take, (state, sums_S))
 
-    def evaluate(params, corpus, places_SxPxNxR, widths):
+    def evaluate(params, places_SxPxNxR, corpus, widths):
         def block(reviews_R):
             return at_width_of(
                 reviews_R, corpus, widths, lambda width: predict(params, corpus, reviews_R, width)
@@ -128,40 +137,72 @@ def make(
         sums = jax.lax.psum(jax.tree.map(jnp.sum, sums_M), "batch")
         return logits_MxR.reshape(places_SxPxNxR.shape), sums
 
-    def on_all_devices(function, in_specs, out_specs, **options):
-        def call(*arguments):
-            *arrays, widths = arguments
-            return jax.shard_map(
-                lambda *arrays: function(*arrays, widths),
-                mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False,
-            )(*arrays)  # fmt: skip
+    def of_each_seed(function, *arrays_K):
+        return jax.lax.map(
+            lambda arrays: function(*arrays),
+            arrays_K,
+            batch_size=None if seeds_at_once == 1 else seeds_at_once,
+        )
 
-        return jax.jit(call, static_argnums=len(in_specs), **options)
+    whole, of_seed, of_seed_and_rows = (
+        PartitionSpec(), PartitionSpec("seed"), PartitionSpec("seed", None, "batch"),
+    )  # fmt: skip
 
-    return Steps(
-        on_all_devices(train, (whole, whole, spread, whole), whole, donate_argnums=0),
-        on_all_devices(evaluate, (whole, whole, spread), (spread, whole)),
-    )
+    @functools.partial(jax.jit, static_argnums=4, donate_argnums=0)
+    def train_all(state_K, corpus, places_KxSxPxNxR, num_steps, widths):
+        def on_device(state_K, corpus, places_KxSxPxNxR, num_steps):
+            function = functools.partial(train, corpus=corpus, num_steps=num_steps, widths=widths)
+            return of_each_seed(function, state_K, places_KxSxPxNxR)
+
+        return jax.shard_map(
+            on_device,
+            mesh=mesh,
+            in_specs=(of_seed, whole, of_seed_and_rows, whole),
+            out_specs=of_seed,
+            check_vma=False,
+        )(state_K, corpus, places_KxSxPxNxR, num_steps)
+
+    @functools.partial(jax.jit, static_argnums=3)
+    def evaluate_all(params_K, corpus, places_SxPxNxR, widths):
+        def on_device(params_K, corpus, places_SxPxNxR):
+            return of_each_seed(
+                lambda params: evaluate(params, places_SxPxNxR, corpus, widths), params_K
+            )
+
+        return jax.shard_map(
+            on_device,
+            mesh=mesh,
+            in_specs=(of_seed, whole, PartitionSpec(None, "batch")),
+            out_specs=(of_seed_and_rows, of_seed),
+            check_vma=False,
+        )(params_K, corpus, places_SxPxNxR)
+
+    return Steps(train_all, evaluate_all)
 
 
 def evaluate_plans(
     steps: Steps,
-    params: nnx.State,
+    params_K: nnx.State,
     split: Split,
     plans: Sequence[np.ndarray],
     layout: Layout,
     mesh: Mesh,
     widths: tuple[int, ...],
 ) -> tuple[Metrics, np.ndarray]:
-    """The metrics of the planned batches, and the logit of each review of the split, in order."""
+    """Of each seed, the metrics of the planned batches and the logit of every review, in order.
+
+    Returns:
+        Metrics of K values, and logits `[K, N]`.
+    """
     places = layout.place_all(plans, split.lengths, len(plans))
-    logits_SxPxNxR, sums = steps.evaluate(
-        params,
+    logits_KxSxPxNxR, sums_K = steps.evaluate(
+        params_K,
         devices.replicate(Corpus.of(split), mesh),
         devices.spread(places, mesh),
         widths,
     )
     is_review = places != batches.NO_REVIEW
-    logits = np.empty(len(split), np.float32)
-    logits[places[is_review]] = np.asarray(logits_SxPxNxR)[is_review]
-    return metrics.mean([sums]), logits
+    logits_of_places = np.asarray(logits_KxSxPxNxR)
+    logits_KxN = np.empty((len(logits_of_places), len(split)), np.float32)
+    logits_KxN[:, places[is_review]] = logits_of_places[:, is_review]
+    return metrics.mean([sums_K]), logits_KxN

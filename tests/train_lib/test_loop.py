@@ -65,7 +65,7 @@ def test_a_run_tells_and_keeps_what_it_did(finished):
     for words in (
         "355,233",
         "epoch 2/2: train loss",
-        "test:   accuracy",
+        "test:       accuracy",
         "jax ",
         "cpu: ",
         "engine: loop, float32",

@@ -5,7 +5,6 @@ import importlib
 import jax
 import numpy as np
 import pytest
-from flax import nnx
 from jax.sharding import AxisType
 
 from train_lib import devices, loop, metrics, state, steps
@@ -23,7 +22,10 @@ def make_split(seed=0, reviews=BATCH_SIZE):
 
 
 class Trainer:
-    """A model with its steps and state."""
+    """A model with its steps and state, of one seed or several.
+
+    `num_devices` is how many share a batch, for each of `seed_devices` groups of seeds.
+    """
 
     def __init__(
         self,
@@ -33,34 +35,45 @@ class Trainer:
         num_devices=2,
         max_rows=128,
         widths=(WIDTH,),
-        seed=0,
+        seeds=(0,),
+        seed_devices=1,
+        seeds_at_once=1,
         **model,
     ):
         config = importlib.import_module(f"configs.{name}").get_config(treatment)
         config.data.max_features = 30
         config.model.update(model)
-        graphdef, params = nnx.split(loop.build_model(config), nnx.Param)
+        config.train.seed, config.train.seeds = seeds[0], len(seeds)
+        graphdef, params_K = state.split(loop.build_models(config))
+        shape = seed_devices, num_devices
         self.mesh = jax.make_mesh(
-            (num_devices,), ("batch",), (AxisType.Auto,), devices=jax.devices()[:num_devices]
+            shape,
+            ("seed", "batch"),
+            (AxisType.Auto,) * 2,
+            devices=jax.devices()[: seed_devices * num_devices],
         )
         self.layout = Layout.of(BATCH_SIZE, num_devices, max_rows)
         self.widths = widths
         optimizer = state.adam(learning_rate, config.train.adam_epsilon)
-        self.steps = steps.make(graphdef, optimizer, self.mesh, config.data)
-        self.state = devices.replicate(state.create(params, optimizer, seed), self.mesh)
+        self.steps = steps.make(graphdef, optimizer, self.mesh, config.data, seeds_at_once)
+        self.state = devices.spread_seeds(state.create(params_K, optimizer, seeds), self.mesh)
 
-    def train(self, split, plans=None, room_for=None):
+    def train(self, split, plans=None, room_for=None, plans_K=None):
         """Takes a step for each plan, in one call; by default, one with the whole split."""
         plans = [np.arange(len(split))] if plans is None else plans
-        places = self.layout.place_all(plans, split.lengths, room_for or len(plans))
-        self.state, sums_S = self.steps.train(
+        plans_K = plans_K or [plans] * len(self.state.step)
+        num_steps = len(plans_K[0])
+        places = [
+            self.layout.place_all(plans, split.lengths, room_for or num_steps) for plans in plans_K
+        ]
+        self.state, sums_KxS = self.steps.train(
             self.state,
             devices.replicate(Corpus.of(split), self.mesh),
-            devices.spread(places, self.mesh),
-            len(plans),
+            devices.spread(np.stack(places), self.mesh),
+            num_steps,
             self.widths,
         )
-        return metrics.mean([sums_S])
+        return metrics.mean([sums_KxS])
 
     def evaluate(self, split):
         metrics_, logits = steps.evaluate_plans(
@@ -91,7 +104,7 @@ def test_every_parameter_moves_in_one_step(name, treatment):
     for old, new in zip(before, trainer.leaves(), strict=True):
         assert (old != new).any()
         assert np.isfinite(new).all()
-    assert trainer.state.step == 1
+    assert trainer.state.step.tolist() == [1]
 
 
 @pytest.mark.parametrize("name", ["lstm", "bilstm", "stacked"])
@@ -134,9 +147,38 @@ def test_many_steps_in_one_call_are_the_same_bits_as_one_a_call():
     together.train(split, plans, room_for=5)
     for plan in plans:
         apart.train(split, [plan])
-    assert together.state.step == apart.state.step == 3
+    assert together.state.step.tolist() == apart.state.step.tolist() == [3]
     for first, second in zip(together.leaves(), apart.leaves(), strict=True):
         np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize(
+    "spread",
+    [
+        {"num_devices": 2},
+        {"num_devices": 1, "seed_devices": 2},
+        {"num_devices": 2, "seeds_at_once": 4},
+        {"num_devices": 1, "seed_devices": 2, "seeds_at_once": 2},
+    ],
+    ids=["in turn", "in turn on devices", "at once", "at once on devices"],
+)
+@pytest.mark.parametrize("treatment", ["exact", "tutorial"])
+def test_each_of_many_seeds_is_trained_as_if_it_were_alone(treatment, spread):
+    """Its initialisation, data order and dropout; its batches are long where others' are short."""
+    options = {"max_rows": 2, "widths": (3, 8, WIDTH) if treatment == "exact" else (WIDTH,)}
+    seeds, split, unseen = range(4), make_split(reviews=3 * BATCH_SIZE), make_split(seed=1)
+    by_length = np.split(np.argsort(split.lengths), 3)
+    plans_K = [[by_length[(seed + number) % 3] for number in range(3)] for seed in seeds]
+    together = Trainer(treatment=treatment, seeds=seeds, **spread, **options)
+    result, (logits_KxN, _) = together.train(split, plans_K=plans_K), together.evaluate(unseen)
+    for seed in seeds:
+        alone = Trainer(treatment=treatment, seeds=[seed], **options)
+        np.testing.assert_allclose(
+            alone.train(split, plans_K[seed]).loss[0], result.loss[seed], rtol=1e-5
+        )
+        np.testing.assert_allclose(alone.evaluate(unseen)[0][0], logits_KxN[seed], atol=1e-5)
+        for one, many in zip(alone.leaves(), together.leaves(), strict=True):
+            np.testing.assert_allclose(one[0], many[seed], rtol=0, atol=1e-5)
 
 
 def test_dropout_differs_from_step_to_step_and_not_in_evaluation():
@@ -157,7 +199,7 @@ def test_what_is_dropped_does_not_depend_on_devices_and_blocks():
 @pytest.mark.parametrize("name", DROPS)
 def test_drops_differ_from_step_to_step_and_seed_to_seed_and_not_in_evaluation(name):
     trainer, again, other, plain = (
-        Trainer("lstm", learning_rate=1e-12, seed=seed, **{name: rate})
+        Trainer("lstm", learning_rate=1e-12, seeds=(seed,), **{name: rate})
         for seed, rate in ((0, 0.3), (0, 0.3), (1, 0.3), (0, 0.0))
     )
     batch = make_split()
@@ -174,6 +216,7 @@ def test_metrics_are_weighted_by_reviews():
         metrics.cross_entropy(logits_B[:1], labels_B[:1], np.ones(1)),
         metrics.cross_entropy(logits_B[1:], labels_B[1:], np.array([1.0, 1.0, 0.0])),
     ]
+    sums = [jax.tree.map(lambda total: total[None], one) for one in sums]
     result = metrics.mean(sums)
     assert result.accuracy == pytest.approx(2 / 3)
     expected = np.mean(np.log1p(np.exp([-2.0, 1.0, -3.0])))
