@@ -26,7 +26,7 @@ def get_config(name: str, treatment: str) -> ConfigDict:
     config.model.cell_options = ""  # of its constructor, as in "forget_bias=3.0"
     config.model.embedding_size = 16  # width of a word's vector
     config.model.hidden_sizes = (16,)  # units of each recurrent layer, from the bottom up
-    config.model.bidirectional = False  # run every layer in both directions, side by side
+    config.model.direction = "forward"  # of every layer: forward, backward or bidirectional
     config.model.learned_initial_state = False  # parameters, which begin at the cell's own
     config.model.residual = False  # layers above the first add their input to their output
     config.model.dropout_rates = (0.0,)  # for each recurrent layer, the rate on its input
@@ -48,6 +48,7 @@ def get_config(name: str, treatment: str) -> ConfigDict:
     config.data.dir = ""  # tensorflow-datasets folder; empty: $TFDS_DATA_DIR, else its default
     config.data.archive = ""  # aclImdb_v1.tar.gz or an extracted aclImdb/, to prepare IMDB from
     config.data.max_features = 5_000  # vocabulary size, the four reserved numbers included
+    config.data.max_length_tokens = 0  # longer reviews keep their last tokens; 0: all keep all
     config.data.train_reviews = 15_000  # of the 25,000 for training; half of them positive
     config.data.validation_reviews = 10_000  # of the same 25,000, none of them trained on
     config.data.test_reviews = 25_000  # of the 25,000 for testing

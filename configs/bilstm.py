@@ -12,5 +12,5 @@ from configs import base
 
 def get_config(treatment: str = "exact"):
     config = base.get_config("bilstm", treatment)
-    config.model.bidirectional = True
+    config.model.direction = "bidirectional"
     return config

@@ -16,7 +16,7 @@ def get_config(treatment: str = "exact"):
     config = base.get_config("stacked", treatment)
     config.model.embedding_size = 64
     config.model.hidden_sizes = (32, 16)
-    config.model.bidirectional = True
+    config.model.direction = "bidirectional"
     config.model.dropout_rates = (0.3, 0.2)
     config.train.num_epochs = 3
     return config

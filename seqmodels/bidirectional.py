@@ -1,4 +1,4 @@
-"""A layer: one cell forwards, or the wrapper of two directions with one result."""
+"""A layer: one cell in one direction, or the wrapper of two directions with one result."""
 
 from collections.abc import Sequence
 
@@ -12,25 +12,36 @@ from seqmodels.recurrence import Encoded
 
 
 class Unidirectional(nnx.Module):
-    """One cell run forwards; outputs are H wide."""
+    """One cell run forwards, or from the last valid step to the first; outputs are H wide."""
 
-    def __init__(self, forward: base.Cell, *, engine: engines.Engine = engines.AUTO):
-        self.forward = forward
+    forward: base.Cell
+    backward: base.Cell
+
+    def __init__(
+        self, cell: base.Cell, *, backwards: bool = False, engine: engines.Engine = engines.AUTO
+    ):
+        setattr(self, "backward" if backwards else "forward", cell)
+        self.backwards = backwards
         self.engine = engine
-        self.output_sizes = (forward.hidden_size,)
-        self.output_size = forward.hidden_size
+        self.output_sizes = (cell.hidden_size,)
+        self.output_size = cell.hidden_size
+
+    @property
+    def cells(self) -> list[base.Cell]:
+        """The one cell."""
+        return [self.backward if self.backwards else self.forward]
 
     def __call__(
         self, parts: Sequence[jax.Array], lengths_B: jax.Array, dropped: Dropout = NOTHING
     ) -> tuple[Encoded, ...]:
-        return engines.run_all(self.engine, [self.forward], [False], parts, lengths_B, dropped)
+        return engines.run_all(self.engine, self.cells, [self.backwards], parts, lengths_B, dropped)
 
     def run_from(
         self, start: base.Carry, parts: Sequence[jax.Array], lengths_B: jax.Array, dropped: Dropout
     ) -> tuple[tuple[Encoded, ...], base.Carry]:
-        """The same from any carry, and the last one, by the loop of `seqmodels.recurrence`."""
+        """Forwards from any carry, and the last one, by the loop of `seqmodels.recurrence`."""
         encoded, (carry,) = recurrence.run_from(
-            [start], [self.forward], [False], parts, lengths_B, dropped, *self.engine[1:]
+            [start], self.cells, [False], parts, lengths_B, dropped, *self.engine[1:]
         )
         return encoded, carry
 
@@ -51,8 +62,12 @@ class Bidirectional(nnx.Module):
         self.output_sizes = forward.hidden_size, backward.hidden_size
         self.output_size = sum(self.output_sizes)
 
+    @property
+    def cells(self) -> list[base.Cell]:
+        """The cell of each direction."""
+        return [self.forward, self.backward]
+
     def __call__(
         self, parts: Sequence[jax.Array], lengths_B: jax.Array, dropped: Dropout = NOTHING
     ) -> tuple[Encoded, ...]:
-        cells = [self.forward, self.backward]
-        return engines.run_all(self.engine, cells, [False, True], parts, lengths_B, dropped)
+        return engines.run_all(self.engine, self.cells, [False, True], parts, lengths_B, dropped)

@@ -68,7 +68,7 @@ class Encoder(nnx.Module):
         self, x_TxDx1: jax.Array, lengths_1: jax.Array, batch_size: int
     ) -> list[base.Carry]:
         """The carry of each layer after one sequence, for every sequence of a batch to start at."""
-        starts = [recurrence.initial_carry(layer.forward, 1) for layer in self.layers]
+        starts = [recurrence.initial_carry(layer.cells[0], 1) for layer in self.layers]
         _, carries = self._encode(x_TxDx1, lengths_1, None, None, starts)
         return jax.tree.map(
             lambda leaf: jnp.broadcast_to(leaf, (*leaf.shape[:-1], batch_size)), carries
@@ -77,13 +77,13 @@ class Encoder(nnx.Module):
     def gives_carries(self) -> bool:
         """Whether all layers run forwards, by the loop that can begin and end anywhere."""
         return set(self.engine_names()) == {"loop"} and all(
-            isinstance(layer, Unidirectional) for layer in self.layers
+            isinstance(layer, Unidirectional) and not layer.backwards for layer in self.layers
         )
 
     def engine_names(self) -> list[str]:
         """What runs each layer."""
         return [
-            engines.choose(layer.engine, layer.forward, rates)
+            engines.choose(layer.engine, layer.cells[0], rates)
             for layer, rates in zip(self.layers, self.rates, strict=True)
         ]
 
@@ -129,6 +129,6 @@ def _check_matrices(layers: Sequence[Unidirectional | Bidirectional]) -> None:
     for layer in layers:
         if not dropout.recurrent_matrices(layer):
             raise ValueError(
-                f"weight drop has nothing to drop in the cell {type(layer.forward).__name__}: no "
+                f"weight drop has nothing to drop in the cell {type(layer.cells[0]).__name__}: no "
                 "parameter of two axes or more has a name that begins with recurrent_; set it to 0"
             )

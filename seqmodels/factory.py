@@ -24,6 +24,9 @@ from seqmodels.encoder import Encoder
 from seqmodels.engines import Engine, choose
 from seqmodels.pooling import POOLINGS
 
+DIRECTIONS = ("forward", "backward", "bidirectional")
+"""Of a layer: from a sequence's first step on, from its last one back, or both side by side."""
+
 
 def cell_names() -> list[str]:
     """The cells there are: the modules in `seqmodels/cells`, in alphabetical order."""
@@ -120,7 +123,7 @@ def build_all(
     embedding_size: int,
     cell: str,
     hidden_sizes: Sequence[int],
-    bidirectional: bool,
+    direction: str,
     dropout_rates: Sequence[float],
     pooling: str,
     seeds: Sequence[int],
@@ -145,7 +148,7 @@ def build_all(
         cell: a module in `seqmodels/cells`, or the path of a file.
         hidden_sizes: units of each recurrent layer, from the bottom up; twice as many come out of
             a bidirectional one.
-        bidirectional: run every layer in both directions.
+        direction: of every layer, one of `DIRECTIONS`.
         dropout_rates: for each layer, the dropout rate on its input.
         pooling: a name in `seqmodels.pooling.POOLINGS`.
         seeds: of the parameters of each of them.
@@ -167,6 +170,8 @@ def build_all(
     """
     if pooling not in POOLINGS:
         raise ValueError(f"unknown pooling {pooling!r}; choose one of {', '.join(POOLINGS)}")
+    if direction not in DIRECTIONS:
+        raise ValueError(f"unknown direction {direction!r}; choose one of {', '.join(DIRECTIONS)}")
     if not hidden_sizes or len(hidden_sizes) != len(dropout_rates):
         raise ValueError(
             f"{len(hidden_sizes)} hidden sizes and {len(dropout_rates)} dropout rates; there must "
@@ -175,7 +180,6 @@ def build_all(
     rates = [Rates(rate, recurrent_dropout, zoneout) for rate in dropout_rates]
     runs_cells = Engine(engine, matrix_dtype, segment_steps)
     cell_class, options = find_cell(cell), parse_options(cell_options)
-    layer_class = Bidirectional if bidirectional else Unidirectional
 
     def draw(seed: int, make: Callable[..., Cell]) -> Classifier:
         rngs = nnx.Rngs(params=seed)
@@ -183,12 +187,16 @@ def build_all(
         input_size = embedding_size
         for hidden_size in hidden_sizes:
             made = [make(input_size, hidden_size, rngs=rngs)]
-            if bidirectional:
+            if direction == "bidirectional":
                 made.append(cell_class(input_size, hidden_size, rngs=rngs, **options))
             if learned_initial_state:
                 for one in made:
                     initial_state.learn(one)
-            layers.append(layer_class(*made, engine=runs_cells))
+            layers.append(
+                Bidirectional(*made, engine=runs_cells)
+                if direction == "bidirectional"
+                else Unidirectional(*made, backwards=direction == "backward", engine=runs_cells)
+            )
             input_size = layers[-1].output_size
         encoder = Encoder(layers, rates, residual=residual, weight_drop=weight_drop)
         return Classifier(
@@ -205,5 +213,5 @@ def build_all(
     # What is checked of one cell holds for its twin and for all seeds.
     first = draw(seeds[0], functools.partial(contract.make, cell_class, options=options))
     for layer, layer_rates in zip(first.encoder.layers, rates, strict=True):
-        choose(runs_cells, layer.forward, layer_rates)
+        choose(runs_cells, layer.cells[0], layer_rates)
     return [first, *(draw(seed, functools.partial(cell_class, **options)) for seed in seeds[1:])]

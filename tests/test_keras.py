@@ -61,7 +61,9 @@ def build_keras(config):
     ]
     for number, hidden_size in enumerate(model.hidden_sizes, 1):
         lstm = keras.layers.LSTM(hidden_size, return_sequences=number < len(model.hidden_sizes))
-        layers.append(keras.layers.Bidirectional(lstm) if model.bidirectional else lstm)
+        layers.append(
+            keras.layers.Bidirectional(lstm) if model.direction == "bidirectional" else lstm
+        )
     return keras.Sequential([*layers, keras.layers.Dense(1)])
 
 
@@ -69,7 +71,7 @@ def in_keras_order(model):
     """Our arrays in the order of Keras' `get_weights`."""
     arrays = [model.embedding]
     for layer in model.encoder.layers:
-        for cell in [layer.forward] + ([layer.backward] if hasattr(layer, "backward") else []):
+        for cell in layer.cells:
             arrays += [cell.kernel, cell.recurrent_kernel, cell.bias]
     return [np.array(array[...]) for array in [*arrays, model.head.kernel, model.head.bias]]
 

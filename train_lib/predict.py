@@ -39,6 +39,7 @@ def predict(workdir: str, texts: Sequence[str]) -> np.ndarray:
     params_K = folder.read_weights(params_K)
     vocabulary = Vocabulary(folder.read_text("vocabulary.txt").split("\n")[:-1])
     reviews = Split.encode(vocabulary, [split_words(text) for text in texts], np.zeros(len(texts)))
+    reviews = reviews.last_tokens(config.data.max_length_tokens)
 
     width = max(_MIN_WIDTH, 1 << int(reviews.lengths.max() - 1).bit_length())
     if not config.data.mask_padding:

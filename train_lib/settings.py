@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from seqmodels.engines import ENGINES, MATRIX_DTYPES
-from seqmodels.factory import cell_names
+from seqmodels.factory import DIRECTIONS, cell_names
 from seqmodels.pooling import POOLINGS
 from train_lib.data import sources
 from train_lib.data.vocabulary import FIRST_WORD
@@ -70,7 +70,7 @@ RULES: dict[str, Rule] = {
     "model.cell_options": _TEXT,
     "model.embedding_size": _integer(1),
     "model.hidden_sizes": _tuple_of(_integer(1)),
-    "model.bidirectional": _BOOLEAN,
+    "model.direction": _choice(DIRECTIONS),
     "model.learned_initial_state": _BOOLEAN,
     "model.residual": _BOOLEAN,
     "model.dropout_rates": _tuple_of(_RATE),
@@ -88,6 +88,7 @@ RULES: dict[str, Rule] = {
     "data.archive": _TEXT,
     "data.length_tokens": _integer(20),
     "data.max_features": _integer(FIRST_WORD + 1),
+    "data.max_length_tokens": _integer(0),
     "data.train_reviews": _integer(2, 25_000, even=True),
     "data.validation_reviews": _integer(2, 25_000, even=True),
     "data.test_reviews": _integer(2, 25_000, even=True),

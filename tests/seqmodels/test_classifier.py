@@ -15,7 +15,7 @@ VOCABULARY = 11
 def build(**changes):
     arguments = {
         "vocabulary_size": VOCABULARY, "embedding_size": 4, "cell": "lstm", "hidden_sizes": (3, 2),
-        "bidirectional": True, "dropout_rates": (0.3, 0.2), "pooling": "last", "seed": 0,
+        "direction": "bidirectional", "dropout_rates": (0.3, 0.2), "pooling": "last", "seed": 0,
     }  # fmt: skip
     return factory.build(**arguments | changes)
 
@@ -170,7 +170,7 @@ def test_dropout_needs_keys_and_then_differs_from_key_to_key():
 @pytest.mark.parametrize(
     ("sizes", "parameters"),
     [
-        ({"hidden_sizes": (16,), "dropout_rates": (0,), "bidirectional": False}, 82_129),
+        ({"hidden_sizes": (16,), "dropout_rates": (0,), "direction": "forward"}, 82_129),
         ({"hidden_sizes": (16,), "dropout_rates": (0,)}, 84_257),
         ({"hidden_sizes": (32, 16), "embedding_size": 64}, 355_233),
     ],
@@ -185,7 +185,7 @@ def test_reference_models_hold_these_parameters_and_nothing_else(sizes, paramete
 def test_is_initialised_like_keras():
     model = build(
         vocabulary_size=500, embedding_size=20, hidden_sizes=(30,), dropout_rates=(0,),
-        bidirectional=False,
+        direction="forward",
     )  # fmt: skip
     cell = model.encoder.layers[0].forward
     for array, limit in [
@@ -335,6 +335,7 @@ def test_seeds_draw_other_parameters_and_the_same_seed_the_same():
     [
         ({"cell": "nope"}, "lstm"),
         ({"pooling": "nope"}, "last, mean, max"),
+        ({"direction": "nope"}, "forward, backward, bidirectional"),
         ({"hidden_sizes": ()}, "at least one layer"),
         ({"cell_options": "forget_bais=3.0"}, "LSTM has no option 'forget_bais'; it has forget_b"),
         ({"cell_options": "forget_bias"}, "cell options 'forget_bias' cannot be read"),
@@ -360,7 +361,7 @@ def test_a_bad_argument_is_refused_with_the_choices(change, words):
     ],
 )
 def test_tokens_that_all_rows_share_at_the_start_are_read_once(changes):
-    model = build(bidirectional=False, **changes)
+    model = build(direction="forward", **changes)
     rng = np.random.default_rng(0)
     tokens_BxT = rng.integers(1, VOCABULARY, (4, 9))
     tokens_BxT[:, :5] = 0
@@ -389,12 +390,13 @@ def test_tokens_that_all_rows_share_at_the_start_are_read_once(changes):
     "changes",
     [
         {},
-        {"bidirectional": False, "pooling": "mean"},
-        {"bidirectional": False, "dropout_rates": (0.3, 0.2)},
-        {"bidirectional": False, "dropout_rates": (0, 0), "weight_drop": 0.3},
-        {"bidirectional": False, "dropout_rates": (0, 0), "zoneout": 0.3},
+        {"direction": "backward", "dropout_rates": (0, 0)},
+        {"direction": "forward", "pooling": "mean"},
+        {"direction": "forward", "dropout_rates": (0.3, 0.2)},
+        {"direction": "forward", "dropout_rates": (0, 0), "weight_drop": 0.3},
+        {"direction": "forward", "dropout_rates": (0, 0), "zoneout": 0.3},
         {
-            "bidirectional": False, "dropout_rates": (0, 0), "word_dropout": 0.3,
+            "direction": "forward", "dropout_rates": (0, 0), "word_dropout": 0.3,
             "unknown_token": 2,
         },
     ],

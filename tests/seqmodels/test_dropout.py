@@ -300,10 +300,10 @@ def test_a_dropped_word_has_no_vector_and_no_gradient():
     np.testing.assert_array_equal(np.flatnonzero(np.array(gradient_VxD).any(1)), kept)
 
 
-def make_layer(cell="lstm", bidirectional=True):
+def make_layer(cell="lstm", direction="bidirectional"):
     return factory.build(
         vocabulary_size=9, embedding_size=30, cell=cell, hidden_sizes=(30,),
-        bidirectional=bidirectional, dropout_rates=(0.0,), pooling="last", seed=0,
+        direction=direction, dropout_rates=(0.0,), pooling="last", seed=0,
     ).encoder.layers[0]  # fmt: skip
 
 
@@ -323,7 +323,7 @@ def test_weights_are_dropped_at_the_rate_from_recurrent_matrices_alone():
 
 
 def test_a_dropped_weight_has_no_gradient():
-    graphdef, params = nnx.split(make_layer("gru", bidirectional=False), nnx.Param)
+    graphdef, params = nnx.split(make_layer("gru", direction="forward"), nnx.Param)
     x_TxDxB, key = jax.random.normal(jax.random.key(1), (4, 30, 3)), jax.random.key(3)
 
     def loss(params):

@@ -15,7 +15,7 @@ X_TxDxB = jax.random.normal(jax.random.key(0), (6, 3, 4))
 def build(**changes):
     arguments = {
         "vocabulary_size": 9, "embedding_size": 3, "cell": "lstm", "hidden_sizes": (3, 3, 3),
-        "bidirectional": True, "dropout_rates": (0.0,) * 3, "pooling": "last", "seed": 0,
+        "direction": "bidirectional", "dropout_rates": (0.0,) * 3, "pooling": "last", "seed": 0,
         "residual": True,
     }  # fmt: skip
     return factory.build(**arguments | changes).encoder
@@ -25,9 +25,7 @@ def reference(encoder, x_TxDxB):
     """Layer on layer, by the unrolled loop; the output at every time and the one that is last."""
     inputs_TxDxB = x_TxDxB
     for number, layer in enumerate(encoder.layers):
-        directions = [(layer.forward, False)]
-        if hasattr(layer, "backward"):
-            directions.append((layer.backward, True))
+        directions = [(cell, cell is getattr(layer, "backward", None)) for cell in layer.cells]
         sequences = [
             oracle.run(cell, inputs_TxDxB, LENGTHS, reverse=reverse)[0]
             for cell, reverse in directions
@@ -43,9 +41,9 @@ def reference(encoder, x_TxDxB):
     return inputs_TxDxB, jnp.concatenate([jnp.stack(last, axis=-1) for last in lasts])
 
 
-@pytest.mark.parametrize("bidirectional", [False, True])
-def test_adds_input_to_output_at_every_time_and_at_the_last(bidirectional):
-    graphdef, params = nnx.split(build(bidirectional=bidirectional), nnx.Param)
+@pytest.mark.parametrize("direction", factory.DIRECTIONS)
+def test_adds_input_to_output_at_every_time_and_at_the_last(direction):
+    graphdef, params = nnx.split(build(direction=direction), nnx.Param)
 
     def run(params, width, of_padding):
         valid_Tx1xB = recurrence.valid_steps(jnp.array(LENGTHS), width)[:, None]

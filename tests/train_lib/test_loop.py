@@ -129,6 +129,33 @@ def test_the_same_command_gives_the_same_numbers(finished, tmp_path):
         assert (tmp_path / name).read_bytes() == (finished[0] / name).read_bytes()
 
 
+def test_seeds_at_once_are_the_runs_they_would_be_alone(finished, tmp_path):
+    """Of three on two devices: the first one equals the finished run, whose seed is 0."""
+    arguments = "--config=configs/stacked.py", *SMALL, "--config.train.seeds=3"
+    output, result = run(tmp_path, *arguments)
+    assert "one more seed lies between" in output
+    assert [seed["seed"] for seed in result["seeds"]] == [0, 1, 2]
+    for name, value in finished[2]["seeds"][0].items():
+        assert result["seeds"][0][name] == pytest.approx(value, rel=1e-4)
+    accuracies = [seed["test_accuracy"] for seed in result["seeds"]]
+    assert result["test_accuracy"]["mean"] == pytest.approx(np.mean(accuracies))
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    for row in rows:
+        low, high = row["ci95"]["validation_loss"]
+        assert low < row["validation_loss"] == np.mean(row["seeds"]["validation_loss"]) < high
+    with open(tmp_path / "predictions.csv", newline="") as file:
+        predictions = list(csv.DictReader(file))
+    assert [(int(p["seed"]), int(p["review"])) for p in predictions] == [
+        (seed, review) for seed in range(3) for review in range(30)
+    ]
+    of_first = [float(p["probability"]) for p in predictions if p["review"] == "0"]
+    review = GeneratedCorpus(80, 30).read("test").texts[0]
+    done = python("-m", "train_lib.predict", f"--workdir={tmp_path}", review)
+    mean, low, high = (float(word.strip("[,]")) for word in done.stdout.decode().split()[1:4])
+    expected = np.mean(of_first), min(of_first), max(of_first)
+    assert (mean, low, high) == pytest.approx(expected, abs=2e-4)
+
+
 def test_predict_takes_any_bytes(finished):
     noise = np.random.default_rng(0).bytes(200_000).replace(b"\n", b" ") + b"\n\n \xff\xfe\n"
     done = python("-m", "train_lib.predict", f"--workdir={finished[0]}", "-", stdin=noise)

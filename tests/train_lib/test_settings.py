@@ -32,7 +32,7 @@ def test_every_field_has_a_rule_and_every_rule_a_field(config):
     [
         ("model.cell", "nope"), ("model.cell", 3), ("model.embedding_size", 0),
         ("model.hidden_sizes", ()), ("model.hidden_sizes", (16, -1)), ("model.hidden_sizes", 16),
-        ("model.bidirectional", 1), ("model.dropout_rates", (1.0,)),
+        ("model.direction", "both"), ("model.dropout_rates", (1.0,)),
         ("model.dropout_rates", (float("nan"),)), ("model.pooling", "first"),
         ("model.segment_steps", 0), ("model.cell_options", 1),
         ("model.learned_initial_state", 1), ("model.residual", None),

@@ -42,6 +42,14 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def last_tokens(self, count: int) -> "Split":
+        """The same reviews without what stands before their last `count` tokens; 0: all of them."""
+        if count == 0:
+            return self
+        kept = np.minimum(self.lengths, count)
+        is_kept = np.arange(len(self.tokens)) >= np.repeat(self.offsets[1:] - kept, self.lengths)
+        return Split(self.tokens[is_kept], np.concatenate([[0], np.cumsum(kept)]), self.labels)
+
     @classmethod
     def encode(
         cls, vocabulary: Vocabulary, reviews: Sequence[Sequence[str]], labels: np.ndarray
@@ -100,7 +108,10 @@ def load(data_config) -> Dataset:
     if dataset is None:
         dataset = _build(corpus, data_config)
         _write_cache(path, dataset)
-    return dataset
+    train, validation, test = (
+        split.last_tokens(data_config.max_length_tokens) for split in dataset.splits
+    )
+    return dataclasses.replace(dataset, train=train, validation=validation, test=test)
 
 
 def _build(corpus: Corpus, data_config) -> Dataset:
