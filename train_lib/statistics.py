@@ -42,3 +42,21 @@ def wilson_interval(proportion: float, count: int) -> Interval:
     half = z * math.sqrt(proportion * (1 - proportion) / count + (z / (2 * count)) ** 2)
     scale = 1 + z * z / count
     return Interval(proportion, (centre - half) / scale, (centre + half) / scale)
+
+
+def expected_best(values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """What the best of 1, 2, ... and of all N trials is expected to be, drawn from these values.
+
+    Without replacement, and so without bias: Tang et al., "Showing Your Work Doesn't Always Work",
+    ACL 2020, on Dodge et al., "Show Your Work", EMNLP 2019.
+    """
+    ascending = np.sort(np.asarray(values))
+    count = len(ascending)
+    ranks = np.arange(1, count + 1)
+    best = np.empty(count)
+    weights = np.full(count, 1 / count)
+    for n in range(1, count + 1):
+        best[n - 1] = weights @ ascending
+        # That the best of n has rank r has the probability C(r - 1, n - 1) / C(N, n).
+        weights = weights * (ranks - n) * (n + 1) / (n * max(count - n, 1))
+    return best

@@ -1,11 +1,17 @@
 """Intervals cover as often as they say: on synthetic data whose answer is known."""
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 
-from train_lib.statistics import mean_interval, one_more_interval, wilson_interval
+from train_lib.statistics import (
+    expected_best,
+    mean_interval,
+    one_more_interval,
+    wilson_interval,
+)
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 10])
@@ -35,3 +41,12 @@ def test_wilson_interval_stays_between_zero_and_one():
     for proportion in (0.0, 1.0):
         _, low, high = wilson_interval(proportion, 10)
         assert -1e-12 <= low < high <= 1 + 1e-12
+
+
+def test_the_expected_best_of_so_many_is_the_mean_over_all_ways_to_choose_them():
+    values = np.random.default_rng(0).normal(size=7)
+    expected = [
+        np.mean([max(chosen) for chosen in itertools.combinations(values, count)])
+        for count in range(1, 8)
+    ]
+    np.testing.assert_allclose(expected_best(values), expected)

@@ -1,0 +1,341 @@
+"""Searches over config fields, by validation alone; the test reviews are not looked at.
+
+python -m train_lib.sweep --config=configs/lstm.py --workdir=runs/sweep \
+    --over=train.learning_rate=1e-3,3e-3,1e-2 --over=model.pooling=last,mean
+python -m train_lib.sweep --config=configs/lstm.py --workdir=runs/sweep --trials=20 \
+    --over=train.learning_rate=log:1e-4:1e-1 --over=model.hidden_sizes=(16,),(32,)
+
+Without `--trials` it is the grid of all values; with it, so many random draws. The same command
+goes on where it was interrupted, and with more `--trials` it adds to those there are. Every trial
+is a run folder of its own in `--workdir`, beside `sweep.md`, `sweep.json` and `sweep.png`.
+"""
+
+import ast
+import contextlib
+import dataclasses
+import io
+import itertools
+import json
+import math
+import pathlib
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict
+
+from train_lib import command, files, loop, report, settings, statistics
+from train_lib.errors import UserError
+
+flags.adopt_module_key_flags(command)
+_OVER = flags.DEFINE_multi_string(
+    "over", [], "A field and its values, as in train.learning_rate=1e-3,1e-2, or, for random "
+    "draws, the range of a number: log:1e-4:1e-1 or uniform:0:0.5."
+)  # fmt: skip
+_TRIALS = flags.DEFINE_integer("trials", None, "Random draws; by default the grid of all values.")
+_SEED = flags.DEFINE_integer("sweep_seed", 0, "Of the random draws.")
+_WORKDIR = flags.DEFINE_string("workdir", "", "The sweep's folder, new or of the same sweep.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """What one field may be.
+
+    Attributes:
+        field: of the config, as in `train.learning_rate`.
+        values: to choose from, or
+        scale, low, high: `log` or `uniform`, to draw a number from the range.
+    """
+
+    field: str
+    values: tuple[Any, ...] = ()
+    scale: str = ""
+    low: float = 0.0
+    high: float = 0.0
+
+    @classmethod
+    def parse(cls, text: str) -> "Axis":
+        """Reads `field=value,value` or `field=log:low:high`.
+
+        Raises:
+            UserError: it is neither.
+        """
+        field, _, of_field = text.partition("=")
+        field = field.removeprefix("config.")
+        scale, *limits = of_field.split(":")
+        if scale in ("log", "uniform"):
+            try:
+                low, high = map(float, limits)
+            except ValueError:
+                low = high = 0.0
+            if not (low < high < math.inf and (scale == "uniform" or low > 0)):
+                raise UserError(
+                    f"--over={text}: a range is {scale}:low:high, with low below high"
+                    f"{' and above 0' if scale == 'log' else ''}."
+                )
+            return cls(field, scale=scale, low=low, high=high)
+        values = _values(of_field)
+        if not field or not values:
+            raise UserError(
+                f"--over={text} must be a field and its values, as in "
+                "--over=train.learning_rate=1e-3,1e-2 or --over=train.learning_rate=log:1e-4:1e-1."
+            )
+        return cls(field, values)
+
+    def draw(self, rng: np.random.Generator) -> Any:
+        """One value at random."""
+        if self.values:
+            return self.values[rng.integers(len(self.values))]
+        if self.scale == "log":
+            number = math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
+        else:
+            number = rng.uniform(self.low, self.high)
+        return float(f"{number:.4g}")  # So that what is shown is all of it.
+
+
+def _values(text: str) -> tuple[Any, ...]:
+    """Python literals with commas between them; what is no literal is a word."""
+    try:
+        return tuple(ast.literal_eval(f"[{text}]"))
+    except (ValueError, SyntaxError):
+        return tuple(_literal(word) for word in text.split(",") if word)
+
+
+def _literal(word: str) -> Any:
+    try:
+        return ast.literal_eval(word)
+    except (ValueError, SyntaxError):
+        return word
+
+
+def trials(axes: Sequence[Axis], count: int | None, seed: int) -> Iterator[dict[str, Any]]:
+    """The fields of each trial: of the whole grid, or of so many random draws.
+
+    A draw depends on its number and the seed alone, so that more of them begin with the same ones.
+
+    Raises:
+        UserError: a grid is asked for of a range.
+    """
+    if count is None:
+        for axis in axes:
+            if axis.scale:
+                raise UserError(
+                    f"a grid has no values for the range of {axis.field}: name values, or ask for "
+                    "random draws with --trials."
+                )
+        names = [axis.field for axis in axes]
+        for values in itertools.product(*(axis.values for axis in axes)):
+            yield dict(zip(names, values, strict=True))
+    else:
+        for number in range(count):
+            rng = np.random.default_rng([seed, number])
+            yield {axis.field: axis.draw(rng) for axis in axes}
+
+
+def configs(base: ConfigDict, changes: Sequence[dict[str, Any]]) -> list[ConfigDict]:
+    """The config of each trial.
+
+    Raises:
+        UserError: one of them cannot be used; nothing was run.
+    """
+    result = []
+    for change in changes:
+        config = ConfigDict(base.to_dict())
+        fields = config.to_dict()
+        for field, value in change.items():
+            group, _, name = field.rpartition(".")
+            if name not in fields.get(group, {}):
+                raise UserError(
+                    f"--over={field}: there is no field config.{field}; see configs/base.py."
+                )
+            with config.ignore_type():  # What it must be is said by `settings`, with its name.
+                config[group][name] = value
+        settings.check(config)
+        result.append(config)
+    return result
+
+
+def run(base: ConfigDict, axes: Sequence[Axis], count: int | None, seed: int, workdir: str) -> dict:
+    """Runs what has not been run yet, and reports on all trials.
+
+    Returns:
+        What `sweep.json` holds.
+
+    Raises:
+        UserError: the fields, their values or the folder cannot be used.
+    """
+    if not axes:
+        raise UserError("there is nothing to search over: name fields with --over.")
+    if len({axis.field for axis in axes}) < len(axes):
+        raise UserError("a field stands in more than one --over; give all its values in one.")
+    if count is not None and count < 1:
+        raise UserError(f"--trials={count} must be at least 1.")
+    if not workdir:
+        raise UserError("--workdir is missing: the folder that the same command goes on in.")
+    changes = list(trials(axes, count, seed))
+    all_configs = configs(base, changes)
+    search = {
+        "config": base.to_dict(),
+        "over": [dataclasses.asdict(axis) for axis in axes],
+        "random_seed": None if count is None else seed,
+    }
+    folder = _open(pathlib.Path(workdir).expanduser(), search)
+    for number, (change, config) in enumerate(zip(changes, all_configs, strict=True), 1):
+        print(f"trial {number}/{len(changes)}: {_shown(change)}", flush=True)
+        result = _run_trial(config, folder / f"trial-{number:04}")
+        accuracy = result["validation_accuracy"]["mean"]
+        print(f"  validation accuracy {accuracy:.4f}", flush=True)
+    return _report(folder, search, changes)
+
+
+def _open(folder: pathlib.Path, search: dict) -> pathlib.Path:
+    """The sweep's folder, if it is new, empty, or of the same search."""
+    path = folder / "search.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            if any(folder.iterdir()):
+                raise UserError(f"--workdir={folder} is not empty and not a sweep's folder.")
+            files.write(path, json.dumps(search, indent=2) + "\n")
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"--workdir={folder} cannot be used: {error}") from error
+    expected = json.loads(json.dumps(search))
+    if found != expected:
+        differing = ", ".join(sorted(key for key in expected if found.get(key) != expected[key]))
+        raise UserError(
+            f"--workdir={folder} has another search in it: not the same {differing}. Name a new "
+            "folder."
+        )
+    return folder
+
+
+def _run_trial(config: ConfigDict, path: pathlib.Path) -> dict:
+    """What came of a trial, now or before; what the run printed is in a file beside its folder."""
+    if not (path / "result.json").exists():
+        shutil.rmtree(path, ignore_errors=True)  # Of a trial that was interrupted.
+        with (
+            open(path.with_suffix(".log"), "w", encoding="utf-8") as log,
+            contextlib.redirect_stdout(log),
+        ):
+            loop.run(config, str(path), evaluate_test=False)
+    return report.RunFolder(path).read_json("result.json")
+
+
+def _report(folder: pathlib.Path, search: dict, changes: Sequence[dict[str, Any]]) -> dict:
+    """Writes and prints all trials, best first, and what fewer of them would have found."""
+    rows = []
+    for number, change in enumerate(changes, 1):
+        result = report.RunFolder(folder / f"trial-{number:04}").read_json("result.json")
+        accuracy, seeds = result["validation_accuracy"], result["seeds"]
+        rows.append(
+            {
+                "trial": number,
+                "fields": change,
+                "validation_accuracy": accuracy["mean"],
+                "ci95": [accuracy["ci95_low"], accuracy["ci95_high"]],
+                "validation_loss": float(np.mean([seed["validation_loss"] for seed in seeds])),
+                "parameters": result["model"]["parameters"],
+                "seconds": result["seconds"]["total"],
+            }
+        )
+    expected = statistics.expected_best([row["validation_accuracy"] for row in rows])
+    rows.sort(key=lambda row: row["validation_accuracy"], reverse=True)
+    content = search | {
+        "seeds_a_trial": search["config"]["train"]["seeds"],
+        "trials": rows,
+        "expected_best_validation_accuracy": expected.tolist(),
+    }
+    table = _markdown(content)
+    files.write(folder / "sweep.json", json.dumps(content, indent=2) + "\n")
+    files.write(folder / "sweep.md", table)
+    _plot(folder / "sweep.png", content)
+    print(f"\n{table}\nfolder: {folder}", flush=True)
+    return content
+
+
+def _markdown(content: dict) -> str:
+    """The table, with the budget that was spent and the command that comes next."""
+    rows, expected = content["trials"], content["expected_best_validation_accuracy"]
+    fields = list(rows[0]["fields"])
+    head = ["trial", *fields, "validation accuracy [95 %]", "loss", "parameters", "seconds"]
+    lines = [head, ["---"] * len(head)]
+    for row in rows:
+        low, high = row["ci95"]
+        lines.append(
+            [
+                str(row["trial"]), *(str(row["fields"][field]) for field in fields),
+                f"{row['validation_accuracy']:.4f} [{low:.4f}, {high:.4f}]",
+                f"{row['validation_loss']:.4f}", f"{row['parameters']:,}", f"{row['seconds']:.0f}",
+            ]
+        )  # fmt: skip
+    of_fewer = [1, *(n for n in (2, 3, 5, 10, 20, 50, 100) if n < len(rows)), len(rows)]
+    budget = ", ".join(f"{n}: {expected[n - 1]:.4f}" for n in dict.fromkeys(of_fewer))
+    chosen = [f"--config.{field}={value}" for field, value in rows[0]["fields"].items()]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return (
+        f"# {content['config']['name']}: {len(rows)} trials of {content['seeds_a_trial']} seed(s), "
+        f"{sum(row['seconds'] for row in rows):.0f} s\n\n{table}\n\n"
+        "The best of many is chosen for its luck too: it will do less well on other reviews.\n"
+        f"Expected best validation accuracy of so many trials: {budget}.\n\n"
+        f"The best one on the test reviews:\n\n"
+        f"    python main.py {shlex.join([*_given(), *chosen])}\n"
+    )
+
+
+def _given() -> list[str]:
+    """Of the command line, what makes the config that all trials begin with."""
+    words = sys.argv[1:]
+    return [
+        f"{word}={after}" if word == "--config" else word
+        for word, after in zip(words, [*words[1:], ""], strict=True)
+        if word.startswith("--config")
+    ]
+
+
+def _plot(path: pathlib.Path, content: dict) -> None:
+    """Expected best validation accuracy against trials, and all trials along each field."""
+    import matplotlib.figure  # Slow to import, and needed only here.
+
+    rows, expected = content["trials"], content["expected_best_validation_accuracy"]
+    fields = list(rows[0]["fields"])
+    figure = matplotlib.figure.Figure(figsize=(4 * (len(fields) + 1), 3.6), layout="constrained")
+    first, *others = figure.subplots(1, len(fields) + 1, squeeze=False, sharey=True)[0]
+    first.plot(range(1, len(rows) + 1), expected, "o-")
+    first.set(xlabel="trials", ylabel="validation accuracy", title="expected best")
+    accuracies = [row["validation_accuracy"] for row in rows]
+    scales = {axis["field"]: axis["scale"] for axis in content["over"]}
+    for axes, field in zip(others, fields, strict=True):
+        values = [row["fields"][field] for row in rows]
+        if scales[field]:
+            axes.plot(values, accuracies, "o")
+            axes.set_xscale("log" if scales[field] == "log" else "linear")
+        else:  # Choices stand side by side, whatever they are.
+            names = list(dict.fromkeys(map(str, sorted(values, key=str))))
+            axes.plot([names.index(str(value)) for value in values], accuracies, "o")
+            axes.set_xticks(range(len(names)), names)
+            axes.set_xlim(-0.5, len(names) - 0.5)
+        axes.set(xlabel=field)
+    for axes in (first, *others):
+        axes.grid(alpha=0.3)
+    first.xaxis.get_major_locator().set_params(integer=True)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150)
+    files.write(path, buffer.getvalue())
+
+
+def _shown(change: dict[str, Any]) -> str:
+    return ", ".join(f"{field}={value}" for field, value in change.items())
+
+
+if __name__ == "__main__":
+    command.run(
+        lambda config: run(
+            config, [Axis.parse(text) for text in _OVER.value], _TRIALS.value, _SEED.value,
+            _WORKDIR.value,
+        )
+    )  # fmt: skip
