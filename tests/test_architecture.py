@@ -45,7 +45,8 @@ def test_a_layer_imports_only_what_is_below_it(number):
     assert not [name for name in imported(path) if f"{name}.".startswith(tuple(above))]
 
 
-PROGRAMS = {"command", "sweep"}  # Beside main.py, what takes an experiment on its command line.
+# Beside main.py, what takes an experiment on its command line.
+PROGRAMS = {"baselines", "command", "sweep"}
 
 
 @pytest.mark.parametrize("path", files("train_lib"), ids=str)

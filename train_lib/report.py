@@ -259,24 +259,27 @@ def result(
     config: ConfigDict,
     data: Dataset,
     seeds: Sequence[int],
-    params_K: nnx.State,
-    validation: Metrics,
+    parameters: int,
+    validation: Metrics | None,
     test: Metrics | None,
     stopwatch: Stopwatch,
 ) -> dict:
-    """What `result.json` holds; of the test reviews nothing, where they were not looked at."""
-    metrics = _named(validation=validation) | (_named(test=test) if test else {})
+    """What `result.json` holds; of a split nothing, where it was not evaluated."""
+    evaluated = {"validation": validation, "test": test}
+    metrics = _named(**{split: of_split for split, of_split in evaluated.items() if of_split})
     return {
         "config": config.name,
         "dataset": {
             "name": data.name,
             "fingerprint": data.fingerprint,
             **{split: len(getattr(data, split)) for split in SPLITS},
-            "longest_tokens": {split: int(getattr(data, split).lengths.max()) for split in SPLITS},
+            "longest_tokens": {
+                split: int(getattr(data, split).lengths.max(initial=0)) for split in SPLITS
+            },
         },
         "model": {
             "architecture": config.model.to_dict(),
-            "parameters": count(params_K) // len(seeds),
+            "parameters": parameters,
         },
         "seeds": [
             {"seed": seed} | {name: float(values_K[number]) for name, values_K in metrics.items()}

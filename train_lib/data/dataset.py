@@ -14,7 +14,7 @@ import numpy as np
 from train_lib import files
 from train_lib.data import sources
 from train_lib.data.corpus import Corpus, Reviews, fingerprint
-from train_lib.data.vocabulary import Vocabulary, split_words
+from train_lib.data.vocabulary import UNKNOWN, Vocabulary, split_words
 
 # Of the way tokens are made and stored. Raise it when either changes: old caches are then left.
 _CACHE_VERSION = 1
@@ -50,13 +50,20 @@ class Split:
         is_kept = np.arange(len(self.tokens)) >= np.repeat(self.offsets[1:] - kept, self.lengths)
         return Split(self.tokens[is_kept], np.concatenate([[0], np.cumsum(kept)]), self.labels)
 
+    def most_frequent_words(self, max_features: int) -> "Split":
+        """The same reviews in a smaller vocabulary: its words, and all others unknown."""
+        tokens = np.where(self.tokens < max_features, self.tokens, np.int32(UNKNOWN))
+        return dataclasses.replace(self, tokens=tokens)
+
     @classmethod
     def encode(
         cls, vocabulary: Vocabulary, reviews: Sequence[Sequence[str]], labels: np.ndarray
     ) -> "Split":
         tokens = [vocabulary.encode(words) for words in reviews]
         offsets = np.cumsum([0, *map(len, tokens)], dtype=np.int64)
-        return cls(np.concatenate(tokens), offsets, labels.astype(np.int8))
+        return cls(
+            np.concatenate([np.empty(0, np.int32), *tokens]), offsets, labels.astype(np.int8)
+        )
 
 
 @dataclasses.dataclass(frozen=True)

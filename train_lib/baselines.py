@@ -1,0 +1,251 @@
+"""Classical baselines on an experiment's reviews: what a recurrent model has to be better than.
+
+python -m train_lib.baselines [--config=configs/lstm.py] [--workdir=runs/baselines] [--full]
+
+Each is trained, validated and tested on the reviews that `main.py` has with the same config, and
+leaves the folder of a finished run. Words are split as for the recurrent models, but all of them
+are known, not only the config's vocabulary, unless the name says so. Options are chosen by
+the validation reviews. `--full` then trains on these too, as was done for the published figures.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from importlib import metadata
+
+import jax
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict
+from scipy.sparse import csr_array
+
+from train_lib import command, loop, metrics, report, settings
+from train_lib.data import dataset
+from train_lib.data.dataset import SPLITS, Dataset
+from train_lib.data.ngrams import MAX_FEATURES, NGrams
+from train_lib.errors import UserError
+from train_lib.metrics import Metrics
+from train_lib.ngram_models import Model, Options, train_averaged, train_linear
+from train_lib.progress import Stopwatch
+
+MIN_COUNT = 2
+"""An n-gram counts if the training reviews have it so often: without the rest, and their weight in
+memory, all these models classify the validation reviews as well or better."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Baseline:
+    """One way to classify counted n-grams.
+
+    Attributes:
+        name: of its folder.
+        words: of the longest n-grams.
+        train: from counts, labels, a grid of options and a seed to a model for each of the options.
+        grid: the options to choose from; the first of equals is chosen.
+        max_features: of its vocabulary.
+        is_random: whether another seed makes another model.
+        published: accuracy on IMDB's test reviews, trained on all 25,000 others; and whose it is.
+    """
+
+    name: str
+    words: int
+    train: Callable[[csr_array, np.ndarray, Sequence[Options], int], Iterator[Model]]
+    grid: Sequence[Options]
+    max_features: int = MAX_FEATURES
+    is_random: bool = False
+    published: str = ""
+
+
+def baselines(max_features: int) -> list[Baseline]:
+    """All there are; `max_features` is that of the recurrent models."""
+
+    def grid(*weightings: str) -> list[Options]:
+        costs = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+        return [{"weighting": name, "cost": cost} for name in weightings for cost in costs]
+
+    words, ratio = grid("binary", "tf-idf"), grid("log-count ratio")
+    epochs = [{"embedding_size": 10, "epochs": number} for number in range(1, 7)]
+    wang = "Wang and Manning 2012"
+    return [
+        Baseline(f"logistic-regression-{max_features}", 1, train_linear, words, max_features),
+        Baseline("logistic-regression", 1, train_linear, words, published=f".8695 (SVM), {wang}"),
+        Baseline("nb-svm-1", 1, train_linear, ratio, published=f".8829, {wang}"),
+        Baseline("nb-svm-2", 2, train_linear, ratio, published=f".9122, {wang}"),
+        Baseline("nb-svm-3", 3, train_linear, ratio, published=".9187, Mesnil et al. 2014"),
+        Baseline("fasttext-2", 2, train_averaged, epochs, is_random=True,
+                 published=".9056, Keras' example imdb_fasttext"),
+    ]  # fmt: skip
+
+
+def run(config: ConfigDict, workdir: str | None = None, *, full: bool = False) -> list[dict]:
+    """Chooses, trains and tests all baselines, and prints a table of them.
+
+    Args:
+        config: as `configs/base.py` describes it; its data and seeds are the baselines'.
+        workdir: where each baseline gets a run folder; None: under `runs/`.
+        full: train on the validation reviews too, once they have chosen the options.
+
+    Returns:
+        What `result.json` of each of them holds.
+
+    Raises:
+        UserError: the config, the data or a folder cannot be used; nothing was overwritten.
+    """
+    settings.check(config)
+    everyone = baselines(config.data.max_features)
+    folders = [
+        report.RunFolder.create(workdir and f"{workdir}/{baseline.name}", baseline.name)
+        for baseline in everyone
+    ]
+    data_config = ConfigDict(config.data.to_dict())
+    data_config.max_features = MAX_FEATURES
+    to_choose = to_train = dataset.load(data_config)
+    if full:
+        data_config.train_reviews += data_config.validation_reviews
+        data_config.validation_reviews = 0
+        to_train = dataset.load(data_config)
+    print(report.describe_data(to_train), flush=True)
+    results = []
+    for baseline, folder in zip(everyone, folders, strict=True):
+        print(f"{baseline.name}: {folder.path}", flush=True)
+        results.append(_run(baseline, config, to_choose, to_train, folder))
+    print(f"\n{_table(everyone, results)}", flush=True)
+    return results
+
+
+def _run(
+    baseline: Baseline,
+    config: ConfigDict,
+    to_choose: Dataset,
+    to_train: Dataset,
+    folder: report.RunFolder,
+) -> dict:
+    """One baseline, its options chosen with the one data set and itself trained with the other."""
+    stopwatch = Stopwatch()
+    seeds = loop.seeds_of(config) if baseline.is_random else [config.train.seed]
+    with stopwatch.phase("data"):
+        counts = _count(baseline, to_choose)
+    with stopwatch.phase("train"):
+        search = _search(baseline, to_choose, counts, seeds[0])
+        options = max(search, key=lambda choice: choice[1])[0]
+    if to_train is not to_choose:
+        with stopwatch.phase("data"):
+            counts = _count(baseline, to_train)
+    with stopwatch.phase("train"):
+        labels_N = to_train.train.labels
+        models = [
+            next(baseline.train(counts["train"], labels_N, [options], seed)) for seed in seeds
+        ]
+    evaluated: dict[str, Metrics] = {}
+    with stopwatch.phase("evaluate"):
+        for split in ("validation", "test"):
+            if len(labels_N := getattr(to_train, split).labels):
+                logits_KxN = np.stack([model.logits(counts[split]) for model in models])
+                evaluated[split] = _metrics(logits_KxN, labels_N)
+    folder.write_predictions(seeds, to_train.test, logits_KxN)
+
+    described = _describe(baseline, config, options, to_train, seeds)
+    folder.write_json("config.json", described.to_dict())
+    result = report.result(
+        described, to_train, seeds, models[0].parameters,
+        evaluated.get("validation"), evaluated["test"], stopwatch,
+    )  # fmt: skip
+    result["versions"]["scikit-learn"] = metadata.version("scikit-learn")
+    result["search"] = [options | {"validation_accuracy": value} for options, value in search]
+    folder.write_json("result.json", result)
+    return result
+
+
+def _count(baseline: Baseline, data: Dataset) -> dict[str, csr_array]:
+    """The counts `[N, F]` of each split's reviews."""
+    splits = {
+        name: getattr(data, name).most_frequent_words(baseline.max_features) for name in SPLITS
+    }
+    ngrams = NGrams(splits["train"], baseline.words, MIN_COUNT)
+    if not len(ngrams):
+        raise UserError(
+            f"no word stands in the {len(data.train)} training reviews {MIN_COUNT} times, so there "
+            "is nothing to count; raise --config.data.train_reviews."
+        )
+    return {name: ngrams.count(split) for name, split in splits.items()}
+
+
+def _search(
+    baseline: Baseline, data: Dataset, counts: dict[str, csr_array], seed: int
+) -> list[tuple[Options, float]]:
+    """Validation accuracy with each of the options."""
+    models = baseline.train(counts["train"], data.train.labels, baseline.grid, seed)
+    labels_N = data.validation.labels
+    return [
+        (options, float(_metrics(model.logits(counts["validation"])[None], labels_N).accuracy[0]))
+        for options, model in zip(baseline.grid, models, strict=True)
+    ]
+
+
+def _metrics(logits_KxN: np.ndarray, labels_N: np.ndarray) -> Metrics:
+    """Loss and accuracy of each of K models."""
+    of_each = jax.vmap(metrics.cross_entropy, (0, None, None))
+    return metrics.mean([of_each(logits_KxN, labels_N, np.ones(len(labels_N)))])
+
+
+def _describe(
+    baseline: Baseline, config: ConfigDict, options: Options, data: Dataset, seeds: Sequence[int]
+) -> ConfigDict:
+    """What was run, as the config of a run."""
+    return ConfigDict(
+        {
+            "name": baseline.name,
+            "model": {"ngram_words": baseline.words, "min_count": MIN_COUNT, **options},
+            "data": config.data.to_dict()
+            | {
+                "max_features": baseline.max_features,
+                "train_reviews": len(data.train),
+                "validation_reviews": len(data.validation),
+            },
+            "train": {"seeds": len(seeds), "seed": seeds[0]},
+        }
+    )
+
+
+def _table(everyone: Sequence[Baseline], results: Sequence[dict]) -> str:
+    """All baselines for people."""
+    rows = [
+        ("baseline", "options", "parameters", "validation", "test [95 %]", "seconds", "published")
+    ]
+    for baseline, result in zip(everyone, results, strict=True):
+        chosen = result["model"]["architecture"]
+        test = result["test_accuracy"]
+        best = max(choice["validation_accuracy"] for choice in result["search"])
+        rows.append(
+            (
+                baseline.name,
+                ", ".join(f"{name} {chosen[name]}" for name in baseline.grid[0]),
+                f"{result['model']['parameters']:,}",
+                f"{best:.4f}",
+                f"{test['mean']:.4f} [{test['ci95_low']:.4f}, {test['ci95_high']:.4f}]",
+                f"{result['seconds']['total']:.0f}",
+                baseline.published,
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    data = results[0]["dataset"]
+    return "\n".join(
+        [
+            f"{data['name']}, trained on {data['train']:,} reviews, tested on {data['test']:,}",
+            "",
+            *lines,
+        ]
+    )
+
+
+if __name__ == "__main__":
+    flags.adopt_module_key_flags(command)
+    _WORKDIR = flags.DEFINE_string(
+        "workdir", None, "Where each baseline gets a folder, new or empty; by default under runs/."
+    )
+    _FULL = flags.DEFINE_bool(
+        "full", False, "Train on the validation reviews too, once the options are chosen."
+    )
+    flags.FLAGS.set_default("config", "configs/lstm.py")
+    jax.config.update("jax_platforms", "cpu")  # Where scikit-learn is.
+    command.run(lambda config: run(config, _WORKDIR.value, full=_FULL.value))
