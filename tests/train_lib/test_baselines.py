@@ -1,0 +1,180 @@
+"""Baselines: the same reviews, nothing learnt from the test reviews, and a run folder of each."""
+
+import csv
+import dataclasses
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from configs import base
+from train_lib import baselines
+from train_lib.data import dataset
+from train_lib.errors import UserError
+from train_lib.report import RunFolder
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+NAMES = [
+    "logistic-regression-50", "logistic-regression", "nb-svm-1", "nb-svm-2", "nb-svm-3",
+    "fasttext-2",
+]  # fmt: skip
+
+
+def small_config():
+    config = base.get_config("test", "exact")
+    config.data.update(
+        source="generated", train_reviews=60, validation_reviews=30, test_reviews=40,
+        max_features=50,
+    )  # fmt: skip
+    config.train.update(seeds=2, seed=5)
+    return config
+
+
+@pytest.fixture
+def config():
+    return small_config()
+
+
+def program(*arguments):
+    done = subprocess.run(
+        [sys.executable, "-m", "train_lib.baselines", *arguments],
+        cwd=ROOT, capture_output=True, timeout=300, text=True,
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of all baselines' folders, and what the program printed."""
+    workdir = tmp_path_factory.mktemp("finished") / "new"
+    fields = {
+        f"--config.{group}.{name}={value}"
+        for group in ("data", "train")
+        for name, value in small_config()[group].items()
+        if value != ""
+    }
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        done = program(f"--workdir={workdir}", *fields)
+    assert (done.returncode, done.stderr) == (0, "")
+    return workdir, done.stdout
+
+
+def predictions_of(folder):
+    return list(csv.DictReader(folder.read_text("predictions.csv").splitlines()))
+
+
+def test_neighbouring_words_are_worth_what_the_generated_corpus_promises(config):
+    config.data.update(train_reviews=2_000, test_reviews=600)
+    config.data.max_features = baselines.MAX_FEATURES
+    data = dataset.load(config.data)
+    accuracies = {}
+    for baseline in baselines.baselines(50):
+        if baseline.name in ("nb-svm-1", "nb-svm-2"):
+            counts = baselines._count(baseline, data)
+            options = [{"weighting": "log-count ratio", "cost": 0.01}]
+            (model,) = baseline.train(counts["train"], data.train.labels, options, 0)
+            is_right = (model.logits(counts["test"]) > 0) == data.test.labels
+            accuracies[baseline.name] = is_right.mean()
+    assert accuracies["nb-svm-1"] < 0.63 < 0.7 < accuracies["nb-svm-2"] < 0.8
+
+
+def test_every_baseline_is_tested_on_the_reviews_of_a_recurrent_model(finished, config):
+    data = dataset.load(config.data)
+    workdir, output = finished
+    assert {path.name for path in workdir.iterdir()} == set(NAMES)
+    table = output.splitlines()[-len(NAMES) :]
+    for name, row in zip(NAMES, table, strict=True):
+        folder = RunFolder.open_finished(str(workdir / name))
+        described, result = folder.read_json("config.json"), folder.read_json("result.json")
+        seeds = [5, 6] if name == "fasttext-2" else [5]
+        assert described["name"] == result["config"] == name
+        assert described["train"] == {"seed": 5, "seeds": len(seeds)}
+        assert result["dataset"]["fingerprint"] == data.fingerprint
+        assert [result["dataset"][split] for split in dataset.SPLITS] == [60, 30, 40]
+        predictions = predictions_of(folder)
+        for of_seed, part in zip(
+            result["seeds"], np.split(np.array(predictions), len(seeds)), strict=True
+        ):
+            assert [int(row["seed"]) for row in part] == [of_seed["seed"]] * 40
+            assert [int(row["label"]) for row in part] == list(data.test.labels)
+            assert [int(row["tokens"]) for row in part] == list(data.test.lengths)
+            is_right = [(float(row["logit"]) > 0) == (row["label"] == "1") for row in part]
+            assert of_seed["test_accuracy"] == pytest.approx(np.mean(is_right))
+        assert [of_seed["seed"] for of_seed in result["seeds"]] == seeds
+        # Chosen by validation; of the chosen one it is what the folder says.
+        best = max(choice["validation_accuracy"] for choice in result["search"])
+        assert result["seeds"][0]["validation_accuracy"] == pytest.approx(best)
+
+
+def test_all_words_change_neither_the_draw_nor_the_vocabulary_of_the_most_frequent(config):
+    data = dataset.load(config.data)
+    config.data.max_features = baselines.MAX_FEATURES
+    everything = dataset.load(config.data)
+    for split, of_all in zip(data.splits, everything.splits, strict=True):
+        np.testing.assert_array_equal(split.labels, of_all.labels)
+        np.testing.assert_array_equal(split.lengths, of_all.lengths)
+        np.testing.assert_array_equal(split.tokens, of_all.most_frequent_words(50).tokens)
+
+
+def test_full_trains_on_the_validation_reviews_too_and_chooses_without_them(
+    finished, config, tmp_path, monkeypatch, capsys
+):
+    trained_on = []
+    everyone = baselines.baselines(50)[3:4]
+
+    def train(counts, labels, grid, seed):
+        trained_on.append(len(labels))
+        return everyone[0].train(counts, labels, grid, seed)
+
+    one = dataclasses.replace(everyone[0], train=train)
+    monkeypatch.setattr(baselines, "baselines", lambda _: [one])
+    (result,) = baselines.run(config, str(tmp_path), full=True)
+    assert trained_on == [60, 90]
+    assert [result["dataset"][split] for split in dataset.SPLITS] == [90, 0, 40]
+    usual = RunFolder(finished[0] / "nb-svm-2")
+    assert result["search"] == usual.read_json("result.json")["search"]
+    full = predictions_of(RunFolder(tmp_path / "nb-svm-2"))
+    for field, same in (("label", True), ("tokens", True), ("logit", False)):
+        assert same == (
+            [row[field] for row in full] == [row[field] for row in predictions_of(usual)]
+        )
+    assert "validation_accuracy" not in result
+    assert "trained on 90 reviews" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("number", [0, 3, 5])
+def test_nothing_is_learnt_or_chosen_from_the_test_reviews(number, config, tmp_path):
+    baseline = baselines.baselines(50)[number]
+    config.data.max_features = baselines.MAX_FEATURES
+    data = dataset.load(config.data)
+    test = dataclasses.replace(data.test, labels=1 - data.test.labels)
+    flipped = dataclasses.replace(data, test=test)
+    results, logits = [], []
+    for name, of_run in (("one", data), ("other", flipped)):
+        folder = RunFolder.create(str(tmp_path / name), name)
+        results.append(baselines._run(baseline, config, of_run, of_run, folder))
+        logits.append([row["logit"] for row in predictions_of(folder)])
+    assert logits[0] == logits[1]
+    one, other = results
+    for field in ("model", "search", "validation_accuracy"):
+        assert one[field] == other[field]
+    for before, after in zip(one["seeds"], other["seeds"], strict=True):
+        assert before["test_accuracy"] == pytest.approx(1 - after["test_accuracy"])
+
+
+def test_what_cannot_be_done_is_told(finished, config, tmp_path):
+    done = program("--ful")
+    assert done.returncode == 1
+    assert "ful" in done.stderr
+    with pytest.raises(UserError, match="not empty"):
+        baselines.run(config, str(finished[0]))
+    config.data.train_reviews = 3
+    with pytest.raises(UserError, match="train_reviews"):
+        baselines.run(config, str(tmp_path / "odd"))
+    config.data.update(train_reviews=60, source="imdb", dir="/dev/null/x", archive="none.tar.gz")
+    with pytest.raises(UserError, match="/dev/null/x"):
+        baselines.run(config, str(tmp_path / "missing"))
