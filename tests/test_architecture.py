@@ -58,6 +58,13 @@ def test_training_does_not_read_flags_or_experiments(path):
         assert not [name for name in names if name.startswith(("absl", *programs))]
 
 
+@pytest.mark.parametrize("path", files("train_lib"), ids=str)
+def test_a_start_does_not_wait_for_scikit_learn(path):
+    at_start = ast.parse(path.read_text("utf-8")).body
+    imports = [node for node in at_start if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert "sklearn" not in " ".join(map(ast.unparse, imports))
+
+
 @pytest.mark.parametrize("path", files("train_lib") + files("seqmodels"), ids=str)
 def test_nothing_is_pickled(path):
     source = path.read_text("utf-8")

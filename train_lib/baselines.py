@@ -21,6 +21,7 @@ from scipy.sparse import csr_array
 from train_lib import command, loop, metrics, report, settings
 from train_lib.data import dataset
 from train_lib.data.dataset import SPLITS, Dataset
+from train_lib.data.imdb import ImdbCorpus
 from train_lib.data.ngrams import MAX_FEATURES, NGrams
 from train_lib.errors import UserError
 from train_lib.metrics import Metrics
@@ -28,8 +29,8 @@ from train_lib.ngram_models import Model, Options, train_averaged, train_linear
 from train_lib.progress import Stopwatch
 
 MIN_COUNT = 2
-"""An n-gram counts if the training reviews have it so often: without the rest, and their weight in
-memory, all these models classify the validation reviews as well or better."""
+"""How often the training reviews must have an n-gram. With all of them, NB-SVM has five times as
+many parameters and a validation accuracy of .9105 instead of .9123 (three words, IMDB)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,17 +132,19 @@ def _run(
         with stopwatch.phase("data"):
             counts = _count(baseline, to_train)
     with stopwatch.phase("train"):
-        labels_N = to_train.train.labels
-        models = [
-            next(baseline.train(counts["train"], labels_N, [options], seed)) for seed in seeds
-        ]
-    evaluated: dict[str, Metrics] = {}
+        train = counts["train"], to_train.train.labels
+        models = [next(baseline.train(*train, [options], seed)) for seed in seeds]
     with stopwatch.phase("evaluate"):
-        for split in ("validation", "test"):
-            if len(labels_N := getattr(to_train, split).labels):
-                logits_KxN = np.stack([model.logits(counts[split]) for model in models])
-                evaluated[split] = _metrics(logits_KxN, labels_N)
-    folder.write_predictions(seeds, to_train.test, logits_KxN)
+        logits = {
+            split: np.stack([model.logits(counts[split]) for model in models])
+            for split in ("validation", "test")
+            if len(getattr(to_train, split))
+        }
+        evaluated = {
+            split: _metrics(logits_KxN, getattr(to_train, split).labels)
+            for split, logits_KxN in logits.items()
+        }
+    folder.write_predictions(seeds, to_train.test, logits["test"])
 
     described = _describe(baseline, config, options, to_train, seeds)
     folder.write_json("config.json", described.to_dict())
@@ -207,35 +210,29 @@ def _describe(
 
 
 def _table(everyone: Sequence[Baseline], results: Sequence[dict]) -> str:
-    """All baselines for people."""
-    rows = [
-        ("baseline", "options", "parameters", "validation", "test [95 %]", "seconds", "published")
-    ]
+    """All baselines, for people; the published figures where they are of the same reviews."""
+    data = results[0]["dataset"]
+    rows = [["baseline", "options", "parameters", "validation", "test [95 %]", "seconds", ""]]
+    if data["name"] == ImdbCorpus.name:
+        rows[0][-1] = "published, of 25,000"
     for baseline, result in zip(everyone, results, strict=True):
-        chosen = result["model"]["architecture"]
-        test = result["test_accuracy"]
+        options, test = result["model"]["architecture"], result["test_accuracy"]
         best = max(choice["validation_accuracy"] for choice in result["search"])
         rows.append(
-            (
+            [
                 baseline.name,
-                ", ".join(f"{name} {chosen[name]}" for name in baseline.grid[0]),
+                ", ".join(f"{name} {options[name]}" for name in baseline.grid[0]),
                 f"{result['model']['parameters']:,}",
                 f"{best:.4f}",
                 f"{test['mean']:.4f} [{test['ci95_low']:.4f}, {test['ci95_high']:.4f}]",
                 f"{result['seconds']['total']:.0f}",
-                baseline.published,
-            )
+                baseline.published if rows[0][-1] else "",
+            ]
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-    data = results[0]["dataset"]
-    return "\n".join(
-        [
-            f"{data['name']}, trained on {data['train']:,} reviews, tested on {data['test']:,}",
-            "",
-            *lines,
-        ]
-    )
+    title = f"{data['name']}, trained on {data['train']:,} reviews, tested on {data['test']:,}"
+    return "\n".join([title, "", *lines])
 
 
 if __name__ == "__main__":
