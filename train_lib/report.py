@@ -158,10 +158,12 @@ class RunFolder:
 
 def named_arrays(params: nnx.State) -> list[tuple[str, jax.Array]]:
     """Every parameter with its path, as in `encoder.layers.0.forward.kernel`."""
-    return [
-        (jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value"), value)
-        for path, value in jax.tree_util.tree_leaves_with_path(params)
-    ]
+    return [(path_of(keys), value) for keys, value in jax.tree_util.tree_leaves_with_path(params)]
+
+
+def path_of(keys) -> str:
+    """The path of a parameter, from the keys that JAX has for it."""
+    return jax.tree_util.keystr(keys, simple=True, separator=".").removesuffix(".value")
 
 
 def header(folder: RunFolder) -> str:
