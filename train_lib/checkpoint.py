@@ -4,6 +4,7 @@ Orbax writes the arrays. It notices no flipped bit in them and knows no way back
 checkpoint, so both are here.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -15,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from train_lib import files
@@ -173,18 +175,12 @@ class Checkpoints:
 
     def _delete_old(self) -> None:
         """Deletes all but the last intact ones and the best."""
-        last, best = [], []
+        intact = {}
         for name in reversed(self._names()):
-            if len(last) == self._keep and best:
-                break
-            try:
-                manifest = _check(self._folder / name)
-            except _Damaged:
-                continue
-            if len(last) < self._keep:
-                last.append(name)
-            if manifest["is_best"] and not best:
-                best.append(name)
+            with contextlib.suppress(_Damaged):
+                intact[name] = _check(self._folder / name)
+        last = [*intact][: self._keep]
+        best = [name for name, manifest in intact.items() if manifest["is_best"]][:1]
         for name in set(self._names()) - {*last, *best}:
             shutil.rmtree((self._folder / name).rename(self._folder / f".{name}"))
 
@@ -277,9 +273,8 @@ def _data(array: jax.Array) -> jax.Array:
 def _on_devices_of(array: jax.Array, value: np.ndarray) -> jax.Array:
     """The numbers as an array of the kind and with the sharding of another."""
     if _is_key(array):
-        return jax.device_put(
-            jax.random.wrap_key_data(value, impl=jax.random.key_impl(array)), array.sharding
-        )
+        keys = jax.random.wrap_key_data(jnp.asarray(value), impl=jax.random.key_impl(array))
+        return jax.device_put(keys, array.sharding)
     return jax.device_put(value, array.sharding)
 
 
