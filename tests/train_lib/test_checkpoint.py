@@ -237,6 +237,9 @@ def content(folder):
     return {path.relative_to(folder): path.read_bytes() for path in every_file(folder)}
 
 
+TWO = "000001-step-1", "000002-step-2"
+
+
 @pytest.fixture(scope="module")
 def two_checkpoints(tmp_path_factory):
     folder = tmp_path_factory.mktemp("intact")
@@ -247,28 +250,29 @@ def two_checkpoints(tmp_path_factory):
 @pytest.mark.parametrize("damage", [flip, truncate, delete, swap, extend, add])
 def test_no_damage_to_any_file_reaches_a_number(two_checkpoints, tmp_path, capsys, damage):
     rng = np.random.default_rng(0)
-    files_of_last = every_file(two_checkpoints / "000002-step-2")
+    files_of_last = every_file(two_checkpoints / TWO[1])
     for number in range(-(-FAULTS // 6)):
         folder = shutil.copytree(two_checkpoints, tmp_path / str(number))
         chosen = files_of_last[(number * 5) % len(files_of_last)].relative_to(two_checkpoints)
         damage(rng, folder / chosen)
-        changed = content(folder / "000002-step-2") != content(two_checkpoints / "000002-step-2")
-        try:
-            restored = Checkpoints(folder).restore(state_of(0))
-        except UserError as error:  # Of a swap with a file of the other, both are damaged.
-            assert damage is swap
-            assert str(folder / "000001-step-1") in str(error)
+        changed = [content(folder / name) != content(two_checkpoints / name) for name in TWO]
+        checkpoints = Checkpoints(folder)
+        if all(changed):  # A file of one and a file of the other were swapped.
+            with pytest.raises(UserError, match="000001-step-1 is damaged"):
+                checkpoints.restore(state_of(0))
             continue
+        restored = checkpoints.restore(state_of(0))
         told = capsys.readouterr().out
-        assert_is_of_step(restored, 1 if changed else 2)  # Two equal files may have been swapped.
-        assert ("000002-step-2 is damaged" in told) == changed
+        # Two equal files may have been swapped.
+        assert_is_of_step(restored, 1 if changed[1] else 2)
+        assert ("000002-step-2 is damaged" in told) == changed[1]
         if damage in (flip, truncate, extend) and chosen.name != "SHA256SUMS":
             assert chosen.relative_to("000002-step-2").as_posix() in told
 
 
 def test_two_checkpoints_in_each_others_place_are_both_refused(two_checkpoints, tmp_path):
     (tmp_path / "folder").mkdir()
-    for name, other in (("000001-step-1", "000002-step-2"), ("000002-step-2", "000001-step-1")):
+    for name, other in zip(TWO, reversed(TWO), strict=True):
         shutil.copytree(two_checkpoints / name, tmp_path / "folder" / other)
     with pytest.raises(UserError, match="no intact checkpoint") as error:
         Checkpoints(tmp_path / "folder").restore(state_of(0))
