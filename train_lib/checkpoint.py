@@ -41,7 +41,7 @@ class Checkpoint(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints of one run: the last so many, and the best by validation.
+    """The checkpoints of one run, of which the last so many are kept.
 
     The seventh to be saved, say after 512 steps, is the folder `000007-step-512`:
 
@@ -63,7 +63,7 @@ class Checkpoints:
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future | None = None
 
-    def save(self, step: int, state: Any, position: dict, is_best: bool = False) -> None:
+    def save(self, step: int, state: Any, position: dict) -> None:
         """Saves in the background.
 
         Returns as soon as `state` has been computed and copied, so that its memory can be given
@@ -73,7 +73,6 @@ class Checkpoints:
             step: updates made.
             state: a pytree of `jax.Array`s, keys among them.
             position: whatever else the run needs to go on; of types that JSON has.
-            is_best: the best so far by validation, which is kept until there is a better one.
 
         Raises:
             UserError: the save before failed.
@@ -82,7 +81,6 @@ class Checkpoints:
         leaves = _named(state)
         manifest = {
             "step": step,
-            "is_best": is_best,
             "position": json.loads(json.dumps(position)),  # The caller may go on to change it.
             "arrays": {name: _signature(leaf) for name, leaf in leaves.items()},
         }
@@ -115,21 +113,12 @@ class Checkpoints:
         Raises:
             UserError: all are damaged, or the newest intact one is not of a state like this.
         """
-        return self._newest_intact(like, best=False)
-
-    def restore_best(self, like: Any) -> Checkpoint | None:
-        """As `restore`, the newest of those that were the best so far when they were saved."""
-        return self._newest_intact(like, best=True)
-
-    def _newest_intact(self, like: Any, best: bool) -> Checkpoint | None:
         self.wait()
         damaged = []
         for name in reversed(self._names()):
             path = self._folder / name
             try:
                 manifest = _check(path)
-                if best and not manifest["is_best"]:
-                    continue
                 state = _load(path, manifest, like)
                 return Checkpoint(manifest["step"], state, manifest["position"])
             except _Damaged as error:
@@ -141,6 +130,12 @@ class Checkpoints:
                 + "\nPut a copy of one back, or remove the folder to start the run from step 0."
             )
         return None
+
+    def newest(self) -> pathlib.Path | None:
+        """The folder of the last one saved."""
+        self.wait()
+        names = self._names()
+        return self._folder / names[-1] if names else None
 
     def _names(self) -> list[str]:
         """The checkpoints there are, in the order in which they were saved."""
@@ -174,14 +169,15 @@ class Checkpoints:
             ) from error
 
     def _delete_old(self) -> None:
-        """Deletes all but the last intact ones and the best."""
-        intact = {}
-        for name in reversed(self._names()):
-            with contextlib.suppress(_Damaged):
-                intact[name] = _check(self._folder / name)
-        last = [*intact][: self._keep]
-        best = [name for name, manifest in intact.items() if manifest["is_best"]][:1]
-        for name in set(self._names()) - {*last, *best}:
+        """Deletes all but the last intact ones."""
+        names = self._names()
+        intact: list[str] = []
+        for name in reversed(names):
+            if len(intact) < self._keep:
+                with contextlib.suppress(_Damaged):
+                    _check(self._folder / name)
+                    intact.append(name)
+        for name in set(names) - set(intact):
             shutil.rmtree((self._folder / name).rename(self._folder / f".{name}"))
 
 
