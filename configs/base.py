@@ -62,6 +62,9 @@ def get_config(name: str, treatment: str) -> ConfigDict:
     config.train.learning_rate = 1e-3  # of Adam
     config.train.clip_norm = 0.0  # length to which longer gradients are shortened; 0: none is
     config.train.adam_epsilon = 1e-7  # of Adam, added as Keras does: to the uncorrected root
+    config.train.checkpoint_every_seconds = 60.0  # between checkpoints; 0: no limit of seconds
+    config.train.checkpoint_every_steps = 0  # between checkpoints; 0: no limit of steps
+    config.train.checkpoints_kept = 2  # of those of a run, the last ones
     config.train.seeds = 1  # independent runs at once, each with a seed of its own
     config.train.seed = 0  # of initialisation, data order and dropout; the first, others follow
     return config

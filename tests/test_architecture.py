@@ -65,6 +65,12 @@ def test_a_start_does_not_wait_for_scikit_learn(path):
     assert "sklearn" not in " ".join(map(ast.unparse, imports))
 
 
+def test_only_one_file_knows_how_checkpoints_are_stored():
+    paths = [ROOT / "main.py", *files("train_lib"), *files("seqmodels"), *files("benchmarks")]
+    orbax = [path for path in paths if any(n.startswith("orbax") for n in imported(path))]
+    assert orbax == [ROOT / "train_lib" / "checkpoint.py"]
+
+
 @pytest.mark.parametrize("path", files("train_lib") + files("seqmodels"), ids=str)
 def test_nothing_is_pickled(path):
     source = path.read_text("utf-8")

@@ -8,6 +8,7 @@ are known, not only the config's vocabulary, unless the name says so. Options ar
 the validation reviews. `--full` then trains on these too, as was done for the published figures.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
@@ -27,6 +28,7 @@ from train_lib.errors import UserError
 from train_lib.metrics import Metrics
 from train_lib.ngram_models import Model, Options, train_averaged, train_linear
 from train_lib.progress import Stopwatch
+from train_lib.state import Position
 
 MIN_COUNT = 2
 """How often the training reviews must have an n-gram. With all of them, NB-SVM has five times as
@@ -82,7 +84,8 @@ def run(config: ConfigDict, workdir: str | None = None, *, full: bool = False) -
 
     Args:
         config: as `configs/base.py` describes it; its data and seeds are the baselines'.
-        workdir: where each baseline gets a run folder; None: under `runs/`.
+        workdir: where each baseline gets a run folder; None: under `runs/`. Those that are finished
+            there are left as they are.
         full: train on the validation reviews too, once they have chosen the options.
 
     Returns:
@@ -93,24 +96,50 @@ def run(config: ConfigDict, workdir: str | None = None, *, full: bool = False) -
     """
     settings.check(config)
     everyone = baselines(config.data.max_features)
-    folders = [
-        report.RunFolder.create(workdir and f"{workdir}/{baseline.name}", baseline.name)
-        for baseline in everyone
-    ]
-    data_config = ConfigDict(config.data.to_dict())
-    data_config.max_features = MAX_FEATURES
-    to_choose = to_train = dataset.load(data_config)
-    if full:
-        data_config.train_reviews += data_config.validation_reviews
-        data_config.validation_reviews = 0
-        to_train = dataset.load(data_config)
-    print(report.describe_data(to_train), flush=True)
-    results = []
-    for baseline, folder in zip(everyone, folders, strict=True):
-        print(f"{baseline.name}: {folder.path}", flush=True)
-        results.append(_run(baseline, config, to_choose, to_train, folder))
+    configs = [_describe(baseline, config, full) for baseline in everyone]
+    with contextlib.ExitStack() as stack:
+        folders = [
+            report.RunFolder.open(workdir and f"{workdir}/{described.name}", described)
+            for described in configs
+        ]
+        for folder in folders:
+            stack.callback(folder.close)
+        to_choose = to_train = _load(config.data)
+        if full:
+            to_train = _load(configs[0].data)
+        print(report.describe_data(to_train), flush=True)
+        results = []
+        for baseline, described, folder in zip(everyone, configs, folders, strict=True):
+            print(f"{described.name}: {folder.path}", flush=True)
+            if not folder.is_finished():
+                _run(baseline, described, to_choose, to_train, folder)
+            results.append(folder.read_json("result.json"))
     print(f"\n{_table(everyone, results)}", flush=True)
     return results
+
+
+def _describe(baseline: Baseline, config: ConfigDict, full: bool) -> ConfigDict:
+    """The config of one baseline."""
+    data = config.data.to_dict() | {"max_features": baseline.max_features}
+    if full:
+        data["train_reviews"] += data["validation_reviews"]
+        data["validation_reviews"] = 0
+    seeds = config.train.seeds if baseline.is_random else 1
+    return ConfigDict(
+        {
+            "name": baseline.name,
+            "model": {"ngram_words": baseline.words, "min_count": MIN_COUNT},
+            "data": data,
+            "train": {"seeds": seeds, "seed": config.train.seed},
+        }
+    )
+
+
+def _load(data_config: ConfigDict) -> Dataset:
+    """The reviews of a config, with all their words."""
+    config = ConfigDict(data_config.to_dict())
+    config.max_features = MAX_FEATURES
+    return dataset.load(config)
 
 
 def _run(
@@ -119,10 +148,10 @@ def _run(
     to_choose: Dataset,
     to_train: Dataset,
     folder: report.RunFolder,
-) -> dict:
-    """One baseline, its options chosen with the one data set and itself trained with the other."""
+) -> None:
+    """Chooses a baseline's options with one data set, and trains and tests it with another."""
     stopwatch = Stopwatch()
-    seeds = loop.seeds_of(config) if baseline.is_random else [config.train.seed]
+    seeds = loop.seeds_of(config)
     with stopwatch.phase("data"):
         counts = _count(baseline, to_choose)
     with stopwatch.phase("train"):
@@ -144,18 +173,16 @@ def _run(
             split: _metrics(logits_KxN, getattr(to_train, split).labels)
             for split, logits_KxN in logits.items()
         }
-    folder.write_predictions(seeds, to_train.test, logits["test"])
 
-    described = _describe(baseline, config, options, to_train, seeds)
-    folder.write_json("config.json", described.to_dict())
+    folder.write_predictions(seeds, to_train.test, logits["test"])
     result = report.result(
-        described, to_train, seeds, models[0].parameters,
+        config, to_train, seeds, models[0].parameters, Position.first(len(seeds)),
         evaluated.get("validation"), evaluated["test"], stopwatch,
     )  # fmt: skip
+    result["model"]["architecture"] |= options
     result["versions"]["scikit-learn"] = metadata.version("scikit-learn")
     result["search"] = [options | {"validation_accuracy": value} for options, value in search]
     folder.write_json("result.json", result)
-    return result
 
 
 def _count(baseline: Baseline, data: Dataset) -> dict[str, csr_array]:
@@ -188,25 +215,6 @@ def _metrics(logits_KxN: np.ndarray, labels_N: np.ndarray) -> Metrics:
     """Loss and accuracy of each of K models."""
     of_each = jax.vmap(metrics.cross_entropy, (0, None, None))
     return metrics.mean([of_each(logits_KxN, labels_N, np.ones(len(labels_N)))])
-
-
-def _describe(
-    baseline: Baseline, config: ConfigDict, options: Options, data: Dataset, seeds: Sequence[int]
-) -> ConfigDict:
-    """What was run, as the config of a run."""
-    return ConfigDict(
-        {
-            "name": baseline.name,
-            "model": {"ngram_words": baseline.words, "min_count": MIN_COUNT, **options},
-            "data": config.data.to_dict()
-            | {
-                "max_features": baseline.max_features,
-                "train_reviews": len(data.train),
-                "validation_reviews": len(data.validation),
-            },
-            "train": {"seeds": len(seeds), "seed": seeds[0]},
-        }
-    )
 
 
 def _table(everyone: Sequence[Baseline], results: Sequence[dict]) -> str:

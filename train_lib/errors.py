@@ -9,6 +9,14 @@ class UserError(Exception):
     """Its text says what was wrong, where, and what to do next; it is shown without a traceback."""
 
 
+class Stopped(Exception):
+    """The run was asked to end, and has saved; its text says how to go on."""
+
+
+STOPPED = 75  # Of sysexits.h: try again later.
+"""The exit code of a run that was asked to end and has saved."""
+
+
 @contextlib.contextmanager
 def told_to_user() -> Iterator[None]:
     """Ends the program with a message where it fails for a reason its user can mend."""
@@ -17,6 +25,9 @@ def told_to_user() -> Iterator[None]:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(STOPPED)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

@@ -31,3 +31,24 @@ def write(path: pathlib.Path, content: bytes | str) -> None:
     except BaseException:
         pathlib.Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def publish(folder: pathlib.Path, path: pathlib.Path) -> None:
+    """Gives a finished folder its name, once all that is in it is on the disk.
+
+    Raises:
+        OSError: as the file system has it.
+    """
+    for part in (*folder.rglob("*"), folder):
+        _sync(part)
+    folder.rename(path)
+    _sync(path.parent)
+
+
+def _sync(path: pathlib.Path) -> None:
+    """Waits until a file, or the list of the files in a folder, is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

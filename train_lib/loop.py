@@ -1,9 +1,10 @@
 """The flow of a run, top to bottom: config, data, model, state, train_step, report."""
 
-import pathlib
+import contextlib
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
@@ -20,19 +21,21 @@ from train_lib.data.vocabulary import UNKNOWN
 from train_lib.errors import UserError
 from train_lib.metrics import Metrics
 from train_lib.progress import Progress, Stopwatch
-from train_lib.state import TrainState
+from train_lib.resume import Keeper
+from train_lib.state import Position, Training
 from train_lib.steps import Steps
 
 STEPS_A_CALL = 8
-"""A second or two of work: enough to keep the device busy, not too much to lose."""
+"""Of one seed's, a second or two of work: enough to keep the device busy, not too much to lose."""
 
 
 def run(config: ConfigDict, workdir: str | None = None, *, evaluate_test: bool = True) -> dict:
-    """Trains, evaluates and reports one experiment.
+    """Trains, evaluates and reports one experiment, or goes on with it where it was saved.
 
     Args:
         config: as `configs/base.py` describes it.
-        workdir: the run's folder; None: a new one under `runs/`.
+        workdir: the run's folder; None: a new one under `runs/`. One of the same run goes on from
+            its last checkpoint, and if that run has ended, nothing is done.
         evaluate_test: a search, which is to choose by validation alone, leaves the test reviews
             unseen.
 
@@ -41,15 +44,27 @@ def run(config: ConfigDict, workdir: str | None = None, *, evaluate_test: bool =
 
     Raises:
         UserError: the config, the data or the folder cannot be used; nothing was overwritten.
+        Stopped: the run was asked to end, and has been saved.
     """
     settings.check(config)
     stopwatch = Stopwatch()
-    models, seeds = build_models(config), seeds_of(config)
-    mesh = devices.mesh(len(seeds))
-    folder = report.RunFolder.create(workdir, config.name)
-    folder.write_json("config.json", config.to_dict())
-    if config.model.cell.endswith(".py"):
-        folder.write(report.CELL_FILE, pathlib.Path(config.model.cell).read_text("utf-8"))
+    models = build_models(config)
+    with contextlib.closing(report.RunFolder.open(workdir, config)) as folder:
+        if folder.is_finished():
+            result = folder.read_json("result.json")
+            print(f"{folder.path} is finished{report.describe_result(result, folder)}", flush=True)
+            return result
+        return _run(config, models, folder, stopwatch, evaluate_test)
+
+
+def _run(
+    config: ConfigDict,
+    models: list[Classifier],
+    folder: report.RunFolder,
+    stopwatch: Stopwatch,
+    evaluate_test: bool,
+) -> dict:
+    seeds, mesh = seeds_of(config), devices.mesh(config.train.seeds)
     print(report.header(folder), flush=True)
 
     with stopwatch.phase("data"):
@@ -68,17 +83,28 @@ def run(config: ConfigDict, workdir: str | None = None, *, evaluate_test: bool =
     train = config.train
     optimizer = state_lib.adam(train.learning_rate, train.adam_epsilon, train.clip_norm)
     compiled = steps.make(graphdef, optimizer, mesh, config.data, at_once)
-    state_K = devices.spread_seeds(state_lib.create(params_K, optimizer, seeds), mesh)
-    state_K, validation = fit(config, data, compiled, mesh, state_K, folder, stopwatch)
+    training = devices.spread_seeds(
+        # A copy, since the state gives its memory away.
+        Training(state_lib.create(params_K, optimizer, seeds), jax.tree.map(jnp.copy, params_K)),
+        mesh,
+    )
+    with Keeper(config, folder, data, mesh, stopwatch) as keeper:
+        training, position = keeper.start(training, Position.first(len(seeds)))
+        training, validation = fit(
+            config, data, compiled, mesh, training, position, folder, keeper, stopwatch
+        )
 
     test = None
     if evaluate_test:
         with stopwatch.phase("evaluate"):
-            test, logits_KxN = evaluate(config, data, data.test, compiled, mesh, state_K.params)
+            test, logits_KxN = evaluate(
+                config, data, data.test, compiled, mesh, training.state.params
+            )
         folder.write_predictions(seeds, data.test, logits_KxN)
-    folder.write_weights(state_K.params)
+    folder.write_weights("weights.npz", training.state.params)
+    folder.write_weights("best_weights.npz", training.best)
     parameters = report.count(params_K) // len(seeds)
-    result = report.result(config, data, seeds, parameters, validation, test, stopwatch)
+    result = report.result(config, data, seeds, parameters, position, validation, test, stopwatch)
     folder.plot_curves(f"{config.name} on {data.name}")
     folder.write_json("result.json", result)
     print(report.describe_result(result, folder), flush=True)
@@ -112,55 +138,72 @@ def fit(
     data: Dataset,
     compiled: Steps,
     mesh: Mesh,
-    state_K: TrainState,
+    training: Training,
+    position: Position,
     folder: report.RunFolder,
+    keeper: Keeper,
     stopwatch: Stopwatch,
-) -> tuple[TrainState, Metrics]:
-    """Trains all seeds for all epochs; returns the last state and the last validation."""
-    batch_size, num_epochs, seeds = (
-        config.train.batch_size,
-        config.train.num_epochs,
-        seeds_of(config),
-    )
+) -> tuple[Training, Metrics]:
+    """Trains all seeds to the end; returns where they are then, and the last validation."""
+    batch_size, num_epochs = config.train.batch_size, config.train.num_epochs
+    seeds = seeds_of(config)
     corpus = devices.replicate(Corpus.of(data.train), mesh)
     layout = devices.layout(batch_size, mesh)
     widths = batches.row_widths(data, data.train, config.data)
-    progress = Progress(num_epochs * -(-len(data.train) // batch_size))
-    for epoch in range(1, num_epochs + 1):
+    num_plans = -(-len(data.train) // batch_size)
+    # A call of many seeds takes fewer steps, so that it is over as soon.
+    steps_a_call = max(1, STEPS_A_CALL * mesh.shape["seed"] // len(seeds))
+    progress = Progress(num_plans * num_epochs, num_plans * (position.epoch - 1) + position.steps)
+    while position.epoch <= num_epochs:
+        epoch = position.epoch
         plans_K = [
             batches.plans(data.train, config.data, batch_size, np.random.default_rng([seed, epoch]))
             for seed in seeds
         ]
-        num_plans = len(plans_K[0])
-        sums: list[metrics.Sums] = []
-        steps_taken = 0
         with stopwatch.phase("train"):
-            for first in range(0, num_plans, STEPS_A_CALL):
-                last = min(first + STEPS_A_CALL, num_plans)
+            while position.steps < num_plans:
+                next_ones = slice(position.steps, position.steps + steps_a_call)
                 places = np.stack(
                     [
-                        layout.place_all(plans[first:last], data.train.lengths, STEPS_A_CALL)
+                        layout.place_all(plans[next_ones], data.train.lengths, steps_a_call)
                         for plans in plans_K
                     ]
                 )
+                num_steps = len(plans_K[0][next_ones])
                 state_K, sums_KxS = compiled.train(
-                    state_K, corpus, devices.spread(places, mesh), last - first, widths
+                    training.state, corpus, devices.spread(places, mesh), num_steps, widths
                 )
-                # The host is one call ahead of the device, and no more.
-                if sums:
-                    jax.block_until_ready(sums[-1])
-                sums.append(sums_KxS)
-                steps_taken += batches.steps_taken(places, data.train.lengths, widths)
+                training = training._replace(state=state_K)
+                position.sums.append(sums_KxS)
+                position.steps += num_steps
+                position.row_steps += batches.steps_taken(places, data.train.lengths, widths)
+                step = num_plans * (epoch - 1) + position.steps
+                keeper.after_call(step, training, position)
                 reviews = int((places != batches.NO_REVIEW).sum())
-                progress.steps(last - first, reviews, f"epoch {epoch}/{num_epochs}")
-            train = metrics.mean(sums)
+                progress.steps(num_steps, reviews, f"epoch {epoch}/{num_epochs}")
+            train = metrics.mean(position.sums)
         with stopwatch.phase("evaluate"):
-            validation, _ = evaluate(config, data, data.validation, compiled, mesh, state_K.params)
-        padding = 1 - len(seeds) * len(data.train.tokens) / steps_taken
+            params_K = training.state.params
+            validation, _ = evaluate(config, data, data.validation, compiled, mesh, params_K)
+        keeper.after_epoch(num_plans * epoch, position, validation)
+        is_best_K = position.note_best(validation)
+        training = training._replace(best=_choose(is_best_K, params_K, training.best))
+        padding = 1 - len(seeds) * len(data.train.tokens) / position.row_steps
         row = report.metrics_row(epoch, epoch * num_plans, train, validation, padding, stopwatch)
-        folder.add_metrics(row)
+        position.end_epoch(row)
+        folder.write_metrics(position.rows)
         progress.line(f"epoch {epoch}/{num_epochs}: {report.describe_metrics(row)}")
-    return state_K, validation
+    return training, validation
+
+
+@jax.jit
+def _choose(is_first_K: jax.Array, first, second):
+    """Of each seed the arrays of the first or of the second."""
+
+    def choose(one, other):
+        return jnp.where(is_first_K.reshape(-1, *[1] * (one.ndim - 1)), one, other)
+
+    return jax.tree.map(choose, first, second)
 
 
 def evaluate(

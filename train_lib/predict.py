@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import optax
+from flax import nnx
 from ml_collections import ConfigDict
 from scipy.special import expit
 
@@ -24,6 +25,20 @@ _BATCH_SIZE = 64
 _MIN_WIDTH = 64  # Powers of two from here on: few programs to compile, for any texts.
 
 
+def load_model(folder: RunFolder) -> tuple[ConfigDict, nnx.GraphDef, nnx.State]:
+    """The config of a finished run, its model, and the parameters of its K seeds.
+
+    Raises:
+        UserError: a file of it was damaged, or is of another version of this program.
+    """
+    config = ConfigDict(folder.read_json("config.json"))
+    settings.check(config)
+    if config.model.cell.endswith(".py"):
+        config.model.cell = str(folder.path / CELL_FILE)
+    graphdef, params_K = state.split(loop.build_models(config))
+    return config, graphdef, folder.read_weights(params_K)
+
+
 def predict(workdir: str, texts: Sequence[str]) -> np.ndarray:
     """The probability that each text is positive, by every seed of a run: `[K, N]`.
 
@@ -31,12 +46,7 @@ def predict(workdir: str, texts: Sequence[str]) -> np.ndarray:
         UserError: `workdir` is not the folder of a finished run, or its files were damaged.
     """
     folder = RunFolder.open_finished(workdir)
-    config = ConfigDict(folder.read_json("config.json"))
-    settings.check(config)
-    if config.model.cell.endswith(".py"):
-        config.model.cell = str(folder.path / CELL_FILE)
-    graphdef, params_K = state.split(loop.build_models(config))
-    params_K = folder.read_weights(params_K)
+    config, graphdef, params_K = load_model(folder)
     vocabulary = Vocabulary(folder.read_text("vocabulary.txt").split("\n")[:-1])
     reviews = Split.encode(vocabulary, [split_words(text) for text in texts], np.zeros(len(texts)))
     reviews = reviews.last_tokens(config.data.max_length_tokens)

@@ -14,6 +14,7 @@ class Stopwatch:
     def __init__(self):
         self._start = time.perf_counter()
         self.seconds = {"data": 0.0, "compile": 0.0, "train": 0.0, "evaluate": 0.0}
+        self._phase: tuple[str, float, float] | None = None
         jax.monitoring.register_event_duration_secs_listener(self._on_event)
 
     def _on_event(self, event: str, duration_secs: float, **_) -> None:
@@ -21,16 +22,31 @@ class Stopwatch:
         if event.startswith("/jax/core/compile/"):
             self.seconds["compile"] += duration_secs
 
+    def add(self, report: dict[str, float]) -> None:
+        """Adds what an earlier start of the same run took until it was saved."""
+        for name in self.seconds:
+            self.seconds[name] += report[name]
+        self._start -= report["total"]
+
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Counts the time in the block, less what was compiled in it, under `name`."""
-        start, compiled = time.perf_counter(), self.seconds["compile"]
+        self._phase = name, time.perf_counter(), self.seconds["compile"]
         yield
-        compiled = self.seconds["compile"] - compiled
-        self.seconds[name] += time.perf_counter() - start - compiled
+        self._count_phase()
+        self._phase = None
+
+    def _count_phase(self) -> None:
+        """Counts what the phase in work has taken so far."""
+        if self._phase is not None:
+            name, start, compiled = self._phase
+            now, all_compiled = time.perf_counter(), self.seconds["compile"]
+            self.seconds[name] += now - start - (all_compiled - compiled)
+            self._phase = name, now, all_compiled
 
     def report(self) -> dict[str, float]:
         """The seconds of each phase and in total, to the millisecond."""
+        self._count_phase()
         total = time.perf_counter() - self._start
         return {name: round(value, 3) for name, value in (self.seconds | {"total": total}).items()}
 
@@ -40,11 +56,12 @@ class Progress:
 
     Args:
         total_steps: of the run.
+        done: steps that an earlier start of it has done.
     """
 
-    def __init__(self, total_steps: int):
+    def __init__(self, total_steps: int, done: int = 0):
         self._total = total_steps
-        self._done = 0
+        self._done = self._first = done
         self._reviews = 0
         self._start = self._shown = time.perf_counter()
         self._live = sys.stdout.isatty()
@@ -59,7 +76,7 @@ class Progress:
             return
         self._shown = now
         elapsed = now - self._start
-        left = elapsed / self._done * (self._total - self._done)
+        left = elapsed / (self._done - self._first) * (self._total - self._done)
         text = (
             f"{label}, step {self._done}/{self._total}, {self._reviews / elapsed:,.0f} reviews/s, "
             f"{_duration(left)} left"

@@ -18,13 +18,25 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from scipy.special import expit
 
+try:
+    import fcntl
+except ImportError:  # Windows.
+    fcntl = None  # type: ignore[assignment]
+
 from seqmodels.classifier import Classifier
-from train_lib import files, statistics
+from train_lib import files, settings, statistics
 from train_lib.data.batches import Layout
 from train_lib.data.dataset import SPLITS, Dataset, Split
 from train_lib.errors import UserError
 from train_lib.metrics import Metrics
 from train_lib.progress import Stopwatch
+from train_lib.state import Position
+
+FREE_FIELDS = {
+    "data.dir", "data.archive", "train.checkpoint_every_seconds", "train.checkpoint_every_steps",
+    "train.checkpoints_kept",
+}  # fmt: skip
+"""Where data come from and when a run is saved may change while it goes on; data are compared."""
 
 CELL_FILE = "cell.py"
 """In a run's folder: the file with the cell, where it was the user's own."""
@@ -33,34 +45,96 @@ CELL_FILE = "cell.py"
 class RunFolder:
     """A run's folder, where nothing of another run is ever overwritten.
 
-    `config.json`, `metrics.jsonl`, `vocabulary.txt`, `weights.npz`, `predictions.csv`, `curves.png`
-    and, last of all, `result.json`; and `cell.py`, if the cell came from a file.
+    `config.json`, `metrics.jsonl`, `vocabulary.txt`, `checkpoints/`, `weights.npz`,
+    `best_weights.npz`, `predictions.csv`, `curves.png` and, last of all, `result.json`; and
+    `cell.py`, if the cell came from a file.
     """
 
     def __init__(self, path: pathlib.Path):
         self.path = path
+        self._lock: int | None = None
 
     @classmethod
-    def create(cls, workdir: str | None, name: str) -> "RunFolder":
-        """Makes the folder: `workdir`, or one named after the experiment and the time.
+    def open(cls, workdir: str | None, config: ConfigDict) -> "RunFolder":
+        """The folder of a new run, or of this one, started before; until it is closed, no other's.
+
+        Args:
+            workdir: the folder; None: a new one, named after the experiment and the time.
+            config: of the run.
 
         Raises:
-            UserError: it has files in it already, or cannot be made.
+            UserError: another run's files are in it, or the same run's with another config; another
+                process is at work in it; or it cannot be made.
         """
         now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S-%f")
-        path = pathlib.Path(workdir or f"runs/{name}-{now}").expanduser()
+        folder = cls(pathlib.Path(workdir or f"runs/{config.name}-{now}").expanduser())
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            if any(path.iterdir()):
+            folder.path.mkdir(parents=True, exist_ok=True)
+            folder._take()
+            if (folder.path / "config.json").exists():
+                folder._compare(config)
+            elif any(
+                # A kill in the lines below may have left these.
+                path.name != CELL_FILE and not path.name.startswith(".")
+                for path in folder.path.iterdir()
+            ):
                 raise UserError(
-                    f"--workdir={path} is not empty, and a run never overwrites another's "
-                    "results. Name a new folder, or leave --workdir out."
+                    f"--workdir={folder.path} is not empty, and not the folder of a run. Name a "
+                    "new folder, or leave --workdir out."
                 )
-            # Creating this file takes the folder: of two runs at once only one can.
-            (path / "metrics.jsonl").open("x").close()
+            else:
+                cell = pathlib.Path(config.model.get("cell", ""))  # Baselines have none.
+                if cell.suffix == ".py":
+                    folder.write(CELL_FILE, cell.read_text("utf-8"))
+                folder.write_json("config.json", config.to_dict())
         except OSError as error:
-            raise UserError(f"the run folder {path} cannot be made: {error}") from error
-        return cls(path)
+            raise UserError(f"the run folder {folder.path} cannot be used: {error}") from error
+        return folder
+
+    def _take(self) -> None:
+        """Locks the folder for this process; the system unlocks it whatever way that ends."""
+        if fcntl is None:
+            return
+        self._lock = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another process is at work in --workdir={self.path}. Wait for it to end, or name "
+                "another folder."
+            ) from None
+
+    def is_finished(self) -> bool:
+        """Whether the run has ended and reported."""
+        return (self.path / "result.json").is_file()
+
+    def close(self) -> None:
+        """Lets others use the folder."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _compare(self, config: ConfigDict) -> None:
+        before, now = (
+            dict(settings.flatten(fields))
+            for fields in (self.read_json("config.json"), json.loads(json.dumps(config.to_dict())))
+        )
+        differing = [
+            f"config.{path} was {before.get(path)!r} and is {now.get(path)!r}"
+            for path in sorted(before.keys() | now.keys())
+            if before.get(path) != now.get(path) and path not in FREE_FIELDS
+        ]
+        cell = pathlib.Path(config.model.get("cell", ""))  # Baselines have none.
+        is_changed = cell.suffix == ".py" and cell.read_text("utf-8") != self.read_text(CELL_FILE)
+        if is_changed:
+            differing.append(f"{cell} is no longer what {self.path / CELL_FILE} is")
+        if differing:
+            raise UserError(
+                "\n  ".join(
+                    [f"--workdir={self.path} has a run in it with another config:", *differing]
+                )
+                + "\nGo on with the config as it was, or name a new folder."
+            )
 
     @classmethod
     def open_finished(cls, workdir: str) -> "RunFolder":
@@ -69,10 +143,12 @@ class RunFolder:
         Raises:
             UserError: it is not one.
         """
-        path = pathlib.Path(workdir).expanduser()
-        if not (path / "result.json").is_file():
-            raise UserError(f"{path} is not the folder of a finished run: it has no result.json.")
-        return cls(path)
+        folder = cls(pathlib.Path(workdir).expanduser())
+        if not folder.is_finished():
+            raise UserError(
+                f"{folder.path} is not the folder of a finished run: it has no result.json."
+            )
+        return folder
 
     def write(self, name: str, content: bytes | str) -> None:
         files.write(self.path / name, content)
@@ -92,15 +168,15 @@ class RunFolder:
         except json.JSONDecodeError as error:
             raise UserError(f"{self.path / name} is damaged: {error}") from error
 
-    def add_metrics(self, row: dict) -> None:
-        with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+    def write_metrics(self, rows: Sequence[dict]) -> None:
+        """Writes `metrics.jsonl`, a line an epoch."""
+        self.write("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
-    def write_weights(self, params_K: nnx.State) -> None:
+    def write_weights(self, name: str, params_K: nnx.State) -> None:
         """Writes the parameters of K seeds as plain arrays, each under its path."""
         buffer = io.BytesIO()
         np.savez(buffer, **{path: np.asarray(value) for path, value in named_arrays(params_K)})  # type: ignore[arg-type]
-        self.write("weights.npz", buffer.getvalue())
+        self.write(name, buffer.getvalue())
 
     def read_weights(self, params_K: nnx.State) -> nnx.State:
         """Reads parameters of the structure and shapes of `params_K`."""
@@ -158,10 +234,12 @@ class RunFolder:
 
 def named_arrays(params: nnx.State) -> list[tuple[str, jax.Array]]:
     """Every parameter with its path, as in `encoder.layers.0.forward.kernel`."""
-    return [
-        (jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value"), value)
-        for path, value in jax.tree_util.tree_leaves_with_path(params)
-    ]
+    return [(path_of(keys), value) for keys, value in jax.tree_util.tree_leaves_with_path(params)]
+
+
+def path_of(keys) -> str:
+    """The path of a parameter, from the keys that JAX has for it."""
+    return jax.tree_util.keystr(keys, simple=True, separator=".").removesuffix(".value")
 
 
 def header(folder: RunFolder) -> str:
@@ -218,16 +296,25 @@ def metrics_row(
     padding: float,
     stopwatch: Stopwatch,
 ) -> dict:
-    """A line of `metrics.jsonl`: means over seeds, their intervals, and what each seed has."""
+    """A line of `metrics.jsonl`: means over seeds, their intervals, and what each seed has.
+
+    Of seeds whose metrics are NaN nothing goes into the means.
+    """
     seeds = _named(train=train, validation=validation)
-    intervals = {name: statistics.mean_interval(values_K) for name, values_K in seeds.items()}
-    several = len(train.loss) > 1
+    alive_K = np.isfinite(train.loss) & np.isfinite(validation.loss)
+    intervals = {
+        name: statistics.mean_interval(values_K[alive_K]) for name, values_K in seeds.items()
+    }
+    several = alive_K.sum() > 1
     return {
         "epoch": epoch,
         "step": step,
         **{name: interval.mean for name, interval in intervals.items()},
         "ci95": {name: interval[1:] for name, interval in intervals.items()} if several else None,
-        "seeds": {name: values_K.tolist() for name, values_K in seeds.items()},
+        "seeds": {
+            name: [float(value) if alive_K[k] else None for k, value in enumerate(values_K)]
+            for name, values_K in seeds.items()
+        },
         "padding_share_of_steps": round(padding, 4),
         "seconds": stopwatch.report()["total"],
     }
@@ -260,6 +347,7 @@ def result(
     data: Dataset,
     seeds: Sequence[int],
     parameters: int,
+    position: Position,
     validation: Metrics | None,
     test: Metrics | None,
     stopwatch: Stopwatch,
@@ -267,6 +355,7 @@ def result(
     """What `result.json` holds; of a split nothing, where it was not evaluated."""
     evaluated = {"validation": validation, "test": test}
     metrics = _named(**{split: of_split for split, of_split in evaluated.items() if of_split})
+    alive_K = np.array([seed not in position.diverged for seed in seeds])
     return {
         "config": config.name,
         "dataset": {
@@ -282,11 +371,17 @@ def result(
             "parameters": parameters,
         },
         "seeds": [
-            {"seed": seed} | {name: float(values_K[number]) for name, values_K in metrics.items()}
+            {
+                "seed": seed,
+                **{name: float(values_K[number]) for name, values_K in metrics.items()},
+                **position.best_of(number),
+            }
+            if alive_K[number]
+            else {"seed": seed, "diverged_at_step": position.diverged[seed]}
             for number, seed in enumerate(seeds)
         ],
         **{
-            name: summary(values_K, len(getattr(data, name.partition("_")[0])))
+            name: summary(values_K[alive_K], len(getattr(data, name.partition("_")[0])))
             for name, values_K in metrics.items()
             if name.endswith("_accuracy")
         },
@@ -313,11 +408,15 @@ def summary(accuracies_K: np.ndarray, reviews: int) -> dict:
 def describe_result(result: dict, folder: RunFolder) -> str:
     """What closes a run's output."""
     data, lines = result["dataset"], [""]
+    alive = [seed for seed in result["seeds"] if "diverged_at_step" not in seed]
+    if len(alive) < len(result["seeds"]):
+        lost = ", ".join(str(s["seed"]) for s in result["seeds"] if "diverged_at_step" in s)
+        lines.append(f"diverged:   seeds {lost}, of which nothing is in these figures")
     for split in ("validation", "test"):
         if f"{split}_accuracy" not in result:
             continue
         accuracy = result[f"{split}_accuracy"]
-        loss = np.mean([seed[f"{split}_loss"] for seed in result["seeds"]])
+        loss = np.mean([seed[f"{split}_loss"] for seed in alive])
         lines += [
             f"{split + ':':<11} accuracy {accuracy['mean']:.4f}, loss {loss:.4f} on "
             f"{data[split]:,} reviews of {data['name']}",

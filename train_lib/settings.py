@@ -100,6 +100,9 @@ RULES: dict[str, Rule] = {
     "train.learning_rate": _POSITIVE,
     "train.clip_norm": _number(lambda norm: norm >= 0, "a number of at least 0"),
     "train.adam_epsilon": _POSITIVE,
+    "train.checkpoint_every_seconds": _number(lambda s: s >= 0, "a number of at least 0"),
+    "train.checkpoint_every_steps": _integer(0),
+    "train.checkpoints_kept": _integer(1),
     "train.seeds": _integer(1, 1_000),
     "train.seed": _integer(0, 2**31 - 1),
 }
@@ -111,7 +114,7 @@ def check(config: ConfigDict) -> None:
     Raises:
         UserError: fields are missing, unknown or out of range; the message names each of them.
     """
-    fields = dict(_flatten(config))
+    fields = dict(flatten(config))
     problems = []
     for path in RULES.keys() - fields.keys():
         problems.append(f"config.{path} is missing; it must be {RULES[path].expected}")
@@ -139,9 +142,10 @@ def check(config: ConfigDict) -> None:
         raise UserError("\n  ".join(["the config cannot be used:", *sorted(problems)]))
 
 
-def _flatten(config: Mapping, prefix: str = ""):
+def flatten(config: Mapping, prefix: str = ""):
+    """Every field of a config with its path, as in `train.seed`."""
     for key, value in config.items():
         if isinstance(value, Mapping | ConfigDict):
-            yield from _flatten(value, f"{prefix}{key}.")
+            yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

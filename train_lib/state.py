@@ -1,12 +1,16 @@
 """Everything that training changes."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
+
+from train_lib import metrics
 
 
 class TrainState(NamedTuple):
@@ -65,3 +69,71 @@ def create(
         opt_state=jax.vmap(optimizer.init)(params_K),
         key=jnp.stack([jax.random.key(seed) for seed in seeds]),
     )
+
+
+class Training(NamedTuple):
+    """The state of K seeds, and of each the parameters that validated best so far."""
+
+    state: TrainState
+    best: nnx.State
+
+
+@dataclasses.dataclass
+class Position:
+    """Where a run stands, beside its arrays.
+
+    Attributes:
+        epoch: the one in work, from 1.
+        steps: of that epoch which are done.
+        sums: of each call in it so far, `[K, S]`.
+        row_steps: as `batches.steps_taken` counts them, in this epoch so far.
+        rows: lines of `metrics.jsonl`.
+        best_accuracy: best validation accuracy of each seed so far.
+        best_epoch: after which it was that.
+        diverged: of seeds whose loss or gradient is no longer finite, the step at which it was not.
+    """
+
+    best_accuracy: list[float]
+    best_epoch: list[int]
+    epoch: int = 1
+    steps: int = 0
+    sums: list[metrics.Sums] = dataclasses.field(default_factory=list)
+    row_steps: int = 0
+    rows: list[dict] = dataclasses.field(default_factory=list)
+    diverged: dict[int, int] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def first(cls, num_seeds: int) -> "Position":
+        return cls([-1.0] * num_seeds, [0] * num_seeds)
+
+    def note_best(self, validation: metrics.Metrics) -> np.ndarray:
+        """Takes down the best validation; returns which of the seeds have it now: `[K]`."""
+        is_best_K = np.isfinite(validation.loss) & (validation.accuracy > self.best_accuracy)
+        for number in np.flatnonzero(is_best_K):
+            self.best_accuracy[number] = float(validation.accuracy[number])
+            self.best_epoch[number] = self.epoch
+        return is_best_K
+
+    def best_of(self, number: int) -> dict[str, float]:
+        """What one of the seeds had at its best; nothing before the first validation."""
+        if not self.best_epoch[number]:
+            return {}
+        return {
+            "best_validation_accuracy": self.best_accuracy[number],
+            "best_epoch": self.best_epoch[number],
+        }
+
+    def end_epoch(self, row: dict) -> None:
+        """Takes down an epoch that is done, and goes on to the next."""
+        self.rows.append(row)
+        self.epoch, self.steps, self.sums, self.row_steps = self.epoch + 1, 0, [], 0
+
+    def to_json(self) -> dict:
+        lists = [[np.asarray(leaf).tolist() for leaf in sums] for sums in self.sums]
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return fields | {"sums": lists, "diverged": [*self.diverged.items()]}
+
+    @classmethod
+    def from_json(cls, fields: dict) -> "Position":
+        sums = [metrics.Sums(*np.array(lists, np.float32)) for lists in fields["sums"]]
+        return cls(**fields | {"sums": sums, "diverged": dict(fields["diverged"])})

@@ -30,6 +30,7 @@ class Steps(NamedTuple):
     Attributes:
         train: `(state_K, corpus, places_KxSxPxNxR, num_steps, widths) -> (state_K, sums_KxS)`;
             takes the first `num_steps` of the S steps; gives the old state's memory to the new one.
+            The loss of a step whose gradient is not finite is NaN.
         evaluate: `(params_K, corpus, places_SxPxNxR, widths) -> (logits_KxSxPxNxR, sums_K)`.
     """
 
@@ -117,6 +118,9 @@ def make(
                 gradients(state.params, corpus, reviews_NxR, widths, key), "batch"
             )
             gradient = jax.tree.map(lambda one: one / sums.reviews, gradient)
+            # The loss of the step then tells of both.
+            is_finite = jnp.isfinite(optax.global_norm(gradient))
+            sums = sums._replace(loss=jnp.where(is_finite, sums.loss, jnp.nan))
             updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
             sums_S = jax.tree.map(lambda all_S, one: all_S.at[number].set(one), sums_S, sums)

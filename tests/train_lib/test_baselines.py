@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -150,14 +151,15 @@ def test_full_trains_on_the_validation_reviews_too_and_chooses_without_them(
 @pytest.mark.parametrize("number", [0, 3, 5])
 def test_nothing_is_learnt_or_chosen_from_the_test_reviews(number, config, tmp_path):
     baseline = baselines.baselines(50)[number]
-    config.data.max_features = baselines.MAX_FEATURES
-    data = dataset.load(config.data)
+    described = baselines._describe(baseline, config, full=False)
+    data = baselines._load(config.data)
     test = dataclasses.replace(data.test, labels=1 - data.test.labels)
     flipped = dataclasses.replace(data, test=test)
     results, logits = [], []
     for name, of_run in (("one", data), ("other", flipped)):
-        folder = RunFolder.create(str(tmp_path / name), name)
-        results.append(baselines._run(baseline, config, of_run, of_run, folder))
+        folder = RunFolder.open(str(tmp_path / name), described)
+        baselines._run(baseline, described, of_run, of_run, folder)
+        results.append(folder.read_json("result.json"))
         logits.append([row["logit"] for row in predictions_of(folder)])
     assert logits[0] == logits[1]
     one, other = results
@@ -167,12 +169,30 @@ def test_nothing_is_learnt_or_chosen_from_the_test_reviews(number, config, tmp_p
         assert before["test_accuracy"] == pytest.approx(1 - after["test_accuracy"])
 
 
+def test_the_same_command_again_leaves_what_is_finished_and_makes_the_rest(
+    finished, config, tmp_path, monkeypatch
+):
+    shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
+    expected = [RunFolder(tmp_path / name).read_json("result.json") for name in NAMES]
+    (tmp_path / "nb-svm-2" / "result.json").unlink()
+    started = []
+    run = baselines._run
+    monkeypatch.setattr(baselines, "_run", lambda *a: (started.append(a[0].name), run(*a)))
+    results = baselines.run(config, str(tmp_path))
+    assert started == ["nb-svm-2"]
+    for result in (*results, *expected):
+        del result["seconds"]
+    assert results == expected
+
+
 def test_what_cannot_be_done_is_told(finished, config, tmp_path):
     done = program("--ful")
     assert done.returncode == 1
     assert "ful" in done.stderr
-    with pytest.raises(UserError, match="not empty"):
-        baselines.run(config, str(finished[0]))
+    before = (finished[0] / "nb-svm-1" / "result.json").read_bytes()
+    with pytest.raises(UserError, match="train_reviews was 60 and is 90"):
+        baselines.run(config, str(finished[0]), full=True)
+    assert (finished[0] / "nb-svm-1" / "result.json").read_bytes() == before
     config.data.train_reviews = 3
     with pytest.raises(UserError, match="train_reviews"):
         baselines.run(config, str(tmp_path / "odd"))

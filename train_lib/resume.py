@@ -1,0 +1,174 @@
+"""When a run is saved, and where it goes on."""
+
+import time
+
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from train_lib import metrics, report
+from train_lib.checkpoint import Checkpoints
+from train_lib.data.dataset import Dataset
+from train_lib.errors import Stopped, UserError
+from train_lib.interrupts import Interrupts
+from train_lib.progress import Stopwatch
+from train_lib.state import Position, Training
+
+
+class Keeper:
+    """Saves a run when it is time to, or when it is asked to end, and finds what was saved.
+
+    Args:
+        config: of the run.
+        folder: of the run.
+        data: that it trains on.
+        mesh: that it computes on.
+        stopwatch: of the run.
+    """
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        folder: report.RunFolder,
+        data: Dataset,
+        mesh: Mesh,
+        stopwatch: Stopwatch,
+    ):
+        self._every_seconds = config.train.checkpoint_every_seconds
+        self._every_steps = config.train.checkpoint_every_steps
+        self._seeds = range(config.train.seed, config.train.seed + config.train.seeds)
+        self._folder = folder
+        self._checkpoints = Checkpoints(folder.path / "checkpoints", config.train.checkpoints_kept)
+        self._stopwatch = stopwatch
+        # What numbers depend on beside the config, which the folder compares.
+        self._circumstances = {
+            "data": data.fingerprint,
+            "devices": f"{mesh.size} x {mesh.devices.flat[0].device_kind}",
+            "versions": report.versions(),
+        }
+        self._interrupts = Interrupts()
+        self._unchecked: list[tuple[int, metrics.Sums]] = []
+
+    def __enter__(self) -> "Keeper":
+        self._interrupts.__enter__()
+        return self
+
+    def __exit__(self, error_type, *_) -> None:
+        self._interrupts.__exit__()
+        try:
+            self._checkpoints.wait()
+        except UserError:
+            if error_type is None:  # Else what went wrong first is told.
+                raise
+
+    def start(self, training: Training, position: Position) -> tuple[Training, Position]:
+        """Where the run was when it was last saved, or, if it never was, what is given.
+
+        Raises:
+            UserError: the data have changed since, or nothing that was saved is intact.
+        """
+        saved = self._checkpoints.restore(training)
+        if saved is not None:
+            of_run = saved.position
+            self._compare(of_run["circumstances"])
+            training, position = saved.state, Position.from_json(of_run["position"])
+            self._stopwatch.add(of_run["seconds"])
+            print(f"goes on from step {saved.step:,}, in epoch {position.epoch}\n", flush=True)
+        self._folder.write_metrics(position.rows)
+        self._saved_at, self._saved_step = time.monotonic(), saved.step if saved else 0
+        return training, position
+
+    def _compare(self, before: dict) -> None:
+        now = self._circumstances
+        if before["data"] != now["data"]:
+            raise UserError(
+                f"{self._folder.path} was trained on data with the fingerprint {before['data']}, "
+                f"and now there are others: {now['data']}. Bring those back, or start in a new "
+                "folder."
+            )
+        for name in ("devices", "versions"):
+            if before[name] != now[name]:
+                print(
+                    f"notice: {name} were {before[name]} and are {now[name]}: what follows is no "
+                    "longer bit for bit what it would have been",
+                    flush=True,
+                )
+
+    def after_call(self, step: int, training: Training, position: Position) -> None:
+        """Looks at what a call gave, saves if it is time to, and ends the run if it was asked to.
+
+        Waits for the call before, so that the host is one ahead of the device, and no more.
+
+        Args:
+            step: updates made so far.
+            training, position: after the call.
+
+        Raises:
+            UserError: no seed's loss and gradient are finite any more; or it could not be saved.
+            Stopped: the run was asked to end, and has been saved.
+        """
+        self._unchecked.append((step, position.sums[-1]))
+        self._check(position, up_to=-1)
+        asked = self._interrupts.asked
+        is_due = (
+            self._every_seconds and time.monotonic() - self._saved_at > self._every_seconds
+        ) or (self._every_steps and step - self._saved_step >= self._every_steps)
+        if not (asked or is_due):
+            return
+        self._check(position)
+        content = {
+            "position": position.to_json(),
+            "circumstances": self._circumstances,
+            "seconds": self._stopwatch.report(),
+        }
+        self._checkpoints.save(step, training, content)
+        self._saved_at, self._saved_step = time.monotonic(), step
+        if asked:
+            self._checkpoints.wait()
+            raise Stopped(
+                f"{asked}: saved after step {step:,}. The same command with "
+                f"--workdir={self._folder.path} goes on from there."
+            )
+
+    def after_epoch(self, step: int, position: Position, validation: metrics.Metrics) -> None:
+        """Looks at what all calls of an epoch and its validation gave.
+
+        Raises:
+            UserError: no seed's loss and gradient are finite any more.
+        """
+        self._check(position)
+        for seed, loss in zip(self._seeds, validation.loss, strict=True):
+            if not np.isfinite(loss) and seed not in position.diverged:
+                self._diverged(position, seed, step)
+
+    def _check(self, position: Position, up_to: int | None = None) -> None:
+        """Takes down seeds that have diverged in the calls that have been made, the last or not."""
+        for last, sums_KxS in self._unchecked[:up_to]:
+            loss_KxS = np.asarray(sums_KxS.loss)
+            steps = int((np.asarray(sums_KxS.reviews)[0] > 0).sum())
+            for seed, loss_S in zip(self._seeds, loss_KxS, strict=True):
+                bad = np.flatnonzero(~np.isfinite(loss_S))
+                if len(bad) and seed not in position.diverged:
+                    self._diverged(position, seed, last - steps + int(bad[0]) + 1)
+        self._unchecked = self._unchecked[up_to:] if up_to is not None else []
+
+    def _diverged(self, position: Position, seed: int, step: int) -> None:
+        """Takes down that a seed's loss or gradient was not finite at a step.
+
+        Raises:
+            UserError: there is none left whose are.
+        """
+        position.diverged[seed] = step
+        epoch = position.epoch
+        what = (
+            f"seed {seed}: the loss or its gradient is not finite at step {step:,}, epoch {epoch}"
+        )
+        if len(position.diverged) < len(self._seeds):
+            print(f"notice: {what}; the other seeds go on, and figures are of them", flush=True)
+            return
+        last = self._checkpoints.newest()
+        saved = f"The last good checkpoint is {last}" if last else "Nothing was saved yet"
+        raise UserError(
+            f"{what}. {saved}. A lower config.train.learning_rate, or config.train.clip_norm=1, "
+            "may prevent it."
+        )
