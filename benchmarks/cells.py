@@ -4,7 +4,7 @@ python -m benchmarks.cells
 python -m benchmarks.cells --tasks=temporal_order --lengths=500,1000,2000 --cells=lstm
 
 Each run is one of `main.py`, seed 0, in a folder of its own under `--runs`, named after its config.
-A run that is finished is not made again, so the same command goes on where it was interrupted.
+The same command goes on where it was interrupted.
 Writes `cells.md`, `cells.json` and `cells.png` with what was asked for and nothing else.
 """
 
@@ -13,7 +13,6 @@ import hashlib
 import importlib
 import json
 import pathlib
-import shutil
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -137,10 +136,7 @@ def run(name: str, task: Task, entry: Entry, runs: pathlib.Path) -> dict:
     config.name = f"{name}-{entry.cell}"
     identity = json.dumps(config.to_dict(), sort_keys=True)
     folder = runs / f"{config.name}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
-    if not (folder / "result.json").exists():
-        shutil.rmtree(folder, ignore_errors=True)  # Of a run that was interrupted.
-        loop.run(config, str(folder))
-    result = json.loads((folder / "result.json").read_text("utf-8"))
+    result = loop.run(config, str(folder))
     epochs = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     accuracy = result["test_accuracy"]
     return {

@@ -17,7 +17,6 @@ import argparse
 import importlib
 import json
 import pathlib
-import shutil
 import sys
 from collections.abc import Sequence
 
@@ -112,13 +111,9 @@ def look(architecture: str, padding: str, pooling: str, options) -> dict:
     config = config_of(architecture, padding, pooling, options)
     length = options.max_length_tokens or "all"
     path = options.runs / f"{config.name}-{length}-{options.seeds}"
-    if not (path / "result.json").exists():
-        shutil.rmtree(path, ignore_errors=True)  # Of a run that was interrupted.
-        loop.run(config, str(path))
-    folder = report.RunFolder.open_finished(str(path))
-    result = folder.read_json("result.json")
+    result = loop.run(config, str(path))
     data = dataset.load(config.data)
-    config, graphdef, trained_K = load_model(folder)
+    config, graphdef, trained_K = load_model(report.RunFolder.open_finished(str(path)))
     _, initial_K = state.split(loop.build_models(config))
     accuracies_K = [seed["test_accuracy"] for seed in result["seeds"]]
     seen = DIRECTIONS if ARCHITECTURES[architecture][1] == "bidirectional" else (architecture,)

@@ -245,12 +245,9 @@ def _table(everyone: Sequence[Baseline], results: Sequence[dict]) -> str:
 
 if __name__ == "__main__":
     flags.adopt_module_key_flags(command)
-    _WORKDIR = flags.DEFINE_string(
-        "workdir", None, "Where each baseline gets a folder, new or empty; by default under runs/."
-    )
     _FULL = flags.DEFINE_bool(
         "full", False, "Train on the validation reviews too, once the options are chosen."
     )
     flags.FLAGS.set_default("config", "configs/lstm.py")
     jax.config.update("jax_platforms", "cpu")  # Where scikit-learn is.
-    command.run(lambda config: run(config, _WORKDIR.value, full=_FULL.value))
+    command.run(lambda config, workdir: run(config, workdir, full=_FULL.value))

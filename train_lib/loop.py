@@ -100,7 +100,7 @@ def _run(
             test, logits_KxN = evaluate(
                 config, data, data.test, compiled, mesh, training.state.params
             )
-        folder.write_predictions(seeds, data.test, logits_KxN)
+        folder.write_predictions(seeds, data.test, logits_KxN, position)
     folder.write_weights("weights.npz", training.state.params)
     folder.write_weights("best_weights.npz", training.best)
     parameters = report.count(params_K) // len(seeds)

@@ -14,12 +14,12 @@ from flax import nnx
 from ml_collections import ConfigDict
 from scipy.special import expit
 
-from train_lib import devices, loop, settings, state, steps
+from train_lib import devices, loop, state, steps
 from train_lib.data import batches
 from train_lib.data.dataset import Split
 from train_lib.data.vocabulary import Vocabulary, split_words
 from train_lib.errors import UserError, told_to_user
-from train_lib.report import CELL_FILE, RunFolder
+from train_lib.report import RunFolder
 
 _BATCH_SIZE = 64
 _MIN_WIDTH = 64  # Powers of two from here on: few programs to compile, for any texts.
@@ -29,12 +29,12 @@ def load_model(folder: RunFolder) -> tuple[ConfigDict, nnx.GraphDef, nnx.State]:
     """The config of a finished run, its model, and the parameters of its K seeds.
 
     Raises:
-        UserError: a file of it was damaged, or is of another version of this program.
+        UserError: a file of it was damaged, or is of another version of this program; or it is a
+            baseline's, which has no weights.
     """
-    config = ConfigDict(folder.read_json("config.json"))
-    settings.check(config)
-    if config.model.cell.endswith(".py"):
-        config.model.cell = str(folder.path / CELL_FILE)
+    if not (folder.path / "weights.npz").is_file():
+        raise UserError(f"{folder.path} has no weights.npz, so there is no model to classify with.")
+    config = folder.read_config()
     graphdef, params_K = state.split(loop.build_models(config))
     return config, graphdef, folder.read_weights(params_K)
 
@@ -67,7 +67,7 @@ def predict(workdir: str, texts: Sequence[str]) -> np.ndarray:
         mesh,
         (width,),
     )
-    return expit(logits_KxN)
+    return expit(logits_KxN[np.isfinite(logits_KxN).all(1)])  # Without seeds that diverged.
 
 
 def main(argv: Sequence[str]) -> None:

@@ -50,8 +50,8 @@ class RunFolder:
     `cell.py`, if the cell came from a file.
     """
 
-    def __init__(self, path: pathlib.Path):
-        self.path = path
+    def __init__(self, path: pathlib.Path | str):
+        self.path = pathlib.Path(path).expanduser()
         self._lock: int | None = None
 
     @classmethod
@@ -67,29 +67,35 @@ class RunFolder:
                 process is at work in it; or it cannot be made.
         """
         now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S-%f")
-        folder = cls(pathlib.Path(workdir or f"runs/{config.name}-{now}").expanduser())
+        folder = cls(workdir or f"runs/{config.name}-{now}")
         try:
             folder.path.mkdir(parents=True, exist_ok=True)
             folder._take()
-            if (folder.path / "config.json").exists():
-                folder._compare(config)
-            elif any(
-                # A kill in the lines below may have left these.
-                path.name != CELL_FILE and not path.name.startswith(".")
-                for path in folder.path.iterdir()
-            ):
-                raise UserError(
-                    f"--workdir={folder.path} is not empty, and not the folder of a run. Name a "
-                    "new folder, or leave --workdir out."
-                )
-            else:
-                cell = pathlib.Path(config.model.get("cell", ""))  # Baselines have none.
-                if cell.suffix == ".py":
-                    folder.write(CELL_FILE, cell.read_text("utf-8"))
-                folder.write_json("config.json", config.to_dict())
+            folder._begin(config)
         except OSError as error:
+            folder.close()
             raise UserError(f"the run folder {folder.path} cannot be used: {error}") from error
+        except BaseException:
+            folder.close()
+            raise
         return folder
+
+    def _begin(self, config: ConfigDict) -> None:
+        """Writes a new run's config, or compares it with that of the run that is there."""
+        if self.is_begun():
+            self._compare(config)
+            return
+        # A kill in the lines below may have left a file of the cell, or parts of others.
+        names = {path.name for path in self.path.iterdir() if not path.name.startswith(".")}
+        if names - {CELL_FILE}:
+            raise UserError(
+                f"--workdir={self.path} is not empty, and not the folder of a run. Name a new "
+                "folder, or leave --workdir out."
+            )
+        cell = pathlib.Path(config.model.get("cell", ""))  # Baselines have none.
+        if cell.suffix == ".py":
+            self.write(CELL_FILE, cell.read_text("utf-8"))
+        self.write_json("config.json", config.to_dict())
 
     def _take(self) -> None:
         """Locks the folder for this process; the system unlocks it whatever way that ends."""
@@ -103,6 +109,22 @@ class RunFolder:
                 f"another process is at work in --workdir={self.path}. Wait for it to end, or name "
                 "another folder."
             ) from None
+
+    def read_config(self) -> ConfigDict:
+        """The config of a run that was begun, with the cell's file as it was then.
+
+        Raises:
+            UserError: it cannot be read, or has fields that it cannot have.
+        """
+        config = ConfigDict(self.read_json("config.json"))
+        settings.check(config)
+        if config.model.cell.endswith(".py"):
+            config.model.cell = str(self.path / CELL_FILE)
+        return config
+
+    def is_begun(self) -> bool:
+        """Whether there is a run in it."""
+        return (self.path / "config.json").is_file()
 
     def is_finished(self) -> bool:
         """Whether the run has ended and reported."""
@@ -125,6 +147,8 @@ class RunFolder:
             if before.get(path) != now.get(path) and path not in FREE_FIELDS
         ]
         cell = pathlib.Path(config.model.get("cell", ""))  # Baselines have none.
+        if cell == self.path / CELL_FILE:
+            differing = [text for text in differing if not text.startswith("config.model.cell ")]
         is_changed = cell.suffix == ".py" and cell.read_text("utf-8") != self.read_text(CELL_FILE)
         if is_changed:
             differing.append(f"{cell} is no longer what {self.path / CELL_FILE} is")
@@ -143,7 +167,7 @@ class RunFolder:
         Raises:
             UserError: it is not one.
         """
-        folder = cls(pathlib.Path(workdir).expanduser())
+        folder = cls(workdir)
         if not folder.is_finished():
             raise UserError(
                 f"{folder.path} is not the folder of a finished run: it has no result.json."
@@ -192,13 +216,17 @@ class RunFolder:
         arrays_on_device = [jax.numpy.asarray(value) for value in values]
         return jax.tree.unflatten(jax.tree.structure(params_K), arrays_on_device)
 
-    def write_predictions(self, seeds: Sequence[int], test: Split, logits_KxN: np.ndarray) -> None:
-        """Writes a row a seed and test review: its number, tokens, label and prediction."""
+    def write_predictions(
+        self, seeds: Sequence[int], test: Split, logits_KxN: np.ndarray, position: Position
+    ) -> None:
+        """Writes a row a test review and seed that has not diverged: tokens, label, prediction."""
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
         writer.writerow(["seed", "review", "tokens", "label", "logit", "probability"])
         probabilities_KxN = expit(logits_KxN.astype(np.float64))
         for seed, *of_seed in zip(seeds, logits_KxN, probabilities_KxN, strict=True):
+            if seed in position.diverged:
+                continue
             for review, (logit, probability) in enumerate(zip(*of_seed, strict=True)):
                 tokens, label = test.lengths[review], test.labels[review]
                 writer.writerow([seed, review, tokens, label, f"{logit:.6g}", f"{probability:.6g}"])

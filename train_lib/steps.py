@@ -119,7 +119,7 @@ def make(
             )
             gradient = jax.tree.map(lambda one: one / sums.reviews, gradient)
             # The loss of the step then tells of both.
-            is_finite = jnp.isfinite(optax.global_norm(gradient))
+            is_finite = jnp.isfinite(optax.tree.norm(gradient))
             sums = sums._replace(loss=jnp.where(is_finite, sums.loss, jnp.nan))
             updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)

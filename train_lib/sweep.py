@@ -19,7 +19,6 @@ import json
 import math
 import pathlib
 import shlex
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -38,7 +37,6 @@ _OVER = flags.DEFINE_multi_string(
 )  # fmt: skip
 _TRIALS = flags.DEFINE_integer("trials", None, "Random draws; by default the grid of all values.")
 _SEED = flags.DEFINE_integer("sweep_seed", 0, "Of the random draws.")
-_WORKDIR = flags.DEFINE_string("workdir", "", "The sweep's folder, new or of the same sweep.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +157,9 @@ def configs(base: ConfigDict, changes: Sequence[dict[str, Any]]) -> list[ConfigD
     return result
 
 
-def run(base: ConfigDict, axes: Sequence[Axis], count: int | None, seed: int, workdir: str) -> dict:
+def run(
+    base: ConfigDict, axes: Sequence[Axis], count: int | None, seed: int, workdir: str | None
+) -> dict:
     """Runs what has not been run yet, and reports on all trials.
 
     Returns:
@@ -216,14 +216,11 @@ def _open(folder: pathlib.Path, search: dict) -> pathlib.Path:
 
 def _run_trial(config: ConfigDict, path: pathlib.Path) -> dict:
     """What came of a trial, now or before; what the run printed is in a file beside its folder."""
-    if not (path / "result.json").exists():
-        shutil.rmtree(path, ignore_errors=True)  # Of a trial that was interrupted.
-        with (
-            open(path.with_suffix(".log"), "w", encoding="utf-8") as log,
-            contextlib.redirect_stdout(log),
-        ):
-            loop.run(config, str(path), evaluate_test=False)
-    return report.RunFolder(path).read_json("result.json")
+    with (
+        open(path.with_suffix(".log"), "a", encoding="utf-8") as log,
+        contextlib.redirect_stdout(log),
+    ):
+        return loop.run(config, str(path), evaluate_test=False)
 
 
 def _report(folder: pathlib.Path, search: dict, changes: Sequence[dict[str, Any]]) -> dict:
@@ -334,8 +331,7 @@ def _shown(change: dict[str, Any]) -> str:
 
 if __name__ == "__main__":
     command.run(
-        lambda config: run(
-            config, [Axis.parse(text) for text in _OVER.value], _TRIALS.value, _SEED.value,
-            _WORKDIR.value,
+        lambda config, workdir: run(
+            config, [Axis.parse(text) for text in _OVER.value], _TRIALS.value, _SEED.value, workdir
         )
     )  # fmt: skip

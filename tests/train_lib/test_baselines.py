@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from configs import base
-from train_lib import baselines
+from train_lib import baselines, predict
 from train_lib.data import dataset
 from train_lib.errors import UserError
 from train_lib.ngram_models import train_linear
@@ -193,6 +193,8 @@ def test_what_cannot_be_done_is_told(finished, config, tmp_path):
     with pytest.raises(UserError, match="train_reviews was 60 and is 90"):
         baselines.run(config, str(finished[0]), full=True)
     assert (finished[0] / "nb-svm-1" / "result.json").read_bytes() == before
+    with pytest.raises(UserError, match=r"no weights\.npz"):
+        predict.predict(str(finished[0] / "nb-svm-1"), ["good"])
     config.data.train_reviews = 3
     with pytest.raises(UserError, match="train_reviews"):
         baselines.run(config, str(tmp_path / "odd"))

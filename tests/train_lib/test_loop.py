@@ -72,8 +72,8 @@ def test_a_run_tells_and_keeps_what_it_did(finished):
     ):
         assert words in output  # fmt: skip
     assert {path.name for path in workdir.iterdir()} == {
-        "config.json", "metrics.jsonl", "vocabulary.txt", "weights.npz", "predictions.csv",
-        "curves.png", "result.json",
+        "config.json", "metrics.jsonl", "vocabulary.txt", "weights.npz", "best_weights.npz",
+        "predictions.csv", "curves.png", "result.json",
     }  # fmt: skip
     assert (workdir / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((workdir / "config.json").read_text())["train"]["num_epochs"] == 2
@@ -179,7 +179,10 @@ def test_predict_refuses_a_folder_without_a_finished_run(tmp_path):
 def test_a_finished_run_is_never_overwritten(finished):
     before = (finished[0] / "result.json").read_bytes()
     done = python("main.py", f"--workdir={finished[0]}", "--config=configs/lstm.py", *SMALL)
-    assert_refused(done, "not empty")
+    assert_refused(done, "config.model.embedding_size was 64 and is 16", "name a new folder")
+    output, _ = run(finished[0], "--config=configs/stacked.py", *SMALL)
+    assert "is finished" in output
+    assert "epoch" not in output
     assert (finished[0] / "result.json").read_bytes() == before
 
 

@@ -2,21 +2,33 @@
 
 import pytest
 
+from configs import base
 from train_lib import files
 from train_lib.errors import UserError
 from train_lib.progress import _duration
 from train_lib.report import RunFolder
 
+CONFIG = base.get_config("name", "exact")
+
 
 def test_two_runs_cannot_take_the_same_folder(tmp_path):
-    RunFolder.create(str(tmp_path / "run"), "name")
-    with pytest.raises(UserError, match="not empty"):
-        RunFolder.create(str(tmp_path / "run"), "name")
+    folder = RunFolder.open(str(tmp_path / "run"), CONFIG)
+    with pytest.raises(UserError, match="another process is at work"):
+        RunFolder.open(str(tmp_path / "run"), CONFIG)
+    folder.close()
+    RunFolder.open(str(tmp_path / "run"), CONFIG).close()
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="not the folder of a run"):
+        RunFolder.open(str(tmp_path), CONFIG)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
 def test_runs_without_a_folder_get_one_each(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    folders = {RunFolder.create(None, "name").path for _ in range(3)}
+    folders = {RunFolder.open(None, CONFIG).path for _ in range(3)}
     assert len(folders) == 3
 
 

@@ -1,0 +1,238 @@
+"""A run that was interrupted ends as if it had not been."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from configs import base
+from train_lib import loop, state
+from train_lib.data import dataset
+from train_lib.errors import STOPPED, Stopped, UserError
+from train_lib.resume import Keeper
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+
+
+class Killed(BaseException):
+    """Nothing in the program catches it."""
+
+
+def make_config():
+    """Two epochs of four calls, all of it in work: two seeds, dropout, both directions."""
+    config = base.get_config("small", "exact")
+    config.model.update(
+        embedding_size=4, hidden_sizes=(3,), dropout_rates=(0.3,), direction="bidirectional"
+    )
+    config.data.update(
+        source="generated", train_reviews=120, validation_reviews=10, test_reviews=10,
+        max_features=50, max_length_tokens=20,
+    )  # fmt: skip
+    config.train.update(
+        num_epochs=2, batch_size=4, seeds=2, learning_rate=0.01, checkpoint_every_steps=16
+    )
+    return config
+
+
+@pytest.fixture
+def config():
+    return make_config()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of the run that nothing interrupts."""
+    folder = tmp_path_factory.mktemp("whole")
+    loop.run(make_config(), str(folder))
+    return folder
+
+
+def run_until(calls, config, workdir, monkeypatch):
+    """Runs, and is killed after so many calls; what is being saved is saved."""
+    after_call = Keeper.after_call
+    made = []
+
+    def kill(keeper, *arguments):
+        after_call(keeper, *arguments)
+        made.append(None)
+        if len(made) == calls:
+            keeper._checkpoints.wait()
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Keeper, "after_call", kill)
+        with pytest.raises(Killed):
+            loop.run(config, str(workdir))
+
+
+def without_seconds(lines):
+    rows = [json.loads(line) for line in lines]
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+def assert_same(one, other):
+    for name in ("weights.npz", "best_weights.npz", "predictions.csv", "vocabulary.txt"):
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+    for name in ("result.json", "metrics.jsonl"):
+        texts = [(folder / name).read_text() for folder in (one, other)]
+        split = str.splitlines if name.endswith("l") else lambda text: [text]
+        assert without_seconds(split(texts[0])) == without_seconds(split(texts[1])), name
+
+
+# A call is of 8 steps here, an epoch of 30; calls 2, 4 and 6 are saved, 4 being an epoch's last.
+@pytest.mark.parametrize("calls", [[1], [3, 1], [4], [5, 2]])
+def test_goes_on_bit_for_bit_wherever_it_was_killed(config, whole, calls, tmp_path, monkeypatch):
+    folder = tmp_path / "killed"
+    for number in calls:
+        run_until(number, config, folder, monkeypatch)
+        assert not (folder / "result.json").exists()
+    loop.run(config, str(folder))
+    assert_same(folder, whole)
+
+
+def test_a_damaged_checkpoint_is_passed_over(config, whole, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "killed"
+    run_until(5, config, folder, monkeypatch)
+    newest = max((folder / "checkpoints").iterdir())
+    largest = max(newest.rglob("*"), key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 4
+    largest.write_bytes(content)
+    loop.run(config, str(folder))
+    output = capsys.readouterr().out
+    assert f"{newest} is damaged" in output
+    assert "goes on from step 16, in epoch 1" in output
+    assert_same(folder, whole)
+
+
+def test_what_must_not_change_is_refused_with_both_values(config, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "run"
+    run_until(3, config, folder, monkeypatch)
+    config.train.update(learning_rate=0.02, batch_size=5)
+    with pytest.raises(UserError) as refused:
+        loop.run(config, str(folder))
+    assert "config.train.learning_rate was 0.01 and is 0.02" in str(refused.value)
+    assert "config.train.batch_size was 4 and is 5" in str(refused.value)
+    config.train.update(learning_rate=0.01, batch_size=4, checkpoint_every_steps=0)
+
+    load = dataset.load
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            dataset, "load", lambda config: dataclasses.replace(load(config), fingerprint="f")
+        )
+        with pytest.raises(UserError, match=r"data with the fingerprint .* others: f"):
+            loop.run(config, str(folder))
+
+    manifest = max((folder / "checkpoints").iterdir()) / "manifest.json"
+    assert '"devices": "2 x cpu"' in manifest.read_text()
+    loop.run(config, str(folder))
+    assert "notice" not in capsys.readouterr().out
+
+
+def test_a_seed_that_diverges_leaves_the_others_alone(config, whole, tmp_path, monkeypatch, capsys):
+    create = state.create
+
+    def spoil_second(*arguments):
+        made = create(*arguments)
+        return made._replace(params=jax.tree.map(lambda leaf: leaf.at[1].set(jnp.nan), made.params))
+
+    monkeypatch.setattr(state, "create", spoil_second)
+    folder = tmp_path / "spoilt"
+    result = loop.run(config, str(folder))
+    assert (
+        "notice: seed 1: the loss or its gradient is not finite at step 1"
+        in capsys.readouterr().out
+    )
+    assert result["seeds"][1] == {"seed": 1, "diverged_at_step": 1}
+    alone = json.loads((whole / "result.json").read_text())["seeds"][0]
+    assert result["seeds"][0] == alone
+    assert result["test_accuracy"]["mean"] == alone["test_accuracy"]
+    predictions = (folder / "predictions.csv").read_text().splitlines()
+    assert predictions == (whole / "predictions.csv").read_text().splitlines()[:11]
+    assert (
+        "NaN" not in (folder / "metrics.jsonl").read_text() + (folder / "result.json").read_text()
+    )
+
+
+def test_a_run_that_diverges_says_where_and_overwrites_nothing_good(config, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    run_until(3, config, folder, monkeypatch)
+    good = max((folder / "checkpoints").iterdir())
+    adam = state.adam
+    with monkeypatch.context() as patch:
+        patch.setattr(state, "adam", lambda _, *rest: adam(jnp.nan, *rest))
+        with pytest.raises(UserError) as told:
+            loop.run(config, str(folder))
+    for words in ("seed 1", "not finite at step", f"last good checkpoint is {good}", "clip_norm"):
+        assert words in str(told.value)
+    assert not (folder / "result.json").exists()
+    loop.run(config, str(folder))
+    assert (folder / "result.json").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_says_how_to_go_on(config, whole, number, tmp_path, monkeypatch):
+    config.train.checkpoint_every_steps = 0
+    after_call = Keeper.after_call
+
+    def interrupt(keeper, step, *arguments):
+        if step == 16:
+            os.kill(os.getpid(), number)
+        after_call(keeper, step, *arguments)
+
+    folder = tmp_path / "asked"
+    with monkeypatch.context() as patch:
+        patch.setattr(Keeper, "after_call", interrupt)
+        with pytest.raises(Stopped, match=f"saved after step 16.*--workdir={folder}"):
+            loop.run(config, str(folder))
+    loop.run(config, str(folder))
+    config.train.checkpoint_every_steps = 16
+    assert_same(folder, whole)
+
+
+def test_a_second_interrupt_ends_at_once(config, tmp_path, monkeypatch):
+    def interrupt_twice(keeper, *_):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Keeper, "after_call", interrupt_twice)
+    with pytest.raises(KeyboardInterrupt):
+        loop.run(config, str(tmp_path / "run"))
+
+
+def test_the_program_ends_with_the_documented_code_and_goes_on_without_its_config(tmp_path):
+    arguments = [
+        "--config=configs/lstm.py", "--config.data.source=generated",
+        "--config.data.train_reviews=2000", "--config.data.validation_reviews=10",
+        "--config.data.test_reviews=10", "--config.train.num_epochs=8",
+        "--config.train.batch_size=8",
+    ]  # fmt: skip
+    folder = tmp_path / "run"
+
+    def start(*arguments):
+        return subprocess.Popen(
+            [sys.executable, "main.py", f"--workdir={folder}", *arguments],
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    process = start(*arguments)
+    while "epoch 1/8: " not in process.stdout.readline():
+        assert process.poll() is None
+    process.terminate()
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == STOPPED
+    assert f"--workdir={folder} goes on from there" in told
+    output, errors = start().communicate(timeout=300)
+    assert errors == ""
+    assert "goes on from step" in output
+    epochs = [
+        json.loads(line)["epoch"] for line in (folder / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert epochs == [*range(1, 9)]
