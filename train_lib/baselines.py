@@ -174,10 +174,11 @@ def _run(
             for split, logits_KxN in logits.items()
         }
 
-    folder.write_predictions(seeds, to_train.test, logits["test"])
+    position = Position.first(len(seeds))
+    folder.write_predictions(seeds, to_train.test, logits["test"], position)
     result = report.result(
-        config, to_train, seeds, models[0].parameters, Position.first(len(seeds)),
-        evaluated.get("validation"), evaluated["test"], stopwatch,
+        config, to_train, seeds, models[0].parameters, position, evaluated.get("validation"),
+        evaluated["test"], stopwatch,
     )  # fmt: skip
     result["model"]["architecture"] |= options
     result["versions"]["scikit-learn"] = metadata.version("scikit-learn")
