@@ -92,7 +92,10 @@ class Checkpoints:
         self._writing = self._writer.submit(self._write, manifest, arrays)
 
     def wait(self) -> None:
-        """Returns when everything saved is on the disk; to be called before the program ends.
+        """Returns when everything saved is on the disk.
+
+        To be called before the program ends, also where it ends by an error: a save that is still
+        being written then is lost.
 
         Raises:
             UserError: it could not be written.
@@ -136,9 +139,10 @@ class Checkpoints:
                 damaged.append(f"{path} is damaged: {error}")
                 print(f"notice: checkpoint {damaged[-1]}; passed over", flush=True)
         if damaged:
+            wanted = "checkpoint of the best so far" if best else "checkpoint"
             raise UserError(
-                "\n  ".join([f"{self._folder} has no intact checkpoint to go on from:", *damaged])
-                + "\nPut a copy of one back, or remove the folder to start the run from step 0."
+                "\n  ".join([f"{self._folder} has no intact {wanted}:", *damaged])
+                + "\nPut a copy of it back, or remove the folder and train from the start."
             )
         return None
 
@@ -174,9 +178,14 @@ class Checkpoints:
             ) from error
 
     def _delete_old(self) -> None:
-        """Deletes all but the last intact ones and the best."""
-        intact = {}
-        for name in reversed(self._names()):
+        """Deletes all but the last intact ones and the best.
+
+        Raises:
+            _Damaged: the one just saved does not read as it was written; nothing is deleted.
+        """
+        newest, *earlier = reversed(self._names())
+        intact = {newest: _check(self._folder / newest)}
+        for name in earlier:
             with contextlib.suppress(_Damaged):
                 intact[name] = _check(self._folder / name)
         last = [*intact][: self._keep]

@@ -265,7 +265,7 @@ def test_no_damage_to_any_file_reaches_a_number(two_checkpoints, tmp_path, capsy
         told = capsys.readouterr().out
         # Two equal files may have been swapped.
         assert_is_of_step(restored, 1 if changed[1] else 2)
-        assert ("000002-step-2 is damaged" in told) == changed[1]
+        assert (f"{folder / TWO[1]} is damaged" in told) == changed[1]
         if damage in (flip, truncate, extend) and chosen.name != "SHA256SUMS":
             assert chosen.relative_to("000002-step-2").as_posix() in told
 
@@ -323,6 +323,21 @@ def test_a_full_disk_is_told_and_harms_nothing_before(tmp_path, capfd, caplog):
     checkpoints.save(4, state_of(4), position_of(4))
     assert_is_of_step(checkpoints.restore(state_of(0)), 4)
     assert names(tmp_path) == ["000002-step-2", "000003-step-4"]
+
+
+def test_a_disk_that_loses_what_is_written_costs_no_earlier_checkpoint(tmp_path, monkeypatch):
+    checkpoints = save_steps(tmp_path, [1, 2])
+    publish = files.publish
+
+    def lose(folder, path):
+        publish(folder, path)
+        flip(np.random.default_rng(0), path / "manifest.json")
+
+    monkeypatch.setattr(files, "publish", lose)
+    checkpoints.save(3, state_of(3), {})
+    with pytest.raises(UserError, match=r"step 3 .* not as they were written: manifest.json"):
+        checkpoints.wait()
+    assert_is_of_step(checkpoints.restore(state_of(0)), 2)
 
 
 @pytest.mark.parametrize("where", ["write", "publish"])
