@@ -359,7 +359,7 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path):
 def save_for_ever(folder, told):
     checkpoints = Checkpoints(folder)
     for step in itertools.count(1):
-        checkpoints.save(step, state_of(step), position_of(step), step % 5 == 0)
+        checkpoints.save(step, state_of(step), position_of(step))
         told.send(step)
 
 
