@@ -29,6 +29,29 @@ from train_lib.progress import Stopwatch
 CELL_FILE = "cell.py"
 """In a run's folder: the file with the cell, where it was the user's own."""
 
+PREDICTION_COLUMNS = ("seed", "review", "tokens", "label", "logit", "probability")
+"""Of `predictions.csv`."""
+
+
+def new_folder(option: str, path: str | None, name: str) -> pathlib.Path:
+    """Makes the folder that an option names, or one under `runs/` named after the time.
+
+    Raises:
+        UserError: it has files in it already, or cannot be made.
+    """
+    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S-%f")
+    folder = pathlib.Path(path or f"runs/{name}-{now}").expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise UserError(
+                f"{option}={folder} is not empty, and results are never overwritten. Name a new "
+                f"folder, or leave {option} out."
+            )
+    except OSError as error:
+        raise UserError(f"the folder {folder} cannot be made: {error}") from error
+    return folder
+
 
 class RunFolder:
     """A run's folder, where nothing of another run is ever overwritten.
@@ -47,15 +70,8 @@ class RunFolder:
         Raises:
             UserError: it has files in it already, or cannot be made.
         """
-        now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S-%f")
-        path = pathlib.Path(workdir or f"runs/{name}-{now}").expanduser()
+        path = new_folder("--workdir", workdir, name)
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            if any(path.iterdir()):
-                raise UserError(
-                    f"--workdir={path} is not empty, and a run never overwrites another's "
-                    "results. Name a new folder, or leave --workdir out."
-                )
             # Creating this file takes the folder: of two runs at once only one can.
             (path / "metrics.jsonl").open("x").close()
         except OSError as error:
@@ -120,7 +136,7 @@ class RunFolder:
         """Writes a row a seed and test review: its number, tokens, label and prediction."""
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow(["seed", "review", "tokens", "label", "logit", "probability"])
+        writer.writerow(PREDICTION_COLUMNS)
         probabilities_KxN = expit(logits_KxN.astype(np.float64))
         for seed, *of_seed in zip(seeds, logits_KxN, probabilities_KxN, strict=True):
             for review, (logit, probability) in enumerate(zip(*of_seed, strict=True)):

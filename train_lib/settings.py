@@ -110,7 +110,7 @@ def check(config: ConfigDict) -> None:
     Raises:
         UserError: fields are missing, unknown or out of range; the message names each of them.
     """
-    fields = dict(_flatten(config))
+    fields = dict(flatten(config))
     problems = []
     for path in RULES.keys() - fields.keys():
         problems.append(f"config.{path} is missing; it must be {RULES[path].expected}")
@@ -138,9 +138,10 @@ def check(config: ConfigDict) -> None:
         raise UserError("\n  ".join(["the config cannot be used:", *sorted(problems)]))
 
 
-def _flatten(config: Mapping, prefix: str = ""):
+def flatten(config: Mapping, prefix: str = ""):
+    """Every field with its path, as in `("model.cell", "lstm")`."""
     for key, value in config.items():
         if isinstance(value, Mapping | ConfigDict):
-            yield from _flatten(value, f"{prefix}{key}.")
+            yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

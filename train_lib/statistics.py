@@ -132,20 +132,27 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def mcnemar(first_N: np.ndarray, second_N: np.ndarray) -> tuple[int, int, float]:
+class McNemar(NamedTuple):
+    """On how many reviews one alone of two models is right, and the p-value of that."""
+
+    first_alone: int
+    second_alone: int
+    p: float
+
+
+def mcnemar(first_N: np.ndarray, second_N: np.ndarray) -> McNemar:
     """Whether two trained models are right equally often: McNemar's test, exact and two-sided.
+
+    It was Psychometrika 12(2), 1947; here its probabilities are binomial.
 
     Args:
         first_N, second_N: whether each is right about a review.
-
-    Returns:
-        On how many reviews the first alone is right, on how many the second alone, and the p-value
-        (Psychometrika 12(2), 1947, with binomial instead of normal probabilities).
     """
     first_alone = int((first_N & ~second_N).sum())
     second_alone = int((second_N & ~first_N).sum())
     fewer, together = min(first_alone, second_alone), first_alone + second_alone
-    return first_alone, second_alone, min(1.0, 2 * float(bdtr(fewer, together, 0.5)))
+    p = min(1.0, 2 * float(bdtr(fewer, together, 0.5)))
+    return McNemar(first_alone, second_alone, p)
 
 
 def cohens_d(first_K: np.ndarray, second_K: np.ndarray, *, paired: bool) -> float:
@@ -226,8 +233,3 @@ def reliability(probabilities_N: np.ndarray, labels_N: np.ndarray) -> Reliabilit
         np.bincount(bins_N, labels_N) / counts_B,
         counts_B / len(labels_N),
     )
-
-
-def brier_score(probabilities_N: np.ndarray, labels_N: np.ndarray) -> float:
-    """The mean squared distance of probabilities from labels (Brier, 1950)."""
-    return float(np.mean((probabilities_N - labels_N) ** 2))
