@@ -81,7 +81,9 @@ def difference(first_KxN: np.ndarray, second_KxN: np.ndarray, *, paired: bool) -
     of_reviews = float(over_reviews_N.var(ddof=1)) / len(over_reviews_N)
     of_seeds, of_both, freedom = 0.0, 0.0, math.inf
     if min(len(first_KxN), len(second_KxN)) > 1:
-        samples = [np.subtract(second_KxN, first_KxN, dtype=float)] if paired else [first_KxN, second_KxN]
+        samples = (
+            [np.subtract(second_KxN, first_KxN, dtype=float)] if paired else [first_KxN, second_KxN]
+        )
         parts = [_variances(scores_KxN) for scores_KxN in samples]
         of_seeds, of_both = (sum(column) for column in zip(*parts, strict=True))
         uncertainty = sum(
@@ -212,8 +214,8 @@ class Reliability(NamedTuple):
     share_B: np.ndarray
 
     @property
-    def calibration_error(self) -> float:
-        """ECE: how far predicted and observed are apart, over all reviews."""
+    def ece(self) -> float:
+        """The expected calibration error: how far predicted and observed are apart on average."""
         return float(self.share_B @ np.abs(self.predicted_B - self.observed_B))
 
 
