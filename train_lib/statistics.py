@@ -76,19 +76,19 @@ def difference(first_KxN: np.ndarray, second_KxN: np.ndarray, *, paired: bool) -
     With one seed in either, the seeds are taken as they are: only reviews are a sample, and nothing
     is said of other seeds.
     """
+    first_KxN, second_KxN = first_KxN.astype(float), second_KxN.astype(float)
     over_reviews_N = second_KxN.mean(0) - first_KxN.mean(0)
     mean = float(over_reviews_N.mean())
     of_reviews = float(over_reviews_N.var(ddof=1)) / len(over_reviews_N)
     of_seeds, of_both, freedom = 0.0, 0.0, math.inf
     if min(len(first_KxN), len(second_KxN)) > 1:
-        samples = (
-            [np.subtract(second_KxN, first_KxN, dtype=float)] if paired else [first_KxN, second_KxN]
-        )
+        samples = [second_KxN - first_KxN] if paired else [first_KxN, second_KxN]
         parts = [_variances(scores_KxN) for scores_KxN in samples]
         of_seeds, of_both = (sum(column) for column in zip(*parts, strict=True))
+        # Satterthwaite, Biometrics Bulletin 2(6), 1946; of a single sample it is K - 1.
         uncertainty = sum(
             part**2 / (len(scores_KxN) - 1)
-            for (part, _), scores_KxN in zip(parts, samples, strict=True)
+            for scores_KxN, (part, _) in zip(samples, parts, strict=True)
         )
         freedom = of_seeds**2 / uncertainty if uncertainty else math.inf
 
