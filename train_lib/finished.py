@@ -175,7 +175,7 @@ def _read_predictions(
             ndmin=2,
         )
     except ValueError as error:
-        raise damaged(str(error)) from error
+        raise damaged(str(error).rstrip(".")) from error
     if len(table) != len(lines):
         raise damaged("it has empty rows")
 
