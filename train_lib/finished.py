@@ -153,49 +153,50 @@ def _read_predictions(
     folder: RunFolder, seeds: Sequence[int], reviews: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Tokens `[N]`, labels `[N]` and logits `[K, N]`; the rows of the file may have any order."""
+    try:
+        rows = _parse(folder.read_text("predictions.csv"), len(seeds) * reviews)
+        tokens_KxN, labels_KxN, logits_KxN = _arrange(rows, seeds, reviews)
+    except ValueError as error:  # NumPy's among them.
+        problem = str(error).rstrip(".")
+        raise UserError(f"{folder.path / 'predictions.csv'} is damaged: {problem}.") from error
+    return tokens_KxN[0].astype(int), labels_KxN[0].astype(int), logits_KxN
 
-    def damaged(problem: str) -> UserError:
-        return UserError(f"{folder.path / 'predictions.csv'} is damaged: {problem}.")
 
-    header, *lines = folder.read_text("predictions.csv").splitlines() or [""]
+def _parse(text: str, expected: int) -> np.ndarray:
+    """So many rows of the columns of `predictions.csv`, whatever the order of either."""
+    header, *lines = text.splitlines() or [""]
     columns = header.split(",")
     if missing := [name for name in PREDICTION_COLUMNS if name not in columns]:
-        raise damaged(f"its first line does not name {', '.join(missing)}")
-    if len(lines) != len(seeds) * reviews:
-        raise damaged(
-            f"it has {len(lines):,} rows; {len(seeds)} seeds and {reviews:,} test reviews, as in "
-            f"result.json, make {len(seeds) * reviews:,}"
+        raise ValueError(f"its first line does not name {', '.join(missing)}")
+    if len(lines) != expected:
+        raise ValueError(
+            f"it has {len(lines):,} rows, and seeds times test reviews, as in result.json, are "
+            f"{expected:,}"
         )
-    try:
-        table = np.loadtxt(
-            lines,
-            delimiter=",",
-            usecols=[columns.index(name) for name in PREDICTION_COLUMNS],
-            comments=None,
-            ndmin=2,
-        )
-    except ValueError as error:
-        raise damaged(str(error).rstrip(".")) from error
-    if len(table) != len(lines):
-        raise damaged("it has empty rows")
+    places = [columns.index(name) for name in PREDICTION_COLUMNS]
+    rows = np.loadtxt(lines, delimiter=",", usecols=places, comments=None, ndmin=2)
+    if len(rows) != expected:
+        raise ValueError("it has empty rows")
+    return rows
 
-    seed, review, tokens, label, logit, probability = table.T
+
+def _arrange(rows: np.ndarray, seeds: Sequence[int], reviews: int) -> np.ndarray:
+    """Tokens, labels and logits, `[3, K, N]`, of rows that are checked for what they can be."""
+    seed, review, tokens, label, logit, probability = rows.T
     fits = np.isin(seed, seeds) & np.isin(review, np.arange(reviews)) & np.isin(label, (0, 1))
     with np.errstate(invalid="ignore"):  # Of infinities.
         fits &= np.isfinite(logit) & (tokens >= 0) & (tokens % 1 == 0)
     fits &= np.abs(expit(logit) - probability) < 1e-4
     if not fits.all():
-        raise damaged(f"the row {lines[np.argmin(fits)]} cannot be one of this run's")
+        number = int(np.argmin(fits))
+        found = ", ".join(f"{value:g}" for value in rows[number])
+        raise ValueError(f"row {number + 1} cannot be one of this run's: {found}")
     places = np.searchsorted(seeds, seed) * reviews + review.astype(int)
-    counts = np.bincount(places, minlength=len(lines))
+    counts = np.bincount(places)
     if counts.max() > 1:
-        number, review = divmod(int(np.argmax(counts)), reviews)
-        raise damaged(
-            f"seed {seeds[number]}, review {review} is there twice, and another is missing"
-        )
-
-    table = table[np.argsort(places)]
-    tokens_KxN, labels_KxN, logits_KxN = table.T[2:5].reshape(3, len(seeds), reviews)
-    if (tokens_KxN != tokens_KxN[0]).any() or (labels_KxN != labels_KxN[0]).any():
-        raise damaged("its seeds differ in the tokens or the label of a review")
-    return tokens_KxN[0].astype(int), labels_KxN[0].astype(int), logits_KxN
+        number, twice = divmod(int(np.argmax(counts)), reviews)
+        raise ValueError(f"seed {seeds[number]}, review {twice} is there twice, another is not")
+    columns = rows[np.argsort(places), 2:5].T.reshape(3, len(seeds), reviews)
+    if (columns[:2] != columns[:2, :1]).any():
+        raise ValueError("seeds differ in the tokens or the label of a review")
+    return columns

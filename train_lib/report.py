@@ -86,8 +86,13 @@ class RunFolder:
             UserError: it is not one.
         """
         path = pathlib.Path(workdir).expanduser()
-        if not (path / "result.json").is_file():
-            raise UserError(f"{path} is not the folder of a finished run: it has no result.json.")
+        try:
+            (path / "result.json").stat()
+        except OSError as error:
+            raise UserError(
+                f"{path} is not the folder of a finished run: it has no result.json "
+                f"({error.strerror})."
+            ) from error
         return cls(path)
 
     def write(self, name: str, content: bytes | str) -> None:
@@ -105,7 +110,7 @@ class RunFolder:
     def read_json(self, name: str) -> dict:
         try:
             return json.loads(self.read_text(name))
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise UserError(f"{self.path / name} is damaged: {error}") from error
 
     def add_metrics(self, row: dict) -> None:
