@@ -150,6 +150,28 @@ def test_with_many_seeds_the_interval_is_that_of_drawing_seeds_and_reviews_again
     )
 
 
+def test_the_interval_is_made_of_the_mean_squares_of_seeds_reviews_and_both():
+    rng = np.random.default_rng(0)
+    seeds, reviews = 4, 50
+    scores_KxN = rng.normal(0, 1, reviews) + rng.normal(0, 0.2, (seeds, 1))
+    scores_KxN += rng.normal(0, 1, scores_KxN.shape)
+    total = ((scores_KxN - scores_KxN.mean()) ** 2).sum()
+    of_seeds = reviews * ((scores_KxN.mean(1) - scores_KxN.mean()) ** 2).sum()
+    of_reviews = seeds * ((scores_KxN.mean(0) - scores_KxN.mean()) ** 2).sum()
+    of_both = (total - of_seeds - of_reviews) / ((seeds - 1) * (reviews - 1))
+    of_seeds, of_reviews = of_seeds / (seeds - 1), of_reviews / (reviews - 1)
+    t, z = scipy.stats.t.ppf(0.975, seeds - 1), scipy.stats.norm.ppf(0.975)
+    expected = math.sqrt((t**2 * of_seeds + z**2 * (of_reviews - of_both)) / (seeds * reviews))
+    found = difference(np.zeros_like(scores_KxN), scores_KxN, paired=True)
+    assert found.high - found.mean == pytest.approx(expected)
+
+
+def test_seeds_that_agree_by_chance_do_not_make_it_narrower_than_reviews_alone():
+    scores_KxN = np.array([[1, 0, 1, 0], [1, 0, 0, 1]])
+    alone = difference(np.zeros((1, 4)), scores_KxN.mean(0, keepdims=True), paired=True)
+    assert difference(np.zeros((2, 4)), scores_KxN, paired=True) == pytest.approx(alone)
+
+
 @pytest.mark.parametrize("paired", [True, False])
 def test_a_difference_turns_its_sign_with_its_runs_and_knows_no_order(paired):
     rng = np.random.default_rng(0)
