@@ -134,7 +134,8 @@ def _notes(runs: Sequence[Run], pairs: Sequence[dict]) -> list[str]:
     ]
     if False in one_seed:
         notes += [
-            "The interval of a difference and p are for other seeds and other reviews than these.",
+            "The interval of a difference, and p, are for other seeds and other reviews than these: "
+            "both are taken as drawn at random (`difference` in train_lib/statistics.py).",
             "Cohen's d counts standard deviations over seeds. Runs with the same seeds are paired: "
             "d_z counts those of the difference.",
             "Seeds for 80 % power: that many of each run, and a t-test over seeds shows a "
@@ -332,9 +333,12 @@ def main(argv: Sequence[str]) -> None:
 
     folder = report.RunFolder(report.new_folder("--out", arguments.out, "compare"))
     command = shlex.join(["python", "-m", "train_lib.compare", *argv])
-    folder.write("compare.md", f"# Comparison of runs\n\nMade by `{command}`.\n\n{tables}")
-    folder.write("compare.png", buffer.getvalue())
-    folder.write_json("compare.json", comparison)
+    try:
+        folder.write("compare.md", f"# Comparison of runs\n\nMade by `{command}`.\n\n{tables}")
+        folder.write("compare.png", buffer.getvalue())
+        folder.write_json("compare.json", comparison)
+    except OSError as error:
+        raise UserError(f"{folder.path} cannot be written to: {error}") from error
     print(f"{tables}\nfolder: {folder.path}")
 
 

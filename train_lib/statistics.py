@@ -67,9 +67,9 @@ def difference(first_KxN: np.ndarray, second_KxN: np.ndarray, *, paired: bool) -
 
     In 4,000 simulations each (`coverage` in tests/train_lib/test_statistics.py: 2,000 reviews;
     seeds scattered by 0, 0.7 or 2.2 points; with a true difference and without) it held the truth
-    in 95 % at K = 1, 95 to 99 % at K = 3, and 95 to 97 % at K = 5 and at K = 10. Bootstraps of seeds
-    and reviews, tried beside it at K = 3, did so in 81 to 99 % with plain percentiles, and in 98 to
-    100 %, up to twice as wide, with K - 1 seeds a draw and Student's quantile.
+    in 95 % at K = 1, 95 to 99 % at K = 3, and 95 to 97 % at K = 5 and at K = 10. Bootstraps of both
+    seeds and reviews, tried beside it at K = 3, did so in 81 to 99 % with plain percentiles, and in
+    98 to 100 %, up to twice as wide, with K - 1 seeds a draw and Student's quantile.
 
     Args:
         first_KxN, second_KxN: each seed's score on each review, such as 1 for right and 0 for
