@@ -134,8 +134,8 @@ def _notes(runs: Sequence[Run], pairs: Sequence[dict]) -> list[str]:
     ]
     if False in one_seed:
         notes += [
-            "The interval of a difference, and p, are for other seeds and other reviews than these: "
-            "both are taken as drawn at random (`difference` in train_lib/statistics.py).",
+            "The interval of a difference, and p, are for other seeds and reviews than these: "
+            "both count as drawn at random (`difference` in train_lib/statistics.py).",
             "Cohen's d counts standard deviations over seeds. Runs with the same seeds are paired: "
             "d_z counts those of the difference.",
             "Seeds for 80 % power: that many of each run, and a t-test over seeds shows a "
