@@ -100,7 +100,8 @@ def _run(
             test, logits_KxN = evaluate(
                 config, data, data.test, compiled, mesh, training.state.params
             )
-        folder.write_predictions(seeds, data.test, logits_KxN, position)
+        alive_K = position.alive(seeds)
+        folder.write_predictions(np.array(seeds)[alive_K], data.test, logits_KxN[alive_K])
     folder.write_weights("weights.npz", training.state.params)
     folder.write_weights("best_weights.npz", training.best)
     result = report.result(
