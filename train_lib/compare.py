@@ -75,6 +75,11 @@ def _run(run: Run, bins_BxN: Sequence[np.ndarray]) -> dict:
         "test_accuracy_sd": float(each_K["test_accuracy"].std(ddof=1)) if seeds > 1 else None,
         "train_seconds": run.result["seconds"]["train"],
         "device": run.result["device"],
+        "course": [
+            {field: epoch[field] for field in ("epoch", "seconds", "validation_accuracy")}
+            for epoch in run.epochs
+        ],
+        "diverged": [seed["seed"] for seed in run.result["seeds"] if "diverged_at_step" in seed],
         "seeds": [
             {"seed": seed} | {name: float(values_K[k]) for name, values_K in each_K.items()}
             for k, seed in enumerate(run.seeds)
@@ -132,6 +137,9 @@ def _notes(runs: Sequence[Run], pairs: Sequence[dict]) -> list[str]:
         "means over seeds.",
         "Difference: the second run's accuracy less the first's.",
     ]
+    for run in runs:
+        if lost := [str(s["seed"]) for s in run.result["seeds"] if "diverged_at_step" in s]:
+            notes.append(f"{run.name}: seeds {', '.join(lost)} diverged and are left out.")
     if False in one_seed:
         notes += [
             "The interval of a difference, and p, are for other seeds and reviews than these: "
@@ -250,15 +258,15 @@ def _tokens(of_bin: dict) -> str:
 
 
 def draw(comparison: dict) -> Any:
-    """A Matplotlib figure: accuracies, differences, accuracy by length, and calibration."""
+    """A Matplotlib figure: accuracies, differences, accuracy by length and time, calibration."""
     import matplotlib.figure  # Slow to import, and needed only here.
 
     runs, pairs = comparison["runs"], comparison["pairs"]
     above = 1.5 + 0.4 * max(len(runs), len(pairs))
-    figure = matplotlib.figure.Figure(figsize=(13, above + 4.8), layout="constrained")
-    (accuracies, differences), (lengths, calibration) = figure.subplots(
-        2, 2, height_ratios=(above, 4.8)
-    )
+    figure = matplotlib.figure.Figure(figsize=(15, above + 4.8), layout="constrained")
+    upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=(above, 4.8)).ravel()
+    accuracies, differences = upper.subplots(1, 2)
+    lengths, times, calibration = lower.subplots(1, 3)
     for row, run in enumerate(runs):
         seeds = [seed["test_accuracy"] for seed in run["seeds"]]
         accuracies.plot(seeds, [row] * len(seeds), "|", color=f"C{row}", ms=16, alpha=0.6)
@@ -286,6 +294,16 @@ def draw(comparison: dict) -> Any:
     lengths.set_xticks(range(len(bins)), map(_tokens, bins))
     lengths.set(title="test accuracy by length", xlabel="tokens")
 
+    for number, run in enumerate(runs):
+        seconds = [epoch["seconds"] for epoch in run["course"]]
+        course = [epoch["validation_accuracy"] for epoch in run["course"]]
+        label = f"{run['name']}: {run['parameters']:,} parameters, {len(run['seeds'])} seeds"
+        times.plot(seconds, course, "o-", ms=4, color=f"C{number}", label=label)
+    times.set(
+        title="validation accuracy by time", xlabel="seconds from the start, all seeds",
+        xscale="log",
+    )  # fmt: skip
+
     calibration.plot([0, 1], [0, 1], ls="--", color="0.5")
     for number, run in enumerate(runs):
         label = f"{run['name']}: ECE {run['ece']:.3f}"
@@ -296,9 +314,9 @@ def draw(comparison: dict) -> Any:
     calibration.set(
         title="calibration", xlabel="probability of positive", ylabel="share that is positive"
     )
-    for axes in (lengths, calibration):
+    for axes in (lengths, times, calibration):
         axes.grid(alpha=0.3)
-        axes.legend()
+        axes.legend(fontsize="small")
     return figure
 
 

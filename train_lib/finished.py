@@ -1,6 +1,7 @@
 """Finished runs, read back: checked before they are believed."""
 
 import dataclasses
+import json
 import math
 import pathlib
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ class Run:
         folder: where it is.
         config: every field, as in `{"model.cell": "lstm"}`.
         result: what `result.json` holds.
+        epochs: what the lines of `metrics.jsonl` hold; none of what is not trained by epochs.
         seeds: their numbers, ascending.
         tokens_N, labels_N: lengths of the reviews, and classes: 0 negative, 1 positive.
         logits_KxN: above 0 where a review was said to be positive.
@@ -32,6 +34,7 @@ class Run:
     folder: pathlib.Path
     config: dict[str, Any]
     result: dict[str, Any]
+    epochs: list[dict[str, Any]]
     seeds: list[int]
     tokens_N: np.ndarray
     labels_N: np.ndarray
@@ -111,6 +114,7 @@ def _read(folder: RunFolder, name: str) -> Run:
     accuracies = {
         _field(of_seed, "seed", int, where): _field(of_seed, "test_accuracy", float, where)
         for of_seed in result["seeds"]
+        if not (isinstance(of_seed, dict) and "diverged_at_step" in of_seed)
     }
     reviews = result["dataset"]["test"]
     if not accuracies or reviews < 2:
@@ -118,7 +122,7 @@ def _read(folder: RunFolder, name: str) -> Run:
 
     seeds = sorted(accuracies)
     run = Run(
-        name, folder.path, dict(settings.flatten(config)), result, seeds,
+        name, folder.path, dict(settings.flatten(config)), result, _read_epochs(folder), seeds,
         *_read_predictions(folder, seeds, reviews),
     )  # fmt: skip
     for seed, accuracy in zip(seeds, run.correct_KxN.mean(1), strict=True):
@@ -128,6 +132,20 @@ def _read(folder: RunFolder, name: str) -> Run:
                 f"{accuracies[seed]:.5f} in result.json and {accuracy:.5f} in predictions.csv."
             )
     return run
+
+
+def _read_epochs(folder: RunFolder) -> list[dict[str, Any]]:
+    where = folder.path / "metrics.jsonl"
+    if not where.exists():
+        return []
+    try:
+        epochs = [json.loads(line) for line in folder.read_text(where.name).splitlines()]
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise UserError(f"{where} is damaged: {error}") from error
+    for epoch in epochs:
+        for field in ("validation_accuracy", "seconds"):
+            _field(epoch, field, float, where)
+    return epochs
 
 
 def _read_object(folder: RunFolder, name: str) -> dict[str, Any]:
