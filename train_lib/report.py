@@ -317,19 +317,14 @@ def parameter_table(params: nnx.State) -> str:
     return "\n".join(["", lines[0], rule, *lines[1:-1], rule, lines[-1], ""])
 
 
-def describe_engine(
-    model: Classifier, layout: Layout, mesh: Mesh, seeds: Sequence[int], seeds_at_once: int
-) -> str:
+def describe_engine(model: Classifier, layout: Layout, mesh: Mesh, seeds: Sequence[int]) -> str:
     """What runs the cells, and where seeds and the rows of a batch are computed."""
     names = dict.fromkeys(model.encoder.engine_names())
     dtypes = dict.fromkeys(layer.engine.matrix_dtype for layer in model.encoder.layers)
     of_seeds = f"seed:   {seeds[0]}"
     if len(seeds) > 1:
         groups = mesh.shape["seed"]
-        of_seeds = (
-            f"seeds:  {seeds[0]} to {seeds[-1]}; {groups} at a time on devices of their own, "
-            f"{seeds_at_once} in each program step"
-        )
+        of_seeds = f"seeds:  {seeds[0]} to {seeds[-1]}, in {groups} groups on devices of their own"
     return (
         f"engine: {', '.join(names)}, {', '.join(dtypes)} products; a batch is "
         f"{layout.devices} devices x {layout.blocks} blocks x {layout.rows} rows\n{of_seeds}\n"
