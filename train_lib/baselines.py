@@ -174,11 +174,10 @@ def _run(
             for split, logits_KxN in logits.items()
         }
 
-    position = Position.first(len(seeds))
-    folder.write_predictions(seeds, to_train.test, logits["test"], position)
+    folder.write_predictions(seeds, to_train.test, logits["test"])
     result = report.result(
-        config, to_train, seeds, models[0].parameters, position, evaluated.get("validation"),
-        evaluated["test"], stopwatch,
+        config, to_train, seeds, models[0].parameters, Position.first(len(seeds)),
+        evaluated.get("validation"), evaluated["test"], stopwatch,
     )  # fmt: skip
     result["model"]["architecture"] |= options
     result["versions"]["scikit-learn"] = metadata.version("scikit-learn")

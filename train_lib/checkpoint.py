@@ -90,7 +90,10 @@ class Checkpoints:
         self._writing = self._writer.submit(self._write, manifest, arrays)
 
     def wait(self) -> None:
-        """Returns when everything saved is on the disk; to be called before the program ends.
+        """Returns when everything saved is on the disk.
+
+        To be called before the program ends, also where it ends by an error: a save that is still
+        being written then is lost.
 
         Raises:
             UserError: it could not be written.
@@ -126,8 +129,8 @@ class Checkpoints:
                 print(f"notice: checkpoint {damaged[-1]}; passed over", flush=True)
         if damaged:
             raise UserError(
-                "\n  ".join([f"{self._folder} has no intact checkpoint to go on from:", *damaged])
-                + "\nPut a copy of one back, or remove the folder to start the run from step 0."
+                "\n  ".join([f"{self._folder} has no intact checkpoint:", *damaged])
+                + "\nPut a copy of it back, or remove the folder and train from the start."
             )
         return None
 
@@ -169,15 +172,20 @@ class Checkpoints:
             ) from error
 
     def _delete_old(self) -> None:
-        """Deletes all but the last intact ones."""
-        names = self._names()
-        intact: list[str] = []
-        for name in reversed(names):
+        """Deletes all but the last intact ones.
+
+        Raises:
+            _Damaged: the one just saved does not read as it was written; nothing is deleted.
+        """
+        newest, *earlier = reversed(self._names())
+        _check(self._folder / newest)
+        intact = [newest]
+        for name in earlier:
             if len(intact) < self._keep:
                 with contextlib.suppress(_Damaged):
                     _check(self._folder / name)
                     intact.append(name)
-        for name in set(names) - set(intact):
+        for name in set(earlier) - set(intact):
             shutil.rmtree((self._folder / name).rename(self._folder / f".{name}"))
 
 

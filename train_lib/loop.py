@@ -72,22 +72,10 @@ def _run(
     folder.write("vocabulary.txt", "\n".join(data.vocabulary.words) + "\n")
     print(report.describe_data(data), flush=True)
 
-    graphdef, params_K = state_lib.split(models)
-    layout = devices.layout(config.train.batch_size, mesh)
-    at_once = devices.seeds_at_once(len(seeds), mesh)
-    if "cudnn" in models[0].encoder.engine_names():
-        at_once = 1  # `jax.experimental.rnn` has no batching rule.
+    compiled, training = prepare(config, models, mesh)
     print(report.parameter_table(nnx.state(models[0], nnx.Param)), flush=True)
-    print(report.describe_engine(models[0], layout, mesh, seeds, at_once), flush=True)
-
-    train = config.train
-    optimizer = state_lib.adam(train.learning_rate, train.adam_epsilon, train.clip_norm)
-    compiled = steps.make(graphdef, optimizer, mesh, config.data, at_once)
-    training = devices.spread_seeds(
-        # A copy, since the state gives its memory away.
-        Training(state_lib.create(params_K, optimizer, seeds), jax.tree.map(jnp.copy, params_K)),
-        mesh,
-    )
+    layout = devices.layout(config.train.batch_size, mesh)
+    print(report.describe_engine(models[0], layout, mesh, seeds), flush=True)
     with Keeper(config, folder, data, mesh, stopwatch) as keeper:
         training, position = keeper.start(training, Position.first(len(seeds)))
         training, validation = fit(
@@ -100,10 +88,11 @@ def _run(
             test, logits_KxN = evaluate(
                 config, data, data.test, compiled, mesh, training.state.params
             )
-        folder.write_predictions(seeds, data.test, logits_KxN, position)
+        alive_K = position.alive(seeds)
+        folder.write_predictions(np.array(seeds)[alive_K], data.test, logits_KxN[alive_K])
     folder.write_weights("weights.npz", training.state.params)
     folder.write_weights("best_weights.npz", training.best)
-    parameters = report.count(params_K) // len(seeds)
+    parameters = report.count(training.state.params) // len(seeds)
     result = report.result(config, data, seeds, parameters, position, validation, test, stopwatch)
     folder.plot_curves(f"{config.name} on {data.name}")
     folder.write_json("result.json", result)
@@ -131,6 +120,22 @@ def build_models(config: ConfigDict) -> list[Classifier]:
         )
     except ValueError as error:
         raise UserError(f"config.model cannot be built: {error}.") from error
+
+
+def prepare(config: ConfigDict, models: Sequence[Classifier], mesh: Mesh) -> tuple[Steps, Training]:
+    """The steps of a config's models, and where training them begins."""
+    train, seeds = config.train, seeds_of(config)
+    graphdef, params_K = state_lib.split(models)
+    optimizer = state_lib.adam(train.learning_rate, train.adam_epsilon, train.clip_norm)
+    training = Training(
+        state_lib.create(params_K, optimizer, seeds),
+        jax.tree.map(jnp.copy, params_K),  # The state gives its memory away.
+    )
+    at_once = devices.seeds_at_once(len(seeds), mesh)
+    if "cudnn" in models[0].encoder.engine_names():
+        at_once = 1  # `jax.experimental.rnn` has no batching rule.
+    compiled = steps.make(graphdef, optimizer, mesh, config.data, at_once)
+    return compiled, devices.spread_seeds(training, mesh)
 
 
 def fit(

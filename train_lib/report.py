@@ -41,6 +41,33 @@ FREE_FIELDS = {
 CELL_FILE = "cell.py"
 """In a run's folder: the file with the cell, where it was the user's own."""
 
+PREDICTION_COLUMNS = ("seed", "review", "tokens", "label", "logit", "probability")
+"""Of `predictions.csv`."""
+
+
+def name_by_time(name: str) -> str:
+    """A folder under `runs/` that no other has, as in `runs/lstm-20260131-235959-123456`."""
+    return f"runs/{name}-{datetime.datetime.now():%Y%m%d-%H%M%S-%f}"
+
+
+def new_folder(option: str, path: str | None, name: str) -> pathlib.Path:
+    """Makes the folder that an option names, or one under `runs/` named after the time.
+
+    Raises:
+        UserError: it has files in it already, or cannot be made.
+    """
+    folder = pathlib.Path(path or name_by_time(name)).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise UserError(
+                f"{option}={folder} is not empty, and results are never overwritten. Name a new "
+                f"folder, or leave {option} out."
+            )
+    except OSError as error:
+        raise UserError(f"the folder {folder} cannot be made: {error}") from error
+    return folder
+
 
 class RunFolder:
     """A run's folder, where nothing of another run is ever overwritten.
@@ -66,8 +93,7 @@ class RunFolder:
             UserError: another run's files are in it, or the same run's with another config; another
                 process is at work in it; or it cannot be made.
         """
-        now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S-%f")
-        folder = cls(workdir or f"runs/{config.name}-{now}")
+        folder = cls(workdir or name_by_time(config.name))
         try:
             folder.path.mkdir(parents=True, exist_ok=True)
             folder._take()
@@ -168,10 +194,13 @@ class RunFolder:
             UserError: it is not one.
         """
         folder = cls(workdir)
-        if not folder.is_finished():
+        try:
+            (folder.path / "result.json").stat()
+        except OSError as error:
             raise UserError(
-                f"{folder.path} is not the folder of a finished run: it has no result.json."
-            )
+                f"{folder.path} is not the folder of a finished run: it has no result.json "
+                f"({error.strerror})."
+            ) from error
         return folder
 
     def write(self, name: str, content: bytes | str) -> None:
@@ -189,7 +218,7 @@ class RunFolder:
     def read_json(self, name: str) -> dict:
         try:
             return json.loads(self.read_text(name))
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise UserError(f"{self.path / name} is damaged: {error}") from error
 
     def write_metrics(self, rows: Sequence[dict]) -> None:
@@ -216,17 +245,13 @@ class RunFolder:
         arrays_on_device = [jax.numpy.asarray(value) for value in values]
         return jax.tree.unflatten(jax.tree.structure(params_K), arrays_on_device)
 
-    def write_predictions(
-        self, seeds: Sequence[int], test: Split, logits_KxN: np.ndarray, position: Position
-    ) -> None:
-        """Writes a row a test review and seed that has not diverged: tokens, label, prediction."""
+    def write_predictions(self, seeds: Sequence[int], test: Split, logits_KxN: np.ndarray) -> None:
+        """Writes a row a seed and test review: its number, tokens, label and prediction."""
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow(["seed", "review", "tokens", "label", "logit", "probability"])
+        writer.writerow(PREDICTION_COLUMNS)
         probabilities_KxN = expit(logits_KxN.astype(np.float64))
         for seed, *of_seed in zip(seeds, logits_KxN, probabilities_KxN, strict=True):
-            if seed in position.diverged:
-                continue
             for review, (logit, probability) in enumerate(zip(*of_seed, strict=True)):
                 tokens, label = test.lengths[review], test.labels[review]
                 writer.writerow([seed, review, tokens, label, f"{logit:.6g}", f"{probability:.6g}"])
@@ -292,19 +317,14 @@ def parameter_table(params: nnx.State) -> str:
     return "\n".join(["", lines[0], rule, *lines[1:-1], rule, lines[-1], ""])
 
 
-def describe_engine(
-    model: Classifier, layout: Layout, mesh: Mesh, seeds: Sequence[int], seeds_at_once: int
-) -> str:
+def describe_engine(model: Classifier, layout: Layout, mesh: Mesh, seeds: Sequence[int]) -> str:
     """What runs the cells, and where seeds and the rows of a batch are computed."""
     names = dict.fromkeys(model.encoder.engine_names())
     dtypes = dict.fromkeys(layer.engine.matrix_dtype for layer in model.encoder.layers)
     of_seeds = f"seed:   {seeds[0]}"
     if len(seeds) > 1:
         groups = mesh.shape["seed"]
-        of_seeds = (
-            f"seeds:  {seeds[0]} to {seeds[-1]}; {groups} at a time on devices of their own, "
-            f"{seeds_at_once} in each program step"
-        )
+        of_seeds = f"seeds:  {seeds[0]} to {seeds[-1]}, in {groups} groups on devices of their own"
     return (
         f"engine: {', '.join(names)}, {', '.join(dtypes)} products; a batch is "
         f"{layout.devices} devices x {layout.blocks} blocks x {layout.rows} rows\n{of_seeds}\n"
@@ -383,7 +403,7 @@ def result(
     """What `result.json` holds; of a split nothing, where it was not evaluated."""
     evaluated = {"validation": validation, "test": test}
     metrics = _named(**{split: of_split for split, of_split in evaluated.items() if of_split})
-    alive_K = np.array([seed not in position.diverged for seed in seeds])
+    alive_K = position.alive(seeds)
     return {
         "config": config.name,
         "dataset": {

@@ -106,6 +106,10 @@ class Position:
     def first(cls, num_seeds: int) -> "Position":
         return cls([-1.0] * num_seeds, [0] * num_seeds)
 
+    def alive(self, seeds: Sequence[int]) -> np.ndarray:
+        """Which of the seeds have not diverged: `[K]`."""
+        return np.array([seed not in self.diverged for seed in seeds])
+
     def note_best(self, validation: metrics.Metrics) -> np.ndarray:
         """Takes down the best validation; returns which of the seeds have it now: `[K]`."""
         is_best_K = np.isfinite(validation.loss) & (validation.accuracy > self.best_accuracy)

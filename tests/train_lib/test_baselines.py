@@ -14,6 +14,7 @@ from configs import base
 from train_lib import baselines, predict
 from train_lib.data import dataset
 from train_lib.errors import UserError
+from train_lib.finished import load
 from train_lib.ngram_models import train_linear
 from train_lib.report import RunFolder
 
@@ -65,10 +66,6 @@ def finished(tmp_path_factory):
     return workdir, done.stdout
 
 
-def predictions_of(folder):
-    return list(csv.DictReader(folder.read_text("predictions.csv").splitlines()))
-
-
 def test_neighbouring_words_are_worth_what_the_generated_corpus_promises(config):
     config.data.update(train_reviews=2_000, test_reviews=600)
     config.data.max_features = baselines.MAX_FEATURES
@@ -84,33 +81,26 @@ def test_neighbouring_words_are_worth_what_the_generated_corpus_promises(config)
     assert accuracies["nb-svm-1"] < 0.63 < 0.7 < accuracies["nb-svm-2"] < 0.8
 
 
-def test_every_baseline_is_tested_on_the_reviews_of_a_recurrent_model(finished, config):
+def test_every_baseline_is_a_finished_run_on_the_reviews_of_a_recurrent_model(finished, config):
     data = dataset.load(config.data)
     workdir, output = finished
     assert {path.name for path in workdir.iterdir()} == set(NAMES)
+    runs = load([str(workdir / name) for name in NAMES])
     table = output.splitlines()[-len(NAMES) :]
     assert "Manning" not in output  # Whose figures are not of these reviews.
-    for name, row in zip(NAMES, table, strict=True):
-        folder = RunFolder.open_finished(str(workdir / name))
-        described, result = folder.read_json("config.json"), folder.read_json("result.json")
-        seeds = [5, 6] if name == "fasttext-2" else [5]
-        assert described["name"] == result["config"] == name
-        assert described["train"] == {"seed": 5, "seeds": len(seeds)}
-        assert result["dataset"]["fingerprint"] == data.fingerprint
+    for run, name, row in zip(runs, NAMES, table, strict=True):
+        result = run.result
+        assert run.config["name"] == result["config"] == name
+        assert run.seeds == ([5, 6] if name == "fasttext-2" else [5])
         assert [result["dataset"][split] for split in dataset.SPLITS] == [60, 30, 40]
-        predictions = predictions_of(folder)
-        for of_seed, part in zip(
-            result["seeds"], np.split(np.array(predictions), len(seeds)), strict=True
-        ):
-            assert [int(row["seed"]) for row in part] == [of_seed["seed"]] * 40
-            assert [int(row["label"]) for row in part] == list(data.test.labels)
-            assert [int(row["tokens"]) for row in part] == list(data.test.lengths)
-            is_right = [(float(row["logit"]) > 0) == (row["label"] == "1") for row in part]
-            assert of_seed["test_accuracy"] == pytest.approx(np.mean(is_right))
-        assert [of_seed["seed"] for of_seed in result["seeds"]] == seeds
-        # Chosen by validation; of the chosen one it is what the folder says.
+        assert result["dataset"]["fingerprint"] == data.fingerprint
+        np.testing.assert_array_equal(run.labels_N, data.test.labels)
+        np.testing.assert_array_equal(run.tokens_N, data.test.lengths)
+        # Of the chosen options it is what was seen when they were chosen.
         best = max(choice["validation_accuracy"] for choice in result["search"])
         assert result["seeds"][0]["validation_accuracy"] == pytest.approx(best)
+        assert row.startswith(f"{name} ")
+        assert f"{result['test_accuracy']['mean']:.4f} [" in row
 
 
 def test_all_words_change_neither_the_draw_nor_the_vocabulary_of_the_most_frequent(config):
@@ -137,13 +127,9 @@ def test_full_trains_on_the_validation_reviews_too_and_chooses_without_them(
     (result,) = baselines.run(config, str(tmp_path), full=True)
     assert trained_on == [60, 90]
     assert [result["dataset"][split] for split in dataset.SPLITS] == [90, 0, 40]
-    usual = RunFolder(finished[0] / "nb-svm-2")
-    assert result["search"] == usual.read_json("result.json")["search"]
-    full = predictions_of(RunFolder(tmp_path / "nb-svm-2"))
-    for field, same in (("label", True), ("tokens", True), ("logit", False)):
-        assert same == (
-            [row[field] for row in full] == [row[field] for row in predictions_of(usual)]
-        )
+    usual, run = load([str(folder / "nb-svm-2") for folder in (finished[0], tmp_path)])
+    assert result["search"] == usual.result["search"]
+    assert (run.logits_KxN != usual.logits_KxN).any()
     assert "validation_accuracy" not in result
     assert "trained on 90 reviews" in capsys.readouterr().out
 
@@ -155,13 +141,14 @@ def test_nothing_is_learnt_or_chosen_from_the_test_reviews(number, config, tmp_p
     data = baselines._load(config.data)
     test = dataclasses.replace(data.test, labels=1 - data.test.labels)
     flipped = dataclasses.replace(data, test=test)
-    results, logits = [], []
+    results, predictions = [], []
     for name, of_run in (("one", data), ("other", flipped)):
         folder = RunFolder.open(str(tmp_path / name), described)
         baselines._run(baseline, described, of_run, of_run, folder)
         results.append(folder.read_json("result.json"))
-        logits.append([row["logit"] for row in predictions_of(folder)])
-    assert logits[0] == logits[1]
+        rows = csv.DictReader(folder.read_text("predictions.csv").splitlines())
+        predictions.append([row["logit"] for row in rows])
+    assert predictions[0] == predictions[1]
     one, other = results
     for field in ("model", "search", "validation_accuracy"):
         assert one[field] == other[field]

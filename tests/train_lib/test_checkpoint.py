@@ -56,10 +56,10 @@ def assert_is_of_step(restored, step):
     assert restored.position == position_of(step)
 
 
-def save_steps(folder, steps, keep=2, best=()):
+def save_steps(folder, steps, keep=2):
     checkpoints = Checkpoints(folder, keep)
     for step in steps:
-        checkpoints.save(step, state_of(step), position_of(step), step in best)
+        checkpoints.save(step, state_of(step), position_of(step))
     checkpoints.wait()
     return checkpoints
 
@@ -156,19 +156,18 @@ def test_a_restored_state_goes_on_as_if_nothing_had_been(tmp_path):
     assert bits(resumed) == bits(state)
 
 
-def test_the_last_two_and_the_best_are_kept(tmp_path):
-    checkpoints = save_steps(tmp_path, range(7), best=(1, 3))
-    assert names(tmp_path) == ["000004-step-3", "000006-step-5", "000007-step-6"]
+def test_the_last_two_are_kept(tmp_path):
+    checkpoints = save_steps(tmp_path, range(7))
+    assert names(tmp_path) == ["000006-step-5", "000007-step-6"]
     assert_is_of_step(checkpoints.restore(state_of(0)), 6)
-    assert_is_of_step(checkpoints.restore_best(state_of(0)), 3)
-    save_steps(tmp_path, [7], keep=1, best=[7])
+    assert save_steps(tmp_path, [7], keep=1).newest() == tmp_path / "000008-step-7"
     assert names(tmp_path) == ["000008-step-7"]
 
 
 def test_without_checkpoints_there_is_nothing_to_restore(tmp_path):
-    assert Checkpoints(tmp_path).restore(state_of(0)) is None
-    assert Checkpoints(tmp_path / "none").restore_best(state_of(0)) is None
-    assert save_steps(tmp_path, [1]).restore_best(state_of(0)) is None
+    for folder in (tmp_path, tmp_path / "none"):
+        assert Checkpoints(folder).restore(state_of(0)) is None
+        assert Checkpoints(folder).newest() is None
 
 
 def test_a_step_may_be_saved_again(tmp_path):
@@ -265,7 +264,7 @@ def test_no_damage_to_any_file_reaches_a_number(two_checkpoints, tmp_path, capsy
         told = capsys.readouterr().out
         # Two equal files may have been swapped.
         assert_is_of_step(restored, 1 if changed[1] else 2)
-        assert ("000002-step-2 is damaged" in told) == changed[1]
+        assert (f"{folder / TWO[1]} is damaged" in told) == changed[1]
         if damage in (flip, truncate, extend) and chosen.name != "SHA256SUMS":
             assert chosen.relative_to("000002-step-2").as_posix() in told
 
@@ -278,14 +277,6 @@ def test_two_checkpoints_in_each_others_place_are_both_refused(two_checkpoints, 
         Checkpoints(tmp_path / "folder").restore(state_of(0))
     assert "these are the files of 000001-step-1" in str(error.value)
     assert "these are the files of 000002-step-2" in str(error.value)
-
-
-def test_a_damaged_best_is_not_replaced_by_one_that_is_not(tmp_path):
-    checkpoints = save_steps(tmp_path, [1, 2, 3], best=[2])
-    flip(np.random.default_rng(0), tmp_path / "000002-step-2" / "manifest.json")
-    with pytest.raises(UserError, match="000002-step-2"):
-        checkpoints.restore_best(state_of(0))
-    assert_is_of_step(checkpoints.restore(state_of(0)), 3)
 
 
 @pytest.mark.parametrize(
@@ -306,7 +297,7 @@ def test_a_state_of_another_kind_is_refused_by_name(two_checkpoints, change, wor
 
 # Of Orbax' other writes under way when one fails.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_full_disk_is_told_and_harms_nothing_before(tmp_path, capfd):
+def test_a_full_disk_is_told_and_harms_nothing_before(tmp_path, capfd, caplog):
     checkpoints = save_steps(tmp_path, [1, 2])
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # Of any file, in bytes.
@@ -318,11 +309,26 @@ def test_a_full_disk_is_told_and_harms_nothing_before(tmp_path, capfd):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "File too large" in str(error.value)
     assert str(tmp_path) in str(error.value)
-    assert capfd.readouterr() == ("", "")
+    assert (*capfd.readouterr(), caplog.text) == ("", "", "")  # No traceback of Orbax.
     assert_is_of_step(checkpoints.restore(state_of(0)), 2)
     checkpoints.save(4, state_of(4), position_of(4))
     assert_is_of_step(checkpoints.restore(state_of(0)), 4)
     assert names(tmp_path) == ["000002-step-2", "000003-step-4"]
+
+
+def test_a_disk_that_loses_what_is_written_costs_no_earlier_checkpoint(tmp_path, monkeypatch):
+    checkpoints = save_steps(tmp_path, [1, 2])
+    publish = files.publish
+
+    def lose(folder, path):
+        publish(folder, path)
+        flip(np.random.default_rng(0), path / "manifest.json")
+
+    monkeypatch.setattr(files, "publish", lose)
+    checkpoints.save(3, state_of(3), {})
+    with pytest.raises(UserError, match=r"step 3 .* not as they were written: manifest.json"):
+        checkpoints.wait()
+    assert_is_of_step(checkpoints.restore(state_of(0)), 2)
 
 
 @pytest.mark.parametrize("where", ["write", "publish"])
@@ -353,7 +359,7 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path):
 def save_for_ever(folder, told):
     checkpoints = Checkpoints(folder)
     for step in itertools.count(1):
-        checkpoints.save(step, state_of(step), position_of(step), step % 5 == 0)
+        checkpoints.save(step, state_of(step), position_of(step))
         told.send(step)
 
 

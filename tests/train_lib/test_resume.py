@@ -165,9 +165,15 @@ def test_a_run_that_diverges_says_where_and_overwrites_nothing_good(config, tmp_
     folder = tmp_path / "run"
     run_until(3, config, folder, monkeypatch)
     good = max((folder / "checkpoints").iterdir())
-    adam = state.adam
+    start = Keeper.start
+
+    def spoil(*arguments):
+        training, position = start(*arguments)
+        params = jax.tree.map(lambda leaf: leaf * jnp.nan, training.state.params)
+        return training._replace(state=training.state._replace(params=params)), position
+
     with monkeypatch.context() as patch:
-        patch.setattr(state, "adam", lambda _, *rest: adam(jnp.nan, *rest))
+        patch.setattr(Keeper, "start", spoil)
         with pytest.raises(UserError) as told:
             loop.run(config, str(folder))
     for words in ("seed 1", "not finite at step", f"last good checkpoint is {good}", "clip_norm"):

@@ -24,7 +24,7 @@ def test_every_experiment_on_generated_data_is_accepted(experiment):
 
 
 def test_every_field_has_a_rule_and_every_rule_a_field(config):
-    assert dict(settings._flatten(config)).keys() == settings.RULES.keys()
+    assert dict(settings.flatten(config)).keys() == settings.RULES.keys()
 
 
 @pytest.mark.parametrize(

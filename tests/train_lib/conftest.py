@@ -1,0 +1,48 @@
+"""Finished runs, made up."""
+
+import numpy as np
+import pytest
+
+from configs import base
+from train_lib.data.dataset import Split
+from train_lib.report import RunFolder
+
+
+@pytest.fixture
+def write_run(tmp_path):
+    """Writes the folder of a run without training one; returns its path.
+
+    Its 200 test reviews are the same each time. What it says of them is right for the more of them,
+    the better its `skill`, and is drawn from `draw` and from its seeds.
+    """
+
+    def write(name, seeds=(0, 1, 2), skill=1.0, draw=0, reviews=200, changes=None):
+        rng = np.random.default_rng(7)
+        lengths, labels = rng.integers(5, 400, reviews), np.arange(reviews) % 2
+        offsets = np.cumsum([0, *lengths])
+        test = Split(np.zeros(offsets[-1], np.int32), offsets, labels.astype(np.int8))
+        margin_N = skill + rng.normal(0, 1, reviews)
+        noise_KxN = [np.random.default_rng([draw, seed]).normal(0, 1, reviews) for seed in seeds]
+        logits_KxN = (2.0 * labels - 1) * (margin_N + np.array(noise_KxN))
+        config = base.get_config(name, "exact")
+        config.update_from_flattened_dict(changes or {})
+        folder = RunFolder(tmp_path / name)
+        folder.path.mkdir()
+        folder.write_predictions(seeds, test, logits_KxN)
+        folder.write_json("config.json", config.to_dict())
+        accuracies_K = ((logits_KxN > 0) == labels).mean(1)
+        result = {
+            "dataset": {"name": "made_up", "fingerprint": "0123456789abcdef", "test": reviews},
+            "model": {"parameters": 1_234},
+            "seeds": [
+                {"seed": seed, "test_accuracy": float(accuracy)}
+                for seed, accuracy in zip(seeds, accuracies_K, strict=True)
+            ],
+            "test_accuracy": {"mean": float(accuracies_K.mean())},
+            "seconds": {"train": 12.3},
+            "device": "cpu: made up",
+        }
+        folder.write_json("result.json", result)
+        return folder.path
+
+    return write
