@@ -3,8 +3,8 @@
 Embedding 64, dropout .3, Bi-LSTM 32, dropout .2, Bi-LSTM 16, one logit.
 
 python main.py --config=configs/stacked.py
-    test accuracy .8698, 95 % interval over the test reviews .8656 to .8739, one seed;
-    50 s from command to result on 2 cores of an AMD EPYC, with warm caches
+    test accuracy .8575, interval .8451 to .8700, ten seeds;
+    50 s from command to result on 2 cores of an AMD EPYC, with warm caches, of one
 python main.py --config=configs/stacked.py:tutorial
     test accuracy .8590, interval .8546 to .8633, one seed
 """
