@@ -304,7 +304,10 @@ def header(folder: RunFolder) -> str:
 def describe_data(data: Dataset) -> str:
     """The data set in a line."""
     sizes = ", ".join(f"{len(getattr(data, split)):,} {split}" for split in SPLITS)
-    return f"data:   {data.name} {data.fingerprint[:12]}: {sizes}"
+    lines = [f"data:   {data.name} {data.fingerprint[:12]}: {sizes}"]
+    if data.repeated:
+        lines.append(f"        {data.repeated:,} test reviews are word for word among the others")
+    return "\n".join(lines)
 
 
 def parameter_table(params: nnx.State) -> str:

@@ -109,6 +109,29 @@ def test_without_a_cache_folder_it_works_and_says_so(config, capsys):
     assert "not cached" in capsys.readouterr().err
 
 
+def test_test_reviews_that_are_among_the_others_are_counted(config, monkeypatch):
+    texts = {"train": ["One."] * 30 + ["two"] * 30, "test": ["three"] * 5 + ["TWO!"] * 5}
+    monkeypatch.setattr(
+        GeneratedCorpus,
+        "read",
+        lambda _, split: Reviews(texts[split], np.arange(len(texts[split])) % 2),
+    )
+    assert dataset.load(config).repeated == 5
+    assert dataset.load(config).repeated == 5  # From the cache.
+
+
+def test_long_reviews_keep_their_last_tokens(config):
+    whole = dataset.load(config).train
+    config.max_length_tokens = 100
+    cut = dataset.load(config).train
+    assert whole.lengths.min() < 100 < whole.lengths.max()
+    for first, last, start, stop in zip(
+        whole.offsets[:-1], whole.offsets[1:], cut.offsets[:-1], cut.offsets[1:], strict=True
+    ):
+        np.testing.assert_array_equal(cut.tokens[start:stop], whole.tokens[first:last][-100:])
+    np.testing.assert_array_equal(cut.labels, whole.labels)
+
+
 def test_every_review_keeps_its_words_and_label(config):
     config.max_features = 100_000
     data = dataset.load(config)

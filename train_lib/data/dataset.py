@@ -17,7 +17,7 @@ from train_lib.data.corpus import Corpus, Reviews, fingerprint
 from train_lib.data.vocabulary import UNKNOWN, Vocabulary, split_words
 
 # Of the way tokens are made and stored. Raise it when either changes: old caches are then left.
-_CACHE_VERSION = 1
+_CACHE_VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +75,7 @@ class Dataset:
         fingerprint: SHA-256 of the corpus' labelled texts, whatever file they came in.
         vocabulary: built from the training reviews.
         train, validation, test: the reviews.
+        repeated: test reviews that have the same words, in order, as one of the others.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Dataset:
     train: Split
     validation: Split
     test: Split
+    repeated: int = 0
 
     @property
     def splits(self) -> list[Split]:
@@ -133,17 +135,20 @@ def _build(corpus: Corpus, data_config) -> Dataset:
     def words_of(reviews: Reviews, indices: np.ndarray) -> list[list[str]]:
         return [split_words(reviews.texts[index]) for index in indices]
 
-    train_words = words_of(train, train_indices)
+    train_words, validation_words, test_words = (
+        words_of(train, train_indices), words_of(train, validation_indices),
+        words_of(test, test_indices),
+    )  # fmt: skip
+    seen = {" ".join(words) for words in (*train_words, *validation_words)}
     vocabulary = Vocabulary.build(train_words, data_config.max_features)
     return Dataset(
         name=corpus.name,
         fingerprint=fingerprint((train, test)),
         vocabulary=vocabulary,
         train=Split.encode(vocabulary, train_words, train.labels[train_indices]),
-        validation=Split.encode(
-            vocabulary, words_of(train, validation_indices), train.labels[validation_indices]
-        ),
-        test=Split.encode(vocabulary, words_of(test, test_indices), test.labels[test_indices]),
+        validation=Split.encode(vocabulary, validation_words, train.labels[validation_indices]),
+        test=Split.encode(vocabulary, test_words, test.labels[test_indices]),
+        repeated=sum(" ".join(words) in seen for words in test_words),
     )
 
 
@@ -168,6 +173,7 @@ def _write_cache(path: pathlib.Path, dataset: Dataset) -> None:
         "name": dataset.name,
         "fingerprint": dataset.fingerprint,
         "words": dataset.vocabulary.words,
+        "repeated": dataset.repeated,
     }
     arrays = {"header": np.frombuffer(json.dumps(header).encode(), np.uint8)}
     for split in SPLITS:
@@ -198,4 +204,7 @@ def _read_cache(path: pathlib.Path, name: str) -> Dataset | None:
             split: Split(*(arrays[f"{split}.{field.name}"] for field in dataclasses.fields(Split)))
             for split in SPLITS
         }
-    return Dataset(name, header["fingerprint"], Vocabulary(header["words"]), **splits)
+    return Dataset(
+        name, header["fingerprint"], Vocabulary(header["words"]), **splits,
+        repeated=header["repeated"],
+    )  # fmt: skip
