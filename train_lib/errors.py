@@ -9,6 +9,10 @@ class UserError(Exception):
     """Its text says what was wrong, where, and what to do next; it is shown without a traceback."""
 
 
+class Diverged(UserError):
+    """No seed of a run has a finite loss and gradient any more."""
+
+
 class Stopped(Exception):
     """The run was asked to end, and has saved; its text says how to go on."""
 

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from train_lib import metrics, report
 from train_lib.checkpoint import Checkpoints
 from train_lib.data.dataset import Dataset
-from train_lib.errors import Stopped, UserError
+from train_lib.errors import Diverged, Stopped, UserError
 from train_lib.interrupts import Interrupts
 from train_lib.progress import Stopwatch
 from train_lib.state import Position, Training
@@ -104,7 +104,8 @@ class Keeper:
             training, position: after the call.
 
         Raises:
-            UserError: no seed's loss and gradient are finite any more; or it could not be saved.
+            Diverged: no seed's loss and gradient are finite any more.
+            UserError: it could not be saved.
             Stopped: the run was asked to end, and has been saved.
         """
         self._unchecked.append((step, position.sums[-1]))
@@ -134,7 +135,7 @@ class Keeper:
         """Looks at what all calls of an epoch and its validation gave.
 
         Raises:
-            UserError: no seed's loss and gradient are finite any more.
+            Diverged: no seed's loss and gradient are finite any more.
         """
         self._check(position)
         for seed, loss in zip(self._seeds, validation.loss, strict=True):
@@ -156,7 +157,7 @@ class Keeper:
         """Takes down that a seed's loss or gradient was not finite at a step.
 
         Raises:
-            UserError: there is none left whose are.
+            Diverged: there is none left whose are.
         """
         position.diverged[seed] = step
         epoch = position.epoch
@@ -168,7 +169,7 @@ class Keeper:
             return
         last = self._checkpoints.newest()
         saved = f"The last good checkpoint is {last}" if last else "Nothing was saved yet"
-        raise UserError(
+        raise Diverged(
             f"{what}. {saved}. A lower config.train.learning_rate, or config.train.clip_norm=1, "
             "may prevent it."
         )

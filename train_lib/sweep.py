@@ -27,8 +27,8 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from train_lib import command, files, loop, report, settings, statistics
-from train_lib.errors import UserError
+from train_lib import command, files, loop, settings, statistics
+from train_lib.errors import Diverged, UserError
 
 flags.adopt_module_key_flags(command)
 _OVER = flags.DEFINE_multi_string(
@@ -37,6 +37,10 @@ _OVER = flags.DEFINE_multi_string(
 )  # fmt: skip
 _TRIALS = flags.DEFINE_integer("trials", None, "Random draws; by default the grid of all values.")
 _SEED = flags.DEFINE_integer("sweep_seed", 0, "Of the random draws.")
+
+
+GUESSING = 0.5
+"""The accuracy of guessing, classes being balanced: what a trial that diverged is worth."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,12 +188,13 @@ def run(
         "random_seed": None if count is None else seed,
     }
     folder = _open(pathlib.Path(workdir).expanduser(), search)
+    rows = []
     for number, (change, config) in enumerate(zip(changes, all_configs, strict=True), 1):
         print(f"trial {number}/{len(changes)}: {_shown(change)}", flush=True)
-        result = _run_trial(config, folder / f"trial-{number:04}")
-        accuracy = result["validation_accuracy"]["mean"]
-        print(f"  validation accuracy {accuracy:.4f}", flush=True)
-    return _report(folder, search, changes)
+        row = _run_trial(config, folder / f"trial-{number:04}")
+        rows.append({"trial": number, "fields": change} | row)
+        print(f"  validation accuracy {_accuracy(row)}", flush=True)
+    return _report(folder, search, rows)
 
 
 def _open(folder: pathlib.Path, search: dict) -> pathlib.Path:
@@ -220,28 +225,26 @@ def _run_trial(config: ConfigDict, path: pathlib.Path) -> dict:
         open(path.with_suffix(".log"), "a", encoding="utf-8") as log,
         contextlib.redirect_stdout(log),
     ):
-        return loop.run(config, str(path), evaluate_test=False)
+        try:
+            result = loop.run(config, str(path), evaluate_test=False)
+        except Diverged as error:
+            print(error, file=log)
+            return {"validation_accuracy": GUESSING, "ci95": None}
+    accuracy, seeds = result["validation_accuracy"], result["seeds"]
+    losses = [seed["validation_loss"] for seed in seeds if "validation_loss" in seed]
+    return {
+        "validation_accuracy": accuracy["mean"],
+        "ci95": [accuracy["ci95_low"], accuracy["ci95_high"]],
+        "validation_loss": float(np.mean(losses)),
+        "parameters": result["model"]["parameters"],
+        "seconds": result["seconds"]["total"],
+    }
 
 
-def _report(folder: pathlib.Path, search: dict, changes: Sequence[dict[str, Any]]) -> dict:
+def _report(folder: pathlib.Path, search: dict, rows: list[dict]) -> dict:
     """Writes and prints all trials, best first, and what fewer of them would have found."""
-    rows = []
-    for number, change in enumerate(changes, 1):
-        result = report.RunFolder(folder / f"trial-{number:04}").read_json("result.json")
-        accuracy, seeds = result["validation_accuracy"], result["seeds"]
-        rows.append(
-            {
-                "trial": number,
-                "fields": change,
-                "validation_accuracy": accuracy["mean"],
-                "ci95": [accuracy["ci95_low"], accuracy["ci95_high"]],
-                "validation_loss": float(np.mean([seed["validation_loss"] for seed in seeds])),
-                "parameters": result["model"]["parameters"],
-                "seconds": result["seconds"]["total"],
-            }
-        )
     expected = statistics.expected_best([row["validation_accuracy"] for row in rows])
-    rows.sort(key=lambda row: row["validation_accuracy"], reverse=True)
+    rows = sorted(rows, key=lambda row: row["validation_accuracy"], reverse=True)
     content = search | {
         "seeds_a_trial": search["config"]["train"]["seeds"],
         "trials": rows,
@@ -262,21 +265,19 @@ def _markdown(content: dict) -> str:
     head = ["trial", *fields, "validation accuracy [95 %]", "loss", "parameters", "seconds"]
     lines = [head, ["---"] * len(head)]
     for row in rows:
-        low, high = row["ci95"]
-        lines.append(
-            [
-                str(row["trial"]), *(str(row["fields"][field]) for field in fields),
-                f"{row['validation_accuracy']:.4f} [{low:.4f}, {high:.4f}]",
-                f"{row['validation_loss']:.4f}", f"{row['parameters']:,}", f"{row['seconds']:.0f}",
-            ]
-        )  # fmt: skip
+        line = [str(row["trial"]), *(str(row["fields"][field]) for field in fields)]
+        line.append(_accuracy(row))
+        if row["ci95"]:
+            line += [f"{row['validation_loss']:.4f}", f"{row['parameters']:,}"]
+            line.append(f"{row['seconds']:.0f}")
+        lines.append(line + [""] * (len(head) - len(line)))
     of_fewer = [1, *(n for n in (2, 3, 5, 10, 20, 50, 100) if n < len(rows)), len(rows)]
     budget = ", ".join(f"{n}: {expected[n - 1]:.4f}" for n in dict.fromkeys(of_fewer))
     chosen = [f"--config.{field}={value}" for field, value in rows[0]["fields"].items()]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return (
         f"# {content['config']['name']}: {len(rows)} trials of {content['seeds_a_trial']} seed(s), "
-        f"{sum(row['seconds'] for row in rows):.0f} s\n\n{table}\n\n"
+        f"{sum(row.get('seconds', 0) for row in rows):.0f} s\n\n{table}\n\n"
         "The best of many is chosen for its luck too: it will do less well on other reviews.\n"
         f"Expected best validation accuracy of so many trials: {budget}.\n\n"
         f"The best one on the test reviews:\n\n"
@@ -323,6 +324,13 @@ def _plot(path: pathlib.Path, content: dict) -> None:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150)
     files.write(path, buffer.getvalue())
+
+
+def _accuracy(row: dict) -> str:
+    if row["ci95"] is None:
+        return f"diverged, counts as {GUESSING}"
+    low, high = row["ci95"]
+    return f"{row['validation_accuracy']:.4f} [{low:.4f}, {high:.4f}]"
 
 
 def _shown(change: dict[str, Any]) -> str:

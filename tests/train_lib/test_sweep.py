@@ -7,7 +7,7 @@ import pytest
 
 from configs import base
 from train_lib import loop, sweep
-from train_lib.errors import UserError
+from train_lib.errors import Diverged, UserError
 from train_lib.sweep import Axis
 
 RATE = Axis.parse("train.learning_rate=log:1e-4:1e-1")
@@ -82,6 +82,24 @@ def test_goes_on_where_it_was_interrupted_and_looks_at_no_test_review(
     config.train.num_epochs = 2
     with pytest.raises(UserError, match="another search in it: not the same config"):
         sweep.run(config, OVER, 3, 0, str(tmp_path))
+
+
+def test_a_trial_that_diverges_is_told_and_the_others_go_on(config, tmp_path, monkeypatch, capsys):
+    def diverge(config, workdir, **_):
+        if config.train.learning_rate == 100:
+            raise Diverged("the loss is not finite")
+        accuracy = {"mean": 0.7, "ci95_low": 0.6, "ci95_high": 0.8}
+        return {
+            "validation_accuracy": accuracy, "seeds": [{"validation_loss": 0.5}],
+            "model": {"parameters": 9}, "seconds": {"total": 1.0},
+        }  # fmt: skip
+
+    monkeypatch.setattr(loop, "run", diverge)
+    found = sweep.run(config, [Axis.parse("train.learning_rate=100,0.1")], None, 0, str(tmp_path))
+    assert [row["trial"] for row in found["trials"]] == [2, 1]
+    assert found["expected_best_validation_accuracy"] == pytest.approx([0.6, 0.7])
+    assert "diverged" in capsys.readouterr().out
+    assert "not finite" in (tmp_path / "trial-0001.log").read_text()
 
 
 @pytest.mark.parametrize(
