@@ -58,12 +58,10 @@ def without_zeros(cell: base.Cell) -> base.Cell:
 def equals_the_unrolled_loop(cell: base.Cell) -> None:
     """The engine gives what a Python loop over the steps gives, in both directions."""
     for reverse in (False, True):
-        _same(
-            cell,
-            functools.partial(recurrence.run, reverse=reverse),
-            functools.partial(oracle.run, reverse=reverse),
-            _LENGTHS,
-        )
+        unrolled = functools.partial(oracle.run, reverse=reverse)
+        loop = functools.partial(recurrence.run, reverse=reverse)
+        expected = _results(cell, unrolled, _LENGTHS)
+        _compare(_results(cell, loop, jnp.array(_LENGTHS)), expected, what="by the loop")
 
 
 def gradients_match_finite_differences(cell: base.Cell) -> None:
@@ -123,20 +121,17 @@ def segments_change_nothing(cell: base.Cell) -> None:
     """Carries that are computed again are those that would have been kept."""
     lengths_B = jnp.array(_LENGTHS)
 
-    def run(cell, x_TxDxB, lengths, segment_steps):
-        del lengths
+    def run(cell, x_TxDxB, lengths_B, segment_steps):
         (encoded,) = recurrence.run_all(
             [cell], [True], [x_TxDxB], lengths_B, segment_steps=segment_steps
         )
         return Encoded(jnp.zeros(()), encoded.last_HxB)
 
-    _same(
-        cell,
-        functools.partial(run, segment_steps=2),
-        functools.partial(run, segment_steps=1),
-        lengths_B,
-        compare_inputs=False,
+    cut, whole = (
+        _results(cell, functools.partial(run, segment_steps=segment_steps), lengths_B)
+        for segment_steps in (2, 1)
     )
+    _compare(cut, whole, what="in segments")
 
 
 def bfloat16_products_stay_close(cell: base.Cell) -> None:
@@ -154,16 +149,13 @@ def bfloat16_products_stay_close(cell: base.Cell) -> None:
 
 def every_engine_gives_the_same(cell: base.Cell) -> None:
     """All engines that the cell qualifies for, GPU kernels interpreted."""
-    lengths_B = jnp.array(_LENGTHS)
-    for reverse in (False, True):
-        for name in qualified(cell):
-            _same(
-                cell,
-                functools.partial(_run_by, engines.Engine(name), reverse=reverse),
-                functools.partial(recurrence.run, reverse=reverse),
-                lengths_B,
-                what=f"by the engine {name}",
-            )
+    lengths_B, names = jnp.array(_LENGTHS), qualified(cell)
+    for reverse in (False, True) if names else ():
+        loop = functools.partial(recurrence.run, reverse=reverse)
+        expected = _results(cell, loop, lengths_B)
+        for name in names:
+            run = functools.partial(_run_by, engines.Engine(name), reverse=reverse)
+            _compare(_results(cell, run, lengths_B), expected, what=f"by the engine {name}")
 
 
 CHECKS: tuple[Callable[[base.Cell], None], ...] = (
@@ -204,25 +196,24 @@ def scalar(encoded: Sequence[jax.Array]) -> jax.Array:
     return jnp.stack(weighted).sum()
 
 
-def _same(cell, run, expected_run, lengths, what="by the loop", compare_inputs=True) -> None:
-    """Two ways to run a cell have the same values and gradients."""
+def _results(cell: base.Cell, run, lengths) -> tuple:
+    """Outputs of one way to run a cell, and the gradients of its parameters and of the inputs."""
     graphdef, params = nnx.split(cell, nnx.Param)
 
-    def loss(run, params, x_TxDxB):
-        encoded = run(nnx.merge(graphdef, params), x_TxDxB, lengths_of[run])
+    def loss(params, x_TxDxB):
+        encoded = run(nnx.merge(graphdef, params), x_TxDxB, lengths)
         return scalar(encoded), encoded
 
-    lengths_of = {run: jnp.array(lengths), expected_run: lengths}
-    (actual, values), (expected, expected_values) = (
-        _jit(jax.grad(functools.partial(loss, one), argnums=(0, 1), has_aux=True))(
-            params, _inputs()
-        )
-        for one in (run, expected_run)
-    )
-    _close(f"the outputs {what}", values, expected_values, _VALUES)
-    _close(f"the gradients of the parameters {what}", actual[0], expected[0], _GRADIENTS)
-    if compare_inputs:
-        _close(f"the gradient of the inputs {what}", actual[1], expected[1], _GRADIENTS)
+    gradients, encoded = _jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(params, _inputs())
+    return encoded, *gradients
+
+
+def _compare(results: tuple, expected: tuple, what: str) -> None:
+    """Raises a CheckFailed if two ways to run a cell differ."""
+    names = "outputs", "gradients of the parameters", "gradient of the inputs"
+    tolerances = _VALUES, _GRADIENTS, _GRADIENTS
+    for name, tolerance, one, other in zip(names, tolerances, results, expected, strict=True):
+        _close(f"the {name} {what}", one, other, tolerance)
 
 
 def _close(what, actual, expected, tolerance) -> None:
