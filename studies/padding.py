@@ -10,10 +10,12 @@ is left of a review in the state while padding is read. Where padding is never r
 effect (a test holds that), so `exact` stands for both.
 
 Each run is one of `main.py`, in a folder of its own in `--runs`; the same command goes on where it
-was interrupted. Writes `padding.json`, `padding.md` and `padding.png` to `--out`.
+was interrupted. Writes `padding.md` and `padding.png` to `--out`, and `padding.json`, from which
+what is already there is taken.
 """
 
 import argparse
+import hashlib
 import importlib
 import json
 import pathlib
@@ -95,15 +97,26 @@ def main(argv: Sequence[str]) -> None:
     ]
     devices.configure()
     options.out.mkdir(parents=True, exist_ok=True)
-    rows = []
+    path = options.out / "padding.json"
+    known = json.loads(path.read_text("utf-8"))["rows"] if path.exists() else []
+    rows = {row["config"]: row for row in known}
+    shown = []
     for condition in conditions:
-        rows.append(look(*condition, options))
-        content = {"command": " ".join(["python -m studies.padding", *argv]), "rows": rows}
-        files.write(options.out / "padding.json", json.dumps(content, indent=1) + "\n")
-    table = markdown(content)
+        identity = _identity(config_of(*condition, options))
+        if identity not in rows:
+            rows[identity] = {"config": identity} | look(*condition, options)
+        shown.append(rows[identity])
+        content = {"rows": list(rows.values())}
+        files.write(path, json.dumps(content, indent=1) + "\n")
+    command = " ".join(["python -m studies.padding", *argv])
+    table = markdown(shown, command)
     files.write(options.out / "padding.md", table)
-    draw(rows).savefig(options.out / "padding.png", dpi=150)
+    draw(shown).savefig(options.out / "padding.png", dpi=150)
     print(table)
+
+
+def _identity(config: ConfigDict) -> str:
+    return hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def look(architecture: str, padding: str, pooling: str, options) -> dict:
@@ -235,14 +248,13 @@ def of_each_seed(params_K: nnx.State):
         yield jax.tree.map(lambda leaf, number=number: leaf[number], params_K)
 
 
-def markdown(content: dict) -> str:
+def markdown(rows: Sequence[dict], command: str) -> str:
     """The tables: accuracies, and what is inside of the models."""
-    rows = content["rows"]
     seeds = len(rows[0]["test_accuracy"])
     lines = [
         "# Where the padding stands, and who reads it last",
         "",
-        f"Made by `{content['command']}` on {report.describe_device()}; {seeds} seeds a figure: "
+        f"Made by `{command}` on {report.describe_device()}; {seeds} seeds a figure: "
         "mean test accuracy and, in brackets, its 95 % interval (Student).",
         "",
         "| pooling | padding | " + " | ".join(ARCHITECTURES) + " |",
