@@ -290,7 +290,7 @@ def _given() -> list[str]:
     words = sys.argv[1:]
     return [
         f"{word}={after}" if word == "--config" else word
-        for word, after in zip(words, [*words[1:], ""], strict=True)
+        for word, after in itertools.pairwise([*words, ""])
         if word.startswith("--config")
     ]
 

@@ -60,6 +60,7 @@ def test_goes_on_where_it_was_interrupted_and_looks_at_no_test_review(
         return run(config, workdir, **options)
 
     monkeypatch.setattr(loop, "run", run_until_killed)
+    monkeypatch.setattr("sys.argv", ["sweep", "--config", "configs/lstm.py", "--trials=3"])
     with pytest.raises(KeyboardInterrupt):
         sweep.run(config, OVER, 2, 0, str(tmp_path))
     sweep.run(config, OVER, 2, 0, str(tmp_path))
@@ -76,7 +77,8 @@ def test_goes_on_where_it_was_interrupted_and_looks_at_no_test_review(
         assert "test_accuracy" not in (folder / "result.json").read_text()
         assert not (folder / "predictions.csv").exists()
     best = found["trials"][0]["fields"]["train.learning_rate"]
-    assert f"--config.train.learning_rate={best}" in capsys.readouterr().out
+    command = "python main.py --config=configs/lstm.py --config.train.learning_rate"
+    assert f"{command}={best}" in capsys.readouterr().out
     assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
     config.train.num_epochs = 2
