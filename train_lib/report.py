@@ -24,7 +24,7 @@ except ImportError:  # Windows.
     fcntl = None  # type: ignore[assignment]
 
 from seqmodels.classifier import Classifier
-from train_lib import files, settings, statistics
+from train_lib import files, processes, settings, statistics
 from train_lib.data.batches import Layout
 from train_lib.data.dataset import SPLITS, Dataset, Split
 from train_lib.errors import UserError
@@ -93,7 +93,9 @@ class RunFolder:
             UserError: another run's files are in it, or the same run's with another config; another
                 process is at work in it; or it cannot be made.
         """
-        folder = cls(workdir or name_by_time(config.name))
+        folder = cls(processes.from_first(lambda: workdir or name_by_time(config.name)))
+        if not processes.is_first():
+            return folder
         try:
             folder.path.mkdir(parents=True, exist_ok=True)
             folder._take()
@@ -204,7 +206,8 @@ class RunFolder:
         return folder
 
     def write(self, name: str, content: bytes | str) -> None:
-        files.write(self.path / name, content)
+        if processes.is_first():
+            files.write(self.path / name, content)
 
     def write_json(self, name: str, content: dict) -> None:
         self.write(name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
@@ -257,12 +260,17 @@ class RunFolder:
                 writer.writerow([seed, review, tokens, label, f"{logit:.6g}", f"{probability:.6g}"])
         self.write("predictions.csv", buffer.getvalue())
 
-    def plot_curves(self, title: str) -> None:
-        """Draws loss and accuracy of training and validation against epochs, intervals as bands."""
+    def plot_curves(self, title: str, rows: Sequence[dict]) -> None:
+        """Draws loss and accuracy of training and validation against epochs, intervals as bands.
+
+        Args:
+            title: over them.
+            rows: lines of `metrics.jsonl`.
+        """
+        if not processes.is_first():
+            return
         import matplotlib.figure  # Slow to import, and needed only here.
 
-        lines = self.read_text("metrics.jsonl").splitlines()
-        rows = [json.loads(line) for line in lines]
         epochs = [row["epoch"] for row in rows]
         figure = matplotlib.figure.Figure(figsize=(10, 4), layout="constrained")
         for axes, quantity, label in zip(
@@ -482,6 +490,12 @@ def describe_result(result: dict, folder: RunFolder) -> str:
     seconds = ", ".join(f"{name} {value:.1f}" for name, value in result["seconds"].items())
     lines += [f"{'time:':<11} {seconds} seconds", f"{'folder:':<11} {folder.path}"]
     return "\n".join(lines)
+
+
+def describe_mesh(mesh: Mesh) -> str:
+    """What a batch is computed on, as in `2 x cpu` or `16 x NVIDIA H100, of 2 processes`."""
+    several = f", of {processes.count()} processes" if processes.count() > 1 else ""
+    return f"{mesh.size} x {mesh.devices.flat[0].device_kind}{several}"
 
 
 def describe_device() -> str:

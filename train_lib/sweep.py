@@ -27,7 +27,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from train_lib import command, files, loop, report, settings, statistics
+from train_lib import command, files, loop, processes, report, settings, statistics
 from train_lib.errors import UserError
 
 flags.adopt_module_key_flags(command)
@@ -168,6 +168,8 @@ def run(
     Raises:
         UserError: the fields, their values or the folder cannot be used.
     """
+    if processes.count() > 1:
+        raise UserError("a sweep runs in one process; each of its trials is small.")
     if not axes:
         raise UserError("there is nothing to search over: name fields with --over.")
     if len({axis.field for axis in axes}) < len(axes):
