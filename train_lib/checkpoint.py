@@ -5,13 +5,13 @@ checkpoint, so both are here.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import logging
 import pathlib
 import re
 import shutil
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -171,8 +171,7 @@ class Checkpoints:
             hidden = self._folder / f".{name}"
             hidden.mkdir()
             # Those without elements Orbax refuses; there is nothing in them to be kept.
-            with _orbax() as orbax:
-                orbax.save(hidden / _ARRAYS, {key: a for key, a in arrays.items() if a.size})
+            _orbax().save(hidden / _ARRAYS, {key: a for key, a in arrays.items() if a.size})
             files.write(hidden / _MANIFEST, json.dumps({"name": name, **manifest}, indent=1))
             files.write(hidden / _SUMS, _sums(hidden))
             files.publish(hidden, self._folder / name)
@@ -257,8 +256,7 @@ def _load(path: pathlib.Path, manifest: dict, leaves: dict[str, jax.Array]) -> l
             + "\nGo on with the config it was made with, or start in a new folder."
         )
     try:
-        with _orbax() as orbax:
-            arrays = orbax.load(path / _ARRAYS)
+        arrays = _orbax().restore(path / _ARRAYS)
     except Exception as error:  # Whatever Orbax raises of what it cannot read.
         raise _Damaged(f"Orbax cannot read it: {error}") from error
     return [arrays[name] if leaf.size else _zeros(leaf) for name, leaf in leaves.items()]
@@ -297,17 +295,14 @@ def _on_devices_of(array: jax.Array, value: np.ndarray) -> jax.Array:
     return numbers
 
 
-@contextlib.contextmanager
-def _orbax() -> Iterator[Any]:
-    """Orbax, which waits for no other process; it takes longer to import than to write with."""
-    from orbax.checkpoint import v1
+@functools.cache
+def _orbax():
+    """Orbax, which takes longer to import than a checkpoint to write; it waits for no process."""
+    from orbax import checkpoint
 
     # Of what it raises it writes the tracebacks on the screen before.
-    logging.getLogger("absl").addFilter(_is_not_of_orbax)
-    alone = v1.options.MultiprocessingOptions(active_processes={0})
-    with v1.Context(multiprocessing_options=alone):
-        yield v1
-
-
-def _is_not_of_orbax(record: logging.LogRecord) -> bool:
-    return "orbax" not in record.pathname
+    logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+    # Its next version, `checkpoint.v1`, compares the folders of all processes whatever it is told.
+    alone = checkpoint.options.MultiprocessingOptions(active_processes={0})
+    handler = checkpoint.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    return checkpoint.Checkpointer(handler, multiprocessing_options=alone)

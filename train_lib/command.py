@@ -62,17 +62,13 @@ def _join() -> None:
             )
         processes.join()
     elif given:
-        if where is None or number is None or this is None or not _fit(where, number, this):
+        if where is None or number is None or this is None or this >= number or ":" not in where:
             raise UserError(
                 f"--coordinator={where} --num_processes={number} --process_id={this} do not go "
                 "together: processes that train together are started as in "
                 "--coordinator=host:port --num_processes=2 --process_id=0, the next one with 1."
             )
         processes.join(where, number, this)
-
-
-def _fit(where: str, number: int, this: int) -> bool:
-    return bool(re.fullmatch(r".+:\d+", where)) and this < number
 
 
 def _read_config() -> ConfigDict:

@@ -79,7 +79,7 @@ def join(
             "its port in use?"
         ) from error
     if not is_first():
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  Until the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _put_fatal_errors_plainly(when_starting: str) -> None:
