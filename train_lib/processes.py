@@ -60,6 +60,8 @@ def join(
         f"and --coordinator={coordinator}, and that the first one's host and port can be reached "
         "from the others'."
     )
+    # It takes SIGTERM for its own.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
             coordinator,
