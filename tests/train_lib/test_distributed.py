@@ -1,6 +1,5 @@
 """Two processes, each with a device of its own, train as one does with two."""
 
-import os
 import pathlib
 import signal
 import socket
@@ -22,20 +21,21 @@ FIELDS = {
     "train.num_epochs": 2, "train.batch_size": 4, "train.learning_rate": 0.01,
     "train.checkpoint_every_steps": 16,
 }  # fmt: skip
-CONFIG = ["--config=configs/lstm.py", *(f"--config.{name}={FIELDS[name]}" for name in FIELDS)]
-# Runs main.py, and sends the second process a signal after step 24, when 16 is saved.
-INTERRUPTED = """
-import os, runpy, signal, sys
+CONFIG = ["--config=configs/lstm.py:tutorial", *(f"--config.{name}={FIELDS[name]}" for name in FIELDS)]
+# Runs main.py with one device, and sends itself a signal after step 24, when 16 is saved.
+PROGRAM = """
+import os, runpy
 from train_lib.resume import Keeper
 
 after_call = Keeper.after_call
 
 def interrupt(keeper, step, *arguments):
-    if step == 24 and "--process_id=1" in sys.argv:
-        os.kill(os.getpid(), signal.{})
+    if {number} and step == 24:
+        os.kill(os.getpid(), {number})
     after_call(keeper, step, *arguments)
 
 Keeper.after_call = interrupt
+os.sched_getaffinity = lambda _: {{0}}
 runpy.run_path("main.py", run_name="__main__")
 """
 
@@ -44,6 +44,7 @@ runpy.run_path("main.py", run_name="__main__")
 def shared_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
         yield
 
 
@@ -52,24 +53,19 @@ def own_cache(shared_cache):
     """In place of the one for each test."""
 
 
-def on_one_core():
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-
-
-def run_two(folder, *arguments, interrupted_by=None):
+def run_two(folder, *arguments, signal_to_second=0):
     """Exit codes, outputs and errors; the second process is told of another folder."""
-    program = ["-c", INTERRUPTED.format(interrupted_by)] if interrupted_by else ["main.py"]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     started = [
         subprocess.Popen(
             [
-                sys.executable, *program, *arguments, f"--workdir={workdir}",
+                sys.executable, "-c", PROGRAM.format(number=number * int(signal_to_second)),
+                *arguments, f"--workdir={workdir}",
                 f"--coordinator=127.0.0.1:{port}", "--num_processes=2", f"--process_id={number}",
             ],
             cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            preexec_fn=on_one_core,
         )
         for number, workdir in enumerate([folder, f"{folder}-of-second"])
     ]  # fmt: skip
@@ -103,7 +99,7 @@ def assert_close(one, other):
 
 
 def of_one_process(folder, **train):
-    config = base.get_config("lstm", "exact")
+    config = base.get_config("lstm", "tutorial")
     config.update_from_flattened_dict(FIELDS)
     config.train.update(train)
     loop.run(config, str(folder))
@@ -116,7 +112,7 @@ def test_two_processes_give_what_one_does(whole, tmp_path):
 
 def test_a_killed_process_ends_the_other_and_both_go_on_bit_for_bit(whole, tmp_path):
     folder = tmp_path / "killed"
-    codes, _, errors = run_two(folder, *CONFIG, interrupted_by="SIGKILL")
+    codes, _, errors = run_two(folder, *CONFIG, signal_to_second=signal.SIGKILL)
     assert codes[1] == -signal.SIGKILL
     assert codes[0] not in (0, STOPPED)
     assert "error: another process of this run has ended" in errors[0]
@@ -132,7 +128,7 @@ def test_a_signal_to_one_saves_all_and_one_process_can_go_on(tmp_path, capsys):
     """Of two seeds each process has one."""
     folder = tmp_path / "asked"
     arguments = [*CONFIG, "--config.train.seeds=2"]
-    codes, _, errors = run_two(folder, *arguments, interrupted_by="SIGTERM")
+    codes, _, errors = run_two(folder, *arguments, signal_to_second=signal.SIGTERM)
     assert codes == [STOPPED, STOPPED], errors
     for error in errors:
         assert "SIGTERM: saved after step" in error
