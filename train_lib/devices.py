@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from train_lib import files, processes
@@ -110,13 +109,17 @@ def fetch(arrays):
 
 def from_first(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
     """What the first process has, bit for bit; the others bring arrays of the same shapes."""
-    # As they are added to zeros on their way, a float's -0.0 would come as 0.0.
-    as_bytes = [np.frombuffer(array.tobytes(), np.uint8) for array in arrays]
+    mesh = Mesh(jax.devices(), "device")  # In the order of processes.
+    by_device, everywhere = (
+        NamedSharding(mesh, PartitionSpec("device")), NamedSharding(mesh, PartitionSpec()),
+    )  # fmt: skip
+    # As bytes: numbers are added to zeros on their way, which makes 0.0 of -0.0.
+    rows = [np.frombuffer(array.tobytes(), np.uint8)[None] for array in arrays]
+    spread = [put(np.repeat(row, mesh.size, 0), by_device) for row in rows]
+    take_first = jax.jit(lambda all_rows: [row[0] for row in all_rows], out_shardings=everywhere)
     return [
-        np.frombuffer(received.tobytes(), array.dtype).reshape(array.shape)
-        for received, array in zip(
-            multihost_utils.broadcast_one_to_all(as_bytes), arrays, strict=True
-        )
+        np.asarray(received).view(array.dtype).reshape(array.shape)
+        for received, array in zip(take_first(spread), arrays, strict=True)
     ]
 
 

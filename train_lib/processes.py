@@ -56,9 +56,9 @@ def join(
     """
     _put_fatal_errors_plainly(
         f"the processes did not all find each other within {START_SECONDS} seconds. See that each "
-        "of them was started, each with its own --process_id and all with the same --num_processes "
-        f"and --coordinator={coordinator}, and that the first one's host and port can be reached "
-        "from the others'."
+        "of them was started, with its own --process_id and the same --num_processes and "
+        f"--coordinator ({coordinator or 'as the cluster has them'}), and that the first one's "
+        "host and port can be reached from the others'."
     )
     # It takes SIGTERM for its own.
     jax.config.update("jax_enable_preemption_service", False)
@@ -77,8 +77,8 @@ def join(
         ) from error
     except RuntimeError as error:
         raise UserError(
-            f"process {process_id} cannot be started at --coordinator={coordinator}: {error}. Is "
-            "its port in use?"
+            f"the first process cannot wait for others at {coordinator}: {error}. Is the port in "
+            "use?"
         ) from error
     if not is_first():
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -85,6 +85,8 @@ class RunFolder:
     def open(cls, workdir: str | None, config: ConfigDict) -> "RunFolder":
         """The folder of a new run, or of this one, started before; until it is closed, no other's.
 
+        In all processes but the first it is but a name, and nothing is written.
+
         Args:
             workdir: the folder; None: a new one, named after the experiment and the time.
             config: of the run.
@@ -493,22 +495,26 @@ def describe_result(result: dict, folder: RunFolder) -> str:
 
 
 def describe_mesh(mesh: Mesh) -> str:
-    """What a batch is computed on, as in `2 x cpu` or `16 x NVIDIA H100, of 2 processes`."""
-    several = f", of {processes.count()} processes" if processes.count() > 1 else ""
-    return f"{mesh.size} x {mesh.devices.flat[0].device_kind}{several}"
+    """What numbers may depend on, as in `2 x cpu` or `16 x NVIDIA H100, 2 processes`."""
+    return f"{mesh.size} x {mesh.devices.flat[0].device_kind}{_several()}"
 
 
 def describe_device() -> str:
     """What JAX runs on, as in `cpu: AMD EPYC, 2 cores` or `gpu: 1 x NVIDIA H100`."""
     device = jax.devices()[0]
     if device.platform != "cpu":
-        return f"{device.platform}: {jax.device_count()} x {device.device_kind}"
+        count = jax.device_count()
+        return f"{device.platform}: {count} x {device.device_kind}{_several()}"
     names = []
     with contextlib.suppress(OSError):
         cpuinfo = pathlib.Path("/proc/cpuinfo").read_text()
         names = [line.partition(":")[2] for line in cpuinfo.splitlines() if "model name" in line]
     name = names[0].strip() if names else platform.machine()
-    return f"cpu: {name}, {os.cpu_count()} cores"
+    return f"cpu: {name}, {os.cpu_count()} cores{_several()}"
+
+
+def _several() -> str:
+    return f", {processes.count()} processes" if processes.count() > 1 else ""
 
 
 def versions() -> dict[str, str]:

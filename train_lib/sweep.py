@@ -169,7 +169,9 @@ def run(
         UserError: the fields, their values or the folder cannot be used.
     """
     if processes.count() > 1:
-        raise UserError("a sweep runs in one process; each of its trials is small.")
+        raise UserError(
+            "a sweep runs in one process: start it without --coordinator or --distributed."
+        )
     if not axes:
         raise UserError("there is nothing to search over: name fields with --over.")
     if len({axis.field for axis in axes}) < len(axes):

@@ -21,27 +21,37 @@ FIELDS = {
     "train.num_epochs": 2, "train.batch_size": 4, "train.learning_rate": 0.01,
     "train.checkpoint_every_steps": 16,
 }  # fmt: skip
-CONFIG = ["--config=configs/lstm.py:tutorial", *(f"--config.{name}={FIELDS[name]}" for name in FIELDS)]
-# Runs main.py with one device, and sends itself a signal after step 24, when 16 is saved.
+# The tutorial's treatment, since it compiles soonest.
+CONFIG = [
+    "--config=configs/lstm.py:tutorial",
+    *(f"--config.{name}={value}" for name, value in FIELDS.items()),
+]
 PROGRAM = """
-import os, runpy
+import dataclasses, os, runpy
+from train_lib.data import dataset
 from train_lib.resume import Keeper
 
-after_call = Keeper.after_call
-
+os.sched_getaffinity = lambda _: {0}  # So that it has one device.
+after_call, load = Keeper.after_call, dataset.load
+"""
+RUN = 'runpy.run_path("main.py", run_name="__main__")'
+# After step 24, when 16 is saved.
+SENDS_ITSELF = """
 def interrupt(keeper, step, *arguments):
-    if {number} and step == 24:
-        os.kill(os.getpid(), {number})
+    if step == 24:
+        os.kill(os.getpid(), {})
     after_call(keeper, step, *arguments)
 
 Keeper.after_call = interrupt
-os.sched_getaffinity = lambda _: {{0}}
-runpy.run_path("main.py", run_name="__main__")
+"""
+HAS_OTHER_DATA = """
+dataset.load = lambda config: dataclasses.replace(load(config), fingerprint="f")
 """
 
 
 @pytest.fixture(autouse=True, scope="module")
 def shared_cache(tmp_path_factory):
+    """One cache for this file's runs, which compile quickly what is slow."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
@@ -50,27 +60,33 @@ def shared_cache(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def own_cache(shared_cache):
-    """In place of the one for each test."""
+    """In place of one for each test."""
 
 
-def run_two(folder, *arguments, signal_to_second=0):
-    """Exit codes, outputs and errors; the second process is told of another folder."""
+def run_two(folder, *arguments, second=""):
+    """Exit codes, outputs and errors of the first process and of the second.
+
+    Args:
+        folder: of the run. The second process is told of another, as if on another host.
+        arguments: of both.
+        second: what the second one does before it runs.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    elsewhere = pathlib.Path(f"{folder}-elsewhere")
     started = [
         subprocess.Popen(
             [
-                sys.executable, "-c", PROGRAM.format(number=number * int(signal_to_second)),
-                *arguments, f"--workdir={workdir}",
-                f"--coordinator=127.0.0.1:{port}", "--num_processes=2", f"--process_id={number}",
+                sys.executable, "-c", PROGRAM + changed + RUN, *arguments, f"--workdir={workdir}",
+                f"--coordinator={address}", "--num_processes=2", f"--process_id={number}",
             ],
             cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )
-        for number, workdir in enumerate([folder, f"{folder}-of-second"])
+        for number, (workdir, changed) in enumerate([(folder, ""), (elsewhere, second)])
     ]  # fmt: skip
     told = [process.communicate(timeout=200) for process in started]
-    assert not pathlib.Path(f"{folder}-of-second").exists()
+    assert not elsewhere.exists()
     return [process.returncode for process in started], *zip(*told, strict=True)
 
 
@@ -80,39 +96,38 @@ def whole(tmp_path_factory, shared_cache):
     folder = tmp_path_factory.mktemp("distributed") / "whole"
     codes, outputs, errors = run_two(folder, *CONFIG)
     assert codes == [0, 0], errors
-    assert errors == ("", "")
     assert "epoch 2/2: train loss" in outputs[0]
     assert outputs[1] == ""
     return folder
 
 
-def assert_close(one, other):
-    for name in ("weights.npz", "best_weights.npz"):
-        with np.load(one / name) as ours, np.load(other / name) as theirs:
-            for path in ours:
-                np.testing.assert_allclose(ours[path], theirs[path], atol=1e-5, err_msg=path)
-    logits = [
-        np.loadtxt(folder / "predictions.csv", delimiter=",", skiprows=1)[:, 4]
-        for folder in (one, other)
-    ]
-    np.testing.assert_allclose(*logits, atol=1e-5)
-
-
-def of_one_process(folder, **train):
+def run_one(folder, **train):
     config = base.get_config("lstm", "tutorial")
     config.update_from_flattened_dict(FIELDS)
     config.train.update(train)
     loop.run(config, str(folder))
-    return folder
+
+
+def assert_first_seeds_close(*folders):
+    for name in ("weights.npz", "best_weights.npz"):
+        one, other = (np.load(folder / name) for folder in folders)
+        for path in one:
+            np.testing.assert_allclose(one[path][0], other[path][0], atol=1e-5, err_msg=path)
+    logits_of_both = [
+        np.loadtxt(folder / "predictions.csv", delimiter=",", skiprows=1)[:10, 4]
+        for folder in folders
+    ]
+    np.testing.assert_allclose(*logits_of_both, atol=1e-5)
 
 
 def test_two_processes_give_what_one_does(whole, tmp_path):
-    assert_close(whole, of_one_process(tmp_path / "one"))
+    run_one(tmp_path)
+    assert_first_seeds_close(whole, tmp_path)
 
 
 def test_a_killed_process_ends_the_other_and_both_go_on_bit_for_bit(whole, tmp_path):
     folder = tmp_path / "killed"
-    codes, _, errors = run_two(folder, *CONFIG, signal_to_second=signal.SIGKILL)
+    codes, _, errors = run_two(folder, *CONFIG, second=SENDS_ITSELF.format("9"))
     assert codes[1] == -signal.SIGKILL
     assert codes[0] not in (0, STOPPED)
     assert "error: another process of this run has ended" in errors[0]
@@ -124,13 +139,35 @@ def test_a_killed_process_ends_the_other_and_both_go_on_bit_for_bit(whole, tmp_p
         assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
 
 
-def test_a_signal_to_one_saves_all_and_one_process_can_go_on(tmp_path, capsys):
+def test_a_signal_to_one_saves_all_and_one_process_can_go_on(whole, tmp_path, capsys):
     """Of two seeds each process has one."""
-    folder = tmp_path / "asked"
     arguments = [*CONFIG, "--config.train.seeds=2"]
-    codes, _, errors = run_two(folder, *arguments, signal_to_second=signal.SIGTERM)
+    codes, _, errors = run_two(tmp_path / "run", *arguments, second=SENDS_ITSELF.format("15"))
     assert codes == [STOPPED, STOPPED], errors
     for error in errors:
         assert "SIGTERM: saved after step" in error
-    assert_close(of_one_process(folder, seeds=2), of_one_process(tmp_path / "one", seeds=2))
-    assert "devices were 2 x cpu, of 2 processes and are 2 x cpu" in capsys.readouterr().out
+    run_one(tmp_path / "run", seeds=2)
+    assert "devices were 2 x cpu, 2 processes and are 2 x cpu" in capsys.readouterr().out
+    assert_first_seeds_close(tmp_path / "run", whole)
+
+
+def test_an_error_of_one_process_ends_the_other(tmp_path):
+    codes, _, errors = run_two(tmp_path / "run", *CONFIG, second=HAS_OTHER_DATA)
+    assert 0 not in codes
+    assert "do not have the same data" in errors[1]
+    assert "this one f" in errors[1]
+    assert "error: another process of this run has ended" in errors[0]
+
+
+def test_a_process_that_waits_in_vain_says_for_what():
+    code = (
+        "from train_lib import processes; processes.START_SECONDS = 1; "
+        "processes.join('127.0.0.1:1', 2, 1)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True, timeout=100
+    )
+    assert done.returncode != 0
+    assert "error: the processes did not all find each other within 1 seconds" in done.stderr
+    assert "127.0.0.1:1" in done.stderr
+    assert "stack trace" not in done.stderr
