@@ -62,11 +62,17 @@ def _join() -> None:
             )
         processes.join()
     elif given:
-        if where is None or number is None or this is None or this >= number or ":" not in where:
+        if where is None or number is None or this is None:
             raise UserError(
-                f"--coordinator={where} --num_processes={number} --process_id={this} do not go "
-                "together: processes that train together are started as in "
-                "--coordinator=host:port --num_processes=2 --process_id=0, the next one with 1."
+                "--coordinator=host:port, --num_processes and --process_id are given all three, or "
+                "none of them."
+            )
+        if not re.fullmatch(r".+:\d+", where):
+            raise UserError(f"--coordinator={where} must be host:port, as in 10.0.0.1:1234.")
+        if this >= number:
+            raise UserError(
+                f"--process_id={this} must be less than --num_processes={number}: they are counted "
+                "from 0."
             )
         processes.join(where, number, this)
 

@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import re
+import socket
 import subprocess
 import sys
 import traceback
@@ -63,6 +64,8 @@ def join(
     # It takes SIGTERM for its own.
     jax.config.update("jax_enable_preemption_service", False)
     try:
+        if coordinator and process_id == 0:  # Where its port is taken, JAX may crash.
+            socket.create_server(("", int(coordinator.rpartition(":")[2]))).close()
         jax.distributed.initialize(
             coordinator,
             num_processes,
@@ -75,10 +78,9 @@ def join(
             f"--distributed finds no cluster whose environment JAX can read ({error}) Give "
             "--coordinator, --num_processes and --process_id instead."
         ) from error
-    except RuntimeError as error:
+    except (OSError, OverflowError, RuntimeError) as error:
         raise UserError(
-            f"the first process cannot wait for others at {coordinator}: {error}. Is the port in "
-            "use?"
+            f"the first process cannot wait for the others at --coordinator={coordinator}: {error}"
         ) from error
     if not is_first():
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
