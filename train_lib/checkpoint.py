@@ -16,10 +16,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from train_lib import files
+from train_lib import devices, files, processes
 from train_lib.errors import UserError
 
 _NAME = re.compile(r"(\d+)-step-\d+")
@@ -85,9 +84,10 @@ class Checkpoints:
             "arrays": {name: _signature(leaf) for name, leaf in leaves.items()},
         }
         # The host's own copy: on a CPU what `device_get` returns is the device's memory.
-        values = [np.array(value) for value in jax.device_get([*map(_data, leaves.values())])]
+        values = [np.array(value) for value in devices.fetch([*map(_data, leaves.values())])]
         arrays = dict(zip(leaves, values, strict=True))
-        self._writing = self._writer.submit(self._write, manifest, arrays)
+        if processes.is_first():
+            self._writing = self._writer.submit(self._write, manifest, arrays)
 
     def wait(self) -> None:
         """Returns when everything saved is on the disk.
@@ -117,13 +117,25 @@ class Checkpoints:
             UserError: all are damaged, or the newest intact one is not of a state like this.
         """
         self.wait()
+        leaves = _named(like)
+        # The others need not have the folder.
+        read = self._read(leaves) if processes.is_first() else None
+        manifest = processes.from_first(lambda: read and read[0])
+        if manifest is None:
+            return None
+        arrays = devices.from_first(read[1] if read else [*map(_zeros, leaves.values())])
+        restored = map(_on_devices_of, leaves.values(), arrays)
+        state = jax.tree.unflatten(jax.tree.structure(like), restored)
+        return Checkpoint(manifest["step"], state, manifest["position"])
+
+    def _read(self, leaves: dict[str, jax.Array]) -> tuple[dict, list[np.ndarray]] | None:
+        """The manifest and the arrays of the newest intact checkpoint, if there is one."""
         damaged = []
         for name in reversed(self._names()):
             path = self._folder / name
             try:
                 manifest = _check(path)
-                state = _load(path, manifest, like)
-                return Checkpoint(manifest["step"], state, manifest["position"])
+                return manifest, _load(path, manifest, leaves)
             except _Damaged as error:
                 damaged.append(f"{path} is damaged: {error}")
                 print(f"notice: checkpoint {damaged[-1]}; passed over", flush=True)
@@ -228,9 +240,8 @@ def _sums(folder: pathlib.Path) -> str:
     return "".join(lines)
 
 
-def _load(path: pathlib.Path, manifest: dict, like: Any) -> Any:
-    """The state in a checkpoint whose files are as they were written."""
-    leaves = _named(like)
+def _load(path: pathlib.Path, manifest: dict, leaves: dict[str, jax.Array]) -> list[np.ndarray]:
+    """The arrays in a checkpoint whose files are as they were written."""
     saved, wanted = manifest["arrays"], {name: _signature(leaf) for name, leaf in leaves.items()}
     differing = [
         f"{name}: {saved.get(name, 'none')} there, {wanted.get(name, 'none')} in this run"
@@ -245,13 +256,10 @@ def _load(path: pathlib.Path, manifest: dict, like: Any) -> Any:
             + "\nGo on with the config it was made with, or start in a new folder."
         )
     try:
-        arrays = _orbax().load(path / _ARRAYS)
+        arrays = _orbax().restore(path / _ARRAYS)
     except Exception as error:  # Whatever Orbax raises of what it cannot read.
         raise _Damaged(f"Orbax cannot read it: {error}") from error
-    restored = [
-        _on_devices_of(leaf, arrays[name]) if leaf.size else leaf for name, leaf in leaves.items()
-    ]
-    return jax.tree.unflatten(jax.tree.structure(like), restored)
+    return [arrays[name] if leaf.size else _zeros(leaf) for name, leaf in leaves.items()]
 
 
 def _named(state: Any) -> dict[str, jax.Array]:
@@ -274,19 +282,27 @@ def _data(array: jax.Array) -> jax.Array:
     return jax.random.key_data(array) if _is_key(array) else array
 
 
+def _zeros(array: jax.Array) -> np.ndarray:
+    """So many zeros as an array has numbers."""
+    return np.zeros(_data(array).shape, _data(array).dtype)
+
+
 def _on_devices_of(array: jax.Array, value: np.ndarray) -> jax.Array:
     """The numbers as an array of the kind and with the sharding of another."""
+    numbers = devices.put(value, array.sharding)
     if _is_key(array):
-        keys = jax.random.wrap_key_data(jnp.asarray(value), impl=jax.random.key_impl(array))
-        return jax.device_put(keys, array.sharding)
-    return jax.device_put(value, array.sharding)
+        return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(array))
+    return numbers
 
 
 @functools.cache
 def _orbax():
-    """Orbax, which takes longer to import than a checkpoint to write."""
-    from orbax.checkpoint import v1
+    """Orbax, which takes longer to import than a checkpoint to write; it waits for no process."""
+    from orbax import checkpoint
 
     # Of what it raises it writes the tracebacks on the screen before.
     logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
-    return v1
+    # Its next version, `checkpoint.v1`, compares the folders of all processes whatever it is told.
+    alone = checkpoint.options.MultiprocessingOptions(active_processes={0})
+    handler = checkpoint.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    return checkpoint.Checkpointer(handler, multiprocessing_options=alone)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from train_lib import devices
+from train_lib import devices, processes
 from train_lib.errors import UserError, told_to_user
 from train_lib.report import RunFolder
 
@@ -19,11 +19,22 @@ _WORKDIR = flags.DEFINE_string(
     "workdir", None, "The folder to work in; one that was worked in before is gone on with."
 )
 
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "Where several processes train together: host:port, on which the first "
+    "waits for the others. The same command runs on every host, but for --process_id."
+)  # fmt: skip
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many they are.", 1)
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", 0)
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "Takes these three from the cluster: SLURM, Open MPI, a TPU pod, ..."
+)
+
 
 def run(main: Callable[[ConfigDict, str | None], object]) -> None:
     """Calls `main(config, workdir)` when flags are read and JAX is set up; errors go to the user.
 
-    Without `--config`, the config is the one that lies in `--workdir` as JSON.
+    Without `--config`, the config is the one that lies in `--workdir` as JSON. Where several
+    processes train together, the first one's config is that of all.
     """
 
     def start(argv):
@@ -31,11 +42,47 @@ def run(main: Callable[[ConfigDict, str | None], object]) -> None:
         if len(argv) > 1:
             raise UserError(f"unexpected arguments: {' '.join(argv[1:])}")
         devices.configure()
-        workdir, config = _WORKDIR.value, _CONFIG.value
-        main(RunFolder(workdir or "").read_config() if config is None else config, workdir)
+        _join()
+        config = processes.from_first(lambda: _read_config().to_dict())
+        main(ConfigDict(config), _WORKDIR.value)
 
-    with told_to_user():
+    with processes.ending_together(), told_to_user():
         app.run(start, flags_parser=_parse)
+
+
+def _join() -> None:
+    """Makes this process one of several, where flags say so."""
+    where, number, this = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+    given = [value for value in (where, number, this) if value is not None]
+    if _DISTRIBUTED.value:
+        if given:
+            raise UserError(
+                "--distributed finds --coordinator, --num_processes and --process_id itself: leave "
+                "it out, or them."
+            )
+        processes.join()
+    elif given:
+        if where is None or number is None or this is None:
+            raise UserError(
+                "--coordinator=host:port, --num_processes and --process_id are given all three, or "
+                "none of them."
+            )
+        if not re.fullmatch(r".+:\d+", where):
+            raise UserError(f"--coordinator={where} must be host:port, as in 10.0.0.1:1234.")
+        if this >= number:
+            raise UserError(
+                f"--process_id={this} must be less than --num_processes={number}: they are counted "
+                "from 0."
+            )
+        processes.join(where, number, this)
+
+
+def _read_config() -> ConfigDict:
+    if _CONFIG.value is not None:
+        return _CONFIG.value
+    if not _WORKDIR.value or not RunFolder(_WORKDIR.value).is_begun():
+        raise UserError(f"--config is missing{_usage()}")
+    return RunFolder(_WORKDIR.value).read_config()
 
 
 def _parse(argv):
@@ -44,15 +91,17 @@ def _parse(argv):
         rest = flags.FLAGS(argv)
         if _CONFIG.value is not None:
             _CONFIG.value.name  # noqa: B018  A file that could not be loaded says so only now.
-        elif not _WORKDIR.value or not RunFolder(_WORKDIR.value).is_begun():
-            raise ValueError("--config is missing")
         return rest
     except Exception as error:  # A config file is Python: whatever it raises.
         text = str(error.args[0] if error.args else error)
         raised = re.findall(r"^ *(\w+Error: .*)$", text, re.MULTILINE)  # By the config file.
-        experiments = set(glob.glob("configs/[!_]*.py")) - {"configs/base.py"}
-        raise UserError(
-            f"{raised[-1] if raised else text}\nAn experiment is run as in python main.py "
-            f"--config=configs/stacked.py. There are {', '.join(sorted(experiments))}; :tutorial "
-            "behind one of them gives the tutorial's treatment of length."
-        ) from error
+        raise UserError(f"{raised[-1] if raised else text}{_usage()}") from error
+
+
+def _usage() -> str:
+    experiments = set(glob.glob("configs/[!_]*.py")) - {"configs/base.py"}
+    return (
+        "\nAn experiment is run as in python main.py --config=configs/stacked.py. There are "
+        f"{', '.join(sorted(experiments))}; :tutorial behind one of them gives the tutorial's "
+        "treatment of length."
+    )

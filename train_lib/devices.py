@@ -2,12 +2,13 @@
 
 import math
 import os
+from collections.abc import Sequence
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
-from train_lib import files
+from train_lib import files, processes
 from train_lib.data.batches import Layout
 
 
@@ -25,10 +26,11 @@ def configure() -> None:
 
 
 def mesh(num_seeds: int = 1) -> Mesh:
-    """All devices, along the axes `seed` and `batch`.
+    """All devices of all processes, along the axes `seed` and `batch`.
 
     Seeds have nothing to wait for from each other, so as many devices as divide them evenly work on
-    seeds of their own.
+    seeds of their own. Those of a process stand beside each other, so that a batch is spread over
+    as few processes as can be.
     """
     of_seeds = math.gcd(num_seeds, jax.device_count())
     shape = of_seeds, jax.device_count() // of_seeds
@@ -59,14 +61,81 @@ def layout(batch_size: int, mesh: Mesh) -> Layout:
 def spread(places: np.ndarray, mesh: Mesh) -> jax.Array:
     """Places of reviews, each on its device: `[S, P, N, R]` for all seeds, or `[K, S, P, N, R]`."""
     axes = (None, "batch") if places.ndim == 4 else ("seed", None, "batch")
-    return jax.device_put(places, NamedSharding(mesh, PartitionSpec(*axes)))
+    return put(places, NamedSharding(mesh, PartitionSpec(*axes)))
 
 
 def replicate(arrays, mesh: Mesh):
     """Arrays whole on every device."""
-    return jax.device_put(arrays, NamedSharding(mesh, PartitionSpec()))
+    return jax.tree.map(lambda array: put(array, NamedSharding(mesh, PartitionSpec())), arrays)
 
 
 def spread_seeds(arrays_K, mesh: Mesh):
     """Arrays with an axis of seeds in front, each seed on its devices."""
-    return jax.device_put(arrays_K, NamedSharding(mesh, PartitionSpec("seed")))
+    by_seed = NamedSharding(mesh, PartitionSpec("seed"))
+    return jax.tree.map(lambda array_K: put(array_K, by_seed), arrays_K)
+
+
+def put(array, sharding: Sharding) -> jax.Array:
+    """An array that all processes have, on devices of all of them.
+
+    `jax.device_put` would first compare what they have.
+    """
+    if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
+        numbers = put(jax.random.key_data(array), sharding)
+        return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(array))
+    on_host = np.asarray(array)
+    return jax.make_array_from_callback(on_host.shape, sharding, lambda index: on_host[index])
+
+
+def whole(arrays):
+    """Arrays of which every process has all, where they may lie on devices of several.
+
+    All processes must call it. It does not wait.
+    """
+
+    def gather(array):
+        if not isinstance(array, jax.Array) or array.is_fully_addressable:
+            return array
+        assert isinstance(array.sharding, NamedSharding)
+        return jax.device_put(array, NamedSharding(array.sharding.mesh, PartitionSpec()))
+
+    return jax.tree.map(gather, arrays)
+
+
+def fetch(arrays):
+    """The same arrays on the host of every process; all of them must call it."""
+    return jax.device_get(whole(arrays))
+
+
+def from_first(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """What the first process has, bit for bit; the others bring arrays of the same shapes."""
+    mesh = Mesh(jax.devices(), "device")  # In the order of processes.
+    by_device, everywhere = (
+        NamedSharding(mesh, PartitionSpec("device")), NamedSharding(mesh, PartitionSpec()),
+    )  # fmt: skip
+    # As bytes: numbers are added to zeros on their way, which makes 0.0 of -0.0.
+    rows = [np.frombuffer(array.tobytes(), np.uint8)[None] for array in arrays]
+    spread = [put(np.repeat(row, mesh.size, 0), by_device) for row in rows]
+    take_first = jax.jit(lambda all_rows: [row[0] for row in all_rows], out_shardings=everywhere)
+    return [
+        np.asarray(received).view(array.dtype).reshape(array.shape)
+        for received, array in zip(take_first(spread), arrays, strict=True)
+    ]
+
+
+def connect(mesh: Mesh) -> None:
+    """Waits for all processes and lets their devices find each other.
+
+    Those of a CPU wait half a minute for each other when they first meet, and without end from then
+    on. To be called before what takes some processes longer than others, as compilation does.
+    """
+    if processes.count() > 1:
+        processes.wait_for_all()
+        spec = PartitionSpec("seed", "batch")
+        meet = jax.shard_map(
+            lambda one: (jax.lax.psum(one, "seed"), jax.lax.psum(one, "batch")),
+            mesh=mesh,
+            in_specs=spec,
+            out_specs=(PartitionSpec(None, "batch"), PartitionSpec("seed")),
+        )
+        jax.jit(meet)(put(np.ones(mesh.devices.shape), NamedSharding(mesh, spec)))

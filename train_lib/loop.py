@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from seqmodels import factory
 from seqmodels.classifier import Classifier
-from train_lib import devices, metrics, report, settings, steps
+from train_lib import devices, metrics, processes, report, settings, steps
 from train_lib import state as state_lib
 from train_lib.data import batches, dataset
 from train_lib.data.batches import Corpus
@@ -50,8 +50,8 @@ def run(config: ConfigDict, workdir: str | None = None, *, evaluate_test: bool =
     stopwatch = Stopwatch()
     models = build_models(config)
     with contextlib.closing(report.RunFolder.open(workdir, config)) as folder:
-        if folder.is_finished():
-            result = folder.read_json("result.json")
+        if processes.from_first(folder.is_finished):
+            result = processes.from_first(lambda: folder.read_json("result.json"))
             print(f"{folder.path} is finished{report.describe_result(result, folder)}", flush=True)
             return result
         return _run(config, models, folder, stopwatch, evaluate_test)
@@ -71,6 +71,7 @@ def _run(
         data = dataset.load(config.data)
     folder.write("vocabulary.txt", "\n".join(data.vocabulary.words) + "\n")
     print(report.describe_data(data), flush=True)
+    devices.connect(mesh)
 
     compiled, training = prepare(config, models, mesh)
     print(report.parameter_table(nnx.state(models[0], nnx.Param)), flush=True)
@@ -90,11 +91,11 @@ def _run(
             )
         alive_K = position.alive(seeds)
         folder.write_predictions(np.array(seeds)[alive_K], data.test, logits_KxN[alive_K])
-    folder.write_weights("weights.npz", training.state.params)
-    folder.write_weights("best_weights.npz", training.best)
+    folder.write_weights("weights.npz", devices.fetch(training.state.params))
+    folder.write_weights("best_weights.npz", devices.fetch(training.best))
     parameters = report.count(training.state.params) // len(seeds)
     result = report.result(config, data, seeds, parameters, position, validation, test, stopwatch)
-    folder.plot_curves(f"{config.name} on {data.name}")
+    folder.plot_curves(f"{config.name} on {data.name}", position.rows)
     folder.write_json("result.json", result)
     print(report.describe_result(result, folder), flush=True)
     return result
@@ -179,7 +180,7 @@ def fit(
                     training.state, corpus, devices.spread(places, mesh), num_steps, widths
                 )
                 training = training._replace(state=state_K)
-                position.sums.append(sums_KxS)
+                position.sums.append(devices.whole(sums_KxS))
                 position.steps += num_steps
                 position.row_steps += batches.steps_taken(places, data.train.lengths, widths)
                 step = num_plans * (epoch - 1) + position.steps

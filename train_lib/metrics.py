@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from train_lib import devices
 from train_lib.data.batches import Array
 
 
@@ -39,7 +40,7 @@ def cross_entropy(logits_B: Array, labels_B: Array, weights_B: Array) -> Sums:
 
 def mean(batches: Iterable[Sums]) -> Metrics:
     """The means over all batches, whose sums are `[K]` or `[K, S]`; waits for the device."""
-    columns = zip(*jax.device_get(list(batches)), strict=True)
+    columns = zip(*devices.fetch(list(batches)), strict=True)
     loss_K, correct_K, reviews_K = (
         sum(np.reshape(sums, (len(sums), -1)).sum(1, dtype=np.float64) for sums in column)
         for column in columns

@@ -24,7 +24,7 @@ except ImportError:  # Windows.
     fcntl = None  # type: ignore[assignment]
 
 from seqmodels.classifier import Classifier
-from train_lib import files, settings, statistics
+from train_lib import files, processes, settings, statistics
 from train_lib.data.batches import Layout
 from train_lib.data.dataset import SPLITS, Dataset, Split
 from train_lib.errors import UserError
@@ -85,6 +85,8 @@ class RunFolder:
     def open(cls, workdir: str | None, config: ConfigDict) -> "RunFolder":
         """The folder of a new run, or of this one, started before; until it is closed, no other's.
 
+        In all processes but the first it is but a name, and nothing is written.
+
         Args:
             workdir: the folder; None: a new one, named after the experiment and the time.
             config: of the run.
@@ -93,7 +95,9 @@ class RunFolder:
             UserError: another run's files are in it, or the same run's with another config; another
                 process is at work in it; or it cannot be made.
         """
-        folder = cls(workdir or name_by_time(config.name))
+        folder = cls(processes.from_first(lambda: workdir or name_by_time(config.name)))
+        if not processes.is_first():
+            return folder
         try:
             folder.path.mkdir(parents=True, exist_ok=True)
             folder._take()
@@ -204,7 +208,8 @@ class RunFolder:
         return folder
 
     def write(self, name: str, content: bytes | str) -> None:
-        files.write(self.path / name, content)
+        if processes.is_first():
+            files.write(self.path / name, content)
 
     def write_json(self, name: str, content: dict) -> None:
         self.write(name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
@@ -257,12 +262,17 @@ class RunFolder:
                 writer.writerow([seed, review, tokens, label, f"{logit:.6g}", f"{probability:.6g}"])
         self.write("predictions.csv", buffer.getvalue())
 
-    def plot_curves(self, title: str) -> None:
-        """Draws loss and accuracy of training and validation against epochs, intervals as bands."""
+    def plot_curves(self, title: str, rows: Sequence[dict]) -> None:
+        """Draws loss and accuracy of training and validation against epochs, intervals as bands.
+
+        Args:
+            title: over them.
+            rows: lines of `metrics.jsonl`.
+        """
+        if not processes.is_first():
+            return
         import matplotlib.figure  # Slow to import, and needed only here.
 
-        lines = self.read_text("metrics.jsonl").splitlines()
-        rows = [json.loads(line) for line in lines]
         epochs = [row["epoch"] for row in rows]
         figure = matplotlib.figure.Figure(figsize=(10, 4), layout="constrained")
         for axes, quantity, label in zip(
@@ -484,17 +494,27 @@ def describe_result(result: dict, folder: RunFolder) -> str:
     return "\n".join(lines)
 
 
+def describe_mesh(mesh: Mesh) -> str:
+    """What numbers may depend on, as in `2 x cpu` or `16 x NVIDIA H100, 2 processes`."""
+    return f"{mesh.size} x {mesh.devices.flat[0].device_kind}{_several()}"
+
+
 def describe_device() -> str:
     """What JAX runs on, as in `cpu: AMD EPYC, 2 cores` or `gpu: 1 x NVIDIA H100`."""
     device = jax.devices()[0]
     if device.platform != "cpu":
-        return f"{device.platform}: {jax.device_count()} x {device.device_kind}"
+        count = jax.device_count()
+        return f"{device.platform}: {count} x {device.device_kind}{_several()}"
     names = []
     with contextlib.suppress(OSError):
         cpuinfo = pathlib.Path("/proc/cpuinfo").read_text()
         names = [line.partition(":")[2] for line in cpuinfo.splitlines() if "model name" in line]
     name = names[0].strip() if names else platform.machine()
-    return f"cpu: {name}, {os.cpu_count()} cores"
+    return f"cpu: {name}, {os.cpu_count()} cores{_several()}"
+
+
+def _several() -> str:
+    return f", {processes.count()} processes" if processes.count() > 1 else ""
 
 
 def versions() -> dict[str, str]:

@@ -6,7 +6,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from train_lib import metrics, report
+from train_lib import metrics, processes, report
 from train_lib.checkpoint import Checkpoints
 from train_lib.data.dataset import Dataset
 from train_lib.errors import Diverged, Stopped, UserError
@@ -43,7 +43,7 @@ class Keeper:
         # What numbers depend on beside the config, which the folder compares.
         self._circumstances = {
             "data": data.fingerprint,
-            "devices": f"{mesh.size} x {mesh.devices.flat[0].device_kind}",
+            "devices": report.describe_mesh(mesh),
             "versions": report.versions(),
         }
         self._interrupts = Interrupts()
@@ -65,8 +65,16 @@ class Keeper:
         """Where the run was when it was last saved, or, if it never was, what is given.
 
         Raises:
-            UserError: the data have changed since, or nothing that was saved is intact.
+            UserError: the data have changed since, or nothing that was saved is intact; or this
+                process does not have what the first one has.
         """
+        of_first = processes.from_first(lambda: self._circumstances)
+        for name, mine in self._circumstances.items():
+            if mine != of_first[name]:
+                raise UserError(
+                    f"processes do not have the same {name}: the first one has {of_first[name]}, "
+                    f"this one {mine}."
+                )
         saved = self._checkpoints.restore(training)
         if saved is not None:
             of_run = saved.position
@@ -110,11 +118,8 @@ class Keeper:
         """
         self._unchecked.append((step, position.sums[-1]))
         self._check(position, up_to=-1)
-        asked = self._interrupts.asked
-        is_due = (
-            self._every_seconds and time.monotonic() - self._saved_at > self._every_seconds
-        ) or (self._every_steps and step - self._saved_step >= self._every_steps)
-        if not (asked or is_due):
+        asked = processes.from_any(self._interrupts.asked)
+        if not (asked or processes.from_first(lambda: self._is_due(step))):
             return
         self._check(position)
         content = {
@@ -130,6 +135,11 @@ class Keeper:
                 f"{asked}: saved after step {step:,}. The same command with "
                 f"--workdir={self._folder.path} goes on from there."
             )
+
+    def _is_due(self, step: int) -> bool:
+        """Whether it is time to save."""
+        seconds, steps = time.monotonic() - self._saved_at, step - self._saved_step
+        return 0 < self._every_seconds < seconds or 0 < self._every_steps <= steps
 
     def after_epoch(self, step: int, position: Position, validation: metrics.Metrics) -> None:
         """Looks at what all calls of an epoch and its validation gave.
@@ -167,7 +177,7 @@ class Keeper:
         if len(position.diverged) < len(self._seeds):
             print(f"notice: {what}; the other seeds go on, and figures are of them", flush=True)
             return
-        last = self._checkpoints.newest()
+        last = processes.from_first(lambda: str(self._checkpoints.newest() or ""))
         saved = f"The last good checkpoint is {last}" if last else "Nothing was saved yet"
         raise Diverged(
             f"{what}. {saved}. A lower config.train.learning_rate, or config.train.clip_norm=1, "

@@ -206,7 +206,7 @@ def evaluate_plans(
         widths,
     )
     is_review = places != batches.NO_REVIEW
-    logits_of_places = np.asarray(logits_KxSxPxNxR)
+    logits_of_places = devices.fetch(logits_KxSxPxNxR)
     logits_KxN = np.empty((len(logits_of_places), len(split)), np.float32)
     logits_KxN[:, places[is_review]] = logits_of_places[:, is_review]
     return metrics.mean([sums_K]), logits_KxN

@@ -27,7 +27,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from train_lib import command, files, loop, settings, statistics
+from train_lib import command, files, loop, processes, settings, statistics
 from train_lib.errors import Diverged, UserError
 
 flags.adopt_module_key_flags(command)
@@ -172,6 +172,10 @@ def run(
     Raises:
         UserError: the fields, their values or the folder cannot be used.
     """
+    if processes.count() > 1:
+        raise UserError(
+            "a sweep runs in one process: start it without --coordinator or --distributed."
+        )
     if not axes:
         raise UserError("there is nothing to search over: name fields with --over.")
     if len({axis.field for axis in axes}) < len(axes):

@@ -201,6 +201,8 @@ def test_a_finished_run_is_never_overwritten(finished):
         ),
         (["--config=configs/lstm.py", "--wrkdir=x"], ["wrkdir", "workdir"]),
         (["--config=configs/lstm.py", "stray"], ["stray"]),
+        (["--config=configs/lstm.py", "--num_processes=2"], ["--coordinator", "--process_id"]),
+        (["--config=configs/lstm.py", "--distributed"], ["--distributed finds no cluster"]),
         (["--config=configs/lstm.py", "--workdir=/dev/null/x"], ["/dev/null/x"]),
         (
             ["--config=configs/lstm.py", "--config.data.archive=none.tar.gz",

@@ -1,0 +1,173 @@
+"""Two processes, each with a device of its own, train as one does with two."""
+
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from configs import base
+from train_lib import loop
+from train_lib.errors import STOPPED
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+FIELDS = {
+    "model.embedding_size": 4, "model.hidden_sizes": (3,), "model.dropout_rates": (0.3,),
+    "data.source": "generated", "data.train_reviews": 120, "data.validation_reviews": 10,
+    "data.test_reviews": 10, "data.max_features": 50, "data.max_length_tokens": 20,
+    "train.num_epochs": 2, "train.batch_size": 4, "train.learning_rate": 0.01,
+    "train.checkpoint_every_steps": 16,
+}  # fmt: skip
+# The tutorial's treatment, since it compiles soonest.
+CONFIG = [
+    "--config=configs/lstm.py:tutorial",
+    *(f"--config.{name}={value}" for name, value in FIELDS.items()),
+]
+PROGRAM = """
+import dataclasses, os, runpy
+from train_lib.data import dataset
+from train_lib.resume import Keeper
+
+os.sched_getaffinity = lambda _: {0}  # So that it has one device.
+after_call, load = Keeper.after_call, dataset.load
+"""
+RUN = 'runpy.run_path("main.py", run_name="__main__")'
+# After step 24, when 16 is saved.
+SENDS_ITSELF = """
+def interrupt(keeper, step, *arguments):
+    if step == 24:
+        os.kill(os.getpid(), {})
+    after_call(keeper, step, *arguments)
+
+Keeper.after_call = interrupt
+"""
+HAS_OTHER_DATA = """
+dataset.load = lambda config: dataclasses.replace(load(config), fingerprint="f")
+"""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def shared_cache(tmp_path_factory):
+    """One cache for this file's runs, which compile quickly what is slow."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
+        yield
+
+
+@pytest.fixture(autouse=True)
+def own_cache(shared_cache):
+    """In place of one for each test."""
+
+
+def run_two(folder, *arguments, second=""):
+    """Exit codes, outputs and errors of the first process and of the second.
+
+    Args:
+        folder: of the run. The second process is told of another, as if on another host.
+        arguments: of both.
+        second: what the second one does before it runs.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    elsewhere = pathlib.Path(f"{folder}-elsewhere")
+    started = [
+        subprocess.Popen(
+            [
+                sys.executable, "-c", PROGRAM + changed + RUN, *arguments, f"--workdir={workdir}",
+                f"--coordinator={address}", "--num_processes=2", f"--process_id={number}",
+            ],
+            cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        for number, (workdir, changed) in enumerate([(folder, ""), (elsewhere, second)])
+    ]  # fmt: skip
+    told = [process.communicate(timeout=200) for process in started]
+    assert not elsewhere.exists()
+    return [process.returncode for process in started], *zip(*told, strict=True)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, shared_cache):
+    """The folder of the run of two processes that nothing interrupts."""
+    folder = tmp_path_factory.mktemp("distributed") / "whole"
+    codes, outputs, errors = run_two(folder, *CONFIG)
+    assert codes == [0, 0], errors
+    assert "epoch 2/2: train loss" in outputs[0]
+    assert outputs[1] == ""
+    return folder
+
+
+def run_one(folder, **train):
+    config = base.get_config("lstm", "tutorial")
+    config.update_from_flattened_dict(FIELDS)
+    config.train.update(train)
+    loop.run(config, str(folder))
+
+
+def assert_first_seeds_close(*folders):
+    for name in ("weights.npz", "best_weights.npz"):
+        one, other = (np.load(folder / name) for folder in folders)
+        for path in one:
+            np.testing.assert_allclose(one[path][0], other[path][0], atol=1e-5, err_msg=path)
+    logits_of_both = [
+        np.loadtxt(folder / "predictions.csv", delimiter=",", skiprows=1)[:10, 4]
+        for folder in folders
+    ]
+    np.testing.assert_allclose(*logits_of_both, atol=1e-5)
+
+
+def test_two_processes_give_what_one_does(whole, tmp_path):
+    run_one(tmp_path)
+    assert_first_seeds_close(whole, tmp_path)
+
+
+def test_a_killed_process_ends_the_other_and_both_go_on_bit_for_bit(whole, tmp_path):
+    folder = tmp_path / "killed"
+    codes, _, errors = run_two(folder, *CONFIG, second=SENDS_ITSELF.format("9"))
+    assert codes[1] == -signal.SIGKILL
+    assert codes[0] not in (0, STOPPED)
+    assert "error: another process of this run has ended" in errors[0]
+    assert "Traceback" not in errors[0]
+    codes, outputs, errors = run_two(folder)  # Its config is in its folder.
+    assert codes == [0, 0], errors
+    assert "goes on from step 16, in epoch 1" in outputs[0]
+    for name in ("weights.npz", "best_weights.npz", "predictions.csv"):
+        assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+def test_a_signal_to_one_saves_all_and_one_process_can_go_on(whole, tmp_path, capsys):
+    """Of two seeds each process has one."""
+    arguments = [*CONFIG, "--config.train.seeds=2"]
+    codes, _, errors = run_two(tmp_path / "run", *arguments, second=SENDS_ITSELF.format("15"))
+    assert codes == [STOPPED, STOPPED], errors
+    for error in errors:
+        assert "SIGTERM: saved after step" in error
+    run_one(tmp_path / "run", seeds=2)
+    assert "devices were 2 x cpu, 2 processes and are 2 x cpu" in capsys.readouterr().out
+    assert_first_seeds_close(tmp_path / "run", whole)
+
+
+def test_an_error_of_one_process_ends_the_other(tmp_path):
+    codes, _, errors = run_two(tmp_path / "run", *CONFIG, second=HAS_OTHER_DATA)
+    assert 0 not in codes
+    assert "do not have the same data" in errors[1]
+    assert "this one f" in errors[1]
+    assert "error: another process of this run has ended" in errors[0]
+
+
+def test_a_process_that_waits_in_vain_says_for_what():
+    code = (
+        "from train_lib import processes; processes.START_SECONDS = 1; "
+        "processes.join('127.0.0.1:1', 2, 1)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True, timeout=100
+    )
+    assert done.returncode != 0
+    assert "error: the processes did not all find each other within 1 seconds" in done.stderr
+    assert "127.0.0.1:1" in done.stderr
+    assert "stack trace" not in done.stderr
