@@ -234,7 +234,7 @@ def microseconds_per_step(cell_class: type[base.Cell]) -> float:
     def gradients(params, x_TxDxB):
         def loss(params, x_TxDxB):
             cell, lengths_B = nnx.merge(graphdef, params), jnp.full(128, 256)
-            return _run_by(engines.AUTO, cell, x_TxDxB, lengths_B, reverse=False).last_HxB.sum()
+            return _run_by(engines.AUTO, cell, x_TxDxB, lengths_B).last_HxB.sum()
 
         return jax.grad(loss, argnums=(0, 1))(params, x_TxDxB)
 
