@@ -17,3 +17,11 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_opti
 def own_cache(monkeypatch, tmp_path):
     """Keeps every test away from the user's cache and from the other tests' caches."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+LONG = ("test_faults", "test_distributed", "test_resume", "test_loop", "test_check_cell")
+
+
+def pytest_collection_modifyitems(items):
+    """The files that take longest first, so that in the end no worker waits for another."""
+    items.sort(key=lambda item: item.path.stem not in LONG)
