@@ -77,7 +77,7 @@ def _run(
     print(report.parameter_table(nnx.state(models[0], nnx.Param)), flush=True)
     layout = devices.layout(config.train.batch_size, mesh)
     print(report.describe_engine(models[0], layout, mesh, seeds), flush=True)
-    with Keeper(config, folder, data, mesh, stopwatch) as keeper:
+    with Keeper(config, seeds, folder, data, mesh, stopwatch) as keeper:
         training, position = keeper.start(training, Position.first(len(seeds)))
         training, validation = fit(
             config, data, compiled, mesh, training, position, folder, keeper, stopwatch

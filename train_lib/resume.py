@@ -1,6 +1,7 @@
 """When a run is saved, and where it goes on."""
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 from jax.sharding import Mesh
@@ -20,6 +21,7 @@ class Keeper:
 
     Args:
         config: of the run.
+        seeds: that it trains.
         folder: of the run.
         data: that it trains on.
         mesh: that it computes on.
@@ -29,6 +31,7 @@ class Keeper:
     def __init__(
         self,
         config: ConfigDict,
+        seeds: Sequence[int],
         folder: report.RunFolder,
         data: Dataset,
         mesh: Mesh,
@@ -36,7 +39,7 @@ class Keeper:
     ):
         self._every_seconds = config.train.checkpoint_every_seconds
         self._every_steps = config.train.checkpoint_every_steps
-        self._seeds = range(config.train.seed, config.train.seed + config.train.seeds)
+        self._seeds = seeds
         self._folder = folder
         self._checkpoints = Checkpoints(folder.path / "checkpoints", config.train.checkpoints_kept)
         self._stopwatch = stopwatch
