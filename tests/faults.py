@@ -85,7 +85,7 @@ def kills(number: int, folder: pathlib.Path, rng: random.Random) -> dict:
     expected = contents(folder / "whole")
     counts = {"killed": 0, "while saving": 0, "asked to end": 0, "resumed": 0, "runs": 0}
     bits = differing_bits(expected, contents(folder / "again"))
-    while counts["killed"] + counts["asked to end"] < number:
+    while counts["killed"] < number:
         path = folder / f"run{counts['runs']}"
         counts["runs"] += 1
         finished = False
@@ -94,7 +94,7 @@ def kills(number: int, folder: pathlib.Path, rng: random.Random) -> dict:
                 [sys.executable, "main.py", f"--workdir={path}", *small_flags()], cwd=ROOT,
                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             )  # fmt: skip
-            enough = counts["killed"] + counts["asked to end"] >= number
+            enough = counts["killed"] >= number
             try:
                 output, errors = process.communicate(
                     timeout=None if enough else rng.uniform(0.3, 1.0) * duration
@@ -116,21 +116,25 @@ def kills(number: int, folder: pathlib.Path, rng: random.Random) -> dict:
             assert "Traceback" not in errors, errors
         bits += differing_bits(expected, contents(path))
         shutil.rmtree(path)
-    return {"what": "kills", **counts, "differing bits": bits}
+    return {
+        "what": "a training program is killed (SIGKILL) or asked to end (SIGTERM)",
+        **counts,
+        "differing bits": bits,
+    }
 
 
-def flip(rng, path, _):
+def flip(rng, path, _files):
     content = bytearray(path.read_bytes())
     if content:
         content[rng.integers(len(content))] ^= 1 << rng.integers(8)
     path.write_bytes(content)
 
 
-def truncate(rng, path, _):
+def truncate(rng, path, _files):
     os.truncate(path, rng.integers(max(path.stat().st_size, 1)))
 
 
-def delete(_rng, path, _):
+def delete(_rng, path, _files):
     path.unlink()
 
 
@@ -139,6 +143,10 @@ def swap(rng, path, files):
     mine, theirs = path.read_bytes(), other.read_bytes()
     path.write_bytes(theirs)
     other.write_bytes(mine)
+
+
+DAMAGES = flip, truncate, delete, swap
+"""What may become of one of several files; each is told a generator, the file, and all of them."""
 
 
 def corruptions(number: int, folder: pathlib.Path, rng: np.random.Generator) -> dict:
@@ -160,7 +168,7 @@ def corruptions(number: int, folder: pathlib.Path, rng: np.random.Generator) -> 
         newest = max(copy.iterdir())
         files = sorted(path for path in newest.rglob("*") if path.is_file())
         before = [path.read_bytes() for path in files]
-        damage = (flip, truncate, delete, swap)[turn % 4]
+        damage = DAMAGES[turn % len(DAMAGES)]
         damage(rng, files[rng.integers(len(files))], files)
         if [path.read_bytes() if path.exists() else None for path in files] != before:
             counts["damaged"] += 1
@@ -172,7 +180,10 @@ def corruptions(number: int, folder: pathlib.Path, rng: np.random.Generator) -> 
             )
             counts["named, and passed over" if fell_back else "silent"] += 1
         shutil.rmtree(copy)
-    return {"what": "corruptions", **counts}
+    return {
+        "what": "a file of the newest checkpoint is damaged: bit flipped, cut, deleted, swapped",
+        **counts,
+    }
 
 
 def _is_number(leaf: jax.Array) -> bool:
@@ -224,7 +235,11 @@ def bad_configs(sample: int | None, folder: pathlib.Path, rng: random.Random) ->
     ]
     results = _start_all([("main.py", *arguments) for arguments in commands])
     made = [*folder.glob("refused*/result.json")]
-    return {"what": "bad configs", **_judge(results, refused=True), "runs made of them": len(made)}
+    return {
+        "what": "configs and commands that cannot be",
+        **_judge(results, refused=True),
+        "runs made of them": len(made),
+    }
 
 
 def bad_inputs(sample: int | None, folder: pathlib.Path, rng: random.Random) -> dict:
@@ -263,7 +278,11 @@ def bad_inputs(sample: int | None, folder: pathlib.Path, rng: random.Random) -> 
     ]
     results = _start_all(_some([*fed, *((words, b"") for words in edited)], sample, rng))
     lost = differing_bits(before, contents(good))
-    return {"what": "bad inputs", **_judge(results, refused=False), "bits of results lost": lost}
+    return {
+        "what": "nonsense to predict, edited run folders to predict and compare",
+        **_judge(results, refused=False),
+        "bits of results lost": lost,
+    }
 
 
 def _edit(path: pathlib.Path, kind: str, noise: np.random.Generator) -> None:
@@ -313,10 +332,14 @@ def _judge(results: list, refused: bool) -> dict:
 
 
 def markdown(rows: list[dict], command: str) -> str:
-    lines = ["# Faults", "", f"`{command}` on {report.describe_device()}:", ""]
+    """A table of the rows' counts."""
+    lines = [
+        "# Faults", "", f"`{command}` on {report.describe_device()}:", "",
+        "| what was done | how often, and what came of it |", "|---|---|",
+    ]  # fmt: skip
     for row in rows:
-        counts = ", ".join(f"{value:,} {name}" for name, value in row.items() if name != "what")
-        lines.append(f"* **{row['what']}**: {counts}")
+        counts = ", ".join(f"{name} {value:,}" for name, value in row.items() if name != "what")
+        lines.append(f"| {row['what']} | {counts} |")
     return "\n".join(lines) + "\n"
 
 
