@@ -13,13 +13,24 @@ jax.config.update("jax_num_cpu_devices", 2)
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
 
 
+def pytest_configure(config):
+    """What one test compiled, no other test, process or later run compiles again."""
+    compiled = str(config.cache.mkdir("compiled"))
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled
+    jax.config.update("jax_compilation_cache_dir", compiled)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+
 @pytest.fixture(autouse=True)
 def own_cache(monkeypatch, tmp_path):
     """Keeps every test away from the user's cache and from the other tests' caches."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-LONG = ("test_faults", "test_distributed", "test_resume", "test_loop", "test_check_cell")
+LONG = (
+    "test_faults", "test_check_cell", "test_loop", "test_classifier", "test_steps", "test_resume",
+    "test_distributed", "test_recurrence",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items):
