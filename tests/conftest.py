@@ -14,8 +14,10 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_opti
 
 
 def pytest_configure(config):
-    """What one test compiled, no other test, process or later run compiles again."""
-    compiled = str(config.cache.mkdir("compiled"))
+    """What a worker compiled, it does not compile again: not for another test, nor another time."""
+    # One each: an entry that another process is just writing cannot be read.
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
+    compiled = str(config.cache.mkdir(f"compiled-{worker}"))
     os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled
     jax.config.update("jax_compilation_cache_dir", compiled)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
