@@ -127,11 +127,11 @@ def flip(rng, path, _files):
     content = bytearray(path.read_bytes())
     if content:
         content[rng.integers(len(content))] ^= 1 << rng.integers(8)
-    path.write_bytes(content)
+    path.write_bytes(content or b"\0")
 
 
 def truncate(rng, path, _files):
-    os.truncate(path, rng.integers(max(path.stat().st_size, 1)))
+    os.truncate(path, rng.integers(path.stat().st_size) if path.stat().st_size else 1)
 
 
 def delete(_rng, path, _files):
@@ -139,7 +139,8 @@ def delete(_rng, path, _files):
 
 
 def swap(rng, path, files):
-    other = files[rng.integers(len(files))]
+    others = [other for other in files if other != path]
+    other = others[rng.integers(len(others))]
     mine, theirs = path.read_bytes(), other.read_bytes()
     path.write_bytes(theirs)
     other.write_bytes(mine)
