@@ -209,7 +209,7 @@ BAD_CONFIGS = [
             "model.cell=/dev/null", "model.cell=README.md", "model.cell=main.py",
             "model.cell_options=forget_bias", "model.cell_options=nope=1",
             "model.cell_options=__import__('os')", "model.hidden_sizes=()",
-            "model.hidden_sizes=(0,)", "model.hidden_sizes=16", "model.hidden_sizes=(16,16)",
+            "model.hidden_sizes=(0,)", "model.hidden_sizes=16.5", "model.hidden_sizes=(16,16)",
             "model.direction=sideways", "model.dropout_rates=(1.0,)", "model.pooling=nope",
             "model.engine=fast", "model.engine=cudnn", "model.matrix_dtype=float8",
             "model.zoneout=2", "data.source=nope", "data.train_reviews=0",

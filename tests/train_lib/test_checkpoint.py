@@ -243,6 +243,16 @@ def test_no_damage_to_any_file_reaches_a_number(two_checkpoints, tmp_path, capsy
             assert chosen.relative_to("000002-step-2").as_posix() in told
 
 
+@pytest.mark.parametrize("content", [b"", b"\xff\0 noise\n" * 9, b"[1, 2]", b"0" * 64 + b"  cut"])
+def test_where_the_digests_are_lost_no_other_file_is_blamed(
+    two_checkpoints, tmp_path, capsys, content
+):
+    folder = shutil.copytree(two_checkpoints, tmp_path / "folder")
+    (folder / TWO[1] / "SHA256SUMS").write_bytes(content)
+    assert_is_of_step(Checkpoints(folder).restore(state_of(0)), 1)
+    assert "not as they were written: SHA256SUMS; passed over" in capsys.readouterr().out
+
+
 def test_two_checkpoints_in_each_others_place_are_both_refused(two_checkpoints, tmp_path):
     (tmp_path / "folder").mkdir()
     for name, other in zip(TWO, reversed(TWO), strict=True):
