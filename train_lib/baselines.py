@@ -113,7 +113,7 @@ def run(config: ConfigDict, workdir: str | None = None, *, full: bool = False) -
             print(f"{described.name}: {folder.path}", flush=True)
             if not folder.is_finished():
                 _run(baseline, described, to_choose, to_train, folder)
-            results.append(folder.read_json("result.json"))
+            results.append(folder.read_result())
     print(f"\n{_table(everyone, results)}", flush=True)
     return results
 
@@ -182,7 +182,7 @@ def _run(
     result["model"]["architecture"] |= options
     result["versions"]["scikit-learn"] = metadata.version("scikit-learn")
     result["search"] = [options | {"validation_accuracy": value} for options, value in search]
-    folder.write_json("result.json", result)
+    folder.finish(result)
 
 
 def _count(baseline: Baseline, data: Dataset) -> dict[str, csr_array]:

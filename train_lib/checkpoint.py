@@ -6,7 +6,6 @@ checkpoint, so both are here.
 
 import contextlib
 import functools
-import hashlib
 import json
 import logging
 import pathlib
@@ -20,11 +19,10 @@ import numpy as np
 
 from train_lib import devices, files, processes
 from train_lib.errors import UserError
+from train_lib.files import Damaged
 
 _NAME = re.compile(r"(\d+)-step-\d+")
-_LIST = re.compile(rb"([0-9a-f]{64}  .+\n)+")
-"""What is in `SHA256SUMS`."""
-_ARRAYS, _MANIFEST, _SUMS = "arrays", "manifest.json", "SHA256SUMS"
+_ARRAYS, _MANIFEST = "arrays", "manifest.json"
 
 
 class Checkpoint(NamedTuple):
@@ -138,7 +136,7 @@ class Checkpoints:
             try:
                 manifest = _check(path)
                 return manifest, _load(path, manifest, leaves)
-            except _Damaged as error:
+            except Damaged as error:
                 damaged.append(f"{path} is damaged: {error}")
                 print(f"notice: checkpoint {damaged[-1]}; passed over", flush=True)
         if damaged:
@@ -175,7 +173,7 @@ class Checkpoints:
             # Those without elements Orbax refuses; there is nothing in them to be kept.
             _orbax().save(hidden / _ARRAYS, {key: a for key, a in arrays.items() if a.size})
             files.write(hidden / _MANIFEST, json.dumps({"name": name, **manifest}, indent=1))
-            files.write(hidden / _SUMS, _sums(hidden))
+            files.write(hidden / files.SUMS, files.sums(hidden, _files(hidden)))
             files.publish(hidden, self._folder / name)
             self._delete_old()
         except Exception as error:  # Orbax makes a ValueError of a full disk.
@@ -189,22 +187,18 @@ class Checkpoints:
         """Deletes all but the last intact ones.
 
         Raises:
-            _Damaged: the one just saved does not read as it was written; nothing is deleted.
+            Damaged: the one just saved does not read as it was written; nothing is deleted.
         """
         newest, *earlier = reversed(self._names())
         _check(self._folder / newest)
         intact = [newest]
         for name in earlier:
             if len(intact) < self._keep:
-                with contextlib.suppress(_Damaged):
+                with contextlib.suppress(Damaged):
                     _check(self._folder / name)
                     intact.append(name)
         for name in set(earlier) - set(intact):
             shutil.rmtree((self._folder / name).rename(self._folder / f".{name}"))
-
-
-class _Damaged(Exception):
-    """What is wrong with a checkpoint's files."""
 
 
 def _number(name: str) -> int:
@@ -215,33 +209,19 @@ def _check(path: pathlib.Path) -> dict:
     """The manifest of a checkpoint, all of whose files are as they were written.
 
     Raises:
-        _Damaged: with the names of those that are not.
+        Damaged: with the names of those that are not.
     """
-    try:
-        expected, found = (path / _SUMS).read_bytes(), _sums(path).encode()
-    except OSError as error:
-        raise _Damaged(str(error)) from error
-    if expected != found:
-        names = {_SUMS}
-        if _LIST.fullmatch(expected):
-            lines = set(expected.splitlines()) ^ set(found.splitlines())
-            names = {line[66:].decode("utf-8", "replace") for line in lines} or names
-        raise _Damaged(f"not as they were written: {', '.join(sorted(names))}")
+    files.check_sums(path, _files(path))
     manifest = json.loads((path / _MANIFEST).read_text("utf-8"))
     if manifest["name"] != path.name:
-        raise _Damaged(f"these are the files of {manifest['name']}")
+        raise Damaged(f"these are the files of {manifest['name']}")
     return manifest
 
 
-def _sums(folder: pathlib.Path) -> str:
-    """SHA-256 of every file in a folder, in the format of `sha256sum`."""
-    lines = []
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path != folder / _SUMS:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            lines.append(f"{digest}  {path.relative_to(folder).as_posix()}\n")
-    return "".join(lines)
+def _files(folder: pathlib.Path) -> list[pathlib.Path]:
+    """All files of a checkpoint but their digests."""
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return [path for path in paths if path != folder / files.SUMS]
 
 
 def _load(path: pathlib.Path, manifest: dict, leaves: dict[str, jax.Array]) -> list[np.ndarray]:
@@ -262,7 +242,7 @@ def _load(path: pathlib.Path, manifest: dict, leaves: dict[str, jax.Array]) -> l
     try:
         arrays = _orbax().restore(path / _ARRAYS)
     except Exception as error:  # Whatever Orbax raises of what it cannot read.
-        raise _Damaged(f"Orbax cannot read it: {error}") from error
+        raise Damaged(f"Orbax cannot read it: {error}") from error
     return [arrays[name] if leaf.size else _zeros(leaf) for name, leaf in leaves.items()]
 
 

@@ -1,8 +1,20 @@
-"""Where files go, and how they are written: whole or not at all."""
+"""Where files go, how they are written (whole or not at all), and whether they still are so."""
 
+import hashlib
 import os
 import pathlib
+import re
 import tempfile
+from collections.abc import Iterable
+
+SUMS = "SHA256SUMS"
+"""In a folder: the digests of its other files; `sha256sum -c SHA256SUMS` checks them by hand."""
+
+_SUMS_CONTENT = re.compile(rb"([0-9a-f]{64}  .+\n)+")
+
+
+class Damaged(Exception):
+    """What is wrong with files that were written."""
 
 
 def cache_dir() -> pathlib.Path:
@@ -31,6 +43,43 @@ def write(path: pathlib.Path, content: bytes | str) -> None:
     except BaseException:
         pathlib.Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def sums(folder: pathlib.Path, paths: Iterable[pathlib.Path]) -> str:
+    """SHA-256 of files in a folder, as `SHA256SUMS` holds them.
+
+    Raises:
+        OSError: as the file system has it.
+    """
+    lines = []
+    for path in sorted(paths):
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        lines.append(f"{digest}  {path.relative_to(folder).as_posix()}\n")
+    return "".join(lines)
+
+
+def check_sums(folder: pathlib.Path, paths: Iterable[pathlib.Path]) -> None:
+    """Compares the files of a folder with `SHA256SUMS`.
+
+    Args:
+        folder: with `SHA256SUMS` in it.
+        paths: the files in it, as far as they matter, those that should not be there among them.
+
+    Raises:
+        Damaged: with the names of those that are changed, missing or too many.
+    """
+    try:
+        expected, found = (folder / SUMS).read_bytes(), sums(folder, paths).encode()
+    except OSError as error:
+        raise Damaged(str(error)) from error
+    if expected == found:
+        return
+    names = {SUMS}
+    if _SUMS_CONTENT.fullmatch(expected):
+        lines = set(expected.splitlines()) ^ set(found.splitlines())
+        names = {line[66:].decode("utf-8", "replace") for line in lines} or names
+    raise Damaged(f"not as they were written: {', '.join(sorted(names))}")
 
 
 def publish(folder: pathlib.Path, path: pathlib.Path) -> None:

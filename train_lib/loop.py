@@ -51,7 +51,7 @@ def run(config: ConfigDict, workdir: str | None = None, *, evaluate_test: bool =
     models = build_models(config)
     with contextlib.closing(report.RunFolder.open(workdir, config)) as folder:
         if processes.from_first(folder.is_finished):
-            result = processes.from_first(lambda: folder.read_json("result.json"))
+            result = processes.from_first(folder.read_result)
             print(f"{folder.path} is finished{report.describe_result(result, folder)}", flush=True)
             return result
         return _run(config, models, folder, stopwatch, evaluate_test)
@@ -91,12 +91,12 @@ def _run(
             )
         alive_K = position.alive(seeds)
         folder.write_predictions(np.array(seeds)[alive_K], data.test, logits_KxN[alive_K])
-    folder.write_weights("weights.npz", devices.fetch(training.state.params))
-    folder.write_weights("best_weights.npz", devices.fetch(training.best))
+    folder.write_weights(report.WEIGHTS, devices.fetch(training.state.params))
+    folder.write_weights(report.BEST_WEIGHTS, devices.fetch(training.best))
     parameters = report.count(training.state.params) // len(seeds)
     result = report.result(config, data, seeds, parameters, position, validation, test, stopwatch)
     folder.plot_curves(f"{config.name} on {data.name}", position.rows)
-    folder.write_json("result.json", result)
+    folder.finish(result)
     print(report.describe_result(result, folder), flush=True)
     return result
 
@@ -191,7 +191,7 @@ def fit(
         with stopwatch.phase("evaluate"):
             params_K = training.state.params
             validation, _ = evaluate(config, data, data.validation, compiled, mesh, params_K)
-        keeper.after_epoch(num_plans * epoch, position, validation)
+        keeper.after_epoch(num_plans * epoch, training, position, validation)
         is_best_K = position.note_best(validation)
         training = training._replace(best=_choose(is_best_K, params_K, training.best))
         padding = 1 - len(seeds) * len(data.train.tokens) / position.row_steps

@@ -1,7 +1,7 @@
 """Classifies your own sentences with a finished run.
 
 python -m train_lib.predict --workdir=runs/stacked-... "A film to forget." "A delight."
-python -m train_lib.predict --workdir=runs/stacked-... - < one_review_a_line.txt
+python -m train_lib.predict --workdir=runs/stacked-... --best - < one_review_a_line.txt
 """
 
 import argparse
@@ -15,58 +15,75 @@ from ml_collections import ConfigDict
 from scipy.special import expit
 
 from train_lib import devices, loop, state, steps
-from train_lib.data import batches
 from train_lib.data.dataset import Split
 from train_lib.data.vocabulary import Vocabulary, split_words
 from train_lib.errors import UserError, told_to_user
-from train_lib.report import RunFolder
+from train_lib.report import BEST_WEIGHTS, WEIGHTS, RunFolder
 
 _BATCH_SIZE = 64
+_MAX_BATCH_TOKENS = 1 << 18  # Of texts that are longer than any review fewer at once.
 _MIN_WIDTH = 64  # Powers of two from here on: few programs to compile, for any texts.
 
 
-def load_model(folder: RunFolder) -> tuple[ConfigDict, nnx.GraphDef, nnx.State]:
+def load_model(
+    folder: RunFolder, weights: str = WEIGHTS
+) -> tuple[ConfigDict, nnx.GraphDef, nnx.State]:
     """The config of a finished run, its model, and the parameters of its K seeds.
 
+    Args:
+        folder: of the run.
+        weights: the file with the parameters.
+
     Raises:
-        UserError: a file of it was damaged, or is of another version of this program; or it is a
-            baseline's, which has no weights.
+        UserError: a file of it is of another version of this program; or it is a baseline's, which
+            has no weights.
     """
-    if not (folder.path / "weights.npz").is_file():
-        raise UserError(f"{folder.path} has no weights.npz, so there is no model to classify with.")
+    if not (folder.path / weights).is_file():
+        raise UserError(f"{folder.path} has no {weights}, so there is no model to classify with.")
     config = folder.read_config()
     graphdef, params_K = state.split(loop.build_models(config))
-    return config, graphdef, folder.read_weights(params_K)
+    return config, graphdef, folder.read_weights(weights, params_K)
 
 
-def predict(workdir: str, texts: Sequence[str]) -> np.ndarray:
+def predict(workdir: str, texts: Sequence[str], weights: str = WEIGHTS) -> np.ndarray:
     """The probability that each text is positive, by every seed of a run: `[K, N]`.
+
+    Args:
+        workdir: the run's folder.
+        texts: of any length.
+        weights: the file with the parameters.
 
     Raises:
         UserError: `workdir` is not the folder of a finished run, or its files were damaged.
     """
     folder = RunFolder.open_finished(workdir)
-    config, graphdef, params_K = load_model(folder)
+    config, graphdef, params_K = load_model(folder, weights)
     vocabulary = Vocabulary(folder.read_text("vocabulary.txt").split("\n")[:-1])
     reviews = Split.encode(vocabulary, [split_words(text) for text in texts], np.zeros(len(texts)))
     reviews = reviews.last_tokens(config.data.max_length_tokens)
 
-    width = max(_MIN_WIDTH, 1 << int(reviews.lengths.max() - 1).bit_length())
-    if not config.data.mask_padding:
+    if config.data.mask_padding:
+        powers_N = np.ceil(np.log2(reviews.lengths)).astype(int)
+        widths_N = np.maximum(_MIN_WIDTH, 1 << powers_N)
+    else:
         # Where padding is read like a word, its amount is part of the input: that of training.
         trained_on = folder.read_json("result.json")["dataset"]["longest_tokens"]["train"]
-        width = max(trained_on, int(reviews.lengths.max()))
+        widths_N = np.maximum(trained_on, reviews.lengths)
     mesh = devices.mesh(config.train.seeds)
-    batch_size = min(_BATCH_SIZE, len(texts))
-    _, logits_KxN = steps.evaluate_plans(
-        steps.make(graphdef, optax.identity(), mesh, config.data),
-        devices.spread_seeds(params_K, mesh),
-        reviews,
-        batches.plans(reviews, config.data, batch_size),
-        devices.layout(batch_size, mesh),
-        mesh,
-        (width,),
-    )
+    compiled = steps.make(graphdef, optax.identity(), mesh, config.data)
+    params_K = devices.spread_seeds(params_K, mesh)
+    logits_KxN = np.empty((config.train.seeds, len(texts)), np.float32)
+    for width in np.unique(widths_N).tolist():
+        (of_width,) = np.nonzero(widths_N == width)
+        batch_size = min(_BATCH_SIZE, len(of_width), max(1, _MAX_BATCH_TOKENS // width))
+        plans = [
+            of_width[first : first + batch_size] for first in range(0, len(of_width), batch_size)
+        ]
+        layout = devices.layout(batch_size, mesh)
+        _, found_KxN = steps.evaluate_plans(
+            compiled, params_K, reviews, plans, layout, mesh, (width,)
+        )
+        logits_KxN[:, of_width] = found_KxN[:, of_width]
     return expit(logits_KxN[np.isfinite(logits_KxN).all(1)])  # Without seeds that diverged.
 
 
@@ -75,6 +92,9 @@ def main(argv: Sequence[str]) -> None:
         prog="python -m train_lib.predict", description="Classifies text with a finished run."
     )
     parser.add_argument("--workdir", required=True, help="the folder of a finished run")
+    parser.add_argument(
+        "--best", action="store_true", help="each seed as it was after its best epoch by validation"
+    )
     parser.add_argument("text", nargs="+", help="a review; - reads one a line from the input")
     arguments = parser.parse_args(argv)
     texts: list[str] = []
@@ -86,7 +106,8 @@ def main(argv: Sequence[str]) -> None:
     if not texts:
         raise UserError("there is nothing to classify: the input is empty.")
     devices.configure()
-    for text, of_seeds in zip(texts, predict(arguments.workdir, texts).T, strict=True):
+    weights = BEST_WEIGHTS if arguments.best else WEIGHTS
+    for text, of_seeds in zip(texts, predict(arguments.workdir, texts, weights).T, strict=True):
         probability = of_seeds.mean()
         label = "positive" if probability > 0.5 else "negative"
         several = f"  [{of_seeds.min():.4f}, {of_seeds.max():.4f}]" if len(of_seeds) > 1 else ""

@@ -41,6 +41,14 @@ FREE_FIELDS = {
 CELL_FILE = "cell.py"
 """In a run's folder: the file with the cell, where it was the user's own."""
 
+WEIGHTS, BEST_WEIGHTS = "weights.npz", "best_weights.npz"
+
+REPORTS = (
+    "config.json", CELL_FILE, "vocabulary.txt", "metrics.jsonl", WEIGHTS, BEST_WEIGHTS,
+    "predictions.csv", "curves.png", "result.json",
+)  # fmt: skip
+"""What may be in a run's folder when it has ended, beside its checkpoints."""
+
 PREDICTION_COLUMNS = ("seed", "review", "tokens", "label", "logit", "probability")
 """Of `predictions.csv`."""
 
@@ -72,9 +80,8 @@ def new_folder(option: str, path: str | None, name: str) -> pathlib.Path:
 class RunFolder:
     """A run's folder, where nothing of another run is ever overwritten.
 
-    `config.json`, `metrics.jsonl`, `vocabulary.txt`, `checkpoints/`, `weights.npz`,
-    `best_weights.npz`, `predictions.csv`, `curves.png` and, last of all, `result.json`; and
-    `cell.py`, if the cell came from a file.
+    `checkpoints/`, what `REPORTS` names and, last of all, the digests of that, with which the run
+    is finished.
     """
 
     def __init__(self, path: pathlib.Path | str):
@@ -158,7 +165,36 @@ class RunFolder:
 
     def is_finished(self) -> bool:
         """Whether the run has ended and reported."""
-        return (self.path / "result.json").is_file()
+        return (self.path / files.SUMS).is_file()
+
+    def finish(self, result: dict) -> None:
+        """Writes `result.json`, and then the digests of all that there is."""
+        self.write_json("result.json", result)
+        if processes.is_first():
+            self.write(files.SUMS, files.sums(self.path, self._reports()))
+
+    def _reports(self) -> list[pathlib.Path]:
+        return [path for name in REPORTS if (path := self.path / name).is_file()]
+
+    def check(self) -> None:
+        """Compares the files of a finished run with their digests.
+
+        Raises:
+            UserError: they are not as it wrote them.
+        """
+        try:
+            files.check_sums(self.path, self._reports())
+        except files.Damaged as error:
+            raise UserError(
+                f"{self.path} is damaged: {error}. Put back a copy of them. Or remove "
+                f"{self.path / files.SUMS}: the command that trained the run makes them again "
+                "then, from its last checkpoint."
+            ) from error
+
+    def read_result(self) -> dict:
+        """What a finished run reported, if that is as it wrote it."""
+        self.check()
+        return self.read_json("result.json")
 
     def close(self) -> None:
         """Lets others use the folder."""
@@ -167,15 +203,8 @@ class RunFolder:
             self._lock = None
 
     def _compare(self, config: ConfigDict) -> None:
-        before, now = (
-            dict(settings.flatten(fields))
-            for fields in (self.read_json("config.json"), json.loads(json.dumps(config.to_dict())))
-        )
-        differing = [
-            f"config.{path} was {before.get(path)!r} and is {now.get(path)!r}"
-            for path in sorted(before.keys() | now.keys())
-            if before.get(path) != now.get(path) and path not in FREE_FIELDS
-        ]
+        before, now = (fixed_fields(c) for c in (self.read_json("config.json"), config.to_dict()))
+        differing = describe_differences(before, now)
         cell = pathlib.Path(config.model.get("cell", ""))  # Baselines have none.
         if cell == self.path / CELL_FILE:
             differing = [text for text in differing if not text.startswith("config.model.cell ")]
@@ -192,24 +221,38 @@ class RunFolder:
 
     @classmethod
     def open_finished(cls, workdir: str) -> "RunFolder":
-        """The folder of a run that has ended.
+        """The folder of a run that has ended, all of whose files are as it wrote them.
 
         Raises:
-            UserError: it is not one.
+            UserError: it is not one, or they are not.
         """
         folder = cls(workdir)
         try:
-            (folder.path / "result.json").stat()
+            (folder.path / files.SUMS).stat()
         except OSError as error:
             raise UserError(
-                f"{folder.path} is not the folder of a finished run: it has no result.json "
+                f"{folder.path} is not the folder of a finished run: it has no {files.SUMS} "
                 f"({error.strerror})."
             ) from error
+        folder.check()
         return folder
 
     def write(self, name: str, content: bytes | str) -> None:
-        if processes.is_first():
+        """Writes a file, whole or not at all.
+
+        Raises:
+            UserError: it cannot be written; what was there before is untouched.
+        """
+        if not processes.is_first():
+            return
+        try:
             files.write(self.path / name, content)
+        except OSError as error:
+            raise UserError(
+                f"{self.path / name} cannot be written: {error.strerror or error}. What was there "
+                "is as it was. See that there is room and that the folder can be written to, and "
+                "start the same command again."
+            ) from error
 
     def write_json(self, name: str, content: dict) -> None:
         self.write(name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
@@ -222,9 +265,12 @@ class RunFolder:
 
     def read_json(self, name: str) -> dict:
         try:
-            return json.loads(self.read_text(name))
+            content = json.loads(self.read_text(name))
         except (json.JSONDecodeError, RecursionError) as error:
             raise UserError(f"{self.path / name} is damaged: {error}") from error
+        if not isinstance(content, dict):
+            raise UserError(f"{self.path / name} is damaged: it is not a JSON object.")
+        return content
 
     def write_metrics(self, rows: Sequence[dict]) -> None:
         """Writes `metrics.jsonl`, a line an epoch."""
@@ -236,9 +282,9 @@ class RunFolder:
         np.savez(buffer, **{path: np.asarray(value) for path, value in named_arrays(params_K)})  # type: ignore[arg-type]
         self.write(name, buffer.getvalue())
 
-    def read_weights(self, params_K: nnx.State) -> nnx.State:
+    def read_weights(self, name: str, params_K: nnx.State) -> nnx.State:
         """Reads parameters of the structure and shapes of `params_K`."""
-        path = self.path / "weights.npz"
+        path = self.path / name
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 values = [arrays[name] for name, _ in named_arrays(params_K)]
@@ -293,6 +339,21 @@ class RunFolder:
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=150)
         self.write("curves.png", buffer.getvalue())
+
+
+def fixed_fields(config: dict) -> dict[str, object]:
+    """The fields that may not change while a run goes on, with their paths, of types JSON has."""
+    fields = dict(settings.flatten(json.loads(json.dumps(config))))
+    return {path: value for path, value in fields.items() if path not in FREE_FIELDS}
+
+
+def describe_differences(before: dict, now: dict) -> list[str]:
+    """A line for each field that has changed, with both values."""
+    return [
+        f"config.{path} was {before.get(path)!r} and is {now.get(path)!r}"
+        for path in sorted(before.keys() | now.keys())
+        if before.get(path) != now.get(path)
+    ]
 
 
 def named_arrays(params: nnx.State) -> list[tuple[str, jax.Array]]:
@@ -422,6 +483,7 @@ def result(
         "dataset": {
             "name": data.name,
             "fingerprint": data.fingerprint,
+            "test_reviews_repeated": data.repeated,
             **{split: len(getattr(data, split)) for split in SPLITS},
             "longest_tokens": {
                 split: int(getattr(data, split).lengths.max(initial=0)) for split in SPLITS

@@ -1,7 +1,10 @@
 """When a run is saved, and where it goes on."""
 
+import hashlib
+import pathlib
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
@@ -43,8 +46,14 @@ class Keeper:
         self._folder = folder
         self._checkpoints = Checkpoints(folder.path / "checkpoints", config.train.checkpoints_kept)
         self._stopwatch = stopwatch
-        # What numbers depend on beside the config, which the folder compares.
-        self._circumstances = {
+        # What numbers depend on. The folder compares the config with that in `config.json`; this
+        # is for where a hand has changed both.
+        fields = report.fixed_fields(config.to_dict())
+        if (cell := pathlib.Path(config.model.cell)).suffix == ".py":
+            digest = hashlib.sha256(cell.read_bytes()).hexdigest()
+            fields["model.cell"] = f"a file with the SHA-256 {digest}"
+        self._circumstances: dict[str, Any] = {
+            "config": fields,
             "data": data.fingerprint,
             "devices": report.describe_mesh(mesh),
             "versions": report.versions(),
@@ -56,13 +65,14 @@ class Keeper:
         self._interrupts.__enter__()
         return self
 
-    def __exit__(self, error_type, *_) -> None:
-        self._interrupts.__exit__()
+    def __exit__(self, error_type, *error) -> None:
         try:
             self._checkpoints.wait()
         except UserError:
             if error_type is None:  # Else what went wrong first is told.
                 raise
+        finally:
+            self._interrupts.__exit__(error_type, *error)
 
     def start(self, training: Training, position: Position) -> tuple[Training, Position]:
         """Where the run was when it was last saved, or, if it never was, what is given.
@@ -91,6 +101,11 @@ class Keeper:
 
     def _compare(self, before: dict) -> None:
         now = self._circumstances
+        if differing := report.describe_differences(before["config"], now["config"]):
+            raise UserError(
+                "\n  ".join([f"{self._folder.path} was saved with another config:", *differing])
+                + "\nGo on with the config as it was, or start in a new folder."
+            )
         if before["data"] != now["data"]:
             raise UserError(
                 f"{self._folder.path} was trained on data with the fingerprint {before['data']}, "
@@ -122,9 +137,12 @@ class Keeper:
         self._unchecked.append((step, position.sums[-1]))
         self._check(position, up_to=-1)
         asked = processes.from_any(self._interrupts.asked)
-        if not (asked or processes.from_first(lambda: self._is_due(step))):
-            return
-        self._check(position)
+        if asked or processes.from_first(lambda: self._is_due(step)):
+            self._check(position)
+            self._save(step, training, position, asked)
+
+    def _save(self, step: int, training: Training, position: Position, asked: str) -> None:
+        """Saves, and ends the run if it was asked to."""
         content = {
             "position": position.to_json(),
             "circumstances": self._circumstances,
@@ -135,8 +153,8 @@ class Keeper:
         if asked:
             self._checkpoints.wait()
             raise Stopped(
-                f"{asked}: saved after step {step:,}. The same command with "
-                f"--workdir={self._folder.path} goes on from there."
+                f"{asked}: saved after step {step:,} in {self._folder.path}. The same command "
+                f"goes on from there; of main.py, with --workdir={self._folder.path}."
             )
 
     def _is_due(self, step: int) -> bool:
@@ -144,16 +162,27 @@ class Keeper:
         seconds, steps = time.monotonic() - self._saved_at, step - self._saved_step
         return 0 < self._every_seconds < seconds or 0 < self._every_steps <= steps
 
-    def after_epoch(self, step: int, position: Position, validation: metrics.Metrics) -> None:
-        """Looks at what all calls of an epoch and its validation gave.
+    def after_epoch(
+        self, step: int, training: Training, position: Position, validation: metrics.Metrics
+    ) -> None:
+        """Looks at what all calls of an epoch and its validation gave; ends the run if asked to.
+
+        Args:
+            step: updates made so far.
+            training, position: after the last call.
+            validation: of all seeds.
 
         Raises:
             Diverged: no seed's loss and gradient are finite any more.
+            UserError: it could not be saved.
+            Stopped: the run was asked to end, and has been saved.
         """
         self._check(position)
         for seed, loss in zip(self._seeds, validation.loss, strict=True):
             if not np.isfinite(loss) and seed not in position.diverged:
                 self._diverged(position, seed, step)
+        if asked := processes.from_any(self._interrupts.asked):
+            self._save(step, training, position, asked)
 
     def _check(self, position: Position, up_to: int | None = None) -> None:
         """Takes down seeds that have diverged in the calls that have been made, the last or not."""

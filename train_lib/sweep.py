@@ -27,8 +27,9 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from train_lib import command, files, loop, processes, settings, statistics
+from train_lib import command, loop, processes, settings, statistics
 from train_lib.errors import Diverged, UserError
+from train_lib.report import RunFolder
 
 flags.adopt_module_key_flags(command)
 _OVER = flags.DEFINE_multi_string(
@@ -195,29 +196,29 @@ def run(
     rows = []
     for number, (change, config) in enumerate(zip(changes, all_configs, strict=True), 1):
         print(f"trial {number}/{len(changes)}: {_shown(change)}", flush=True)
-        row = _run_trial(config, folder / f"trial-{number:04}")
+        row = _run_trial(config, folder.path / f"trial-{number:04}")
         rows.append({"trial": number, "fields": change} | row)
         print(f"  validation accuracy {_accuracy(row)}", flush=True)
     return _report(folder, search, rows)
 
 
-def _open(folder: pathlib.Path, search: dict) -> pathlib.Path:
+def _open(path: pathlib.Path, search: dict) -> RunFolder:
     """The sweep's folder, if it is new, empty, or of the same search."""
-    path = folder / "search.json"
+    folder, name = RunFolder(path), "search.json"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            if any(folder.iterdir()):
-                raise UserError(f"--workdir={folder} is not empty and not a sweep's folder.")
-            files.write(path, json.dumps(search, indent=2) + "\n")
-        found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"--workdir={folder} cannot be used: {error}") from error
-    expected = json.loads(json.dumps(search))
+        path.mkdir(parents=True, exist_ok=True)
+        is_empty = not any(path.iterdir())
+    except OSError as error:
+        raise UserError(f"--workdir={path} cannot be used: {error}") from error
+    if is_empty:
+        folder.write_json(name, search)
+    elif not (path / name).exists():
+        raise UserError(f"--workdir={path} is not empty and not a sweep's folder.")
+    found, expected = folder.read_json(name), json.loads(json.dumps(search))
     if found != expected:
         differing = ", ".join(sorted(key for key in expected if found.get(key) != expected[key]))
         raise UserError(
-            f"--workdir={folder} has another search in it: not the same {differing}. Name a new "
+            f"--workdir={path} has another search in it: not the same {differing}. Name a new "
             "folder."
         )
     return folder
@@ -225,10 +226,12 @@ def _open(folder: pathlib.Path, search: dict) -> pathlib.Path:
 
 def _run_trial(config: ConfigDict, path: pathlib.Path) -> dict:
     """What came of a trial, now or before; what the run printed is in a file beside its folder."""
-    with (
-        open(path.with_suffix(".log"), "a", encoding="utf-8") as log,
-        contextlib.redirect_stdout(log),
-    ):
+    with contextlib.ExitStack() as stack:
+        try:
+            log = stack.enter_context(open(path.with_suffix(".log"), "a", encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"{path.with_suffix('.log')} cannot be written: {error}") from error
+        stack.enter_context(contextlib.redirect_stdout(log))
         try:
             result = loop.run(config, str(path), evaluate_test=False)
         except Diverged as error:
@@ -245,7 +248,7 @@ def _run_trial(config: ConfigDict, path: pathlib.Path) -> dict:
     }
 
 
-def _report(folder: pathlib.Path, search: dict, rows: list[dict]) -> dict:
+def _report(folder: RunFolder, search: dict, rows: list[dict]) -> dict:
     """Writes and prints all trials, best first, and what fewer of them would have found."""
     expected = statistics.expected_best([row["validation_accuracy"] for row in rows])
     rows = sorted(rows, key=lambda row: row["validation_accuracy"], reverse=True)
@@ -255,10 +258,10 @@ def _report(folder: pathlib.Path, search: dict, rows: list[dict]) -> dict:
         "expected_best_validation_accuracy": expected.tolist(),
     }
     table = _markdown(content)
-    files.write(folder / "sweep.json", json.dumps(content, indent=2) + "\n")
-    files.write(folder / "sweep.md", table)
-    _plot(folder / "sweep.png", content)
-    print(f"\n{table}\nfolder: {folder}", flush=True)
+    folder.write_json("sweep.json", content)
+    folder.write("sweep.md", table)
+    folder.write("sweep.png", _plot(content))
+    print(f"\n{table}\nfolder: {folder.path}", flush=True)
     return content
 
 
@@ -281,7 +284,9 @@ def _markdown(content: dict) -> str:
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return (
         f"# {content['config']['name']}: {len(rows)} trials of {content['seeds_a_trial']} seed(s), "
-        f"{sum(row.get('seconds', 0) for row in rows):.0f} s\n\n{table}\n\n"
+        f"{sum(row.get('seconds', 0) for row in rows):.0f} s"
+        f"{'' if all(row['ci95'] for row in rows) else ' and those that diverged'}"
+        f"\n\n{table}\n\n"
         "The best of many is chosen for its luck too: it will do less well on other reviews.\n"
         f"Expected best validation accuracy of so many trials: {budget}.\n\n"
         f"The best one on the test reviews:\n\n"
@@ -299,8 +304,8 @@ def _given() -> list[str]:
     ]
 
 
-def _plot(path: pathlib.Path, content: dict) -> None:
-    """Expected best validation accuracy against trials, and all trials along each field."""
+def _plot(content: dict) -> bytes:
+    """Expected best validation accuracy against trials, and all trials along each field: a PNG."""
     import matplotlib.figure  # Slow to import, and needed only here.
 
     rows, expected = content["trials"], content["expected_best_validation_accuracy"]
@@ -327,7 +332,7 @@ def _plot(path: pathlib.Path, content: dict) -> None:
     first.xaxis.get_major_locator().set_params(integer=True)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150)
-    files.write(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def _accuracy(row: dict) -> str:

@@ -105,22 +105,43 @@ def test_a_bad_archive_is_named_and_leaves_nothing(tmp_path, kind):
     assert_nothing_left(root)
 
 
-def test_a_malicious_archive_writes_nothing_outside(tmp_path):
-    links = []
-    for name, kind, target in [
-        ("aclImdb/train/pos/7_9.txt", tarfile.SYMTYPE, "/etc/hostname"),
-        ("aclImdb/train/pos/8_9.txt", tarfile.LNKTYPE, "aclImdb/train/pos/0_10.txt"),
-    ]:
-        link = tarfile.TarInfo(name)
-        link.type, link.linkname = kind, target
-        links.append(link)
-    evil = [("../evil.txt", "x"), (str(tmp_path / "evil.txt"), "x"),
-            ("aclImdb/train/pos/../../../evil.txt", "x")]  # fmt: skip
-    root = tmp_path / "root"
-    archive = write_tar(tmp_path / "a.tar.gz", [*evil, *members()], links)
-    imdb.find(str(root), str(archive))
+@pytest.mark.parametrize(
+    "name", ["../evil.txt", "/tmp/evil.txt", "aclImdb/train/pos/../../../evil.txt"]
+)
+def test_an_archive_with_a_path_that_leads_out_is_refused(tmp_path, name):
+    archive = write_tar(tmp_path / "a.tar.gz", [*members(), (name, "x")])
+    with pytest.raises(UserError, match=rf"a\.tar\.gz .*'{name}' leads out of it"):
+        imdb.find(str(tmp_path / "root"), str(archive))
+    assert_nothing_left(tmp_path / "root")
     assert not list(tmp_path.rglob("evil.txt"))
-    assert len(read(root)[0].texts) == SIZES["train"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "target"),
+    [(tarfile.SYMTYPE, "/etc/hostname"), (tarfile.LNKTYPE, "aclImdb/train/pos/0_10.txt"),
+     (tarfile.FIFOTYPE, ""), (tarfile.CHRTYPE, "")],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["aclImdb/train/pos/7_9.txt", "aclImdb/notes"])
+def test_an_archive_with_a_link_or_a_device_is_refused(tmp_path, kind, target, name):
+    link = tarfile.TarInfo(name)
+    link.type, link.linkname = kind, target
+    archive = write_tar(tmp_path / "a.tar.gz", links=[link])
+    with pytest.raises(UserError, match=f"'{name}' is a link or a device"):
+        imdb.find(str(tmp_path / "root"), str(archive))
+    assert_nothing_left(tmp_path / "root")
+
+
+def test_a_folder_with_a_link_in_place_of_a_review_is_refused(tmp_path):
+    for name, text in members():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf-8")
+    path = tmp_path / "aclImdb/train/pos/0_10.txt"
+    path.unlink()
+    path.symlink_to("/etc/hostname")
+    with pytest.raises(UserError, match=r"0_10\.txt' is a link"):
+        imdb.find(str(tmp_path / "root"), str(tmp_path / "aclImdb"))
+    assert_nothing_left(tmp_path / "root")
 
 
 @pytest.mark.parametrize("split", ["train", "test", "unsup"])
@@ -133,11 +154,20 @@ def test_an_archive_short_of_one_review_of_any_split_is_refused(tmp_path, split)
     assert_nothing_left(root)
 
 
-def test_members_too_large_for_a_review_are_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(imdb, "_MAX_REVIEW_BYTES", 100)
-    files = [*members(), ("aclImdb/train/pos/9_9.txt", "x" * 101)]
-    imdb.find(str(tmp_path / "root"), str(write_tar(tmp_path / "a.tar.gz", files)))
-    assert len(read(tmp_path / "root")[0].texts) == SIZES["train"]
+@pytest.mark.parametrize(
+    ("limit", "size", "file"),
+    [
+        ("_MAX_REVIEW_BYTES", 1_000, ("aclImdb/train/pos/9_9.txt", "x" * 1_001)),
+        ("_MAX_BYTES", 100_000, ("aclImdb/all.feat", "0" * 100_000)),
+        ("_MAX_BYTES", 2_000, ("aclImdb/imdb.vocab", "")),  # Many small ones are much too.
+    ],
+)
+def test_a_bomb_is_refused(tmp_path, monkeypatch, limit, size, file):
+    archive = write_tar(tmp_path / "a.tar.gz", [*members(), file])
+    monkeypatch.setattr(imdb, limit, size)
+    with pytest.raises(UserError, match="far more than IMDB does"):
+        imdb.find(str(tmp_path / "root"), str(archive))
+    assert_nothing_left(tmp_path / "root")
 
 
 @pytest.mark.parametrize("mode", ["w", "w:bz2", "w:xz"])

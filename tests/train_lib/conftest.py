@@ -16,8 +16,11 @@ def write_run(tmp_path):
     the better its `skill`, and is drawn from `draw` and from its seeds.
     """
 
-    def write(name, seeds=(0, 1, 2), skill=1.0, draw=0, reviews=200, changes=None):
-        rng = np.random.default_rng(7)
+    def write(
+        name, seeds=(0, 1, 2), skill=1.0, draw=0, reviews=200, others=0, changes=None,
+        dataset=None, tested=True,
+    ):  # fmt: skip
+        rng = np.random.default_rng(7 + others)
         lengths, labels = rng.integers(5, 400, reviews), np.arange(reviews) % 2
         offsets = np.cumsum([0, *lengths])
         test = Split(np.zeros(offsets[-1], np.int32), offsets, labels.astype(np.int8))
@@ -32,7 +35,8 @@ def write_run(tmp_path):
         folder.write_json("config.json", config.to_dict())
         accuracies_K = ((logits_KxN > 0) == labels).mean(1)
         result = {
-            "dataset": {"name": "made_up", "fingerprint": "0123456789abcdef", "test": reviews},
+            "dataset": {"name": "made_up", "fingerprint": "0123456789abcdef", "test": reviews}
+            | (dataset or {}),
             "model": {"parameters": 1_234},
             "seeds": [
                 {"seed": seed, "test_accuracy": float(accuracy)}
@@ -42,7 +46,15 @@ def write_run(tmp_path):
             "seconds": {"train": 12.3},
             "device": "cpu: made up",
         }
-        folder.write_json("result.json", result)
+        if not tested:
+            del result["test_accuracy"]
+        folder.write_metrics(
+            [
+                {"epoch": n, "seconds": 5.0 * n, "validation_accuracy": 0.7 + 0.01 * n}
+                for n in (1, 2, 3)
+            ]
+        )
+        folder.finish(result)
         return folder.path
 
     return write

@@ -161,7 +161,7 @@ def test_the_same_command_again_leaves_what_is_finished_and_makes_the_rest(
 ):
     shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
     expected = [RunFolder(tmp_path / name).read_json("result.json") for name in NAMES]
-    (tmp_path / "nb-svm-2" / "result.json").unlink()
+    (tmp_path / "nb-svm-2" / "SHA256SUMS").unlink()
     started = []
     run = baselines._run
     monkeypatch.setattr(baselines, "_run", lambda *a: (started.append(a[0].name), run(*a)))

@@ -73,7 +73,7 @@ def test_a_run_tells_and_keeps_what_it_did(finished):
         assert words in output  # fmt: skip
     assert {path.name for path in workdir.iterdir()} == {
         "config.json", "metrics.jsonl", "vocabulary.txt", "weights.npz", "best_weights.npz",
-        "predictions.csv", "curves.png", "result.json",
+        "predictions.csv", "curves.png", "result.json", "SHA256SUMS",
     }  # fmt: skip
     assert (workdir / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((workdir / "config.json").read_text())["train"]["num_epochs"] == 2

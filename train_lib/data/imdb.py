@@ -21,7 +21,8 @@ import time
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -35,7 +36,7 @@ FOLDER = pathlib.Path("imdb_reviews") / "plain_text" / "1.0.0"
 SPLIT_SIZES = {"train": 25_000, "test": 25_000, "unsupervised": 50_000}
 
 _REVIEW = re.compile(r"aclImdb/(?:(train|test)/(neg|pos)|train/(unsup))/\d+_\d+\.txt")
-_MAX_REVIEW_BYTES = 1 << 20
+_MAX_REVIEW_BYTES, _MAX_BYTES = 1 << 20, 1 << 30  # IMDB's have 14 kB at most, 0.4 GB together.
 # A folder that was begun longer ago is of a run that was killed.
 _MAX_PREPARING_SECONDS = 3_600
 
@@ -219,19 +220,28 @@ def _read_archive(archive: pathlib.Path) -> dict[str, dict[str, dict]]:
     if not archive.exists():
         raise UserError(f"--config.data.archive={archive} does not exist.")
     if archive.is_file():
-        with open(archive, "rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != SHA256:
+        with open(archive, "rb") as content:
+            if hashlib.file_digest(content, "sha256").hexdigest() != SHA256:
                 print(
                     f"note: {archive} is not the official file; its reviews are taken as they are"
                 )
     examples: dict[str, dict[str, dict]] = {split: {} for split in SPLIT_SIZES}
     try:
-        for name, content in (_files_in_tar if archive.is_file() else _files_in_folder)(archive):
-            match = _REVIEW.fullmatch(name)
+        total = 0
+        for file in (_files_in_tar if archive.is_file() else _files_in_folder)(archive):
+            match = _REVIEW.fullmatch(file.name)
+            total += file.size
+            if (match and file.size > _MAX_REVIEW_BYTES) or total > _MAX_BYTES:
+                raise _malicious(archive, f"up to {file.name!r} it holds far more than IMDB does")
+            if not file.is_plain:
+                raise _malicious(archive, f"{file.name!r} is a link or a device")
+            if {"..", "/"} & set(pathlib.PurePosixPath(file.name).parts):
+                raise _malicious(archive, f"{file.name!r} leads out of it")
             if match:
                 folder, label, unlabelled = match.groups()
                 split = "unsupervised" if unlabelled else folder
-                examples[split][name] = {"text": content.strip(), "label": label or -1}
+                text = file.read().strip()
+                examples[split][file.name] = {"text": text, "label": label or -1}
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(
             f"{archive} is damaged or only half there ({error}). The right file is {URL}, "
@@ -246,19 +256,48 @@ def _read_archive(archive: pathlib.Path) -> dict[str, dict[str, dict]]:
     return examples
 
 
-def _files_in_tar(archive: pathlib.Path) -> Iterator[tuple[str, bytes]]:
-    """Names and contents of the plain files in a tar file; nothing is extracted to disk."""
+class _File(NamedTuple):
+    """One in an archive.
+
+    Attributes:
+        name: its path there.
+        size: in bytes, with what the archive needs to tell of it.
+        is_plain: no link, no device.
+        read: gives its content.
+    """
+
+    name: str
+    size: int
+    is_plain: bool
+    read: Callable[[], bytes]
+
+
+def _malicious(archive: pathlib.Path, reason: str) -> UserError:
+    return UserError(
+        f"{archive} is not the IMDB archive: {reason}. Nothing of it was taken. The right one is "
+        f"{URL}, SHA-256 {SHA256}."
+    )
+
+
+def _files_in_tar(archive: pathlib.Path) -> Iterator[_File]:
+    """The files in a tar file; nothing is extracted to disk."""
     with tarfile.open(archive, "r|*") as tar:
         for member in tar:
-            if member.isreg() and member.size <= _MAX_REVIEW_BYTES:
+
+            def read(member=member) -> bytes:
                 content = tar.extractfile(member)
                 assert content is not None
-                yield member.name, content.read()
+                return content.read()
+
+            is_plain = member.isreg() or member.isdir()
+            yield _File(member.name, tarfile.BLOCKSIZE + member.size, is_plain, read)
 
 
-def _files_in_folder(archive: pathlib.Path) -> Iterator[tuple[str, bytes]]:
-    """Names and contents of the files in an extracted `aclImdb/`, or in the folder around it."""
+def _files_in_folder(archive: pathlib.Path) -> Iterator[_File]:
+    """The files in an extracted `aclImdb/`, or in the folder around it."""
     if (archive / "aclImdb").is_dir():
         archive = archive / "aclImdb"
     for path in sorted(archive.glob("*/*/*.txt")):
-        yield f"aclImdb/{path.relative_to(archive).as_posix()}", path.read_bytes()
+        is_plain = path.is_file() and not path.is_symlink()
+        name = f"aclImdb/{path.relative_to(archive).as_posix()}"
+        yield _File(name, path.lstat().st_size, is_plain, path.read_bytes)
