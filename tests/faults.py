@@ -21,6 +21,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -29,6 +31,7 @@ from configs import base
 from train_lib import devices, loop, report
 from train_lib.checkpoint import Checkpoints
 from train_lib.errors import STOPPED, UserError, told_to_user
+from train_lib.report import REPORTS
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL = {
@@ -234,17 +237,17 @@ def bad_configs(sample: int | None, folder: pathlib.Path, rng: random.Random) ->
         else [*arguments, f"--workdir={folder / f'refused{number}'}"]
         for number, arguments in enumerate(_some(BAD_CONFIGS, sample, rng))
     ]
-    results = _start_all([("main.py", *arguments) for arguments in commands])
+    counts = _judge([Case(("main.py", *arguments)) for arguments in commands])
     made = [*folder.glob("refused*/result.json")]
     return {
         "what": "configs and commands that cannot be",
-        **_judge(results, refused=True),
+        **counts,
         "runs made of them": len(made),
     }
 
 
-def bad_inputs(sample: int | None, folder: pathlib.Path, rng: random.Random) -> dict:
-    """Gives predict any bytes, and it and compare folders whose files were edited."""
+def bad_texts(sample: int | None, folder: pathlib.Path, rng: random.Random) -> dict:
+    """Gives predict any bytes."""
     good = folder / "whole"
     before = contents(good)
     noise = np.random.default_rng(0)
@@ -255,34 +258,57 @@ def bad_inputs(sample: int | None, folder: pathlib.Path, rng: random.Random) -> 
         "right to left": "فيلم جيد".encode(), "combining": "e\u0301".encode() * 500,
         "all unknown": b"zzz qqq xxx " * 300, "one long word": b"a" * 1_000_000,
         "10 MB of words": b"good film " * 1_000_000, "10 MB of bytes": noise.bytes(10_000_000),
+        "10 MB, and short ones": b"good film " * 1_000_000 + b"\ngood" * 100,
         "HTML": b"<br /><br /><script>alert(1)</script>", "tabs": b"\t\t\t", "CR": b"a\rb\rc\r\n",
         "a CSV": b'"a","b"\n1,2\n', "digits": b"1234567890 " * 100, "a format": b"%s%n{0}{}",
         "many lines": b"good\n" * 5_000, "control codes": bytes(range(32)), "marks": b"!?.,;:-",
+        "nothing": b"",
     }  # fmt: skip
-    fed = [(("-m", "train_lib.predict", f"--workdir={good}", "-"), text) for text in texts.values()]
-    edited = []
-    for name in ("config.json", "result.json", "weights.npz", "vocabulary.txt", "predictions.csv"):
+    cases = [
+        Case(("-m", "train_lib.predict", f"--workdir={good}", "-"), text, answered=bool(text))
+        for text in texts.values()
+    ]
+    counts = _judge(_some(cases, sample, rng))
+    return {
+        "what": "predict is given nonsense, and files of 10 MB",
+        **counts,
+        "bits of results lost": differing_bits(before, contents(good)),
+    }
+
+
+def bad_folders(sample: int | None, folder: pathlib.Path, rng: random.Random) -> dict:
+    """Gives every program folders of runs whose files were edited, and of none."""
+    good = folder / "whole"
+    before = contents(good)
+    noise = np.random.default_rng(0)
+    cases = []
+    for name in REPORTS:
+        if not (good / name).exists():
+            continue
         for kind in ("gone", "empty", "cut", "flipped", "noise", "other"):
             copy = folder / f"edited-{name}-{kind}"
             shutil.copytree(good, copy, ignore=shutil.ignore_patterns("checkpoints"))
             _edit(copy / name, kind, noise)
-            if name != "predictions.csv":
-                edited.append(("-m", "train_lib.predict", f"--workdir={copy}", "a good film"))
-            edited.append(("-m", "train_lib.compare", str(good), str(copy)))
-    edited += [
-        ("-m", "train_lib.predict", "--workdir=/none", "text"),
-        ("-m", "train_lib.predict", f"--workdir={folder}", "text"),
-        ("-m", "train_lib.predict", f"--workdir={good}"),
-        ("-m", "train_lib.compare", str(good), str(good)),
-        ("-m", "train_lib.compare", str(good)),
-        ("-m", "train_lib.compare", str(good), "/dev/null"),
+            program = {
+                0: ("-m", "train_lib.predict", f"--workdir={copy}", "a good film"),
+                1: ("-m", "train_lib.compare", str(good), str(copy)),
+                2: ("main.py", f"--workdir={copy}", *small_flags()),
+            }[len(cases) % 3]
+            cases.append(Case(program, word=name))
+    cases += [
+        Case(("-m", "train_lib.predict", "--workdir=/none", "text"), word="/none"),
+        Case(("-m", "train_lib.predict", f"--workdir={folder}", "text"), word=str(folder)),
+        Case(("-m", "train_lib.predict", f"--workdir={good}"), word="text"),
+        Case(("-m", "train_lib.compare", str(good), str(good)), word="twice"),
+        Case(("-m", "train_lib.compare", str(good)), word="two"),
+        Case(("-m", "train_lib.compare", str(good), "/dev/null"), word="/dev/null"),
+        Case(("main.py", f"--workdir={folder / 'none'}"), word="--config"),
     ]
-    results = _start_all(_some([*fed, *((words, b"") for words in edited)], sample, rng))
-    lost = differing_bits(before, contents(good))
+    counts = _judge(_some(cases, sample, rng))
     return {
-        "what": "nonsense to predict, edited run folders to predict and compare",
-        **_judge(results, refused=False),
-        "bits of results lost": lost,
+        "what": "predict, compare and main.py are given run folders in which one file was edited",
+        **counts,
+        "bits of results lost": differing_bits(before, contents(good)),
     }
 
 
@@ -305,30 +331,39 @@ def _some(cases: list, sample: int | None, rng: random.Random) -> list:
     return cases if sample is None else rng.sample(cases, min(sample, len(cases)))
 
 
-def _start_all(cases: list) -> list:
-    """The results of programs, two at a time; a case is its arguments, or those and its input."""
+class Case(NamedTuple):
+    """A program that is started.
 
-    def start(case):
-        arguments, stdin = case if isinstance(case[-1], bytes) else (case, b"")
-        return arguments, python(*arguments, stdin=stdin)
+    Attributes:
+        arguments: of Python.
+        stdin: what it is given to read.
+        answered: whether it can do what it is asked to; else it is to say why not.
+        word: what it is to name then.
+    """
 
+    arguments: Sequence[str]
+    stdin: bytes = b""
+    answered: bool = False
+    word: str = ""
+
+
+def _judge(cases: Sequence[Case]) -> dict:
+    """Starts programs, two at a time, and counts what came of them; failures are printed."""
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        return list(pool.map(start, cases))
-
-
-def _judge(results: list, refused: bool) -> dict:
-    """Counts answers, messages and failures; failures are printed."""
+        results = list(pool.map(lambda case: python(*case.arguments, stdin=case.stdin), cases))
     counts = {"given": len(results), "answered": 0, "refused with a message": 0, "failed": 0}
-    for arguments, done in results:
+    for case, done in zip(cases, results, strict=True):
         errors = done.stderr.decode("utf-8", "replace")
-        told = done.returncode in (1, 2) and errors.strip() and "Traceback" not in errors
-        if done.returncode == 0 and "Traceback" not in errors and not refused:
-            counts["answered"] += 1
-        elif told:
-            counts["refused with a message"] += 1
+        if case.answered:
+            outcome = "answered" if done.returncode == 0 else "failed"
         else:
-            counts["failed"] += 1
-            print(f"FAILED {arguments}: {done.returncode}\n{errors[-2000:]}", flush=True)
+            is_told = done.returncode in (1, 2) and errors.strip() and case.word in errors
+            outcome = "refused with a message" if is_told else "failed"
+        if "Traceback" in errors:
+            outcome = "failed"
+        counts[outcome] += 1
+        if outcome == "failed":
+            print(f"FAILED {case}"[:2000], done.returncode, errors[-2000:], sep="\n", flush=True)
     return counts
 
 
@@ -359,7 +394,8 @@ def run(kills_: int, corruptions_: int, sample: int | None, seed: int) -> list[d
             lambda: kills(kills_, folder, random.Random(seed)),
             lambda: corruptions(corruptions_, folder, np.random.default_rng(seed)),
             lambda: bad_configs(sample, folder, random.Random(seed)),
-            lambda: bad_inputs(sample, folder, random.Random(seed)),
+            lambda: bad_texts(sample, folder, random.Random(seed)),
+            lambda: bad_folders(sample, folder, random.Random(seed)),
         ):
             rows.append(part())
             print(rows[-1], flush=True)

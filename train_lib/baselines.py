@@ -113,7 +113,7 @@ def run(config: ConfigDict, workdir: str | None = None, *, full: bool = False) -
             print(f"{described.name}: {folder.path}", flush=True)
             if not folder.is_finished():
                 _run(baseline, described, to_choose, to_train, folder)
-            results.append(folder.read_result())
+            results.append(folder.read_json("result.json"))
     print(f"\n{_table(everyone, results)}", flush=True)
     return results
 

@@ -51,7 +51,7 @@ def run(config: ConfigDict, workdir: str | None = None, *, evaluate_test: bool =
     models = build_models(config)
     with contextlib.closing(report.RunFolder.open(workdir, config)) as folder:
         if processes.from_first(folder.is_finished):
-            result = processes.from_first(folder.read_result)
+            result = processes.from_first(lambda: folder.read_json("result.json"))
             print(f"{folder.path} is finished{report.describe_result(result, folder)}", flush=True)
             return result
         return _run(config, models, folder, stopwatch, evaluate_test)

@@ -99,8 +99,9 @@ class RunFolder:
             config: of the run.
 
         Raises:
-            UserError: another run's files are in it, or the same run's with another config; another
-                process is at work in it; or it cannot be made.
+            UserError: another run's files are in it, or the same run's with another config, or
+                those of a finished run are not as it wrote them; another process is at work in it;
+                or it cannot be made.
         """
         folder = cls(processes.from_first(lambda: workdir or name_by_time(config.name)))
         if not processes.is_first():
@@ -119,6 +120,8 @@ class RunFolder:
 
     def _begin(self, config: ConfigDict) -> None:
         """Writes a new run's config, or compares it with that of the run that is there."""
+        if self.is_finished():
+            self.check()
         if self.is_begun():
             self._compare(config)
             return
@@ -190,11 +193,6 @@ class RunFolder:
                 f"{self.path / files.SUMS}: the command that trained the run makes them again "
                 "then, from its last checkpoint."
             ) from error
-
-    def read_result(self) -> dict:
-        """What a finished run reported, if that is as it wrote it."""
-        self.check()
-        return self.read_json("result.json")
 
     def close(self) -> None:
         """Lets others use the folder."""
