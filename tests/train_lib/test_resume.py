@@ -10,10 +10,11 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from configs import base
-from train_lib import loop, state
+from train_lib import devices, files, loop, report, state
 from train_lib.data import dataset
 from train_lib.errors import STOPPED, Stopped, UserError
 from train_lib.resume import Keeper
@@ -203,14 +204,134 @@ def test_a_signal_saves_and_says_how_to_go_on(config, whole, number, tmp_path, m
     assert_same(folder, whole)
 
 
-def test_a_second_interrupt_ends_at_once(config, tmp_path, monkeypatch):
-    def interrupt_twice(keeper, *_):
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_signal_in_the_last_validation_is_obeyed(config, whole, times, tmp_path, monkeypatch):
+    """By saving first; a second one at once."""
+    evaluate, evaluated = loop.evaluate, []
 
-    monkeypatch.setattr(Keeper, "after_call", interrupt_twice)
-    with pytest.raises(KeyboardInterrupt):
-        loop.run(config, str(tmp_path / "run"))
+    def interrupt(*arguments):
+        evaluated.append(arguments)
+        if len(evaluated) == 2:
+            for _ in range(times):
+                os.kill(os.getpid(), signal.SIGINT)
+        return evaluate(*arguments)
+
+    folder = tmp_path / "asked"
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "evaluate", interrupt)
+        with pytest.raises(KeyboardInterrupt if times == 2 else Stopped):
+            loop.run(config, str(folder))
+    assert not (folder / "result.json").exists()
+    loop.run(config, str(folder))
+    assert_same(folder, whole)
+
+
+def test_a_signal_that_comes_too_late_to_save_still_ends_the_run(
+    config, whole, tmp_path, monkeypatch
+):
+    after_epoch = Keeper.after_epoch
+
+    def interrupt(keeper, step, *arguments):
+        after_epoch(keeper, step, *arguments)
+        if step == 60:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    folder = tmp_path / "asked"
+    with monkeypatch.context() as patch:
+        patch.setattr(Keeper, "after_epoch", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            loop.run(config, str(folder))
+    loop.run(config, str(folder))
+    assert_same(folder, whole)
+
+
+def test_a_second_interrupt_ends_at_once(config, whole, tmp_path, monkeypatch):
+    after_call = Keeper.after_call
+
+    def interrupt_twice(keeper, step, *arguments):
+        after_call(keeper, step, *arguments)
+        if step == 24:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(Keeper, "after_call", interrupt_twice)
+        with pytest.raises(KeyboardInterrupt):
+            loop.run(config, str(folder))
+    loop.run(config, str(folder))
+    assert_same(folder, whole)
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "predictions.csv", "SHA256SUMS"])
+def test_a_full_disk_is_told_and_costs_nothing(config, whole, name, tmp_path, monkeypatch):
+    write = files.write
+
+    def fail(path, content):
+        if path == folder / name and (name != "metrics.jsonl" or content):
+            raise OSError(28, "No space left on device")
+        write(path, content)
+
+    folder = tmp_path / "full"
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "write", fail)
+        with pytest.raises(UserError, match=f"{name} cannot be written: No space left"):
+            loop.run(config, str(folder))
+    loop.run(config, str(folder))
+    assert_same(folder, whole)
+
+
+def test_on_another_number_of_devices_it_goes_on_and_says_that_bits_may_differ(
+    config, whole, tmp_path, monkeypatch, capsys
+):
+    folder = tmp_path / "killed"
+    run_until(5, config, folder, monkeypatch)
+    one = jax.make_mesh((1, 1), ("seed", "batch"), devices=jax.devices()[:1])
+    monkeypatch.setattr(devices, "mesh", lambda _: one)
+    loop.run(config, str(folder))
+    assert "devices were 2 x cpu and are 1 x cpu: what follows is no" in capsys.readouterr().out
+    with np.load(folder / "weights.npz") as found, np.load(whole / "weights.npz") as expected:
+        for path in expected:
+            np.testing.assert_allclose(found[path], expected[path], atol=1e-5, err_msg=path)
+
+
+@pytest.mark.parametrize("edited", ["train.learning_rate", "model.cell"])
+def test_a_config_that_was_edited_in_the_folder_is_refused(edited, config, tmp_path, monkeypatch):
+    cell = tmp_path / "mine.py"
+    cell.write_text((ROOT / "seqmodels/cells/simple_rnn.py").read_text())
+    config.model.cell = str(cell)
+    folder = tmp_path / "run"
+    run_until(3, config, folder, monkeypatch)
+    name = "cell.py" if edited == "model.cell" else "config.json"
+    text = (folder / name).read_text()
+    (folder / name).write_text(text.replace("0.01", "0.02") if name.endswith("n") else text + "#")
+    before = tree(folder)
+    with pytest.raises(UserError, match=rf"saved with another config:\n  config\.{edited} was"):
+        loop.run(report.RunFolder(folder).read_config(), str(folder))
+    assert tree(folder) == before
+    (folder / name).write_text(text)
+    loop.run(report.RunFolder(folder).read_config(), str(folder))
+
+
+def tree(folder):
+    """Every file and what is in it, but for the vocabulary, which is made again at each start."""
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {path: path.read_bytes() for path in paths if path.name != "vocabulary.txt"}
+
+
+def test_the_best_weights_are_those_after_the_best_epoch(config, tmp_path):
+    config.train.update(num_epochs=4, learning_rate=0.1)
+    best = [seed["best_epoch"] for seed in loop.run(config, str(tmp_path / "all"))["seeds"]]
+    assert min(best) < 4, "so that the last weights will not do"
+    for number, epochs in enumerate(best):
+        config.train.num_epochs = epochs
+        loop.run(config, str(tmp_path / str(epochs)))
+        with (
+            np.load(tmp_path / "all" / "best_weights.npz") as found,
+            np.load(tmp_path / str(epochs) / "weights.npz") as expected,
+        ):
+            for path in expected:
+                np.testing.assert_array_equal(found[path][number], expected[path][number])
 
 
 def test_the_program_ends_with_the_documented_code_and_goes_on_without_its_config(tmp_path):
@@ -234,7 +355,8 @@ def test_the_program_ends_with_the_documented_code_and_goes_on_without_its_confi
     process.terminate()
     _, told = process.communicate(timeout=120)
     assert process.returncode == STOPPED
-    assert f"--workdir={folder} goes on from there" in told
+    assert "goes on from there" in told
+    assert f"--workdir={folder}" in told
     output, errors = start().communicate(timeout=300)
     assert errors == ""
     assert "goes on from step" in output
