@@ -56,14 +56,18 @@ def without_zeros(cell: base.Cell) -> base.Cell:
 
 
 def equals_the_unrolled_loop(cell: base.Cell) -> None:
-    """The engine gives what a Python loop over the steps gives, from the last to the first.
+    """The engine gives what a Python loop over the steps gives.
 
-    Forwards it has fewer ways to go wrong, none of which depends on the cell.
+    From the last to the first with gradients; forwards those have fewer ways to go wrong, none of
+    which depends on the cell.
     """
     unrolled = functools.partial(oracle.run, reverse=True)
     loop = functools.partial(recurrence.run, reverse=True)
     expected = _results(cell, unrolled, _LENGTHS)
     _compare(_results(cell, loop, jnp.array(_LENGTHS)), expected, what="by the loop")
+    forwards = recurrence.run(cell, _inputs(), jnp.array(_LENGTHS))
+    expected = _jit(lambda x_TxDxB: oracle.run(cell, x_TxDxB, _LENGTHS))(_inputs())
+    _close("the outputs by the loop, forwards,", forwards, expected, _VALUES)
 
 
 def gradients_match_finite_differences(cell: base.Cell) -> None:

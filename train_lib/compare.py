@@ -70,14 +70,26 @@ def _run(run: Run, bins_BxN: Sequence[np.ndarray]) -> dict:
         "name": run.name,
         "folder": str(run.folder),
         "parameters": run.result["model"]["parameters"],
-        **{name: float(values_K.mean()) for name, values_K in each_K.items()},
+        **{name: report.summary(values_K) for name, values_K in each_K.items()},
         "test_accuracy": report.summary(each_K["test_accuracy"], len(labels_N)),
         "test_accuracy_sd": float(each_K["test_accuracy"].std(ddof=1)) if seeds > 1 else None,
         "train_seconds": run.result["seconds"]["train"],
         "device": run.result["device"],
+        # What is not trained by epochs has one, its end.
         "course": [
             {field: epoch[field] for field in ("epoch", "seconds", "validation_accuracy")}
+            | {"ci95": epoch["ci95"] and epoch["ci95"]["validation_accuracy"]}
             for epoch in run.epochs
+        ]
+        or [
+            {
+                "epoch": None,
+                "seconds": run.result["seconds"]["train"],
+                "validation_accuracy": of_end["mean"],
+                "ci95": None,
+            }
+            for of_end in [run.result.get("validation_accuracy")]
+            if of_end
         ],
         "diverged": [seed["seed"] for seed in run.result["seeds"] if "diverged_at_step" in seed],
         "seeds": [
@@ -134,7 +146,7 @@ def _notes(runs: Sequence[Run], pairs: Sequence[dict]) -> list[str]:
         "(Student). Of one seed: on all reviews there are (Wilson).",
         "Loss is in nats. ECE is of the probability of the positive class, in "
         f"{statistics.RELIABILITY_BINS} bins of equal counts. Loss, ECE and Brier's score are "
-        "means over seeds.",
+        "means over seeds, ± half of their intervals (Student).",
         "Difference: the second run's accuracy less the first's.",
     ]
     for run in runs:
@@ -189,9 +201,9 @@ def markdown(comparison: dict) -> str:
                 "seeds": str(len(run["seeds"])),
                 "accuracy [95 %]": _interval(run["test_accuracy"]),
                 "sd over seeds": _number(run["test_accuracy_sd"], ".4f"),
-                "loss": f"{run['test_loss']:.4f}",
-                "ECE": f"{run['ece']:.4f}",
-                "Brier": f"{run['brier']:.4f}",
+                "loss": report.plus_or_minus(run["test_loss"]),
+                "ECE": report.plus_or_minus(run["ece"]),
+                "Brier": report.plus_or_minus(run["brier"]),
                 "training s": f"{run['train_seconds']:,.0f}",
             }
             for run in runs
@@ -258,15 +270,16 @@ def _tokens(of_bin: dict) -> str:
 
 
 def draw(comparison: dict) -> Any:
-    """A Matplotlib figure: accuracies, differences, accuracy by length and time, calibration."""
+    """A Matplotlib figure: accuracies, differences, by length, time and size, calibration."""
     import matplotlib.figure  # Slow to import, and needed only here.
 
     runs, pairs = comparison["runs"], comparison["pairs"]
     above = 1.5 + 0.4 * max(len(runs), len(pairs))
-    figure = matplotlib.figure.Figure(figsize=(15, above + 4.8), layout="constrained")
+    figure = matplotlib.figure.Figure(figsize=(19, above + 4.8), layout="constrained")
     upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=(above, 4.8)).ravel()
     accuracies, differences = upper.subplots(1, 2)
-    lengths, times, calibration = lower.subplots(1, 3)
+    lengths, times, sizes, calibration = lower.subplots(1, 4)
+    times.sharey(sizes)
     for row, run in enumerate(runs):
         seeds = [seed["test_accuracy"] for seed in run["seeds"]]
         accuracies.plot(seeds, [row] * len(seeds), "|", color=f"C{row}", ms=16, alpha=0.6)
@@ -297,16 +310,28 @@ def draw(comparison: dict) -> Any:
     for number, run in enumerate(runs):
         seconds = [epoch["seconds"] for epoch in run["course"]]
         course = [epoch["validation_accuracy"] for epoch in run["course"]]
-        label = f"{run['name']}: {run['parameters']:,} parameters, {len(run['seeds'])} seeds"
+        label = f"{run['name']}: {len(run['seeds'])} seeds"
         times.plot(seconds, course, "o-", ms=4, color=f"C{number}", label=label)
+        if course and run["course"][0]["ci95"]:
+            low, high = zip(*(epoch["ci95"] for epoch in run["course"]), strict=True)
+            times.fill_between(seconds, low, high, color=f"C{number}", alpha=0.2, lw=0)
+        label = f"{run['name']}: {run['parameters']:,}"
+        sizes.plot([run["parameters"]] * len(course), course, ".", color=f"C{number}", alpha=0.4)
+        sizes.plot(
+            [run["parameters"]] * len(course[-1:]), course[-1:], "o", color=f"C{number}",
+            label=label,
+        )  # fmt: skip
     times.set(
         title="validation accuracy by time", xlabel="seconds from the start, all seeds",
         xscale="log",
     )  # fmt: skip
+    sizes.set(
+        title="by size; points: earlier epochs", xlabel="parameters", xscale="log"
+    )  # fmt: skip
 
     calibration.plot([0, 1], [0, 1], ls="--", color="0.5")
     for number, run in enumerate(runs):
-        label = f"{run['name']}: ECE {run['ece']:.3f}"
+        label = f"{run['name']}: ECE {run['ece']['mean']:.3f}"
         bars = run["reliability"]
         calibration.plot(
             bars["predicted_B"], bars["observed_B"], "o-", ms=4, color=f"C{number}", label=label
@@ -314,7 +339,7 @@ def draw(comparison: dict) -> Any:
     calibration.set(
         title="calibration", xlabel="probability of positive", ylabel="share that is positive"
     )
-    for axes in (lengths, times, calibration):
+    for axes in (lengths, times, sizes, calibration):
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
     return figure

@@ -502,9 +502,11 @@ def result(
             for number, seed in enumerate(seeds)
         ],
         **{
-            name: summary(values_K[alive_K], len(getattr(data, name.partition("_")[0])))
+            name: summary(
+                values_K[alive_K],
+                len(getattr(data, name.partition("_")[0])) if name.endswith("_accuracy") else None,
+            )
             for name, values_K in metrics.items()
-            if name.endswith("_accuracy")
         },
         "seconds": stopwatch.report(),
         "device": describe_device(),
@@ -512,34 +514,45 @@ def result(
     }
 
 
-def summary(accuracies_K: np.ndarray, reviews: int) -> dict:
-    """The mean accuracy with an interval, and of what that is."""
-    if len(accuracies_K) == 1:
-        interval = statistics.wilson_interval(float(accuracies_K[0]), reviews)
+def summary(values_K: np.ndarray, reviews: int | None = None) -> dict:
+    """The mean with an interval, and of what that is.
+
+    Args:
+        values_K: of each seed.
+        reviews: of how many they are a share. Of one seed there is an interval for a share only.
+    """
+    if len(values_K) > 1:
+        interval = statistics.mean_interval(values_K)
+        kind = f"Student, of the mean over {len(values_K)} seeds"
+        _, low, high = statistics.one_more_interval(values_K)
+        one_more = {"one_seed_low": low, "one_seed_high": high}
+    elif reviews is not None:
+        interval = statistics.wilson_interval(float(values_K[0]), reviews)
         kind, one_more = "Wilson, over the reviews, of one seed", {}
     else:
-        interval = statistics.mean_interval(accuracies_K)
-        kind = f"Student, of the mean over {len(accuracies_K)} seeds"
-        _, low, high = statistics.one_more_interval(accuracies_K)
-        one_more = {"one_seed_low": low, "one_seed_high": high}
+        return {"mean": float(values_K[0])}
     mean, low, high = interval
     return {"mean": mean, "ci95_low": low, "ci95_high": high, "interval": kind, **one_more}
+
+
+def plus_or_minus(summary: dict) -> str:
+    """A mean with half of its interval, as in `0.3312 ± 0.0061`; of one seed without."""
+    half = f" ± {summary['mean'] - summary['ci95_low']:.4f}" if "ci95_low" in summary else ""
+    return f"{summary['mean']:.4f}{half}"
 
 
 def describe_result(result: dict, folder: RunFolder) -> str:
     """What closes a run's output."""
     data, lines = result["dataset"], [""]
-    alive = [seed for seed in result["seeds"] if "diverged_at_step" not in seed]
-    if len(alive) < len(result["seeds"]):
-        lost = ", ".join(str(s["seed"]) for s in result["seeds"] if "diverged_at_step" in s)
+    lost = ", ".join(str(s["seed"]) for s in result["seeds"] if "diverged_at_step" in s)
+    if lost:
         lines.append(f"diverged:   seeds {lost}, of which nothing is in these figures")
     for split in ("validation", "test"):
         if f"{split}_accuracy" not in result:
             continue
-        accuracy = result[f"{split}_accuracy"]
-        loss = np.mean([seed[f"{split}_loss"] for seed in alive])
+        accuracy, loss = result[f"{split}_accuracy"], result[f"{split}_loss"]
         lines += [
-            f"{split + ':':<11} accuracy {accuracy['mean']:.4f}, loss {loss:.4f} on "
+            f"{split + ':':<11} accuracy {accuracy['mean']:.4f}, loss {plus_or_minus(loss)} on "
             f"{data[split]:,} reviews of {data['name']}",
             f"{'':<11} 95 % interval {accuracy['ci95_low']:.4f} to {accuracy['ci95_high']:.4f} "
             f"({accuracy['interval']})",

@@ -237,12 +237,11 @@ def _run_trial(config: ConfigDict, path: pathlib.Path) -> dict:
         except Diverged as error:
             print(error, file=log)
             return {"validation_accuracy": GUESSING, "ci95": None}
-    accuracy, seeds = result["validation_accuracy"], result["seeds"]
-    losses = [seed["validation_loss"] for seed in seeds if "validation_loss" in seed]
+    accuracy = result["validation_accuracy"]
     return {
         "validation_accuracy": accuracy["mean"],
         "ci95": [accuracy["ci95_low"], accuracy["ci95_high"]],
-        "validation_loss": float(np.mean(losses)),
+        "validation_loss": result["validation_loss"]["mean"],
         "parameters": result["model"]["parameters"],
         "seconds": result["seconds"]["total"],
     }

@@ -17,7 +17,7 @@ class MogrifierLSTM(base.Cell):
 
     x = 2 sigmoid(Q h) x in the odd rounds, h = 2 sigmoid(P x) h in the even ones; the parameters
     else and the order of the gates are the LSTM's. The rounds have matrices of their own, side by
-    side in `input_gates` Q `[H, 3D]` and `hidden_gates` P `[D, 2H]`.
+    side in `recurrent_input_gates` Q `[H, 3D]` and `hidden_gates` P `[D, 2H]`.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class MogrifierLSTM(base.Cell):
         self.recurrent_kernel = base.orthogonal(rngs, hidden_size, gates)
         self.bias = base.gate_bias(hidden_size, 0.0, forget_bias, 0.0, 0.0)
         odd, even = (_ROUNDS + 1) // 2, _ROUNDS // 2
-        self.input_gates = base.glorot_uniform(rngs, hidden_size, odd * input_size)
+        self.recurrent_input_gates = base.glorot_uniform(rngs, hidden_size, odd * input_size)
         self.hidden_gates = base.glorot_uniform(rngs, input_size, even * hidden_size)
 
     def initial_carry(self):
@@ -40,7 +40,7 @@ class MogrifierLSTM(base.Cell):
 
     def step(self, carry, z):
         (c_H, h_H), x_D = carry, z
-        input_gates = jnp.split(self.input_gates[...], (_ROUNDS + 1) // 2, axis=1)
+        input_gates = jnp.split(self.recurrent_input_gates[...], (_ROUNDS + 1) // 2, axis=1)
         hidden_gates = jnp.split(self.hidden_gates[...], _ROUNDS // 2, axis=1)
         for number in range(_ROUNDS):
             if number % 2 == 0:

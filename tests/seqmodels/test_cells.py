@@ -108,7 +108,7 @@ def lstm_layer_norm(p, xs):
 
 def lstm_mogrifier(p, xs):
     h = c = np.zeros(HIDDEN)
-    q1, q3, q5 = np.split(p.input_gates, 3, axis=1)
+    q1, q3, q5 = np.split(p.recurrent_input_gates, 3, axis=1)
     r2, r4 = np.split(p.hidden_gates, 2, axis=1)
     for x in xs:
         x = 2 * sigmoid(h @ q1) * x

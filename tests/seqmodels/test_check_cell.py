@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from flax import nnx
 
-from seqmodels import check_cell, factory
+from seqmodels import check_cell, engines, factory, recurrence
 from seqmodels.cells import base, gru
 
 
@@ -61,6 +62,63 @@ def test_a_check_fails(monkeypatch, broken, check, words):
     monkeypatch.setattr(factory, "find_cell", lambda name: broken)
     with pytest.raises(check_cell.CheckFailed, match=words):
         check(check_cell.make("broken"))
+
+
+def ignore_lengths(run):
+    return lambda cell, x_TxDxB, lengths_B, **options: run(
+        cell, x_TxDxB, jnp.full_like(lengths_B, len(x_TxDxB)), **options
+    )
+
+
+def wrong_if(is_wrong):
+    """An engine whose outputs are a hundredth too large where it is called in some way."""
+
+    def spoil(run_all):
+        def run(*arguments, **options):
+            (encoded,) = run_all(*arguments, **options)
+            factor = 1.01 if is_wrong(arguments, options) else 1.0
+            return (encoded._replace(last_HxB=encoded.last_HxB * factor),)
+
+        return run
+
+    return spoil
+
+
+def wrong_under_vmap(run):
+    def spoil(cell, x_TxDxB, lengths_B):
+        encoded = run(cell, x_TxDxB, lengths_B)
+        is_batched = any("Batch" in type(p).__name__ for p in jax.tree.leaves(nnx.state(cell)))
+        return encoded._replace(last_HxB=encoded.last_HxB * (1.01 if is_batched else 1.0))
+
+    return spoil
+
+
+def in_half(run_all):
+    def run(*arguments, matrix_dtype="float32", **options):
+        (encoded,) = run_all(*arguments, matrix_dtype=matrix_dtype, **options)
+        return (encoded._replace(last_HxB=encoded.last_HxB.astype(matrix_dtype)),)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "spoil", "check", "words"),
+    [
+        (recurrence, "run", ignore_lengths, check_cell.padding_is_neither_read_nor_written,
+         "in the padding reaches"),
+        (recurrence, "run", wrong_under_vmap, check_cell.works_under_vmap, "under vmap differ"),
+        (recurrence, "run_all", wrong_if(lambda _, options: options.get("segment_steps") == 2),
+         check_cell.segments_change_nothing, "in segments differ"),
+        (recurrence, "run_all", in_half, check_cell.bfloat16_products_stay_close,
+         "the output is bfloat16"),
+        (engines, "run_all", wrong_if(lambda arguments, _: arguments[0].name == "scan"),
+         check_cell.every_engine_gives_the_same, "by the engine scan differ"),
+    ],
+)  # fmt: skip
+def test_a_check_finds_an_engine_that_is_wrong(monkeypatch, module, name, spoil, check, words):
+    monkeypatch.setattr(module, name, spoil(getattr(module, name)))
+    with pytest.raises(check_cell.CheckFailed, match=words):
+        check(check_cell.make("lstm"))
 
 
 def test_the_program_tells_what_it_found(capsys, tmp_path):

@@ -50,7 +50,12 @@ def write_run(tmp_path):
             del result["test_accuracy"]
         folder.write_metrics(
             [
-                {"epoch": n, "seconds": 5.0 * n, "validation_accuracy": 0.7 + 0.01 * n}
+                {
+                    "epoch": n,
+                    "seconds": 5.0 * n,
+                    "validation_accuracy": 0.7 + 0.01 * n,
+                    "ci95": {"validation_accuracy": [0.65, 0.8]} if len(seeds) > 1 else None,
+                }
                 for n in (1, 2, 3)
             ]
         )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from train_lib import compare, finished
+from train_lib import compare, finished, statistics
 from train_lib.errors import UserError
 
 
@@ -31,7 +31,9 @@ def test_a_run_is_described_as_others_would(write_run):
         }
         assert {name: of_seed[name] for name in expected} == pytest.approx(expected, rel=1e-4)
     for name in ("test_loss", "brier", "ece"):
-        assert found[name] == pytest.approx(np.mean([seed[name] for seed in found["seeds"]]))
+        of_seeds = [seed[name] for seed in found["seeds"]]
+        expected = statistics.mean_interval(of_seeds)
+        assert [found[name][key] for key in ("mean", "ci95_low", "ci95_high")] == [*expected]
     accuracies = [seed["test_accuracy"] for seed in found["seeds"]]
     assert found["test_accuracy"]["mean"] == pytest.approx(np.mean(accuracies))
     assert found["test_accuracy_sd"] == pytest.approx(np.std(accuracies, ddof=1))

@@ -264,6 +264,10 @@ def test_the_guides_cell_is_one_file_that_trains_and_predicts(tmp_path):
         rows = [json.loads(row) for row in (workdir / "metrics.jsonl").read_text().splitlines()]
         losses[name] = [row["train_loss"] for row in rows]
     assert all(loss[-1] < loss[0] for loss in losses.values()), losses
+    runs = [str(tmp_path / name) for name in ("leaky", "lstm")]
+    done = python("-m", "train_lib.compare", *runs, f"--out={tmp_path / 'compared'}")
+    assert done.returncode == 0, done.stderr.decode()
+    assert "lstm minus leaky" in done.stdout.decode()
     cell.unlink()  # The run keeps its own.
     done = python("-m", "train_lib.predict", f"--workdir={tmp_path / 'leaky'}", "good")
     assert done.returncode == 0, done.stderr.decode()

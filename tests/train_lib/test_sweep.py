@@ -92,7 +92,7 @@ def test_a_trial_that_diverges_is_told_and_the_others_go_on(config, tmp_path, mo
             raise Diverged("the loss is not finite")
         accuracy = {"mean": 0.7, "ci95_low": 0.6, "ci95_high": 0.8}
         return {
-            "validation_accuracy": accuracy, "seeds": [{"validation_loss": 0.5}],
+            "validation_accuracy": accuracy, "validation_loss": {"mean": 0.5},
             "model": {"parameters": 9}, "seconds": {"total": 1.0},
         }  # fmt: skip
 
