@@ -1,5 +1,6 @@
 """Two processes, each with a device of its own, train as one does with two."""
 
+import json
 import pathlib
 import signal
 import socket
@@ -123,6 +124,22 @@ def assert_first_seeds_close(*folders):
 def test_two_processes_give_what_one_does(whole, tmp_path):
     run_one(tmp_path)
     assert_first_seeds_close(whole, tmp_path)
+
+
+def test_eight_devices_see_the_reviews_in_the_order_in_which_one_does(tmp_path):
+    losses = []
+    for cores in (1, 8):
+        code = PROGRAM.replace("{0}", f"set(range({cores}))") + RUN
+        folder = tmp_path / str(cores)
+        arguments = [*CONFIG, f"--workdir={folder}"]
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments], cwd=ROOT, text=True, capture_output=True
+        )
+        assert f"a batch is {cores} devices" in done.stdout, done.stderr
+        rows = (folder / "metrics.jsonl").read_text().splitlines()
+        losses.append([json.loads(row)["train_loss"] for row in rows])
+    assert_first_seeds_close(tmp_path / "1", tmp_path / "8")
+    np.testing.assert_allclose(*losses, rtol=1e-5)
 
 
 def test_a_killed_process_ends_the_other_and_both_go_on_bit_for_bit(whole, tmp_path):

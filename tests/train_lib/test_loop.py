@@ -4,12 +4,14 @@ import csv
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
+from train_lib import predict, report
 from train_lib.data.generated import GeneratedCorpus
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -160,6 +162,27 @@ def test_predict_takes_any_bytes(finished):
     noise = np.random.default_rng(0).bytes(200_000).replace(b"\n", b" ") + b"\n\n \xff\xfe\n"
     done = python("-m", "train_lib.predict", f"--workdir={finished[0]}", "-", stdin=noise)
     assert done.returncode == 0, done.stderr.decode()
+
+
+def test_what_predict_says_of_a_text_does_not_depend_on_the_company(finished, monkeypatch):
+    texts = ["good " * 3_000, "bad", "", "a " * 100, "xyzzy"]
+    together = predict.predict(str(finished[0]), texts)
+    monkeypatch.setattr(predict, "_MAX_BATCH_TOKENS", 1)
+    np.testing.assert_allclose(together, predict.predict(str(finished[0]), texts[::-1])[:, ::-1])
+    alone = np.concatenate([predict.predict(str(finished[0]), [text]) for text in texts], axis=1)
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_predict_takes_the_weights_after_the_best_epoch_where_it_is_asked_to(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
+    with np.load(tmp_path / "weights.npz") as last:
+        opposite = {name: -a if name.startswith("head") else a for name, a in last.items()}
+    np.savez(tmp_path / "best_weights.npz", **opposite)
+    folder = report.RunFolder(tmp_path)
+    folder.finish(folder.read_json("result.json"))
+    (probability,) = predict.predict(str(tmp_path), ["good"])[:, 0]
+    done = python("-m", "train_lib.predict", f"--workdir={tmp_path}", "--best", "good")
+    assert float(done.stdout.split()[1]) == pytest.approx(1 - probability, abs=1e-4)
 
 
 @pytest.mark.parametrize("name", ["weights.npz", "config.json", "vocabulary.txt"])

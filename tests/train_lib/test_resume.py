@@ -162,6 +162,25 @@ def test_a_seed_that_diverges_leaves_the_others_alone(config, whole, tmp_path, m
     )
 
 
+def test_a_seed_that_has_diverged_stays_so_when_the_run_goes_on(
+    config, whole, tmp_path, monkeypatch
+):
+    start = Keeper.start
+
+    def spoil_second(*arguments):
+        training, position = start(*arguments)
+        params = jax.tree.map(lambda leaf: leaf.at[1].set(jnp.nan), training.state.params)
+        return training._replace(state=training.state._replace(params=params)), position
+
+    folder = tmp_path / "spoilt"
+    with monkeypatch.context() as patch:
+        patch.setattr(Keeper, "start", spoil_second)
+        run_until(3, config, folder, monkeypatch)
+    first, second = loop.run(config, str(folder))["seeds"]
+    assert second == {"seed": 1, "diverged_at_step": 1}
+    assert first == json.loads((whole / "result.json").read_text())["seeds"][0]
+
+
 def test_a_run_that_diverges_says_where_and_overwrites_nothing_good(config, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     run_until(3, config, folder, monkeypatch)

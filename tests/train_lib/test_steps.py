@@ -3,6 +3,7 @@
 import importlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType
@@ -257,3 +258,18 @@ def test_gradients_longer_than_the_clip_norm_are_shortened_to_it_and_others_left
     assert not np.allclose(clipped, updates_of(plain, [long, short]), rtol=1e-2)
     not_clipped = updates_of(state.adam(1e-3, 1e-7, clip_norm=0.0), [long, short])
     np.testing.assert_array_equal(not_clipped, updates_of(plain, [long, short]))
+
+
+def test_a_gradient_that_is_not_finite_shows_in_the_loss(monkeypatch):
+    cross_entropy = metrics.cross_entropy
+
+    def steep(logits, *arguments):
+        """Adds nothing to the loss and NaN to its gradient."""
+        sums = cross_entropy(logits, *arguments)
+        return sums._replace(loss=sums.loss + jnp.sqrt(0 * logits.sum()))
+
+    assert np.isfinite(Trainer("lstm").train(make_split()).loss)
+    monkeypatch.setattr(metrics, "cross_entropy", steep)
+    trainer = Trainer("lstm")
+    assert np.isfinite(steep(*jnp.ones((3, 2))).loss)
+    assert np.isnan(trainer.train(make_split()).loss)
