@@ -186,6 +186,11 @@ def _notes(runs: Sequence[Run], pairs: Sequence[dict]) -> list[str]:
         )
     if len({run.result["device"] for run in runs}) > 1:
         notes.append("Training seconds are of different devices.")
+    if not any("model.ngram_words" in run.config for run in runs):
+        notes.append(
+            "No baseline is among the runs. `python -m train_lib.baselines` trains what counts "
+            "words and groups of words; a recurrent model that does not beat it is no success."
+        )
     return notes
 
 

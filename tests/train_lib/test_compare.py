@@ -100,6 +100,13 @@ def test_what_differs_in_the_configs_is_shown(write_run, changes, noted):
     assert ("trained on different data" in text) == noted
 
 
+def test_it_is_said_where_no_baseline_is_among_the_runs(write_run):
+    one, two = write_run("one"), write_run("two", draw=1)
+    baseline = write_run("nb-svm", draw=2, changes={"model.ngram_words": 2})
+    assert "No baseline" in compare.markdown(comparison_of(one, two))
+    assert "No baseline" not in compare.markdown(comparison_of(one, two, baseline))
+
+
 def test_the_same_run_twice_is_noticed(write_run):
     found = comparison_of(write_run("one"), write_run("copy"))
     (pair,) = found["pairs"]
