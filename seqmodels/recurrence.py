@@ -184,6 +184,7 @@ def run_from(
             matrix_dtype,
             segment_steps,
             is_gated=isinstance(cell, base.GatedCell),
+            is_affine=isinstance(cell, base.AffineCell),
             keeps_reads=isinstance(cell, base.AffineCell)
             and len(cell.kernel) + len(cell.recurrent_kernel) >= KEEP_FROM,
             hidden_from=hidden_from(cell),
@@ -198,6 +199,7 @@ class _Setup(NamedTuple):
     """All about running a cell that is not an array.
 
     Attributes:
+        is_gated, is_affine: what the cell is.
         keeps_reads: the backward pass keeps what each step read, rather than compute it again.
         rates: those that count; where there are any but zoneout's, there are seeds.
         hidden_from: the numbers of the matrices from which units of h are to be hidden, though the
@@ -210,6 +212,7 @@ class _Setup(NamedTuple):
     matrix_dtype: str = "float32"
     segment_steps: int = 1
     is_gated: bool = False
+    is_affine: bool = False
     keeps_reads: bool = False
     hidden_from: tuple[int, ...] = ()
 
@@ -246,8 +249,11 @@ def _run_backward(setups, residuals, cotangents):
     inputs = parts, lengths_B, seeds_Bx2
     of_cells = zip(params, starts, kept, sequences, strict=True)
     of_cotangents = zip(*cotangents, strict=True)
-    # With one cell no other is to read the inputs after it.
-    d_parts = parts if len(setups) == 1 and not setups[0].keeps_reads else None
+    # With one cell no other is to read the inputs after it. An `AffineCell` reads them in its
+    # product alone, before they are written over; where pointwise work reads them, XLA may do that
+    # afterwards, from a copy of all of them that it makes at every step.
+    in_place = len(setups) == 1 and setups[0].is_affine and not setups[0].keeps_reads
+    d_parts = parts if in_place else None
     all_d_params, d_starts = [], []
     for setup, of_cell, of_cotangent in zip(setups, of_cells, of_cotangents, strict=True):
         d_params, d_start, d_parts = _backward(setup, of_cell, of_cotangent, inputs, d_parts)

@@ -36,6 +36,7 @@ class Interrupts:
             raise KeyboardInterrupt
         self.asked = signal.Signals(number).name
         print(
-            f"\n{self.asked}: the steps in work are finished and saved first; Ctrl-C again ends at once.",
+            f"\n{self.asked}: the steps in work are finished and saved first; Ctrl-C again ends at "
+            "once.",
             file=sys.stderr, flush=True,
         )  # fmt: skip
