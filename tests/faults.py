@@ -286,14 +286,14 @@ def bad_folders(sample: int | None, folder: pathlib.Path, rng: random.Random) ->
         if not (good / name).exists():
             continue
         for kind in ("gone", "empty", "cut", "flipped", "noise", "other"):
-            copy = folder / f"edited-{name}-{kind}"
+            copy = folder / f"edited-{len(cases)}"
             shutil.copytree(good, copy, ignore=shutil.ignore_patterns("checkpoints"))
             _edit(copy / name, kind, noise)
             program = {
                 0: ("-m", "train_lib.predict", f"--workdir={copy}", "a good film"),
                 1: ("-m", "train_lib.compare", str(good), str(copy)),
                 2: ("main.py", f"--workdir={copy}", *small_flags()),
-            }[len(cases) % 3]
+            }[(len(cases) + len(cases) // 6) % 3]
             cases.append(Case(program, word=name))
     cases += [
         Case(("-m", "train_lib.predict", "--workdir=/none", "text"), word="/none"),

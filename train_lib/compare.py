@@ -2,9 +2,9 @@
 
 python -m train_lib.compare runs/lstm-... runs/bilstm-... [--out=FOLDER]
 
-Reads `config.json`, `result.json` and `predictions.csv` of each run, and compares each with each.
-Prints tables, and writes them to `compare.md`, all figures to `compare.json` and pictures to
-`compare.png`.
+Reads `config.json`, `result.json`, `metrics.jsonl` and `predictions.csv` of each run, and compares
+each with each. Prints tables, and writes them to `compare.md`, all figures to `compare.json` and
+pictures to `compare.png`.
 """
 
 import argparse
@@ -70,8 +70,10 @@ def _run(run: Run, bins_BxN: Sequence[np.ndarray]) -> dict:
         "name": run.name,
         "folder": str(run.folder),
         "parameters": run.result["model"]["parameters"],
-        **{name: report.summary(values_K) for name, values_K in each_K.items()},
-        "test_accuracy": report.summary(each_K["test_accuracy"], len(labels_N)),
+        **{
+            name: report.summary(values_K, len(labels_N) if name == "test_accuracy" else None)
+            for name, values_K in each_K.items()
+        },
         "test_accuracy_sd": float(each_K["test_accuracy"].std(ddof=1)) if seeds > 1 else None,
         "train_seconds": run.result["seconds"]["train"],
         "device": run.result["device"],
@@ -84,7 +86,7 @@ def _run(run: Run, bins_BxN: Sequence[np.ndarray]) -> dict:
         or [
             {
                 "epoch": None,
-                "seconds": run.result["seconds"]["train"],
+                "seconds": run.result["seconds"]["total"],
                 "validation_accuracy": of_end["mean"],
                 "ci95": None,
             }
@@ -317,9 +319,11 @@ def draw(comparison: dict) -> Any:
         course = [epoch["validation_accuracy"] for epoch in run["course"]]
         label = f"{run['name']}: {len(run['seeds'])} seeds"
         times.plot(seconds, course, "o-", ms=4, color=f"C{number}", label=label)
-        if course and run["course"][0]["ci95"]:
-            low, high = zip(*(epoch["ci95"] for epoch in run["course"]), strict=True)
-            times.fill_between(seconds, low, high, color=f"C{number}", alpha=0.2, lw=0)
+        if banded := [epoch["ci95"] for epoch in run["course"] if epoch["ci95"]]:
+            low, high = zip(*banded, strict=True)
+            times.fill_between(
+                seconds[: len(banded)], low, high, color=f"C{number}", alpha=0.2, lw=0
+            )
         label = f"{run['name']}: {run['parameters']:,}"
         sizes.plot([run["parameters"]] * len(course), course, ".", color=f"C{number}", alpha=0.4)
         sizes.plot(

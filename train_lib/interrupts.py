@@ -25,11 +25,9 @@ class Interrupts:
                 self._before[number] = signal.signal(number, self._ask)
         return self
 
-    def __exit__(self, error_type, *_) -> None:
+    def __exit__(self, *_) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        if self.asked and error_type is None:  # Too late to be heeded, but not to be obeyed.
-            signal.raise_signal(signal.Signals[self.asked])
 
     def _ask(self, number: int, _: FrameType | None) -> None:
         if self.asked and number == signal.SIGINT:

@@ -46,7 +46,7 @@ def load_model(
 
 
 def predict(workdir: str, texts: Sequence[str], weights: str = WEIGHTS) -> np.ndarray:
-    """The probability that each text is positive, by every seed of a run: `[K, N]`.
+    """The probability that each text is positive, by every seed that has not diverged: `[K, N]`.
 
     Args:
         workdir: the run's folder.
@@ -58,6 +58,7 @@ def predict(workdir: str, texts: Sequence[str], weights: str = WEIGHTS) -> np.nd
     """
     folder = RunFolder.open_finished(workdir)
     config, graphdef, params_K = load_model(folder, weights)
+    result = folder.read_json("result.json")
     vocabulary = Vocabulary(folder.read_text("vocabulary.txt").split("\n")[:-1])
     reviews = Split.encode(vocabulary, [split_words(text) for text in texts], np.zeros(len(texts)))
     reviews = reviews.last_tokens(config.data.max_length_tokens)
@@ -67,7 +68,8 @@ def predict(workdir: str, texts: Sequence[str], weights: str = WEIGHTS) -> np.nd
         widths_N = np.maximum(_MIN_WIDTH, 1 << powers_N)
     else:
         # Where padding is read like a word, its amount is part of the input: that of training.
-        trained_on = folder.read_json("result.json")["dataset"]["longest_tokens"]["train"]
+        # Texts longer than that have none, and each of their lengths a program of its own.
+        trained_on = result["dataset"]["longest_tokens"]["train"]
         widths_N = np.maximum(trained_on, reviews.lengths)
     mesh = devices.mesh(config.train.seeds)
     compiled = steps.make(graphdef, optax.identity(), mesh, config.data)
@@ -84,7 +86,8 @@ def predict(workdir: str, texts: Sequence[str], weights: str = WEIGHTS) -> np.nd
             compiled, params_K, reviews, plans, layout, mesh, (width,)
         )
         logits_KxN[:, of_width] = found_KxN[:, of_width]
-    return expit(logits_KxN[np.isfinite(logits_KxN).all(1)])  # Without seeds that diverged.
+    alive_K = ["diverged_at_step" not in seed for seed in result["seeds"]]
+    return expit(logits_KxN[alive_K])
 
 
 def main(argv: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 from collections.abc import Sequence
 from importlib import metadata
 
@@ -134,7 +135,7 @@ class RunFolder:
             )
         cell = pathlib.Path(config.model.get("cell", ""))  # Baselines have none.
         if cell.suffix == ".py":
-            self.write(CELL_FILE, cell.read_text("utf-8"))
+            self.write(CELL_FILE, cell.read_bytes())
         self.write_json("config.json", config.to_dict())
 
     def _take(self) -> None:
@@ -168,7 +169,7 @@ class RunFolder:
 
     def is_finished(self) -> bool:
         """Whether the run has ended and reported."""
-        return (self.path / files.SUMS).is_file()
+        return (self.path / files.SUMS).is_file() and bool(self._reports())
 
     def finish(self, result: dict) -> None:
         """Writes `result.json`, and then the digests of all that there is."""
@@ -188,10 +189,14 @@ class RunFolder:
         try:
             files.check_sums(self.path, self._reports())
         except files.Damaged as error:
+            again = ""
+            if not {"config.json", CELL_FILE} & set(re.split("[, ]+", str(error))):
+                again = (
+                    f" Or remove {self.path / files.SUMS}: the command that trained the run makes "
+                    "them again then."
+                )
             raise UserError(
-                f"{self.path} is damaged: {error}. Put back a copy of them. Or remove "
-                f"{self.path / files.SUMS}: the command that trained the run makes them again "
-                "then, from its last checkpoint."
+                f"{self.path} is damaged: {error}. Put back a copy of them.{again}"
             ) from error
 
     def close(self) -> None:
@@ -225,13 +230,11 @@ class RunFolder:
             UserError: it is not one, or they are not.
         """
         folder = cls(workdir)
-        try:
-            (folder.path / files.SUMS).stat()
-        except OSError as error:
+        if not folder.is_finished():
             raise UserError(
-                f"{folder.path} is not the folder of a finished run: it has no {files.SUMS} "
-                f"({error.strerror})."
-            ) from error
+                f"{folder.path} is not the folder of a finished run: it has no {files.SUMS} or no "
+                "results."
+            )
         folder.check()
         return folder
 
@@ -326,9 +329,12 @@ class RunFolder:
             for split, style in (("train", "o--"), ("validation", "o-")):
                 name = f"{split}_{quantity}"
                 (line,) = axes.plot(epochs, [row[name] for row in rows], style, label=split)
-                if rows[0]["ci95"]:
-                    low, high = zip(*(row["ci95"][name] for row in rows), strict=True)
-                    axes.fill_between(epochs, low, high, color=line.get_color(), alpha=0.2, lw=0)
+                # When all seeds but one have diverged there is none any more.
+                if banded := [row for row in rows if row["ci95"]]:
+                    low, high = zip(*(row["ci95"][name] for row in banded), strict=True)
+                    axes.fill_between(
+                        epochs[: len(banded)], low, high, color=line.get_color(), alpha=0.2, lw=0
+                    )
             axes.set(xlabel="epoch", ylabel=label)
             axes.xaxis.get_major_locator().set_params(integer=True)
             axes.grid(alpha=0.3)

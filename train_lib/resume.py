@@ -65,14 +65,20 @@ class Keeper:
         self._interrupts.__enter__()
         return self
 
-    def __exit__(self, error_type, *error) -> None:
+    def __exit__(self, error_type, *_) -> None:
         try:
             self._checkpoints.wait()
         except UserError:
             if error_type is None:  # Else what went wrong first is told.
                 raise
         finally:
-            self._interrupts.__exit__(error_type, *error)
+            self._interrupts.__exit__()
+        if self._interrupts.asked and error_type is None:
+            raise Stopped(
+                f"{self._interrupts.asked}: too late to save. The same command goes on from the "
+                f"last checkpoint in {self._folder.path}; of main.py, with "
+                f"--workdir={self._folder.path}."
+            )
 
     def start(self, training: Training, position: Position) -> tuple[Training, Position]:
         """Where the run was when it was last saved, or, if it never was, what is given.

@@ -207,7 +207,7 @@ def _open(path: pathlib.Path, search: dict) -> RunFolder:
     folder, name = RunFolder(path), "search.json"
     try:
         path.mkdir(parents=True, exist_ok=True)
-        is_empty = not any(path.iterdir())
+        is_empty = all(file.name.startswith(".") for file in path.iterdir())
     except OSError as error:
         raise UserError(f"--workdir={path} cannot be used: {error}") from error
     if is_empty:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from configs import base
-from train_lib import devices, files, loop, report, state
+from train_lib import devices, files, loop, predict, report, state
 from train_lib.data import dataset
 from train_lib.errors import STOPPED, Stopped, UserError
 from train_lib.resume import Keeper
@@ -181,6 +181,26 @@ def test_a_seed_that_has_diverged_stays_so_when_the_run_goes_on(
     assert first == json.loads((whole / "result.json").read_text())["seeds"][0]
 
 
+def test_a_seed_may_diverge_after_epochs_in_which_it_did_not(config, tmp_path, monkeypatch):
+    """Later epochs have no interval; reports are made all the same, and predict leaves it out."""
+    folder = tmp_path / "late"
+    run_until(5, config, folder, monkeypatch)
+    start = Keeper.start
+
+    def spoil_second(*arguments):
+        training, position = start(*arguments)
+        params = jax.tree.map(lambda leaf: leaf.at[1].set(jnp.nan), training.state.params)
+        return training._replace(state=training.state._replace(params=params)), position
+
+    monkeypatch.setattr(Keeper, "start", spoil_second)
+    result = loop.run(config, str(folder))
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["ci95"] is None for row in rows] == [False, True]
+    assert "diverged_at_step" in result["seeds"][1]
+    for weights in (report.WEIGHTS, report.BEST_WEIGHTS):
+        assert len(predict.predict(str(folder), ["good"], weights)) == 1
+
+
 def test_a_run_that_diverges_says_where_and_overwrites_nothing_good(config, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     run_until(3, config, folder, monkeypatch)
@@ -258,7 +278,7 @@ def test_a_signal_that_comes_too_late_to_save_still_ends_the_run(
     folder = tmp_path / "asked"
     with monkeypatch.context() as patch:
         patch.setattr(Keeper, "after_epoch", interrupt)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Stopped, match="too late to save"):
             loop.run(config, str(folder))
     loop.run(config, str(folder))
     assert_same(folder, whole)

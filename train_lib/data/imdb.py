@@ -232,11 +232,12 @@ def _read_archive(archive: pathlib.Path) -> dict[str, dict[str, dict]]:
             match = _REVIEW.fullmatch(file.name)
             total += file.size
             if (match and file.size > _MAX_REVIEW_BYTES) or total > _MAX_BYTES:
-                raise _malicious(archive, f"up to {file.name!r} it holds far more than IMDB does")
+                raise _not_imdb(archive, f"up to {file.name!r} it holds far more than IMDB does")
             if not file.is_plain:
-                raise _malicious(archive, f"{file.name!r} is a link or a device")
-            if {"..", "/"} & set(pathlib.PurePosixPath(file.name).parts):
-                raise _malicious(archive, f"{file.name!r} leads out of it")
+                raise _not_imdb(archive, f"{file.name!r} is a link or a device")
+            path = pathlib.PurePosixPath(file.name)
+            if path.is_absolute() or ".." in path.parts:
+                raise _not_imdb(archive, f"{file.name!r} leads out of it")
             if match:
                 folder, label, unlabelled = match.groups()
                 split = "unsupervised" if unlabelled else folder
@@ -249,10 +250,7 @@ def _read_archive(archive: pathlib.Path) -> dict[str, dict[str, dict]]:
         ) from error
     sizes = {split: len(of_split) for split, of_split in examples.items()}
     if sizes != SPLIT_SIZES:
-        raise UserError(
-            f"{archive} is not the IMDB archive: it has {sizes} reviews, not {SPLIT_SIZES}. "
-            f"The right one is {URL}, SHA-256 {SHA256}."
-        )
+        raise _not_imdb(archive, f"it has {sizes} reviews, not {SPLIT_SIZES}")
     return examples
 
 
@@ -272,7 +270,7 @@ class _File(NamedTuple):
     read: Callable[[], bytes]
 
 
-def _malicious(archive: pathlib.Path, reason: str) -> UserError:
+def _not_imdb(archive: pathlib.Path, reason: str) -> UserError:
     return UserError(
         f"{archive} is not the IMDB archive: {reason}. Nothing of it was taken. The right one is "
         f"{URL}, SHA-256 {SHA256}."
@@ -298,6 +296,7 @@ def _files_in_folder(archive: pathlib.Path) -> Iterator[_File]:
     if (archive / "aclImdb").is_dir():
         archive = archive / "aclImdb"
     for path in sorted(archive.glob("*/*/*.txt")):
-        is_plain = path.is_file() and not path.is_symlink()
+        inside = [path, *path.parents][: len(path.relative_to(archive).parts)]
+        is_plain = path.is_file() and not any(part.is_symlink() for part in inside)
         name = f"aclImdb/{path.relative_to(archive).as_posix()}"
         yield _File(name, path.lstat().st_size, is_plain, path.read_bytes)
