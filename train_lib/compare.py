@@ -317,7 +317,7 @@ def draw(comparison: dict) -> Any:
     for number, run in enumerate(runs):
         seconds = [epoch["seconds"] for epoch in run["course"]]
         course = [epoch["validation_accuracy"] for epoch in run["course"]]
-        label = f"{run['name']}: {len(run['seeds'])} seeds"
+        label = f"{run['name']}: {len(run['seeds'])} seed{'s' * (len(run['seeds']) > 1)}"
         times.plot(seconds, course, "o-", ms=4, color=f"C{number}", label=label)
         if banded := [epoch["ci95"] for epoch in run["course"] if epoch["ci95"]]:
             low, high = zip(*banded, strict=True)
