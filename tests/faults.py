@@ -289,12 +289,13 @@ def bad_folders(sample: int | None, folder: pathlib.Path, rng: random.Random) ->
             copy = folder / f"edited-{len(cases)}"
             shutil.copytree(good, copy, ignore=shutil.ignore_patterns("checkpoints"))
             _edit(copy / name, kind, noise)
-            program = {
-                0: ("-m", "train_lib.predict", f"--workdir={copy}", "a good film"),
-                1: ("-m", "train_lib.compare", str(good), str(copy)),
-                2: ("main.py", f"--workdir={copy}", *small_flags()),
-            }[(len(cases) + len(cases) // 6) % 3]
-            cases.append(Case(program, word=name))
+            programs = (
+                ("-m", "train_lib.predict", f"--workdir={copy}", "a good film"),
+                ("-m", "train_lib.compare", str(good), str(copy)),
+                ("main.py", f"--workdir={copy}", *small_flags()),
+            )
+            # So that each meets every kind of damage.
+            cases.append(Case(programs[(len(cases) + len(cases) // 6) % 3], word=name))
     cases += [
         Case(("-m", "train_lib.predict", "--workdir=/none", "text"), word="/none"),
         Case(("-m", "train_lib.predict", f"--workdir={folder}", "text"), word=str(folder)),

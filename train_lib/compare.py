@@ -93,7 +93,7 @@ def _run(run: Run, bins_BxN: Sequence[np.ndarray]) -> dict:
             for of_end in [run.result.get("validation_accuracy")]
             if of_end
         ],
-        "diverged": [seed["seed"] for seed in run.result["seeds"] if "diverged_at_step" in seed],
+        "diverged": report.diverged_seeds(run.result),
         "seeds": [
             {"seed": seed} | {name: float(values_K[k]) for name, values_K in each_K.items()}
             for k, seed in enumerate(run.seeds)
@@ -152,8 +152,9 @@ def _notes(runs: Sequence[Run], pairs: Sequence[dict]) -> list[str]:
         "Difference: the second run's accuracy less the first's.",
     ]
     for run in runs:
-        if lost := [str(s["seed"]) for s in run.result["seeds"] if "diverged_at_step" in s]:
-            notes.append(f"{run.name}: seeds {', '.join(lost)} diverged and are left out.")
+        if lost := report.diverged_seeds(run.result):
+            shown = ", ".join(map(str, lost))
+            notes.append(f"{run.name}: seeds {shown} diverged and are left out.")
     if False in one_seed:
         notes += [
             "The interval of a difference, and p, are for other seeds and reviews than these: "
@@ -319,11 +320,8 @@ def draw(comparison: dict) -> Any:
         course = [epoch["validation_accuracy"] for epoch in run["course"]]
         label = f"{run['name']}: {len(run['seeds'])} seed{'s' * (len(run['seeds']) > 1)}"
         times.plot(seconds, course, "o-", ms=4, color=f"C{number}", label=label)
-        if banded := [epoch["ci95"] for epoch in run["course"] if epoch["ci95"]]:
-            low, high = zip(*banded, strict=True)
-            times.fill_between(
-                seconds[: len(banded)], low, high, color=f"C{number}", alpha=0.2, lw=0
-            )
+        intervals = [epoch["ci95"] for epoch in run["course"]]
+        report.draw_band(times, seconds, intervals, f"C{number}")
         label = f"{run['name']}: {run['parameters']:,}"
         sizes.plot([run["parameters"]] * len(course), course, ".", color=f"C{number}", alpha=0.4)
         sizes.plot(

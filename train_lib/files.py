@@ -14,7 +14,15 @@ _SUMS_CONTENT = re.compile(rb"([0-9a-f]{64}  .+\n)+")
 
 
 class Damaged(Exception):
-    """What is wrong with files that were written."""
+    """What is wrong with files that were written.
+
+    Attributes:
+        names: of those that are not as they were, where that is what is wrong.
+    """
+
+    def __init__(self, text: str, names: Iterable[str] = ()):
+        super().__init__(text)
+        self.names = set(names)
 
 
 def cache_dir() -> pathlib.Path:
@@ -79,7 +87,7 @@ def check_sums(folder: pathlib.Path, paths: Iterable[pathlib.Path]) -> None:
     if _SUMS_CONTENT.fullmatch(expected):
         lines = set(expected.splitlines()) ^ set(found.splitlines())
         names = {line[66:].decode("utf-8", "replace") for line in lines} or names
-    raise Damaged(f"not as they were written: {', '.join(sorted(names))}")
+    raise Damaged(f"not as they were written: {', '.join(sorted(names))}", names)
 
 
 def publish(folder: pathlib.Path, path: pathlib.Path) -> None:

@@ -8,7 +8,6 @@ import json
 import os
 import pathlib
 import platform
-import re
 from collections.abc import Sequence
 from importlib import metadata
 
@@ -168,7 +167,7 @@ class RunFolder:
         return (self.path / "config.json").is_file()
 
     def is_finished(self) -> bool:
-        """Whether the run has ended and reported."""
+        """Whether the run has ended and reported; a checkpoint's folder has digests too."""
         return (self.path / files.SUMS).is_file() and bool(self._reports())
 
     def finish(self, result: dict) -> None:
@@ -190,7 +189,7 @@ class RunFolder:
             files.check_sums(self.path, self._reports())
         except files.Damaged as error:
             again = ""
-            if not {"config.json", CELL_FILE} & set(re.split("[, ]+", str(error))):
+            if not {"config.json", CELL_FILE} & error.names:
                 again = (
                     f" Or remove {self.path / files.SUMS}: the command that trained the run makes "
                     "them again then."
@@ -329,12 +328,8 @@ class RunFolder:
             for split, style in (("train", "o--"), ("validation", "o-")):
                 name = f"{split}_{quantity}"
                 (line,) = axes.plot(epochs, [row[name] for row in rows], style, label=split)
-                # When all seeds but one have diverged there is none any more.
-                if banded := [row for row in rows if row["ci95"]]:
-                    low, high = zip(*(row["ci95"][name] for row in banded), strict=True)
-                    axes.fill_between(
-                        epochs[: len(banded)], low, high, color=line.get_color(), alpha=0.2, lw=0
-                    )
+                intervals = [row["ci95"] and row["ci95"][name] for row in rows]
+                draw_band(axes, epochs, intervals, line.get_color())
             axes.set(xlabel="epoch", ylabel=label)
             axes.xaxis.get_major_locator().set_params(integer=True)
             axes.grid(alpha=0.3)
@@ -358,6 +353,12 @@ def describe_differences(before: dict, now: dict) -> list[str]:
         for path in sorted(before.keys() | now.keys())
         if before.get(path) != now.get(path)
     ]
+
+
+def draw_band(axes, xs: Sequence[float], intervals: Sequence, colour) -> None:
+    """Shades intervals over `xs`, those that are there: of one seed that is left there are none."""
+    ends_2xN = np.array([interval or (np.nan, np.nan) for interval in intervals]).reshape(-1, 2).T
+    axes.fill_between(xs, *ends_2xN, color=colour, alpha=0.2, lw=0)
 
 
 def named_arrays(params: nnx.State) -> list[tuple[str, jax.Array]]:
@@ -520,6 +521,11 @@ def result(
     }
 
 
+def diverged_seeds(result: dict) -> list[int]:
+    """The seeds of which a finished run has no figures."""
+    return [seed["seed"] for seed in result["seeds"] if "diverged_at_step" in seed]
+
+
 def summary(values_K: np.ndarray, reviews: int | None = None) -> dict:
     """The mean with an interval, and of what that is.
 
@@ -550,9 +556,9 @@ def plus_or_minus(summary: dict) -> str:
 def describe_result(result: dict, folder: RunFolder) -> str:
     """What closes a run's output."""
     data, lines = result["dataset"], [""]
-    lost = ", ".join(str(s["seed"]) for s in result["seeds"] if "diverged_at_step" in s)
-    if lost:
-        lines.append(f"diverged:   seeds {lost}, of which nothing is in these figures")
+    if lost := diverged_seeds(result):
+        shown = ", ".join(map(str, lost))
+        lines.append(f"diverged:   seeds {shown}, of which nothing is in these figures")
     for split in ("validation", "test"):
         if f"{split}_accuracy" not in result:
             continue

@@ -74,11 +74,7 @@ class Keeper:
         finally:
             self._interrupts.__exit__()
         if self._interrupts.asked and error_type is None:
-            raise Stopped(
-                f"{self._interrupts.asked}: too late to save. The same command goes on from the "
-                f"last checkpoint in {self._folder.path}; of main.py, with "
-                f"--workdir={self._folder.path}."
-            )
+            raise self._stopped(self._interrupts.asked, "too late to save")
 
     def start(self, training: Training, position: Position) -> tuple[Training, Position]:
         """Where the run was when it was last saved, or, if it never was, what is given.
@@ -158,10 +154,14 @@ class Keeper:
         self._saved_at, self._saved_step = time.monotonic(), step
         if asked:
             self._checkpoints.wait()
-            raise Stopped(
-                f"{asked}: saved after step {step:,} in {self._folder.path}. The same command "
-                f"goes on from there; of main.py, with --workdir={self._folder.path}."
-            )
+            raise self._stopped(asked, f"saved after step {step:,}")
+
+    def _stopped(self, asked: str, what: str) -> Stopped:
+        path = self._folder.path
+        return Stopped(
+            f"{asked}: {what}. The same command goes on from the last checkpoint in {path}; of "
+            f"main.py, with --workdir={path}."
+        )
 
     def _is_due(self, step: int) -> bool:
         """Whether it is time to save."""

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from configs import base
-from train_lib import devices, files, loop, predict, report, state
+from train_lib import devices, files, loop, predict, report
 from train_lib.data import dataset
 from train_lib.errors import STOPPED, Stopped, UserError
 from train_lib.resume import Keeper
@@ -71,6 +71,22 @@ def run_until(calls, config, workdir, monkeypatch):
         patch.setattr(Keeper, "after_call", kill)
         with pytest.raises(Killed):
             loop.run(config, str(workdir))
+
+
+def spoil_at_start(patch, spoil):
+    """From now on runs begin, or go on, with parameters of which `spoil` has made others."""
+    start = Keeper.start
+
+    def spoilt(*arguments):
+        training, position = start(*arguments)
+        params = jax.tree.map(spoil, training.state.params)
+        return training._replace(state=training.state._replace(params=params)), position
+
+    patch.setattr(Keeper, "start", spoilt)
+
+
+def spoil_second(leaf_K):
+    return leaf_K.at[1].set(jnp.nan)
 
 
 def without_seconds(lines):
@@ -138,13 +154,7 @@ def test_what_must_not_change_is_refused_with_both_values(config, tmp_path, monk
 
 
 def test_a_seed_that_diverges_leaves_the_others_alone(config, whole, tmp_path, monkeypatch, capsys):
-    create = state.create
-
-    def spoil_second(*arguments):
-        made = create(*arguments)
-        return made._replace(params=jax.tree.map(lambda leaf: leaf.at[1].set(jnp.nan), made.params))
-
-    monkeypatch.setattr(state, "create", spoil_second)
+    spoil_at_start(monkeypatch, spoil_second)
     folder = tmp_path / "spoilt"
     result = loop.run(config, str(folder))
     assert (
@@ -165,16 +175,9 @@ def test_a_seed_that_diverges_leaves_the_others_alone(config, whole, tmp_path, m
 def test_a_seed_that_has_diverged_stays_so_when_the_run_goes_on(
     config, whole, tmp_path, monkeypatch
 ):
-    start = Keeper.start
-
-    def spoil_second(*arguments):
-        training, position = start(*arguments)
-        params = jax.tree.map(lambda leaf: leaf.at[1].set(jnp.nan), training.state.params)
-        return training._replace(state=training.state._replace(params=params)), position
-
     folder = tmp_path / "spoilt"
     with monkeypatch.context() as patch:
-        patch.setattr(Keeper, "start", spoil_second)
+        spoil_at_start(patch, spoil_second)
         run_until(3, config, folder, monkeypatch)
     first, second = loop.run(config, str(folder))["seeds"]
     assert second == {"seed": 1, "diverged_at_step": 1}
@@ -185,14 +188,7 @@ def test_a_seed_may_diverge_after_epochs_in_which_it_did_not(config, tmp_path, m
     """Later epochs have no interval; reports are made all the same, and predict leaves it out."""
     folder = tmp_path / "late"
     run_until(5, config, folder, monkeypatch)
-    start = Keeper.start
-
-    def spoil_second(*arguments):
-        training, position = start(*arguments)
-        params = jax.tree.map(lambda leaf: leaf.at[1].set(jnp.nan), training.state.params)
-        return training._replace(state=training.state._replace(params=params)), position
-
-    monkeypatch.setattr(Keeper, "start", spoil_second)
+    spoil_at_start(monkeypatch, spoil_second)
     result = loop.run(config, str(folder))
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [row["ci95"] is None for row in rows] == [False, True]
@@ -205,15 +201,8 @@ def test_a_run_that_diverges_says_where_and_overwrites_nothing_good(config, tmp_
     folder = tmp_path / "run"
     run_until(3, config, folder, monkeypatch)
     good = max((folder / "checkpoints").iterdir())
-    start = Keeper.start
-
-    def spoil(*arguments):
-        training, position = start(*arguments)
-        params = jax.tree.map(lambda leaf: leaf * jnp.nan, training.state.params)
-        return training._replace(state=training.state._replace(params=params)), position
-
     with monkeypatch.context() as patch:
-        patch.setattr(Keeper, "start", spoil)
+        spoil_at_start(patch, lambda leaf: leaf * jnp.nan)
         with pytest.raises(UserError) as told:
             loop.run(config, str(folder))
     for words in ("seed 1", "not finite at step", f"last good checkpoint is {good}", "clip_norm"):
@@ -394,7 +383,7 @@ def test_the_program_ends_with_the_documented_code_and_goes_on_without_its_confi
     process.terminate()
     _, told = process.communicate(timeout=120)
     assert process.returncode == STOPPED
-    assert "goes on from there" in told
+    assert "The same command goes on from the last checkpoint in" in told
     assert f"--workdir={folder}" in told
     output, errors = start().communicate(timeout=300)
     assert errors == ""

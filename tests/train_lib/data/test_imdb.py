@@ -114,6 +114,7 @@ def test_an_archive_with_a_path_that_leads_out_is_refused(tmp_path, name):
     with pytest.raises(UserError, match=rf"a\.tar\.gz .*'{name}' leads out of it"):
         imdb.find(str(tmp_path / "root"), str(archive))
     assert_nothing_left(tmp_path / "root")
+    assert not list(tmp_path.rglob("evil.txt"))
 
 
 @pytest.mark.parametrize(
