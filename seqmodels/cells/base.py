@@ -82,6 +82,21 @@ def gate_bias(hidden_size: int, *values: float) -> nnx.Param[jax.Array]:
     return nnx.Param(jnp.repeat(jnp.array(values, jnp.float32), hidden_size))
 
 
+def memory_bias(rngs: nnx.Rngs, hidden_size: int, memory_steps: float) -> jax.Array:
+    """`[H]`, of gates that keep: with it units forget after 2 to T = `memory_steps` steps.
+
+    Tallec and Ollivier, "Can recurrent neural networks warp time?", ICLR 2018: log(U(1, T - 1)).
+
+    Raises:
+        ValueError: T is not above 2.
+    """
+    if not memory_steps > 2:
+        raise ValueError(f"memory_steps must be above 2, and is {memory_steps}")
+    return jnp.log(
+        jax.random.uniform(rngs.params(), (hidden_size,), minval=1, maxval=memory_steps - 1)
+    )
+
+
 def blend_scaled(
     old: tuple[jax.Array, ...], new: tuple[jax.Array, ...], share: jax.Array
 ) -> tuple[jax.Array, ...]:

@@ -16,15 +16,29 @@ class GRU(base.GatedCell):
 
     Parameters, with the gates side by side in Keras' order u, r, n: `kernel` W, `recurrent_kernel`
     R, `bias` b and `recurrent_bias` d, zero.
+
+    Args:
+        memory_steps: T, how long memories are to last, at first: of the update gate u the bias b is
+            `base.memory_bias`.
     """
 
-    def __init__(self, input_size: int, hidden_size: int, *, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        rngs: nnx.Rngs,
+        memory_steps: float | None = None,
+    ):
         gates = 3 * hidden_size
         self.hidden_size = hidden_size
         self.kernel = base.glorot_uniform(rngs, input_size, gates)
         self.recurrent_kernel = base.orthogonal(rngs, hidden_size, gates)
         self.bias = base.constant(0.0, gates)
         self.recurrent_bias = base.constant(0.0, gates)
+        if memory_steps is not None:
+            u_H = base.memory_bias(rngs, hidden_size, memory_steps)
+            self.bias[...] = self.bias[...].at[:hidden_size].set(u_H)
 
     def initial_carry(self):
         return (jnp.zeros(self.hidden_size),)

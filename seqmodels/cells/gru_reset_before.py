@@ -15,13 +15,27 @@ class ResetBeforeGRU(base.Cell):
     """u, r = sigmoid(W x + R h + b); n = tanh(W x + R (r h) + b); h' = u h + (1 - u) n.
 
     Gates side by side in Keras' order u, r, n.
+
+    Args:
+        memory_steps: T, how long memories are to last, at first: of the update gate u the bias is
+            `base.memory_bias`.
     """
 
-    def __init__(self, input_size: int, hidden_size: int, *, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        rngs: nnx.Rngs,
+        memory_steps: float | None = None,
+    ):
         self.hidden_size = hidden_size
         self.kernel = base.glorot_uniform(rngs, input_size, 3 * hidden_size)
         self.recurrent_kernel = base.orthogonal(rngs, hidden_size, 3 * hidden_size)
         self.bias = base.constant(0.0, 3 * hidden_size)
+        if memory_steps is not None:
+            u_H = base.memory_bias(rngs, hidden_size, memory_steps)
+            self.bias[...] = self.bias[...].at[:hidden_size].set(u_H)
 
     def initial_carry(self):
         return jnp.zeros(self.hidden_size)

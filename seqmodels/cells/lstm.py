@@ -21,9 +21,8 @@ class LSTM(base.AffineCell):
     Args:
         forget_bias: one after Jozefowicz et al., "An Empirical Exploration of Recurrent Network
             Architectures", ICML 2015.
-        memory_steps: T, how long memories are to last, at first: the forget gates' biases are drawn
-            from log(U(1, T - 1)), whatever `forget_bias` is, and the input gates' are minus theirs
-            (Tallec and Ollivier, "Can recurrent neural networks warp time?", ICLR 2018).
+        memory_steps: T, how long memories are to last, at first: the forget gates' biases are
+            `base.memory_bias`, whatever `forget_bias` is, and the input gates' are minus theirs.
     """
 
     def __init__(
@@ -42,11 +41,7 @@ class LSTM(base.AffineCell):
         if memory_steps is None:
             self.bias = base.gate_bias(hidden_size, 0.0, forget_bias, 0.0, 0.0)
             return
-        if not memory_steps > 2:
-            raise ValueError(f"memory_steps must be above 2, and is {memory_steps}")
-        f_H = jnp.log(
-            jax.random.uniform(rngs.params(), (hidden_size,), minval=1, maxval=memory_steps - 1)
-        )
+        f_H = base.memory_bias(rngs, hidden_size, memory_steps)
         zero_H = jnp.zeros(hidden_size)
         self.bias = nnx.Param(jnp.concatenate([-f_H, f_H, zero_H, zero_H]))
 

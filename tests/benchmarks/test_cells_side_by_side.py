@@ -3,9 +3,11 @@
 import json
 
 import pytest
+from flax import nnx
 
 from benchmarks import cells
 from benchmarks.cells import Entry, Task
+from seqmodels import factory
 from train_lib import loop
 
 SMALL = {
@@ -16,7 +18,9 @@ SMALL = {
 
 @pytest.fixture
 def arguments(monkeypatch, tmp_path):
-    monkeypatch.setattr(cells, "TASKS", {"order": Task("order", "temporal_order", SMALL)})
+    monkeypatch.setattr(
+        cells, "TASKS", {"order": Task("order", "temporal_order", SMALL, (0.1, 1e-3))}
+    )
     folders = [f"--runs={tmp_path / 'runs'}", f"--out={tmp_path / 'out'}"]
     return ["--cells=lstm,simple_rnn", "--lengths=20", *folders]
 
@@ -25,7 +29,8 @@ def test_interrupted_and_started_again_it_makes_what_is_missing(arguments, monke
     run, made = loop.run, []
 
     def run_and_note(config, workdir):
-        made.append((config.model.cell, config.model.cell_options))
+        model = config.model
+        made.append((model.cell, model.cell_options, config.train.learning_rate))
         return run(config, workdir)
 
     def run_one(config, workdir):
@@ -36,13 +41,17 @@ def test_interrupted_and_started_again_it_makes_what_is_missing(arguments, monke
     monkeypatch.setattr(loop, "run", run_one)
     with pytest.raises(KeyboardInterrupt):
         cells.main(arguments)
-    assert made == [("lstm", "")]
+    assert made == [("lstm", "", 0.1)]
     monkeypatch.setattr(loop, "run", run_and_note)
     cells.main(arguments)
-    assert made[1:] == [("lstm", ""), ("simple_rnn", ""), ("lstm", "memory_steps=20")]
+    assert made[1:] == [
+        (*entry, rate)
+        for entry in (("lstm", ""), ("simple_rnn", ""), ("lstm", "memory_steps=20"))
+        for rate in (0.1, 1e-3)
+    ]
     weights = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("weights.npz")}
     cells.main(arguments)
-    assert len(weights) == 3
+    assert len(weights) == 6
     assert {path: path.stat().st_mtime_ns for path in weights} == weights
 
     out = tmp_path / "out"
@@ -57,9 +66,28 @@ def test_interrupted_and_started_again_it_makes_what_is_missing(arguments, monke
 def test_another_budget_is_another_run(tmp_path):
     for epochs in (1, 2):
         changes = SMALL | {"data.length_tokens": 20, "train.num_epochs": epochs}
-        task = Task("order", "temporal_order", changes)
-        row = cells.run("order-20", task, Entry("simple_rnn", "simple_rnn"), tmp_path)
+        task = Task("order", "temporal_order", changes, (1e-3,))
+        row = cells.run("order-20", task, Entry("simple_rnn", "simple_rnn"), 1e-3, tmp_path)
         assert len(row["validation_accuracy"]) == epochs
+
+
+def test_of_learning_rates_the_best_in_validation_is_shown(arguments, monkeypatch, tmp_path):
+    """Whatever the test reviews say."""
+    last = {0.1: 0.6, 1e-3: 0.7}
+
+    def run(name, task, entry, rate, runs):
+        test = 1 - last[rate]
+        return {
+            "task": name, "cell": entry.name, "parameters": 1, "learning_rate": rate, "seconds": 1,
+            "validation_accuracy": [0.9 - last[rate], last[rate]],
+            "test_accuracy": test, "ci95": [test - 0.1, test + 0.1],
+        }  # fmt: skip
+
+    monkeypatch.setattr(cells, "run", run)
+    cells.main(arguments)
+    rows = json.loads((tmp_path / "out/cells.json").read_text())["rows"]
+    assert [row["learning_rate"] for row in rows] == [1e-3] * 3
+    assert "0.3000 [0.200, 0.400], 1, 1, 0.001" in (tmp_path / "out/cells.md").read_text()
 
 
 def test_temporal_order_is_a_task_for_each_length_and_other_tasks_stay():
@@ -70,6 +98,16 @@ def test_temporal_order_is_a_task_for_each_length_and_other_tasks_stay():
     names = [entry.name for entry in cells.entries(["lstm"], tasks["temporal_order-500"])]
     assert names == [entry.name for entry in cells.entries(["lstm"], tasks["temporal_order-2000"])]
     assert [entry.name for entry in cells.entries(["lstm"], tasks["imdb"])] == ["lstm"]
+
+
+def test_where_memory_is_all_each_cell_that_can_be_is_told_how_long():
+    task = Task("order", "temporal_order", {"data.length_tokens": 20}, (1e-3,))
+    for name in factory.cell_names():
+        _, *told = cells.entries([name], task)
+        for entry in told:
+            options = factory.parse_options(entry.cell_options)
+            factory.find_cell(name)(2, 3, rngs=nnx.Rngs(0), **options)
+    assert cells.entries(["simple_rnn"], task) == [Entry("simple_rnn", "simple_rnn")]
 
 
 def test_nothing_takes_the_place_of_imdb():

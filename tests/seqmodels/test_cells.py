@@ -255,15 +255,33 @@ def test_forget_bias_is_in_the_forget_gate_alone(name, place):
     np.testing.assert_array_equal(other, 3 * forget)
 
 
-def test_memories_of_an_lstm_last_as_long_as_it_is_told():
-    cell = factory.find_cell("lstm")(INPUT, 1_000, rngs=nnx.Rngs(0), memory_steps=50)
-    i_H, f_H, *others = np.split(np.array(cell.bias[...], np.float64), 4)
-    # Of a memory, 1 / (1 - f) steps are left before it fades.
-    steps_H = 1 + np.exp(f_H)
+@pytest.mark.parametrize(("name", "place"), [("lstm", 1), ("gru", 0), ("gru_reset_before", 0)])
+def test_memories_last_as_long_as_a_cell_is_told(name, place):
+    cell = factory.find_cell(name)(INPUT, 1_000, rngs=nnx.Rngs(0), memory_steps=50)
+    gates = list(np.array(cell.bias[...], np.float64).reshape(-1, 1_000))
+    keep_H = gates.pop(place)
+    # Of a memory, 1 / (1 - sigmoid(keep)) steps are left before it fades.
+    steps_H = 1 + np.exp(keep_H)
     assert 2 <= steps_H.min() < 3
     assert 49 < steps_H.max() <= 50
-    np.testing.assert_array_equal(i_H, -f_H)
-    assert not np.any(others)
+    if name == "lstm":
+        np.testing.assert_array_equal(gates.pop(0), -keep_H)
+    assert not np.any(gates)
+
+
+def test_memories_without_gates_last_as_long_as_a_cell_is_told():
+    cell = factory.find_cell("indrnn")(INPUT, 1_000, rngs=nnx.Rngs(0), memory_steps=50)
+    left_H = np.array(cell.recurrent_weights[...], np.float64) ** 50
+    assert 0.4999 < left_H.min() < 0.51
+    assert 1.96 < left_H.max() < 2.0001
+
+
+@pytest.mark.parametrize(
+    ("name", "least"), [("lstm", 2), ("gru", 2), ("gru_reset_before", 2), ("indrnn", 0)]
+)
+def test_memories_that_cannot_be_are_refused(name, least):
+    with pytest.raises(ValueError, match=f"memory_steps must be .* is {least}"):
+        factory.find_cell(name)(INPUT, HIDDEN, rngs=nnx.Rngs(0), memory_steps=least)
 
 
 @pytest.mark.parametrize("name", ["slstm", "mlstm"])
