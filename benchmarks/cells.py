@@ -26,7 +26,7 @@ from benchmarks import workload
 from benchmarks.peers import chosen
 from seqmodels import factory
 from train_lib import devices, files, loop
-from train_lib.errors import told_to_user
+from train_lib.errors import Diverged, UserError, told_to_user
 
 
 class Task(NamedTuple):
@@ -118,13 +118,24 @@ def main(argv: Sequence[str]) -> None:
     devices.configure()
     options.out.mkdir(parents=True, exist_ok=True)
     rows: list[dict] = []
+    lost: list[str] = []
     for name, task in tasks.items():
         for entry in entries(cells, task):
-            runs = [run(name, task, entry, rate, options.runs) for rate in task.learning_rates]
-            rows.append(max(runs, key=lambda row: row["validation_accuracy"][-1]))
-            content = {"machine": workload.machine(), "rows": rows}
+            of_rates = []
+            for rate in task.learning_rates:
+                try:
+                    of_rates.append(run(name, task, entry, rate, options.runs))
+                except Diverged as error:
+                    print(f"{entry.name} with learning rate {rate:g}: {error}")
+                    lost.append(f"{entry.name} on {task.title} at {rate:g}")
+            if of_rates:
+                rows.append(max(of_rates, key=lambda row: row["validation_accuracy"][-1]))
+            content = {"machine": workload.machine(), "rows": rows, "diverged": lost}
             files.write(options.out / "cells.json", json.dumps(content, indent=1) + "\n")
-    table = markdown(rows, tasks, " ".join(["python -m benchmarks.cells", *argv]))
+    if not rows:
+        raise UserError("every run has diverged, so there is nothing to show")
+    tasks = {name: task for name, task in tasks.items() if any(row["task"] == name for row in rows)}
+    table = markdown(rows, lost, tasks, " ".join(["python -m benchmarks.cells", *argv]))
     files.write(options.out / "cells.md", table)
     draw(rows, tasks).savefig(options.out / "cells.png", dpi=150)
     print(table)
@@ -164,8 +175,10 @@ def run(name: str, task: Task, entry: Entry, learning_rate: float, runs: pathlib
     }
 
 
-def markdown(rows: Sequence[dict], tasks: dict[str, Task], command: str) -> str:
-    """The table, sorted by its first task, then by the next."""
+def markdown(
+    rows: Sequence[dict], lost: Sequence[str], tasks: dict[str, Task], command: str
+) -> str:
+    """The table, sorted by its first task, then by the next, and which runs diverged."""
     found = {(row["task"], row["cell"]): row for row in rows}
     cells = sorted(
         dict.fromkeys(row["cell"] for row in rows),
@@ -188,6 +201,7 @@ def markdown(rows: Sequence[dict], tasks: dict[str, Task], command: str) -> str:
         "sequences of that run (Wilson), says nothing about other seeds. Guessing gets "
         f"{CHANCE}. Seconds are of training,\nwithout compiling. Of several learning rates the one "
         f"best in validation is shown.\n\n{table}\n"
+        + (f"\nDiverged: {'; '.join(lost)}.\n" if lost else "")
     )
 
 

@@ -9,6 +9,7 @@ from benchmarks import cells
 from benchmarks.cells import Entry, Task
 from seqmodels import factory
 from train_lib import loop
+from train_lib.errors import Diverged, UserError
 
 SMALL = {
     "data.train_reviews": 32, "data.validation_reviews": 8,
@@ -65,10 +66,12 @@ def test_another_budget_is_another_run(tmp_path):
 
 
 def test_of_learning_rates_the_best_in_validation_is_shown(arguments, monkeypatch, tmp_path):
-    """Whatever the test reviews say."""
-    last = {0.1: 0.6, 1e-3: 0.7}
+    """Whatever the test reviews say; and those that diverge are named."""
+    last = {0.1: 0.6, 1e-3: 0.7, 0.5: 0.8}
 
     def run(name, task, entry, rate, runs):
+        if rate == 0.5 or entry.cell == "simple_rnn":
+            raise Diverged("seed 0: not finite")
         test = 1 - last[rate]
         return {
             "task": name, "cell": entry.name, "parameters": 1, "learning_rate": rate, "seconds": 1,
@@ -81,8 +84,15 @@ def test_of_learning_rates_the_best_in_validation_is_shown(arguments, monkeypatc
     monkeypatch.setitem(cells.TASKS, "order", task)
     cells.main(arguments)
     rows = json.loads((tmp_path / "out/cells.json").read_text())["rows"]
-    assert [row["learning_rate"] for row in rows] == [1e-3] * 3
-    assert "0.3000 [0.200, 0.400], 1, 1, 0.001" in (tmp_path / "out/cells.md").read_text()
+    assert [row["cell"] for row in rows] == ["lstm", "lstm, memory_steps=T"]
+    assert [row["learning_rate"] for row in rows] == [1e-3] * 2
+    table = (tmp_path / "out/cells.md").read_text()
+    assert table.count("0.3000 [0.200, 0.400], 1, 1, 0.001") == 2
+    title = "order, T = 20"
+    assert f"Diverged: lstm on {title} at 0.5; simple_rnn on {title} at 0.1;" in table
+
+    with pytest.raises(UserError, match="every run has diverged"):
+        cells.main([*arguments, "--cells=simple_rnn"])
 
 
 def test_temporal_order_is_a_task_for_each_length_and_other_tasks_stay():
