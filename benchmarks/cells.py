@@ -2,8 +2,9 @@
 
 python -m benchmarks.cells
 python -m benchmarks.cells --tasks=temporal_order --lengths=500,1000,2000 --cells=lstm
+python -m benchmarks.cells --tasks=imdb --seeds=10
 
-Each run is one of `main.py`, seed 0, in a folder of its own under `--runs`, named after its config.
+Each run is one of `main.py` in a folder of its own under `--runs`, named after its config.
 Where a task has several learning rates, each cell runs with all of them, and what is shown is the
 run whose last validation accuracy is best.
 The same command goes on where it was interrupted.
@@ -25,7 +26,7 @@ import matplotlib.figure
 from benchmarks import workload
 from benchmarks.peers import chosen
 from seqmodels import factory
-from train_lib import devices, files, loop
+from train_lib import devices, files, loop, report
 from train_lib.errors import Diverged, UserError, told_to_user
 
 
@@ -108,6 +109,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--lengths", type=_lengths, default="500", help="tokens, of temporal_order's sequences"
     )
+    parser.add_argument("--seeds", type=int, default=1, help="of every run: 0 and those behind it")
     parser.add_argument("--runs", type=pathlib.Path, default="runs/cells")
     parser.add_argument("--out", type=pathlib.Path, default="benchmarks/results")
     options = parser.parse_args(argv)
@@ -123,11 +125,14 @@ def main(argv: Sequence[str]) -> None:
         for entry in entries(cells, task):
             of_rates = []
             for rate in task.learning_rates:
+                what = f"{entry.name} on {task.title} at {rate:g}"
                 try:
-                    of_rates.append(run(name, task, entry, rate, options.runs))
+                    of_rates.append(run(name, task, entry, rate, options.seeds, options.runs))
                 except Diverged as error:
-                    print(f"{entry.name} with learning rate {rate:g}: {error}")
-                    lost.append(f"{entry.name} on {task.title} at {rate:g}")
+                    print(f"{what}: {error}")
+                    lost.append(what)
+                else:
+                    lost += [f"seed {seed} of {what}" for seed in of_rates[-1]["diverged"]]
             if of_rates:
                 rows.append(max(of_rates, key=lambda row: row["validation_accuracy"][-1]))
             content = {"machine": workload.machine(), "rows": rows, "diverged": lost}
@@ -135,7 +140,8 @@ def main(argv: Sequence[str]) -> None:
     if not rows:
         raise UserError("every run has diverged, so there is nothing to show")
     tasks = {name: task for name, task in tasks.items() if any(row["task"] == name for row in rows)}
-    table = markdown(rows, lost, tasks, " ".join(["python -m benchmarks.cells", *argv]))
+    command = " ".join(["python -m benchmarks.cells", *argv])
+    table = markdown(rows, lost, tasks, options.seeds, command)
     files.write(options.out / "cells.md", table)
     draw(rows, tasks).savefig(options.out / "cells.png", dpi=150)
     print(table)
@@ -150,12 +156,14 @@ def _lengths(text: str) -> list[int]:
         ) from None
 
 
-def run(name: str, task: Task, entry: Entry, learning_rate: float, runs: pathlib.Path) -> dict:
+def run(
+    name: str, task: Task, entry: Entry, learning_rate: float, seeds: int, runs: pathlib.Path
+) -> dict:
     """What came of one cell on one task, now or before."""
     config = importlib.import_module(f"configs.{task.config}").get_config()
     config.model.cell, config.model.cell_options = entry.cell, entry.cell_options
     config.update_from_flattened_dict(task.changes)
-    config.train.learning_rate = learning_rate
+    config.train.learning_rate, config.train.seeds = learning_rate, seeds
     config.name = f"{name}-{entry.cell}"
     identity = json.dumps(config.to_dict(), sort_keys=True)
     folder = runs / f"{config.name}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
@@ -167,6 +175,7 @@ def run(name: str, task: Task, entry: Entry, learning_rate: float, runs: pathlib
         "cell": entry.name,
         "cell_options": entry.cell_options,
         "learning_rate": learning_rate,
+        "diverged": report.diverged_seeds(result),
         "parameters": result["model"]["parameters"],
         "test_accuracy": accuracy["mean"],
         "ci95": [accuracy["ci95_low"], accuracy["ci95_high"]],
@@ -176,7 +185,7 @@ def run(name: str, task: Task, entry: Entry, learning_rate: float, runs: pathlib
 
 
 def markdown(
-    rows: Sequence[dict], lost: Sequence[str], tasks: dict[str, Task], command: str
+    rows: Sequence[dict], lost: Sequence[str], tasks: dict[str, Task], seeds: int, command: str
 ) -> str:
     """The table, sorted by its first task, then by the next, and which runs diverged."""
     found = {(row["task"], row["cell"]): row for row in rows}
@@ -195,11 +204,16 @@ def markdown(
         of_cell = [found.get((task, cell)) for task in tasks]
         lines.append([cell, *(_summary(row) if row else "" for row in of_cell)])
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    interval = (
+        f"{seeds} seeds; the intervals are of their mean (Student)."
+        if seeds > 1
+        else "one run, seed 0, so the interval, over the test sequences of that run\n"
+        "(Wilson), says nothing about other seeds."
+    )
     return (
         f"# Every cell with the same budget\n\nMade by `{command}` on "
-        f"{workload.machine()['device']}: seed 0, one run each, so the interval, over the test\n"
-        "sequences of that run (Wilson), says nothing about other seeds. Guessing gets "
-        f"{CHANCE}. Seconds are of training,\nwithout compiling. Of several learning rates the one "
+        f"{workload.machine()['device']}: of each {interval} Guessing gets\n"
+        f"{CHANCE}. Seconds are of training, without compiling. Of several learning rates the one "
         f"best in validation is shown.\n\n{table}\n"
         + (f"\nDiverged: {'; '.join(lost)}.\n" if lost else "")
     )

@@ -1,7 +1,7 @@
 """The generated corpus, with the budget in which `benchmarks/cells.py` compares cells.
 
 python main.py --config=configs/generated.py
-    test accuracy .9968, one seed; .7426 with a learning rate of 3e-3
+    test accuracy .997, .670, .983, .878, seeds 0 to 3; .743, .864, .747, .743 at 3e-3
 python main.py --config=configs/generated.py --config.model.cell=NAME
 """
 

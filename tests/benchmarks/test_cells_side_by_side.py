@@ -61,7 +61,7 @@ def test_another_budget_is_another_run(tmp_path):
     for epochs in (1, 2):
         changes = SMALL | {"data.length_tokens": 20, "train.num_epochs": epochs}
         task = Task("order", "temporal_order", changes, (1e-3,))
-        row = cells.run("order-20", task, Entry("simple_rnn", "simple_rnn"), 1e-3, tmp_path)
+        row = cells.run("order-20", task, Entry("simple_rnn", "simple_rnn"), 1e-3, 1, tmp_path)
         assert len(row["validation_accuracy"]) == epochs
 
 
@@ -69,12 +69,13 @@ def test_of_learning_rates_the_best_in_validation_is_shown(arguments, monkeypatc
     """Whatever the test reviews say; and those that diverge are named."""
     last = {0.1: 0.6, 1e-3: 0.7, 0.5: 0.8}
 
-    def run(name, task, entry, rate, runs):
+    def run(name, task, entry, rate, seeds, runs):
         if rate == 0.5 or entry.cell == "simple_rnn":
             raise Diverged("seed 0: not finite")
         test = 1 - last[rate]
         return {
             "task": name, "cell": entry.name, "parameters": 1, "learning_rate": rate, "seconds": 1,
+            "diverged": [1] if rate == 0.1 else [],
             "validation_accuracy": [0.9 - last[rate], last[rate]],
             "test_accuracy": test, "ci95": [test - 0.1, test + 0.1],
         }  # fmt: skip
@@ -82,14 +83,18 @@ def test_of_learning_rates_the_best_in_validation_is_shown(arguments, monkeypatc
     monkeypatch.setattr(cells, "run", run)
     task = cells.TASKS["order"]._replace(learning_rates=tuple(last))
     monkeypatch.setitem(cells.TASKS, "order", task)
-    cells.main(arguments)
+    cells.main([*arguments, "--seeds=2"])
     rows = json.loads((tmp_path / "out/cells.json").read_text())["rows"]
     assert [row["cell"] for row in rows] == ["lstm", "lstm, memory_steps=T"]
     assert [row["learning_rate"] for row in rows] == [1e-3] * 2
     table = (tmp_path / "out/cells.md").read_text()
     assert table.count("0.3000 [0.200, 0.400], 1, 1, 0.001") == 2
     title = "order, T = 20"
-    assert f"Diverged: lstm on {title} at 0.5; simple_rnn on {title} at 0.1;" in table
+    lost = (
+        f"seed 1 of lstm on {title} at 0.1; lstm on {title} at 0.5; simple_rnn on {title} at 0.1;"
+    )
+    assert f"Diverged: {lost}" in table
+    assert "2 seeds; the intervals are of their mean (Student)" in table
 
     with pytest.raises(UserError, match="every run has diverged"):
         cells.main([*arguments, "--cells=simple_rnn"])
