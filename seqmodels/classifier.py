@@ -1,13 +1,13 @@
 """Embed, encode, pool, decide."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.nn import initializers
 
-from seqmodels import dropout
+from seqmodels import arguments, dropout
 from seqmodels.embedding import embed
 from seqmodels.encoder import Encoder
 from seqmodels.pooling import Last, Pooling
@@ -97,9 +97,17 @@ class Classifier(nnx.Module):
             shared_steps: where rows are read to their end, how many tokens at their start are the
                 same in all of them, such as padding; fewer than T. They are then read once, if
                 nothing is dropped and only a last output of forward layers is asked for.
+
+        Raises:
+            ValueError: an argument has the wrong shape or type, a token or length is out of range,
+                or the head has not one output. Under `jax.jit` tokens out of range are not noticed,
+                and a length out of range makes the logit NaN.
         """
+        arguments.check_tokens(tokens_BxT, len(self.embedding))
+        if padding_side not in get_args(PaddingSide):
+            raise ValueError(f"padding_side is {padding_side!r}; it must be 'pre' or 'post'")
         batch_size, width = tokens_BxT.shape
-        starts = None
+        starts, given_lengths_B = None, lengths_B
         if lengths_B is None:
             lengths_B = jnp.full(batch_size, width)
             drops = self.drops and not (dropout_keys_B is None and step_key is None)
@@ -108,8 +116,10 @@ class Classifier(nnx.Module):
                 starts = self.encoder.last_carries(x_TxDx1, shared_steps[None], batch_size)
                 tokens_BxT = jnp.roll(tokens_BxT, -shared_steps, axis=1)
                 lengths_B = lengths_B - shared_steps
-        elif padding_side == "pre":
-            tokens_BxT = align_left(tokens_BxT, lengths_B)
+        else:
+            arguments.check_lengths(lengths_B, batch_size, width)
+            if padding_side == "pre":
+                tokens_BxT = align_left(tokens_BxT, lengths_B)
         scales_BxT = None
         if dropout_keys_B is not None and self.word_dropout > 0:
             assert self.unknown_token is not None
@@ -119,10 +129,19 @@ class Classifier(nnx.Module):
         if dropout_keys_B is not None and self.embedding_dropout > 0:
             scales_BxT = dropout.word_scales(tokens_BxT, self.embedding_dropout, dropout_keys_B)
         x_TxDxB = embed(self.embedding[...], tokens_BxT, lengths_B, scales_BxT)
-        encoded = self.encoder(
+        encoded = self.encoder.encode(
             x_TxDxB, lengths_B, dropout_keys_B=dropout_keys_B, step_key=step_key, starts=starts
         )
-        return self.head(self.pooling(encoded, lengths_B).T)[:, 0]
+        logits_Bx1 = self.head(self.pooling(encoded, lengths_B).T)
+        if logits_Bx1.shape != (batch_size, 1):
+            raise ValueError(
+                f"the head makes {list(logits_Bx1.shape)} of a batch of {batch_size}; a binary "
+                "classifier has one logit for each sequence"
+            )
+        logits_B = logits_Bx1[:, 0]
+        if given_lengths_B is None:
+            return logits_B
+        return arguments.nan_where_impossible(logits_B, given_lengths_B, width)
 
     @property
     def drops(self) -> bool:

@@ -2,16 +2,30 @@
 
 import itertools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from seqmodels import dropout, engines, recurrence
+from seqmodels import arguments, dropout, engines, recurrence
 from seqmodels.bidirectional import Bidirectional, Unidirectional
 from seqmodels.cells import base
 from seqmodels.dropout import Dropout, Rates
 from seqmodels.recurrence import Encoded
+
+
+class Encoding(NamedTuple):
+    """What an encoder makes of its sequences, the directions of its top layer side by side.
+
+    Attributes:
+        sequence_BxTxH: the output of every step; zero in the padding.
+        last_BxH: of each direction, the output of the last step it took; zero for a sequence of
+            length 0.
+    """
+
+    sequence_BxTxH: jax.Array
+    last_BxH: jax.Array
 
 
 class Encoder(nnx.Module):
@@ -24,9 +38,12 @@ class Encoder(nnx.Module):
             output: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016.
         weight_drop: the rate at which elements of recurrent matrices are dropped, in [0, 1).
 
+    Attributes:
+        output_size: H, of all directions of the top layer together.
+
     Raises:
-        ValueError: layers of different widths are to be added up, or a cell has no recurrent matrix
-            to drop from.
+        ValueError: there is not one entry of `rates` for each layer, a residual encoder has one
+            layer or layers of different widths, or a cell has no recurrent matrix to drop from.
     """
 
     def __init__(
@@ -37,8 +54,13 @@ class Encoder(nnx.Module):
         residual: bool = False,
         weight_drop: float = 0.0,
     ):
+        if len(layers) != len(rates) or not layers:
+            raise ValueError(
+                f"{len(layers)} layers and {len(rates)} rates; there must be one of each for every "
+                "layer, and at least one layer"
+            )
         if residual:
-            _check_widths(layers)
+            _check_residual(layers)
         if weight_drop > 0:
             _check_matrices(layers)
         self.layers = nnx.List(layers)
@@ -49,6 +71,47 @@ class Encoder(nnx.Module):
 
     def __call__(
         self,
+        x_BxTxD: jax.Array,
+        lengths_B: jax.Array | None = None,
+        *,
+        dropout_keys_B: jax.Array | None = None,
+        step_key: jax.Array | None = None,
+    ) -> Encoding:
+        """Encodes a batch of sequences, whatever stands in their padding.
+
+        Args:
+            x_BxTxD: the inputs; sequences start at time 0.
+            lengths_B: steps of each sequence, 0 to T; None: all have T. Under `jax.jit`, where a
+                length cannot be checked, results are NaN if it is out of range.
+            dropout_keys_B: a random key for each sequence, which decides what is dropped from it;
+                None, as in evaluation: nothing.
+            step_key: a random key for the step of training, which decides what weights are dropped;
+                None, as in evaluation: none.
+
+        Raises:
+            ValueError: an argument has the wrong shape or type, or a length is out of range.
+        """
+        arguments.check_vectors(x_BxTxD)
+        batch_size, width, input_size = x_BxTxD.shape
+        _check_readable(self.layers[0].cells[0], input_size)
+        if lengths_B is None:
+            lengths_B = jnp.full(batch_size, width)
+        arguments.check_lengths(lengths_B, batch_size, width)
+        valid_TxB = recurrence.valid_steps(lengths_B, width)
+        x_TxDxB = jnp.where(valid_TxB[:, None], x_BxTxD.transpose(1, 2, 0), 0)
+        encoded = self.encode(x_TxDxB, lengths_B, dropout_keys_B=dropout_keys_B, step_key=step_key)
+        sequence_TxHxB = jnp.concatenate([one.sequence_TxHxB for one in encoded], axis=1)
+        # After the longest sequence it is undefined.
+        sequence_TxHxB = jnp.where(valid_TxB[:, None], sequence_TxHxB, 0)
+        last_HxB = jnp.concatenate([one.last_HxB for one in encoded])
+        sequence_TxHxB, last_HxB = (
+            arguments.nan_where_impossible(result, lengths_B, width)
+            for result in (sequence_TxHxB, last_HxB)
+        )
+        return Encoding(sequence_TxHxB.transpose(2, 0, 1), last_HxB.T)
+
+    def encode(
+        self,
         x_TxDxB: jax.Array,
         lengths_B: jax.Array,
         *,
@@ -56,11 +119,10 @@ class Encoder(nnx.Module):
         step_key: jax.Array | None = None,
         starts: Sequence[base.Carry] | None = None,
     ) -> tuple[Encoded, ...]:
-        """Encodes a batch, in each direction of the top layer.
+        """As a call, without its care: what each direction of the top layer makes of a batch.
 
-        Without `dropout_keys_B`, one for each sequence, no input is dropped, and without
-        `step_key`, one for the whole batch, no weight. Layers that `gives_carries` may begin at
-        `starts` instead of their cells' initial carries.
+        Inputs are finite everywhere, and outputs after the longest sequence undefined. Layers that
+        `gives_carries` may begin at `starts` instead of their cells' initial carries.
         """
         return self._encode(x_TxDxB, lengths_B, dropout_keys_B, step_key, starts)[0]
 
@@ -115,7 +177,22 @@ class Encoder(nnx.Module):
         return encoded, carries
 
 
-def _check_widths(layers: Sequence[Unidirectional | Bidirectional]) -> None:
+def _check_readable(cell: base.Cell, input_size: int) -> None:
+    try:
+        jax.eval_shape(cell.project, jax.ShapeDtypeStruct((input_size,), jnp.float32))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"the first layer, {type(cell).__name__}, does not read inputs [B, T, D] with D = "
+            f"{input_size}: {error}"
+        ) from error
+
+
+def _check_residual(layers: Sequence[Unidirectional | Bidirectional]) -> None:
+    if len(layers) == 1:
+        raise ValueError(
+            "a residual layer adds its input to its output, and the first layer never does: with "
+            "one layer residual changes nothing; set it to False, or add layers"
+        )
     for number, (below, layer) in enumerate(itertools.pairwise(layers), 2):
         if layer.output_sizes != below.output_sizes:
             widths = [" + ".join(map(str, one.output_sizes)) for one in (below, layer)]

@@ -24,7 +24,7 @@ from flax import nnx
 from seqmodels import fused_kernels as kernels
 from seqmodels import gatewise
 from seqmodels.cells import base
-from seqmodels.recurrence import Encoded
+from seqmodels.recurrence import Encoded, real_inputs, without_gradient_of_nothing
 
 _MAX_HIDDEN = 256  # The registers of a program hold the gates of no more units, 16 times.
 
@@ -79,6 +79,8 @@ def run(
     size, width, batch_size = plan.size, len(x_TxDxB), len(lengths_B)
     lanes, columns = (0, plan.lanes - size), (0, -batch_size % kernels.COLUMNS)
 
+    cell = without_gradient_of_nothing(cell, lengths_B)
+    x_TxDxB = real_inputs(x_TxDxB, lengths_B)
     z_TxGxB = jax.vmap(jax.vmap(cell.project, in_axes=-1, out_axes=-1))(x_TxDxB)
     z_TxNxHxB = z_TxGxB.reshape(width, plan.gates, size, batch_size)
     matrix_NxHxH = cell.recurrent_kernel[...].reshape(size, plan.gates, size).swapaxes(0, 1)

@@ -9,7 +9,13 @@ import jax
 import jax.numpy as jnp
 
 from seqmodels.cells import base
-from seqmodels.recurrence import Encoded, last_output, valid_steps
+from seqmodels.recurrence import (
+    Encoded,
+    last_output,
+    real_inputs,
+    valid_steps,
+    without_gradient_of_nothing,
+)
 
 
 def why_not(cell: base.Cell) -> str | None:
@@ -29,7 +35,8 @@ def run(
         reverse: run from the last valid step to the first.
     """
     valid_Tx1xB = valid_steps(lengths_B, len(x_TxDxB))[:, None]
-    x_TxDxB = jnp.where(valid_Tx1xB, x_TxDxB, 0)
+    cell = without_gradient_of_nothing(cell, lengths_B)
+    x_TxDxB = real_inputs(x_TxDxB, lengths_B)
     a_TxHxB, b_TxHxB = jax.vmap(jax.vmap(cell.project, -1, -1))(x_TxDxB)
     # A padding step leaves h alone.
     steps = jnp.where(valid_Tx1xB, a_TxHxB, 1), jnp.where(valid_Tx1xB, b_TxHxB, 0)

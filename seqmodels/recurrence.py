@@ -7,14 +7,16 @@ behind its longest sequence is undefined, and nothing in `seqmodels` reads it.
 
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from seqmodels import dropout
+from seqmodels import arguments, dropout
 from seqmodels.cells import base
+
+_Cell = TypeVar("_Cell", bound=base.Cell)
 
 KEEP_FROM = 256
 """D + H from which on the products of an `AffineCell` are kept for the backward pass."""
@@ -51,6 +53,31 @@ def last_output(sequence_TxHxB: jax.Array, lengths_B: jax.Array, reverse: bool) 
     return jnp.where(lengths_B > 0, last_HxB, 0)
 
 
+def real_inputs(x_TxDxB: jax.Array, lengths_B: jax.Array) -> jax.Array:
+    """The inputs, with the first input of the longest sequence wherever there is padding.
+
+    A cell may be singular at zero: it divides by the norm of its input, say. Its derivative there
+    is not finite, and zero times infinity is NaN. So an engine that computes steps over padding
+    gives them an input that a sequence has.
+    """
+    first_Dx1 = _column(x_TxDxB[0], jnp.argmax(lengths_B))
+    valid_Tx1xB = valid_steps(lengths_B, len(x_TxDxB))[:, None]
+    return jnp.where(valid_Tx1xB, x_TxDxB, jax.lax.stop_gradient(first_Dx1))
+
+
+def without_gradient_of_nothing(cell: _Cell, lengths_B: jax.Array) -> _Cell:
+    """The cell, whose parameters get no gradient from a batch without any step.
+
+    Under `vmap` such a batch takes the steps of another one, and has no `real_inputs`.
+    """
+    graphdef, params = nnx.split(cell, nnx.Param)
+    has_steps = lengths_B.max() > 0
+    params = jax.tree.map(
+        lambda leaf: jnp.where(has_steps, leaf, jax.lax.stop_gradient(leaf)), params
+    )
+    return nnx.merge(graphdef, params)
+
+
 @jax.custom_batching.custom_vmap
 def longest(lengths_B: jax.Array) -> jax.Array:
     """The steps that a loop over all sequences takes.
@@ -78,7 +105,11 @@ def run(
         lengths_B: valid steps of each sequence, 0 to T.
         reverse: run from the last valid step to the first. The outputs stay at the time of their
             inputs.
+
+    Raises:
+        ValueError: there is not a length for each sequence, or one is out of range.
     """
+    arguments.check_lengths(lengths_B, x_TxDxB.shape[-1], len(x_TxDxB))
     valid_Tx1xB = valid_steps(lengths_B, len(x_TxDxB))[:, None]
     x_TxDxB = jnp.where(valid_Tx1xB, x_TxDxB, 0)
     ((sequence_TxHxB, last_HxB),) = run_all([cell], [reverse], [x_TxDxB], lengths_B)
@@ -89,16 +120,19 @@ def scan(
     cell: base.Cell, x_TxDxB: jax.Array, lengths_B: jax.Array, *, reverse: bool = False
 ) -> Encoded:
     """`run` as `jax.lax.scan` over all of T, with JAX's own derivative: plain, and slow."""
+    cell = without_gradient_of_nothing(cell, lengths_B)
     graphdef, params = nnx.split(cell, nnx.Param)
-    setup = _Setup(graphdef, reverse)
+    setup, weights = _Setup(graphdef, reverse), _weights(_Setup(graphdef, reverse), params)
+    start = initial_carry(cell, len(lengths_B), x_TxDxB.dtype)
+    real = jax.lax.stop_gradient(
+        _real_step(setup, weights, start, (x_TxDxB,), lengths_B, seeds_Bx2=None)
+    )
 
     def step(carry, inputs):
         time, x_DxB = inputs
-        weights = _weights(setup, params)
         read_FxB = _read(setup, weights, (x_DxB,), carry, time, None)
-        return _step(setup, weights, read_FxB, carry, time, lengths_B, None)
+        return _step(setup, weights, read_FxB, carry, time, lengths_B, None, real)
 
-    start = initial_carry(cell, len(lengths_B), x_TxDxB.dtype)
     times_T = jnp.arange(len(x_TxDxB))
     _, sequence_TxHxB = jax.lax.scan(step, start, (times_T, x_TxDxB), reverse=reverse)
     return Encoded(sequence_TxHxB, last_output(sequence_TxHxB, lengths_B, reverse))
@@ -323,8 +357,10 @@ def _backward(setup, of_cell, cotangents, inputs, d_parts):
     def read(weights, xs, carry, time):
         return _read(setup, weights, xs, carry, time, seeds_Bx2)
 
+    real = _real_step(setup, weights, start, parts, lengths_B, seeds_Bx2)
+
     def step(weights, read_FxB, carry, time):
-        return _step(setup, weights, read_FxB, carry, time, lengths_B, seeds_Bx2)
+        return _step(setup, weights, read_FxB, carry, time, lengths_B, seeds_Bx2, real)
 
     def first_carry(segment):
         """The carry before the first step of a segment."""
@@ -390,6 +426,8 @@ def _backward(setup, of_cell, cotangents, inputs, d_parts):
     d_weights, d_parts, d_carry = jax.lax.fori_loop(
         0, num_segments, back_through_segment, (d_weights, d_parts, d_carry)
     )
+    # Under vmap a batch without any step takes those of another one, and there is nothing real.
+    d_weights = jax.tree.map(lambda leaf: jnp.where(lengths_B.max() > 0, leaf, 0), d_weights)
     return *pull_back_weights(d_weights), d_carry, d_parts
 
 
@@ -432,8 +470,62 @@ def _seen_of(setup, h_HxB, seeds_Bx2):
     return dropout.drop(h_HxB, 0, setup.rates.recurrent, seeds_Bx2)
 
 
-def _step(setup, weights, read_FxB, carry, time, lengths_B, seeds_Bx2):
-    """One step of all: the carry, held where a sequence is over, and the output, zero there."""
+class _Columns(NamedTuple):
+    """What a step reads of each sequence; the batch is the last axis of every array.
+
+    Attributes:
+        carry: before the step.
+        read_FxB: as `_read` makes it.
+        h_HxB: what the recurrent matrix of a `GatedCell` that is no `AffineCell` sees of h.
+        matrices: those with hidden units, one for each sequence.
+        zoned_out: the share of the old carry in the new.
+    """
+
+    carry: base.Carry
+    read_FxB: jax.Array
+    h_HxB: jax.Array | None
+    matrices: list[jax.Array]
+    zoned_out: base.Carry | None
+
+
+def _columns(setup, weights, read_FxB, carry, time, seeds_Bx2):
+    h_HxB = None
+    if setup.is_gated and weights.matrix_KxG is None:
+        h_HxB = _seen_of(setup, carry[-1], seeds_Bx2)
+    leaves, matrices = jax.tree.leaves(weights.params), []
+    for number in setup.hidden_from:
+        matrix_HxG = setup.of_product(leaves[number])
+        all_HxB = jnp.ones((len(matrix_HxG), read_FxB.shape[-1]), matrix_HxG.dtype)
+        seen_HxB = _seen_of(setup, all_HxB, seeds_Bx2)
+        matrices.append(matrix_HxG[..., None] * seen_HxB[:, None])
+    zoned_out = _zoned_out(setup, carry, time, seeds_Bx2)
+    return _Columns(carry, read_FxB, h_HxB, matrices, zoned_out)
+
+
+def _real_step(setup, weights, start, parts, lengths_B, seeds_Bx2):
+    """The first step of the longest sequence, as the `_Columns` of a batch of one."""
+    row = jnp.argmax(lengths_B)
+    time = jnp.where(setup.reverse, jnp.maximum(lengths_B[row] - 1, 0), 0)
+    xs, carry = (
+        jax.tree.map(lambda leaf: _column(leaf, row), arrays)
+        for arrays in (_at(parts, time), start)
+    )
+    seeds_1x2 = None if seeds_Bx2 is None else jax.lax.dynamic_slice_in_dim(seeds_Bx2, row, 1)
+    read_Fx1 = _read(setup, weights, xs, carry, time, seeds_1x2)
+    return _columns(setup, weights, read_Fx1, carry, time, seeds_1x2)
+
+
+def _step(setup, weights, read_FxB, carry, time, lengths_B, seeds_Bx2, real=None):
+    """One step of all: the carry, held where a sequence is over, and the output, zero there.
+
+    Args:
+        real: where the step's derivative is taken, what to compute in the padding, since a cell may
+            be singular at what stands there: see `real_inputs`. Values need none.
+    """
+    valid_B = time < lengths_B
+    columns = _columns(setup, weights, read_FxB, carry, time, seeds_Bx2)
+    if real is not None:
+        columns = jax.tree.map(lambda one, of_real: jnp.where(valid_B, one, of_real), columns, real)
     # A bias without a batch axis would make vmap move the others' from last to first.
     leaves, structure = jax.tree.flatten(weights.params)
     is_vector = [leaf.ndim == 1 for leaf in leaves]
@@ -444,19 +536,12 @@ def _step(setup, weights, read_FxB, carry, time, lengths_B, seeds_Bx2):
         for leaf, vector in zip(leaves, is_vector, strict=True)
     ]
     axes = [-1 if vector else None for vector in is_vector]
-    for number in setup.hidden_from:
-        matrix_HxG = leaves[number]
-        all_HxB = jnp.ones((len(matrix_HxG), len(lengths_B)), matrix_HxG.dtype)
-        seen_HxB = _seen_of(setup, all_HxB, seeds_Bx2)
-        leaves[number], axes[number] = matrix_HxG[..., None] * seen_HxB[:, None], -1
-    is_affine = weights.matrix_KxG is not None
-    h_HxB = None
-    if setup.is_gated and not is_affine:
-        h_HxB = _seen_of(setup, carry[-1], seeds_Bx2)
+    for number, matrix_HxGxB in zip(setup.hidden_from, columns.matrices, strict=True):
+        leaves[number], axes[number] = matrix_HxGxB, -1
 
     def one(leaves, carry, read_F, h_H, zoned_out):
         cell = nnx.merge(setup.graphdef, jax.tree.unflatten(structure, leaves))
-        if is_affine:
+        if weights.matrix_KxG is not None:
             new_carry = cell.activate(carry, read_F + cell.bias)
             y_H = new_carry[-1]
         elif setup.is_gated:
@@ -475,11 +560,9 @@ def _step(setup, weights, read_FxB, carry, time, lengths_B, seeds_Bx2):
             y_H = part if old is y_H else y_H
         return blended, y_H
 
-    zoned_out = _zoned_out(setup, carry, time, seeds_Bx2)
     new_carry, y_HxB = jax.vmap(one, (axes, -1, -1, -1, -1), -1)(
-        leaves, carry, read_FxB, h_HxB, zoned_out
+        leaves, columns.carry, columns.read_FxB, columns.h_HxB, columns.zoned_out
     )
-    valid_B = time < lengths_B
     carry = jax.tree.map(lambda new, old: jnp.where(valid_B, new, old), new_carry, carry)
     return carry, jnp.where(valid_B, y_HxB, 0)
 
@@ -530,3 +613,8 @@ def _put(arrays_T: Any, arrays: Any, time: jax.Array) -> Any:
         arrays_T,
         arrays,
     )
+
+
+def _column(array_B: jax.Array, row: jax.Array) -> jax.Array:
+    """One sequence of a batch, which is the last axis: `[..., 1]`."""
+    return jax.lax.dynamic_slice_in_dim(array_B, row, 1, axis=-1)

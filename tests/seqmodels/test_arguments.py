@@ -1,0 +1,114 @@
+"""What public functions say of arguments that cannot be, and what they leave undefined."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from seqmodels import factory, oracle, recurrence
+
+WIDTH, BATCH, INPUT, HIDDEN = 4, 4, 4, 3  # Cubic: shapes alone tell no axis from another.
+LENGTHS = [2, 0, 1, 2]
+ARGUMENTS = {
+    "vocabulary_size": 9, "embedding_size": INPUT, "cell": "lstm", "hidden_sizes": (HIDDEN,),
+    "direction": "forward", "dropout_rates": (0.0,), "pooling": "last", "seed": 0,
+}  # fmt: skip
+TOKENS_BxT = jnp.array(np.random.default_rng(0).integers(0, 9, (BATCH, WIDTH)))
+X_BxTxD = jax.random.normal(jax.random.key(0), (BATCH, WIDTH, INPUT))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return factory.build(**ARGUMENTS)
+
+
+def test_an_encoder_reads_batch_time_and_features_in_that_order(model):
+    cell = model.encoder.layers[0].forward
+    expected = oracle.run(cell, X_BxTxD.transpose(1, 2, 0), LENGTHS)
+    sequence, last = jax.tree.leaves(model.encoder(X_BxTxD, jnp.array(LENGTHS)))
+    assert sequence.shape == (BATCH, WIDTH, HIDDEN)
+    np.testing.assert_allclose(sequence, expected.sequence_TxHxB.transpose(2, 0, 1), atol=1e-6)
+    np.testing.assert_allclose(last, expected.last_HxB.T, atol=1e-6)
+
+
+@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
+def test_an_encoders_outputs_are_zero_in_all_of_the_padding(direction):
+    encoder = factory.build(**ARGUMENTS | {"direction": direction}).encoder
+    sequences = jax.tree.leaves(encoder(X_BxTxD, jnp.array(LENGTHS)))[:1]
+    for sequence in sequences:
+        padding = np.arange(WIDTH) >= np.array(LENGTHS)[:, None]
+        assert not np.array(sequence)[padding].any()
+
+
+@pytest.mark.parametrize("lengths", [[5, 1, 1, 1], [-1, 1, 1, 1]])
+def test_a_length_out_of_range_is_refused_and_under_jit_makes_nan(model, lengths):
+    lengths_B = jnp.array(lengths)
+    for function, inputs in (
+        (model, TOKENS_BxT),
+        (model.encoder, X_BxTxD),
+        (lambda x, n: recurrence.run(model.encoder.layers[0].forward, x, n), X_BxTxD),
+    ):
+        assert refused(lambda f=function, x=inputs: f(x, lengths_B)), lengths
+    for function, inputs in ((model, TOKENS_BxT), (model.encoder, X_BxTxD)):
+        results = jax.tree.leaves(jax.jit(function)(inputs, lengths_B))
+        for result in results:
+            assert jnp.isnan(result[0]).all()
+            assert jnp.isfinite(result[1:]).all()
+
+
+@pytest.mark.parametrize(
+    ("tokens", "lengths"),
+    [
+        (TOKENS_BxT + 9, LENGTHS),
+        (TOKENS_BxT - 9, LENGTHS),
+        (TOKENS_BxT.astype(float), LENGTHS),
+        (TOKENS_BxT[0], LENGTHS),
+        (TOKENS_BxT, LENGTHS[:3]),
+        (TOKENS_BxT, [[one] for one in LENGTHS]),
+        (TOKENS_BxT, [float(one) for one in LENGTHS]),
+    ],
+)
+def test_a_classifier_refuses_what_is_no_batch_of_tokens(model, tokens, lengths):
+    assert refused(lambda: model(tokens, jnp.array(lengths)))
+
+
+@pytest.mark.parametrize(
+    ("x", "lengths"),
+    [
+        (X_BxTxD[..., :3], LENGTHS),
+        (X_BxTxD[0], LENGTHS),
+        (X_BxTxD.astype(int), LENGTHS),
+        (X_BxTxD[:3], LENGTHS),
+    ],
+)
+def test_an_encoder_refuses_what_is_no_batch_of_vectors(model, x, lengths):
+    assert refused(lambda: model.encoder(x, jnp.array(lengths)))
+
+
+@pytest.mark.parametrize("outputs", [2, 5])
+def test_a_classifier_refuses_a_head_that_has_not_one_output(outputs):
+    model = factory.build(**ARGUMENTS)
+    model.head = nnx.Linear(HIDDEN, outputs, rngs=nnx.Rngs(0))
+    assert refused(lambda: model(TOKENS_BxT, jnp.array(LENGTHS)))
+
+
+def test_a_classifier_refuses_padding_on_no_side(model):
+    assert refused(lambda: model(TOKENS_BxT, jnp.array(LENGTHS), padding_side="left"))
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_residual_with_one_layer_is_refused(bidirectional):
+    direction = "bidirectional" if bidirectional else "forward"
+    assert refused(lambda: factory.build(**ARGUMENTS | {"residual": True, "direction": direction}))
+
+
+def refused(function) -> bool:
+    """Whether it raises a ValueError of ours, which says what must be."""
+    try:
+        function()
+    except ValueError as error:
+        return any(word in str(error) for word in ("must", "has one", "does not read", "residual"))
+    except Exception:
+        return False
+    return False
