@@ -32,7 +32,7 @@ def mean_interval(values_K: Sequence[float] | np.ndarray, reviews: float | None 
     needs, and of K seeds that have nothing in common more, up to sqrt(K) times. With one seed that
     is taken as it is, and only reviews are a sample. With many seeds and reviews it is Student's.
 
-    In 4,000 simulations of each case (docs/intervals.md: 2 to 10 seeds, 20 to 25,000 reviews,
+    In 2,000 simulations of each case (docs/intervals.md: 2 to 10 seeds, 20 to 25,000 reviews,
     accuracies of .002 to .998, seeds that scatter not at all to four times as much as any on IMDB)
     it held the truth in 93 to 100 %. It cannot where most seeds agree and a rare one fails: none of
     a few may be such a one.
@@ -116,9 +116,9 @@ def difference(first_KxN: np.ndarray, second_KxN: np.ndarray, *, paired: bool) -
     is estimated apart (by analysis of variance, as for readers and cases in Hillis, Statistics in
     Medicine 26(3), 2007), gives a half-width of its own, Student's for the few seeds and normal for
     the many reviews, and these are added as squares (Zou and Donner, Statistics in Medicine 27(10),
-    2008). The interval is never narrower than that over reviews alone, and lies in [-1, 1]. With two
-    reviews more, one for either run (Bonett and Price, Journal of Educational and Behavioral
-    Statistics 37(4), 2012), it has a width where all runs are right about the same ones.
+    2008). The interval is never narrower than that over reviews alone, and lies in [-1, 1]. With
+    two reviews more, one for either run (Bonett and Price, Journal of Educational and Behavioral
+    Statistics 37(4), 2012), it has a width where all are right about the same ones.
 
     In 4,000 simulations each (`coverage` in tests/train_lib/test_statistics.py: 2,000 reviews;
     seeds scattered by 0, 0.7 or 2.2 points; with a true difference and without) it held the truth
