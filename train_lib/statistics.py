@@ -21,30 +21,32 @@ class Interval(NamedTuple):
 
 
 def mean_interval(values_K: Sequence[float] | np.ndarray, reviews: float | None = None) -> Interval:
-    """The mean over seeds, and where the mean over all seeds there are lies.
+    """The mean over seeds, and where the true mean lies.
 
-    Shares of N reviews, as an accuracy is, are of seeds *and* reviews drawn at random, as in
-    `difference`: the interval is for a newly trained model and a newly drawn review. It is that of
-    Clopper and Pearson (Biometrika 26, 1934), in [0, 1] and never without a width, of fewer reviews
-    than N: where shares scatter over seeds, these tell no more than so many (Korn and Graubard,
-    Survey Methodology 24, 1998). What reviews add to the variance is at most that of N independent
-    ones, and taken to be. So of seeds that are right about the same reviews it has the width it
-    needs, and of K seeds that have nothing in common more, up to sqrt(K) times. With one seed that
-    is taken as it is, and only reviews are a sample. With many seeds and reviews it is Student's.
+    Shares of N reviews, such as accuracies: seeds and reviews are both samples, as in `difference`,
+    and the interval is for newly trained models on newly drawn reviews. It is that of Clopper and
+    Pearson (Biometrika 26, 1934), but for fewer reviews than N: the more the seeds scatter, the
+    fewer independent reviews would tell as much (Korn and Graubard, Survey Methodology 24, 1998).
+    It lies in [0, 1] and always has a width. With many seeds and reviews it is Student's. A single
+    seed is taken as it is, and only reviews are a sample.
+
+    What reviews add to the variance is taken to be as much as N independent ones could add, since
+    shares do not tell whether seeds are right about the same reviews. If they are, the width is
+    what it has to be; K seeds with nothing in common get up to sqrt(K) times that.
 
     In 2,000 simulations of each case (docs/intervals.md: 2 to 10 seeds, 20 to 25,000 reviews,
     accuracies of .002 to .998, seeds that scatter not at all to four times as much as any on IMDB)
-    it held the truth in 93 to 100 %. It cannot where most seeds agree and a rare one fails: none of
-    a few may be such a one.
+    it held the truth in 93 to 100 %. Where nearly all seeds are alike and a rare one fails, it
+    holds less often, because few seeds seldom include the rare one.
 
     Args:
-        values_K: of each seed: shares, or what is at least 0.
-        reviews: of how many they are shares; `math.inf`: of so many, or of such a kind, that only
-            seeds count; None: they are no shares. Then it is Student's over seeds, on these
-            reviews, cut off at 0.
+        values_K: of each seed: shares, or values that are at least 0.
+        reviews: how many the shares are of; `math.inf`: the reviews are taken as they are, and only
+            seeds are a sample. None: the values are no shares, and the interval is Student's, over
+            seeds alone, cut off at 0.
 
-    Where there are no reviews to count, seeds that do not scatter, or one alone, say nothing of
-    others: all that can be is in the interval.
+    Without reviews to count, a single seed or seeds that agree tell nothing of others, and the
+    interval is all there can be.
     """
     return _interval(np.asarray(values_K), reviews, 1 / len(values_K))
 
@@ -52,15 +54,15 @@ def mean_interval(values_K: Sequence[float] | np.ndarray, reviews: float | None 
 def one_more_interval(
     values_K: Sequence[float] | np.ndarray, reviews: float | None = None
 ) -> Interval:
-    """Where the value of one more seed lies: of a share, its value on all reviews there are.
+    """Where the value of one more seed lies; of shares, its share of all reviews there are.
 
-    It is the prediction interval of normal values, by the means of `mean_interval`.
+    As `mean_interval`, with the variance of a prediction in place of the mean's.
     """
     return _interval(np.asarray(values_K), reviews, 1 + 1 / len(values_K))
 
 
 def _interval(values_K: np.ndarray, reviews: float | None, parts: float) -> Interval:
-    """Where the mean and an error with so many parts of the variance over seeds lie."""
+    """The interval of an error whose variance has so many parts of the variance over seeds."""
     mean, variance, t = float(values_K.mean()), 0.0, 0.0
     if np.ptp(values_K) > 0:
         variance = parts * float(values_K.var(ddof=1))

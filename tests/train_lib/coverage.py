@@ -8,7 +8,7 @@ import math
 import numpy as np
 from scipy.special import ndtr, ndtri
 
-from train_lib.statistics import mean_interval, one_more_interval
+from train_lib import report
 
 SHARES = (0.002, 0.02, 0.5, 0.86, 0.98, 0.998)
 REVIEWS = (20, 80, 200, 2_000, 25_000)
@@ -47,14 +47,17 @@ def coverage(share, scatter, seeds, reviews, *, same, trials, seed=0):
     rng = np.random.default_rng(seed)
     scores, true = simulate(rng, share, scatter, seeds, reviews, same=same, trials=trials)
     _, one_more = simulate(rng, share, scatter, 1, reviews, same=same, trials=trials)
-    _, low, high = np.array([mean_interval(values, reviews) for values in scores]).T
+    found = [report.summary(values, reviews) for values in scores]
+    low, high, low_of_one, high_of_one = (
+        np.array([of[name] for of in found])
+        for name in ("ci95_low", "ci95_high", "one_seed_low", "one_seed_high")
+    )
     held = (low <= share) & (share <= high)
+    held_one_more = (low_of_one <= one_more[:, 0]) & (one_more[:, 0] <= high_of_one)
     of_seeds = true.var() if scatter else 0.0
     of_reviews = (share * (1 - share) - of_seeds) / reviews
     known = math.sqrt(of_seeds / seeds + of_reviews / (1 if same else seeds))
     width = np.median(high - low) / (2 * 1.96 * known)
-    _, low, high = np.array([one_more_interval(values, reviews) for values in scores]).T
-    held_one_more = (low <= one_more[:, 0]) & (one_more[:, 0] <= high)
     return held.mean(), held_one_more.mean(), width
 
 
