@@ -205,10 +205,10 @@ def markdown(
         lines.append([cell, *(_summary(row) if row else "" for row in of_cell)])
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     interval = (
-        f"{seeds} seeds; the intervals are of their mean (Student)."
+        f"{seeds} seeds; the intervals are of their mean, over seeds and test sequences."
         if seeds > 1
         else "one run, seed 0, so the interval, over the test sequences of that run\n"
-        "(Wilson), says nothing about other seeds."
+        "alone, says nothing about other seeds."
     )
     return (
         f"# Every cell with the same budget\n\nMade by `{command}` on "

@@ -33,7 +33,7 @@ from ml_collections import ConfigDict
 from benchmarks.peers import chosen
 from seqmodels.bidirectional import Unidirectional
 from seqmodels.embedding import embed
-from train_lib import devices, files, loop, metrics, report, state, statistics, steps
+from train_lib import devices, files, loop, metrics, report, state, steps
 from train_lib.data import batches, dataset
 from train_lib.data.dataset import Split
 from train_lib.data.vocabulary import PADDING
@@ -137,6 +137,7 @@ def look(architecture: str, padding: str, pooling: str, options) -> dict:
         "padding": padding,
         "pooling": pooling,
         "test_accuracy": accuracies_K,
+        "test_reviews": result["dataset"]["test"],
         "gradients": {
             when: gradient_norms(graphdef, params_K, data.train, config.data)
             for when, params_K in both
@@ -255,12 +256,12 @@ def markdown(rows: Sequence[dict], command: str) -> str:
         "# Where the padding stands, and who reads it last",
         "",
         f"Made by `{command}` on {report.describe_device()}; {seeds} seeds a figure: "
-        "mean test accuracy and, in brackets, its 95 % interval (Student).",
+        "mean test accuracy and, in brackets, its 95 % interval, over seeds and reviews.",
         "",
         "| pooling | padding | " + " | ".join(ARCHITECTURES) + " |",
         "|---|---" + "|---" * len(ARCHITECTURES) + "|",
     ]
-    accuracies = {_condition(row): _interval(row["test_accuracy"]) for row in rows}
+    accuracies = {_condition(row): report.show_interval(_accuracy(row)) for row in rows}
     for pooling, padding in dict.fromkeys((row["pooling"], row["padding"]) for row in rows):
         cells = [accuracies.get((name, padding, pooling), "") for name in ARCHITECTURES]
         lines.append(f"| {pooling} | {padding} | " + " | ".join(cells) + " |")
@@ -295,9 +296,8 @@ def _condition(row: dict) -> tuple[str, str, str]:
     return row["architecture"], row["padding"], row["pooling"]
 
 
-def _interval(values: Sequence[float]) -> str:
-    mean, low, high = statistics.mean_interval(values)
-    return f"{mean:.4f} [{low:.4f}, {high:.4f}]" if len(values) > 1 else f"{mean:.4f}"
+def _accuracy(row: dict) -> dict:
+    return report.summary(np.array(row["test_accuracy"]), row["test_reviews"])
 
 
 def _inside(row: dict) -> list[str]:
@@ -341,18 +341,19 @@ def draw(rows: Sequence[dict]) -> matplotlib.figure.Figure:
     for axes, pooling in zip(panels, poolings, strict=False):
         for number, padding in enumerate(paddings):
             of_condition = {
-                row["architecture"]: row["test_accuracy"]
+                row["architecture"]: row
                 for row in rows
                 if (row["padding"], row["pooling"]) == (padding, pooling)
             }
             for place, name in enumerate(ARCHITECTURES):
-                values = of_condition.get(name, [])
+                if name not in of_condition:
+                    continue
+                values, of_mean = of_condition[name]["test_accuracy"], _accuracy(of_condition[name])
                 x = place + 0.25 * (number - (len(paddings) - 1) / 2)
                 axes.plot([x] * len(values), values, ".", color=colours[padding], alpha=0.4)
-                if len(values) > 1:
-                    mean, low, high = statistics.mean_interval(values)
-                    bar = [[mean - low], [high - mean]]
-                    axes.errorbar([x], [mean], bar, fmt="_", color=colours[padding], capsize=3)
+                mean, low, high = (of_mean[end] for end in ("mean", "ci95_low", "ci95_high"))
+                bar = [[mean - low], [high - mean]]
+                axes.errorbar([x], [mean], bar, fmt="_", color=colours[padding], capsize=3)
         axes.set_xticks(range(len(ARCHITECTURES)), ARCHITECTURES, rotation=20)
         axes.set(title=f"pooling: {pooling}", ylabel="test accuracy")
         axes.sharey(first)

@@ -65,15 +65,13 @@ def _run(run: Run, bins_BxN: Sequence[np.ndarray]) -> dict:
         "brier": ((probabilities_KxN - labels_N) ** 2).mean(1),
     }
     seeds = len(run.seeds)
+    counted = {"test_accuracy": len(labels_N), "ece": math.inf, "brier": math.inf}
     pooled = statistics.reliability(probabilities_KxN.ravel(), np.tile(labels_N, seeds))
     return {
         "name": run.name,
         "folder": str(run.folder),
         "parameters": run.result["model"]["parameters"],
-        **{
-            name: report.summary(values_K, len(labels_N) if name == "test_accuracy" else None)
-            for name, values_K in each_K.items()
-        },
+        **{name: report.summary(values_K, counted.get(name)) for name, values_K in each_K.items()},
         "test_accuracy_sd": float(each_K["test_accuracy"].std(ddof=1)) if seeds > 1 else None,
         "train_seconds": run.result["seconds"]["train"],
         "device": run.result["device"],
@@ -144,11 +142,11 @@ def _notes(runs: Sequence[Run], pairs: Sequence[dict]) -> list[str]:
     """What has to be known to read the figures that there are."""
     one_seed = {pair["one_seed"] for pair in pairs}
     notes = [
-        "Accuracy of several seeds: where the mean over all seeds there are lies, on these reviews "
-        "(Student). Of one seed: on all reviews there are (Wilson).",
+        "Accuracy: where that of all seeds and reviews there are lies, both being drawn at random; "
+        "of one seed where that of this model lies, on all reviews there are.",
         "Loss is in nats. ECE is of the probability of the positive class, in "
         f"{statistics.RELIABILITY_BINS} bins of equal counts. Loss, ECE and Brier's score are "
-        "means over seeds, ± half of their intervals (Student).",
+        "means over seeds, and their intervals are of other seeds on these reviews.",
         "Difference: the second run's accuracy less the first's.",
     ]
     for run in runs:
@@ -207,11 +205,11 @@ def markdown(comparison: dict) -> str:
                 "run": run["name"],
                 "parameters": f"{run['parameters']:,}",
                 "seeds": str(len(run["seeds"])),
-                "accuracy [95 %]": _interval(run["test_accuracy"]),
+                "accuracy [95 %]": report.show_interval(run["test_accuracy"]),
                 "sd over seeds": _number(run["test_accuracy_sd"], ".4f"),
-                "loss": report.plus_or_minus(run["test_loss"]),
-                "ECE": report.plus_or_minus(run["ece"]),
-                "Brier": report.plus_or_minus(run["brier"]),
+                "loss": report.show_interval(run["test_loss"]),
+                "ECE": report.show_interval(run["ece"]),
+                "Brier": report.show_interval(run["brier"]),
                 "training s": f"{run['train_seconds']:,.0f}",
             }
             for run in runs
@@ -219,7 +217,7 @@ def markdown(comparison: dict) -> str:
         "Differences of accuracy": [
             {
                 "second minus first": f"{pair['second']} minus {pair['first']}",
-                "points [95 %]": _interval(pair, 100, "+.2f") + " *" * pair["one_seed"],
+                "points [95 %]": report.show_interval(pair, 100, "+.2f") + " *" * pair["one_seed"],
                 "p": _p(pair["p"]),
                 **({"p (Holm)": _p(pair["p_holm"])} if len(pairs) > 1 else {}),
                 "Cohen's d": _number(pair["cohens_d"], "+.2f"),
@@ -231,7 +229,7 @@ def markdown(comparison: dict) -> str:
         ],
         "Accuracy by length [95 %]": [
             {"tokens": _tokens(of_bin), "reviews": f"{of_bin['reviews']:,}"}
-            | dict(zip(names, map(_interval, of_runs), strict=True))
+            | dict(zip(names, map(report.show_interval, of_runs), strict=True))
             for of_bin, *of_runs in zip(
                 comparison["length_bins"], *(run["by_length"] for run in runs), strict=True
             )
@@ -252,11 +250,6 @@ def _table(rows: Sequence[dict[str, str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, ["-" * width for width in widths])
     return "\n".join(f"| {' | '.join(map(str.ljust, line, widths))} |" for line in lines)
-
-
-def _interval(of: dict, scale: float = 1, form: str = ".4f") -> str:
-    mean, low, high = (format(scale * of[name], form) for name in ("mean", "ci95_low", "ci95_high"))
-    return f"{mean} [{low}, {high}]"
 
 
 def _number(value: float | None, form: str) -> str:

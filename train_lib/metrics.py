@@ -21,10 +21,11 @@ class Sums(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """Means over reviews, of each of K seeds."""
+    """Means over so many reviews, of each of K seeds."""
 
     loss: np.ndarray
     accuracy: np.ndarray
+    reviews: int
 
 
 def cross_entropy(logits_B: Array, labels_B: Array, weights_B: Array) -> Sums:
@@ -45,4 +46,4 @@ def mean(batches: Iterable[Sums]) -> Metrics:
         sum(np.reshape(sums, (len(sums), -1)).sum(1, dtype=np.float64) for sums in column)
         for column in columns
     )
-    return Metrics(loss_K / reviews_K, correct_K / reviews_K)
+    return Metrics(loss_K / reviews_K, correct_K / reviews_K, int(reviews_K[0]))

@@ -5,6 +5,7 @@ import csv
 import datetime
 import io
 import json
+import math
 import os
 import pathlib
 import platform
@@ -429,15 +430,13 @@ def metrics_row(
     """
     seeds = _named(train=train, validation=validation)
     alive_K = np.isfinite(train.loss) & np.isfinite(validation.loss)
-    intervals = {
-        name: statistics.mean_interval(values_K[alive_K]) for name, values_K in seeds.items()
-    }
+    summaries = _summaries(alive_K, train=train, validation=validation)
     several = alive_K.sum() > 1
     return {
         "epoch": epoch,
         "step": step,
-        **{name: interval.mean for name, interval in intervals.items()},
-        "ci95": {name: interval[1:] for name, interval in intervals.items()} if several else None,
+        **{name: of["mean"] for name, of in summaries.items()},
+        "ci95": {name: _ends(of) for name, of in summaries.items()} if several else None,
         "seeds": {
             name: [float(value) if alive_K[k] else None for k, value in enumerate(values_K)]
             for name, values_K in seeds.items()
@@ -451,8 +450,10 @@ def describe_metrics(row: dict) -> str:
     """A line of `metrics.jsonl` for people."""
 
     def show(name):
-        half = f" ± {row[name] - row['ci95'][name][0]:.4f}" if row["ci95"] else ""
-        return f"{row[name]:.4f}{half}"
+        ends = row["ci95"] and row["ci95"][name]
+        return show_interval(
+            {"mean": row[name]} | (dict(zip(_ENDS, ends, strict=True)) if ends else {})
+        )
 
     return "; ".join(
         f"{split} loss {show(f'{split}_loss')}, accuracy {show(f'{split}_accuracy')}"
@@ -465,7 +466,18 @@ def _named(**metrics: Metrics) -> dict[str, np.ndarray]:
     return {
         f"{split}_{quantity}": values_K
         for split, of_split in metrics.items()
-        for quantity, values_K in of_split._asdict().items()
+        for quantity, values_K in (("loss", of_split.loss), ("accuracy", of_split.accuracy))
+    }
+
+
+def _summaries(alive_K: np.ndarray, **metrics: Metrics) -> dict[str, dict]:
+    """What `summary` says of each, over the seeds that have not diverged."""
+    return {
+        name: summary(
+            values_K[alive_K],
+            metrics[name.partition("_")[0]].reviews if name.endswith("_accuracy") else None,
+        )
+        for name, values_K in _named(**metrics).items()
     }
 
 
@@ -481,7 +493,7 @@ def result(
 ) -> dict:
     """What `result.json` holds; of a split nothing, where it was not evaluated."""
     evaluated = {"validation": validation, "test": test}
-    metrics = _named(**{split: of_split for split, of_split in evaluated.items() if of_split})
+    metrics = {split: of_split for split, of_split in evaluated.items() if of_split}
     alive_K = position.alive(seeds)
     return {
         "config": config.name,
@@ -501,20 +513,14 @@ def result(
         "seeds": [
             {
                 "seed": seed,
-                **{name: float(values_K[number]) for name, values_K in metrics.items()},
+                **{name: float(values_K[number]) for name, values_K in _named(**metrics).items()},
                 **position.best_of(number),
             }
             if alive_K[number]
             else {"seed": seed, "diverged_at_step": position.diverged[seed]}
             for number, seed in enumerate(seeds)
         ],
-        **{
-            name: summary(
-                values_K[alive_K],
-                len(getattr(data, name.partition("_")[0])) if name.endswith("_accuracy") else None,
-            )
-            for name, values_K in metrics.items()
-        },
+        **_summaries(alive_K, **metrics),
         "seconds": stopwatch.report(),
         "device": describe_device(),
         "versions": versions(),
@@ -526,31 +532,38 @@ def diverged_seeds(result: dict) -> list[int]:
     return [seed["seed"] for seed in result["seeds"] if "diverged_at_step" in seed]
 
 
-def summary(values_K: np.ndarray, reviews: int | None = None) -> dict:
-    """The mean with an interval, and of what that is.
+def summary(values_K: np.ndarray, reviews: float | None = None) -> dict:
+    """The mean with an interval, and of what that is; without one where nothing is known.
 
     Args:
         values_K: of each seed.
-        reviews: of how many they are a share. Of one seed there is an interval for a share only.
+        reviews: of how many they are a share; `statistics.mean_interval` has the rest.
     """
-    if len(values_K) > 1:
-        interval = statistics.mean_interval(values_K)
-        kind = f"Student, of the mean over {len(values_K)} seeds"
-        _, low, high = statistics.one_more_interval(values_K)
-        one_more = {"one_seed_low": low, "one_seed_high": high}
-    elif reviews is not None:
-        interval = statistics.wilson_interval(float(values_K[0]), reviews)
-        kind, one_more = "Wilson, over the reviews, of one seed", {}
-    else:
-        return {"mean": float(values_K[0])}
-    mean, low, high = interval
+    seeds = len(values_K)
+    counts_reviews = reviews is not None and math.isfinite(reviews)
+    if not counts_reviews and np.ptp(values_K) == 0:
+        return {"mean": float(np.mean(values_K))}
+    mean, low, high = statistics.mean_interval(values_K, reviews)
+    kind = " and ".join(["seeds"] * (seeds > 1) + ["reviews"] * counts_reviews)
+    kind = f"over {kind}, of {seeds} seed{'s' * (seeds > 1)}"
+    one_more = {}
+    if seeds > 1:
+        _, *ends = statistics.one_more_interval(values_K, reviews)
+        one_more = dict(zip(("one_seed_low", "one_seed_high"), ends, strict=True))
     return {"mean": mean, "ci95_low": low, "ci95_high": high, "interval": kind, **one_more}
 
 
-def plus_or_minus(summary: dict) -> str:
-    """A mean with half of its interval, as in `0.3312 ± 0.0061`; of one seed without."""
-    half = f" ± {summary['mean'] - summary['ci95_low']:.4f}" if "ci95_low" in summary else ""
-    return f"{summary['mean']:.4f}{half}"
+def show_interval(of: dict, scale: float = 1, form: str = ".4f") -> str:
+    """A mean and where it lies, as in `0.8604 [0.8549, 0.8657]`; without, where that is unknown."""
+    mean, *ends = (format(scale * of[name], form) for name in ("mean", *_ENDS) if name in of)
+    return f"{mean} [{', '.join(ends)}]" if ends else mean
+
+
+_ENDS = ("ci95_low", "ci95_high")
+
+
+def _ends(of: dict) -> list[float] | None:
+    return [of[name] for name in _ENDS] if _ENDS[0] in of else None
 
 
 def describe_result(result: dict, folder: RunFolder) -> str:
@@ -564,7 +577,7 @@ def describe_result(result: dict, folder: RunFolder) -> str:
             continue
         accuracy, loss = result[f"{split}_accuracy"], result[f"{split}_loss"]
         lines += [
-            f"{split + ':':<11} accuracy {accuracy['mean']:.4f}, loss {plus_or_minus(loss)} on "
+            f"{split + ':':<11} accuracy {accuracy['mean']:.4f}, loss {show_interval(loss)} on "
             f"{data[split]:,} reviews of {data['name']}",
             f"{'':<11} 95 % interval {accuracy['ci95_low']:.4f} to {accuracy['ci95_high']:.4f} "
             f"({accuracy['interval']})",

@@ -94,7 +94,7 @@ def test_of_learning_rates_the_best_in_validation_is_shown(arguments, monkeypatc
         f"seed 1 of lstm on {title} at 0.1; lstm on {title} at 0.5; simple_rnn on {title} at 0.1;"
     )
     assert f"Diverged: {lost}" in table
-    assert "2 seeds; the intervals are of their mean (Student)" in table
+    assert "2 seeds; the intervals are of their mean, over seeds and test sequences" in table
 
     with pytest.raises(UserError, match="every run has diverged"):
         cells.main([*arguments, "--cells=simple_rnn"])

@@ -1,5 +1,6 @@
 """Comparisons of runs that were made up, from the command line to the files."""
 
+import dataclasses
 import itertools
 import json
 import re
@@ -30,9 +31,10 @@ def test_a_run_is_described_as_others_would(write_run):
             "brier": sklearn.metrics.brier_score_loss(label, probability),
         }
         assert {name: of_seed[name] for name in expected} == pytest.approx(expected, rel=1e-4)
-    for name in ("test_loss", "brier", "ece"):
+    reviews = {"test_accuracy": 200, "test_loss": None, "brier": np.inf, "ece": np.inf}
+    for name, count in reviews.items():
         of_seeds = [seed[name] for seed in found["seeds"]]
-        expected = statistics.mean_interval(of_seeds)
+        expected = statistics.mean_interval(of_seeds, count)
         assert [found[name][key] for key in ("mean", "ci95_low", "ci95_high")] == [*expected]
     accuracies = [seed["test_accuracy"] for seed in found["seeds"]]
     assert found["test_accuracy"]["mean"] == pytest.approx(np.mean(accuracies))
@@ -64,6 +66,45 @@ def test_the_better_run_wins_whichever_is_named_first(write_run, seeds):
     assert one["seeds_for_80_percent_power"] == other["seeds_for_80_percent_power"]
     shared = set(seeds) & {0, 1, 2}
     assert [test["seeds"] for test in one["mcnemar"]] == [[seed, seed] for seed in shared]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("reviews", [200, 7, 1])
+@pytest.mark.parametrize("right", ["all", "none", "half", "by chance"])
+@pytest.mark.parametrize("seeds", [(0,), (0, 1), (0, 1, 2)])
+def test_intervals_are_ones_that_can_be(write_run, reviews, right, seeds):
+    """Of seeds that agree, and of those that do not at all; of a run beside itself and another."""
+    runs = finished.load(
+        [
+            str(write_run(name, seeds, skill=0.2, draw=n, reviews=reviews))
+            for n, name in enumerate("ab")
+        ]
+    )
+    if right != "by chance":
+        is_right_N = {"all": np.ones, "none": np.zeros}.get(right, lambda n: np.arange(n) % 3 > 0)(
+            reviews
+        )
+        logits_N = (2 * is_right_N - 1) * (2 * runs[0].labels_N - 1)
+        runs = [
+            dataclasses.replace(run, logits_KxN=np.tile(logits_N, (len(seeds), 1))) for run in runs
+        ]
+    found = compare.compare(runs)
+    for run in found["runs"]:
+        for of in (run["test_accuracy"], *run["by_length"]):
+            assert 0 <= of["ci95_low"] <= of["mean"] <= of["ci95_high"] <= 1
+            assert of["ci95_low"] < of["ci95_high"]
+        for name in ("ece", "brier", "test_loss"):
+            if "ci95_low" in run[name]:
+                assert 0 <= run[name]["ci95_low"] < run[name]["ci95_high"]
+                assert run[name]["ci95_high"] <= 1 or name == "test_loss"
+    (pair,) = found["pairs"]
+    assert -1 <= pair["ci95_low"] <= pair["mean"] <= pair["ci95_high"] <= 1
+    assert pair["ci95_low"] < pair["ci95_high"]
+    assert 0 < pair["p"] <= pair["p_holm"] <= 1
+    json.dumps(found, allow_nan=False)
+    assert "nan" not in compare.markdown(found)
+    if (reviews, right, seeds) == (1, "all", (0, 1)):  # For drawing takes long.
+        compare.draw(found)
 
 
 def test_one_seed_each_is_about_these_models_alone(write_run):

@@ -1,11 +1,16 @@
-"""The files of a report."""
+"""The files of a report, and what it says."""
 
+import math
+
+import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from configs import base
-from train_lib import files
+from train_lib import files, metrics, report
 from train_lib.errors import UserError
-from train_lib.progress import _duration
+from train_lib.progress import Stopwatch, _duration
 from train_lib.report import RunFolder
 
 CONFIG = base.get_config("name", "exact")
@@ -48,3 +53,55 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
 
 def test_duration():
     assert [_duration(seconds) for seconds in (0.4, 65, 3723)] == ["0:00", "1:05", "1:02:03"]
+
+
+COUNTS = st.integers(1, 10**6).flatmap(
+    lambda reviews: st.tuples(
+        st.lists(st.integers(0, reviews), min_size=1, max_size=10)
+        | st.integers(0, reviews).map(lambda count: [count] * 3),
+        st.just(reviews),
+    )
+)
+
+
+@given(COUNTS)
+@example(([4, 6], 8))
+@example(([5, 5], 10))
+@example(([1, 1], 1))
+@pytest.mark.filterwarnings("error")
+def test_the_interval_of_an_accuracy_is_one_that_can_be(counts):
+    right_K, reviews = np.array(counts[0]), counts[1]
+    found, turned = (
+        report.summary(count_K / reviews, reviews) for count_K in (right_K, reviews - right_K)
+    )
+    pairs = [("ci95_low", "ci95_high")] + [("one_seed_low", "one_seed_high")] * (len(right_K) > 1)
+    for low, high in pairs:
+        assert 0 <= found[low] <= found["mean"] <= found[high] <= 1
+        assert found[low] < found[high]
+        assert found[low] == pytest.approx(1 - turned[high], abs=1e-9)
+    if len(right_K) > 1:
+        assert found["one_seed_low"] <= found["ci95_low"]
+        assert found["one_seed_high"] >= found["ci95_high"]
+
+
+def test_the_interval_of_a_loss_never_goes_below_zero_and_never_has_no_width():
+    found = report.summary(np.array([0.01, 0.5]))
+    assert 0 <= found["ci95_low"] < found["mean"] < found["ci95_high"]
+    assert report.summary(np.array([0.7, 0.7])).keys() == {"mean"}
+
+
+def test_intervals_of_an_epoch_are_ones_that_can_be():
+    """Seeds that agree, and two that do not at all; their lines say what the file says."""
+
+    def of(right_K, reviews):
+        losses = np.full(2, 0.7 * reviews)
+        return metrics.mean([metrics.Sums(losses, np.array(right_K), np.full(2, reviews))])
+
+    row = report.metrics_row(1, 8, of([5, 5], 10), of([4, 7], 8), 0.1, Stopwatch())
+    for name in ("train_accuracy", "validation_accuracy"):
+        low, high = row["ci95"][name]
+        assert 0 <= low < row[name] < high <= 1
+        assert f"accuracy {row[name]:.4f} [{low:.4f}, {high:.4f}]" in report.describe_metrics(row)
+    assert row["ci95"]["train_loss"] is None
+    assert "train loss 0.7000, " in report.describe_metrics(row)
+    assert all(math.isfinite(row[name]) for name in ("train_loss", "validation_loss"))

@@ -6,7 +6,10 @@ import math
 import numpy as np
 import pytest
 import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
 
+from tests.train_lib import coverage as of_shares
 from train_lib.statistics import (
     cohens_d,
     cohens_h,
@@ -19,7 +22,6 @@ from train_lib.statistics import (
     one_more_interval,
     reliability,
     seeds_needed,
-    wilson_interval,
 )
 
 
@@ -34,22 +36,57 @@ def test_the_interval_of_a_mean_covers_it_and_that_of_one_more_covers_that(seeds
 
 
 def test_one_seed_says_nothing_about_others():
-    assert mean_interval([0.8]) == (0.8, -math.inf, math.inf)
+    assert mean_interval([0.8]) == (0.8, 0, math.inf)
+    assert mean_interval([0.8, 0.8, 0.8], math.inf)[1:] == (0, 1)
 
 
-@pytest.mark.parametrize("proportion", [0.02, 0.5, 0.86])
-def test_wilson_interval_covers_as_often_as_it_says(proportion):
-    count, trials = 400, 4_000
-    seen = np.random.default_rng(0).binomial(count, proportion, trials) / count
-    low, high = np.array([wilson_interval(value, count)[1:] for value in seen]).T
-    covered = ((low <= proportion) & (proportion <= high)).mean()
-    assert 0.93 < covered < 0.97
+@pytest.mark.parametrize(("right", "reviews"), [(0, 7), (1, 1), (3, 7), (1_990, 2_000)])
+def test_of_one_seed_the_interval_of_a_share_is_that_of_clopper_and_pearson(right, reviews):
+    expected = scipy.stats.binomtest(right, reviews).proportion_ci(method="exact")
+    found = mean_interval([right / reviews], reviews)
+    np.testing.assert_allclose(found, [right / reviews, *expected], rtol=1e-9, atol=1e-12)
 
 
-def test_wilson_interval_stays_between_zero_and_one():
-    for proportion in (0.0, 1.0):
-        _, low, high = wilson_interval(proportion, 10)
-        assert -1e-12 <= low < high <= 1 + 1e-12
+def test_of_many_seeds_and_reviews_the_interval_of_a_share_is_students():
+    values = np.random.default_rng(0).normal(0.86, 0.01, 200)
+    for interval in (mean_interval, one_more_interval):
+        mean, low, high = interval(values)
+        np.testing.assert_allclose(
+            interval(values, 10**9), [mean, low, high], atol=0.05 * (high - low)
+        )
+
+
+def test_of_seeds_that_agree_the_interval_is_that_of_the_reviews():
+    assert mean_interval([0.25] * 5, 80) == mean_interval([0.25], 80)
+
+
+@pytest.mark.parametrize("same", [True, False])
+@pytest.mark.parametrize("seeds", [2, 3, 10])
+@pytest.mark.parametrize(
+    ("share", "scatter", "reviews"),
+    [(0.002, 0.1, 25_000), (0.02, 0.3, 20), (0.5, 0.0, 80), (0.98, 0.0, 200), (0.998, 0.02, 2_000)],
+)
+def test_the_interval_of_a_share_holds_that_of_all_seeds_and_reviews(
+    share, scatter, reviews, seeds, same
+):
+    covered(share, scatter, seeds, reviews, same=same, trials=250)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", of_shares.SHARES)
+def test_the_interval_of_a_share_holds_it_in_every_case_of_the_table(share):
+    for case in itertools.product(of_shares.SCATTER, of_shares.SEEDS, of_shares.REVIEWS):
+        for same in (True, False):
+            covered(share, *case, same=same, trials=500)
+
+
+def covered(*case, trials, same):
+    held, held_one_more, width = of_shares.coverage(*case, same=same, trials=trials)
+    four_errors = 4 * math.sqrt(0.93 * 0.07 / trials)
+    assert min(held, held_one_more) > 0.93 - four_errors, (case, same)
+    seeds, reviews = case[2:]
+    if same and seeds == 10 and reviews == 25_000:
+        assert width < 1.5, case
 
 
 def test_the_expected_best_of_so_many_is_the_mean_over_all_ways_to_choose_them():
@@ -68,10 +105,10 @@ REVIEW, ARCHITECTURE, EACH = 0.8, 0.25, 0.54
 GOOD = 1.08
 
 
-def simulate(rng, seeds, reviews, gap, seed_sd):
+def simulate(rng, seeds, reviews, gap, seed_sd, good=GOOD):
     """Whether two runs of `seeds` each are right, `[K, N]`, and how good each seed is in truth."""
     review_N = rng.normal(0, REVIEW, reviews)
-    for mean in (GOOD, GOOD + gap):
+    for mean in (good, good + gap):
         skill_K = mean + rng.normal(0, seed_sd, seeds)
         both_N = review_N + rng.normal(0, ARCHITECTURE, reviews)
         yield skill_K[:, None] + both_N + rng.normal(0, EACH, (seeds, reviews)) > 0, skill_K
@@ -82,14 +119,16 @@ def accuracy(skill, seed_sd=0.0):
     return scipy.stats.norm.cdf(skill / math.hypot(REVIEW, ARCHITECTURE, EACH, seed_sd))
 
 
-def coverage(seeds, paired, gap, seed_sd, trials, reviews=500):
+def coverage(seeds, paired, gap, seed_sd, trials, reviews=500, good=GOOD):
     """How often the interval of a difference holds the true one, and how often p is below 0.05."""
     rng = np.random.default_rng(0)
     covered = alarms = 0
     for _ in range(trials):
-        (first_KxN, first_K), (second_KxN, second_K) = simulate(rng, seeds, reviews, gap, seed_sd)
+        (first_KxN, first_K), (second_KxN, second_K) = simulate(
+            rng, seeds, reviews, gap, seed_sd, good
+        )
         found = difference(first_KxN, second_KxN, paired=paired)
-        true = accuracy(GOOD + gap, seed_sd) - accuracy(GOOD, seed_sd)
+        true = accuracy(good + gap, seed_sd) - accuracy(good, seed_sd)
         if seeds == 1:  # These two models, whatever other seeds would have brought.
             true = accuracy(second_K[0]) - accuracy(first_K[0])
         covered += found.low <= true <= found.high
@@ -109,6 +148,16 @@ def test_the_interval_of_a_difference_holds_the_true_one(seeds, paired, gap):
         assert alarms == pytest.approx(1 - covered, abs=1e-12)
 
 
+@pytest.mark.parametrize("reviews", [20, 200])
+@pytest.mark.parametrize(("seeds", "paired"), [(1, True), (2, True), (3, False), (10, True)])
+@pytest.mark.parametrize(("good", "gap"), [(2.0, 0.9), (-2.0, -0.9), (2.9, 0.0)])
+def test_where_nearly_all_is_right_or_wrong_the_interval_of_a_difference_holds_it_too(
+    seeds, paired, reviews, good, gap
+):
+    covered, _ = coverage(seeds, paired, gap, 0.1, trials=150, reviews=reviews, good=good)
+    assert covered > 0.93 - 3 * math.sqrt(0.93 * 0.07 / 150)
+
+
 def test_where_seeds_hardly_matter_the_interval_is_still_honest_and_not_all_there_is():
     covered, _ = coverage(3, True, 0.0, seed_sd=0.0, trials=500)
     assert covered > 0.95 - 0.03
@@ -118,10 +167,10 @@ def test_where_seeds_hardly_matter_the_interval_is_still_honest_and_not_all_ther
 
 def test_of_seeds_alone_the_difference_is_welchs_or_the_paired_t_test():
     rng = np.random.default_rng(0)
-    first_K, second_K, more_K = (rng.normal(0.8, 0.01, size) for size in (5, 5, 7))
+    first_K, second_K, more_K = (rng.normal(0.5, 0.1, size) for size in (5, 5, 7))
 
     def on_every_review(values_K):
-        return np.repeat(values_K[:, None], 20, axis=1)
+        return np.repeat(values_K[:, None], 100_000, axis=1)
 
     for other_K, paired in ((second_K, True), (second_K, False), (more_K, False)):
         found = difference(on_every_review(first_K), on_every_review(other_K), paired=paired)
@@ -140,7 +189,8 @@ def test_of_one_seed_the_difference_is_that_of_two_paired_proportions():
     rng = np.random.default_rng(0)
     (first_1xN, _), (second_1xN, _) = simulate(rng, 1, 2_000, 0.2, 0.0)
     b, c = (second_1xN & ~first_1xN).sum(), (first_1xN & ~second_1xN).sum()
-    error = math.sqrt(b + c - (b - c) ** 2 / 2_000) / 2_000  # Fleiss, 1981.
+    # Bonett and Price, 2012, whose interval has the middle of the extended sample.
+    error = math.sqrt(b + c + 2 - (b - c) ** 2 / 2_002) / 2_002
     found = difference(first_1xN, second_1xN, paired=True)
     expected = (b - c) / 2_000 + np.array([0, -1.96, 1.96]) * error
     np.testing.assert_allclose(found[:3], expected, rtol=1e-3)
@@ -170,7 +220,12 @@ def test_the_interval_is_made_of_the_mean_squares_of_seeds_reviews_and_both():
     of_seeds = reviews * ((scores_KxN.mean(1) - scores_KxN.mean()) ** 2).sum()
     of_reviews = seeds * ((scores_KxN.mean(0) - scores_KxN.mean()) ** 2).sum()
     of_both = (total - of_seeds - of_reviews) / ((seeds - 1) * (reviews - 1))
-    of_seeds, of_reviews = of_seeds / (seeds - 1), of_reviews / (reviews - 1)
+    # Two reviews more, one for either run.
+    middle_of_all = scores_KxN.sum() / (seeds * (reviews + 2))
+    of_reviews += seeds * (2 + reviews * (scores_KxN.mean() - middle_of_all) ** 2)
+    of_reviews += 2 * seeds * middle_of_all**2
+    of_reviews /= (reviews + 1) * (reviews + 2) / reviews
+    of_seeds /= seeds - 1
     t, z = scipy.stats.t.ppf(0.975, seeds - 1), scipy.stats.norm.ppf(0.975)
     expected = math.sqrt((t**2 * of_seeds + z**2 * (of_reviews - of_both)) / (seeds * reviews))
     found = difference(np.zeros_like(scores_KxN), scores_KxN, paired=True)
@@ -199,13 +254,51 @@ def test_a_difference_turns_its_sign_with_its_runs_and_knows_no_order(paired):
 def test_p_is_one_in_twenty_where_the_interval_ends_at_zero(seeds):
     (first_KxN, _), (second_KxN, _) = simulate(np.random.default_rng(0), seeds, 300, 0.2, 0.1)
     low = difference(first_KxN, second_KxN, paired=True).low
-    assert difference(first_KxN, second_KxN - low, paired=True).p == pytest.approx(0.05, rel=1e-6)
+    # Nearly, as the two reviews that `difference` adds do not move.
+    assert difference(first_KxN, second_KxN - low, paired=True).p == pytest.approx(0.05, rel=1e-3)
 
 
 def test_no_difference_at_all():
     (same_KxN, _), _ = simulate(np.random.default_rng(0), 3, 300, 0.0, 0.1)
-    assert difference(same_KxN, same_KxN, paired=True) == (0, 0, 0, 1)
+    mean, low, high, p = difference(same_KxN, same_KxN, paired=True)
+    assert (mean, p) == (0, 1)
+    assert -0.02 < low < 0 < high < 0.02
     assert difference(same_KxN, same_KxN + 0.5, paired=True).p < 1e-9
+
+
+BITS = st.booleans().map(float)
+
+
+@given(
+    st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 12)).flatmap(
+        lambda sizes: st.tuples(
+            *(
+                st.one_of(
+                    st.lists(
+                        st.lists(BITS, min_size=sizes[2], max_size=sizes[2]),
+                        min_size=seeds, max_size=seeds,
+                    ),
+                    BITS.map(lambda bit, seeds=seeds: [[bit] * sizes[2]] * seeds),
+                )
+                for seeds in sizes[:2]
+            )
+        )
+    )
+)  # fmt: skip
+@pytest.mark.filterwarnings("error")
+def test_a_difference_of_accuracies_is_one_that_can_be(scores):
+    first_KxN, second_KxN = map(np.array, scores)
+    for paired in (True, False) if len(first_KxN) == len(second_KxN) else (False,):
+        mean, low, high, p = difference(first_KxN, second_KxN, paired=paired)
+        assert -1 <= low <= mean <= high <= 1
+        assert low < high
+        assert 0 < p <= 1
+        assert (p < 0.05) == (low > 0 or high < 0)
+        d = cohens_d(first_KxN.mean(1), second_KxN.mean(1), paired=paired)
+        assert math.isnan(d) == (min(len(first_KxN), len(second_KxN)) == 1)
+        assert abs(d) < 1e9 or not math.isfinite(d)
+        assert math.isfinite(cohens_h(first_KxN.mean(), second_KxN.mean()))
+    assert 0 < mcnemar(first_KxN[0] > 0, second_KxN[0] > 0).p <= 1
 
 
 @pytest.mark.parametrize("alone", [(0, 0), (1, 0), (3, 9), (10, 10), (700, 800)])
@@ -237,6 +330,10 @@ def test_cohens_d_without_scatter_or_with_one_seed():
     assert cohens_d(same, same, paired=True) == 0
     assert cohens_d(same, same - 0.25, paired=True) == -math.inf
     assert math.isnan(cohens_d(same[:1], same, paired=False))
+    # Differences that are rounding's alone.
+    first, second = np.array([0.1, 0.3, 0.6]), np.array([0.2, 0.4, 0.7])
+    assert cohens_d(first, second, paired=True) == math.inf
+    assert cohens_d(np.full(3, 0.7), np.full(3, 0.1 * 7), paired=False) == 0
 
 
 def test_cohens_h():
@@ -263,6 +360,14 @@ def test_so_many_seeds_show_the_difference_four_times_in_five_and_one_less_does_
     assert shown[0] < 0.8 + 0.009
     assert shown[1] > 0.8 - 0.009
     assert shown[1] - shown[0] > 0.01
+
+
+@pytest.mark.filterwarnings("error")
+def test_more_seeds_are_needed_the_smaller_the_difference():
+    for paired in (True, False):
+        needed = [seeds_needed(d, paired=paired) or math.inf for d in np.geomspace(0.1, 1e6, 60)]
+        assert needed == sorted(needed, reverse=True)
+        assert needed[-1] == 2
 
 
 def test_bins_are_of_equal_counts_and_never_part_equal_values():
