@@ -5,7 +5,8 @@ python -m train_lib.sweep --config=configs/lstm.py --workdir=runs/sweep \
 python -m train_lib.sweep --config=configs/lstm.py --workdir=runs/sweep --trials=20 \
     --over=train.learning_rate=log:1e-4:1e-1 --over=model.hidden_sizes=(16,),(32,)
 
-Without `--trials` it is the grid of all values; with it, so many random draws. The same command
+Without `--trials` it is the grid of all values; with it, so many random draws, of whole numbers
+where the field is one, as in `--over=train.batch_size=log:16:256`. The same command
 goes on where it was interrupted, and with more `--trials` it adds to those there are. Every trial
 is a run folder of its own in `--workdir`, beside `sweep.md`, `sweep.json` and `sweep.png`.
 """
@@ -208,6 +209,8 @@ def run(
         raise UserError("a field stands in more than one --over; give all its values in one.")
     if count is not None and count < 1:
         raise UserError(f"--trials={count} must be at least 1.")
+    if count is None and seed:
+        raise UserError(f"--sweep_seed={seed} is of random draws: ask for them with --trials.")
     if not workdir:
         raise UserError("--workdir is missing: the folder that the same command goes on in.")
     changes = list(trials([axis.checked() for axis in axes], count, seed))

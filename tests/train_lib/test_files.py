@@ -1,14 +1,18 @@
 """What a user names is a folder of this machine, or nothing is made."""
 
 import os
+import pathlib
+import subprocess
+import sys
 
 import pytest
 
 from configs import base
-from train_lib import devices, files, report
+from train_lib import devices, report
 from train_lib.data import dataset, imdb
 from train_lib.errors import UserError
 
+ROOT = pathlib.Path(__file__).parent.parent.parent
 ADDRESSES = [
     "gs://bucket/folder", "s3://bucket/x", "http://host/x", "hdfs://host/x", "file:///tmp/x",
     "GS://b", "abfss://c@host/x", "gs:/bucket/x",
@@ -61,6 +65,18 @@ def test_an_address_is_refused_and_no_folder_is_made_of_it(name, address, tmp_pa
     assert refused.startswith(f"{address} is an address")
 
 
+def test_comparing_makes_no_folder_of_an_address(write_run, tmp_path):
+    runs = [str(write_run(name)) for name in ("one", "two")]
+    (tmp_path / "here").mkdir()
+    environment = os.environ | {"XDG_CACHE_HOME": "gs://bucket/x", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-m", "train_lib.compare", *runs, f"--out={tmp_path / 'out'}"],
+        cwd=tmp_path / "here", env=environment, capture_output=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert not os.listdir(tmp_path / "here")
+    assert done.stderr.decode().startswith("error: gs://bucket/x is an address")
+
+
 @pytest.mark.parametrize("address", ["file:///tmp/x", "http://host/x", "hdfs://host/x"])
 def test_an_address_that_jax_cannot_read_is_refused(address, monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", address)
@@ -74,7 +90,7 @@ def test_an_address_that_jax_cannot_read_is_refused(address, monkeypatch):
 
 @pytest.mark.parametrize("path", ["a", "/a/b", "./gs:/x", "a b:c", "a/gs://b", "C:/x", "a:b"])
 def test_what_only_looks_like_an_address_is_a_path(path):
-    assert files.local(path).parts == tuple(p for p in files.pathlib.Path(path).parts)
+    assert report.RunFolder(path).path == pathlib.Path(path)
 
 
 def test_the_home_of_nobody_is_refused():

@@ -54,7 +54,12 @@ def resolve(words):
     """The config that the words after `python main.py` make."""
     values, argv = flags.FlagValues(), ["main.py", *words]
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
-    assert values(argv) == ["main.py"]
+    left = problem = None
+    try:
+        left = values(argv)
+    except (flags.Error, ValueError) as error:
+        problem = error
+    assert left == ["main.py"], problem
     return values.config
 
 
@@ -357,6 +362,11 @@ def test_what_cannot_be_searched_is_refused_before_anything_runs(
     with pytest.raises(UserError, match=words):
         sweep.run(config, [Axis.parse(text) for text in over], count, 0, str(tmp_path / "new"))
     assert not (tmp_path / "new").exists()
+
+
+def test_a_seed_of_draws_is_refused_where_nothing_is_drawn(config, tmp_path):
+    with pytest.raises(UserError, match="--sweep_seed=3 is of random draws"):
+        sweep.run(config, [Axis.parse("train.seed=1")], None, 3, str(tmp_path))
 
 
 def test_a_folder_of_something_else_is_left_alone(config, tmp_path):
