@@ -97,18 +97,6 @@ def search(config, over, count=None):
     return found, out.getvalue(), refused
 
 
-@contextlib.contextmanager
-def started_with(*words):
-    """The config that a program has which was started with these words."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["sweep", *words])
-        try:
-            flags.FLAGS(sys.argv)
-            yield flags.FLAGS.config
-        finally:
-            flags.FLAGS.unparse_flags()
-
-
 @pytest.mark.parametrize(
     "words",
     [
@@ -120,12 +108,13 @@ def started_with(*words):
         ["--config=configs/generated.py", "--config.model.cell_options", "", "--workdir=x"],
     ],
 )  # fmt: skip
-def test_the_command_makes_the_config_of_the_best_trial(words, monkeypatch):
+def test_the_command_makes_the_config_of_the_best_trial(words, start_with, monkeypatch):
     run = fake_run(accuracy=lambda config: 0.9 if config.train.batch_size == 33 else 0.6)
     monkeypatch.setattr(loop, "run", run)
     monkeypatch.setattr(sweep, "_plot", lambda _: b"")
-    with started_with(*words) as config:
-        _, printed, _ = search(config, ["train.batch_size=32,33,34", "model.pooling=max"])
+    _, printed, _ = search(
+        start_with(*words).config, ["train.batch_size=32,33,34", "model.pooling=max"]
+    )
     (best,) = [config for config in run.configs if config.train.batch_size == 33]
     assert fields(resolve(command_in(printed))) == fields(best)
 
