@@ -110,8 +110,8 @@ def main(argv: Sequence[str]) -> None:
         "--lengths", type=_lengths, default="500", help="tokens, of temporal_order's sequences"
     )
     parser.add_argument("--seeds", type=int, default=1, help="of every run: 0 and those behind it")
-    parser.add_argument("--runs", type=pathlib.Path, default="runs/cells")
-    parser.add_argument("--out", type=pathlib.Path, default="benchmarks/results")
+    parser.add_argument("--runs", type=files.local, default="runs/cells")
+    parser.add_argument("--out", type=files.local, default="benchmarks/results")
     options = parser.parse_args(argv)
     tasks = {name: TASKS[name] for name in chosen("tasks", options.tasks, list(TASKS))}
     tasks = at_lengths(tasks, options.lengths)

@@ -68,7 +68,7 @@ def main(argv: Sequence[str]) -> int:
         parser.add_argument(f"--{option}", default=",".join(choices), help="separated by commas")
     parser.add_argument("--repeats", type=int, default=5, help="turns of each peer")
     parser.add_argument("--job_repeats", type=int, default=1, help="turns in the setting job")
-    parser.add_argument("--out", type=pathlib.Path, default="benchmarks/results")
+    parser.add_argument("--out", type=files.local, default="benchmarks/results")
     options = parser.parse_args(argv)
     architectures = chosen("architectures", options.architectures, workload.ARCHITECTURES)
     settings = chosen("settings", options.settings, SETTINGS)

@@ -9,7 +9,6 @@ one batch, by `jax.vmap`. Writes `scaling.png` and `scaling.json`.
 
 import argparse
 import json
-import pathlib
 import statistics
 import sys
 import time
@@ -53,7 +52,7 @@ def main(argv: Sequence[str]) -> None:
     )
     parser.add_argument("--peers", default=",".join(PEERS), help="separated by commas")
     parser.add_argument("--repeats", type=int, default=3, help="turns of each peer at each size")
-    parser.add_argument("--out", type=pathlib.Path, default="benchmarks/results")
+    parser.add_argument("--out", type=files.local, default="benchmarks/results")
     options = parser.parse_args(argv)
 
     devices.configure()

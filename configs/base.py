@@ -3,6 +3,9 @@
 An experiment is a file like `configs/lstm.py`: this one plus what differs. Any field can be
 overridden on the command line, as in `--config.train.num_epochs=5`. What values are accepted
 is written in `train_lib/settings.py`.
+
+A new field's default is what the program did before there was one: that is what the folders of
+older runs, which lack the field, are read with.
 """
 
 from ml_collections import ConfigDict

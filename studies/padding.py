@@ -18,7 +18,6 @@ import argparse
 import hashlib
 import importlib
 import json
-import pathlib
 import sys
 from collections.abc import Sequence
 
@@ -86,8 +85,8 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--poolings", default=",".join(POOLINGS))
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--max_length_tokens", type=int, default=0, help="of a review; 0: all")
-    parser.add_argument("--runs", type=pathlib.Path, default="runs/padding")
-    parser.add_argument("--out", type=pathlib.Path, default="docs/padding")
+    parser.add_argument("--runs", type=files.local, default="runs/padding")
+    parser.add_argument("--out", type=files.local, default="docs/padding")
     options = parser.parse_args(argv)
     conditions = [
         (architecture, padding, pooling)

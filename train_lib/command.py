@@ -1,13 +1,14 @@
 """The command line of a program that takes an experiment's config."""
 
 import glob
+import json
 import re
 from collections.abc import Callable
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from train_lib import devices, processes
+from train_lib import devices, processes, settings
 from train_lib.errors import UserError, told_to_user
 from train_lib.report import RunFolder
 
@@ -50,6 +51,29 @@ def run(main: Callable[[ConfigDict, str | None], object]) -> None:
         app.run(start, flags_parser=_parse)
 
 
+def words(config: ConfigDict) -> list[str]:
+    """What to write after `main.py` to have a config: a file, and every field that is not as there.
+
+    The file is the one that this program was given, or, called from Python, the plainest one.
+    """
+    flag = flags.FLAGS["config"]
+    file = "configs/lstm.py" if flag.value is None else config_flags.get_config_filename(flag)
+    in_file = _plain(flag.parser.parse(file))
+    changed = {path: value for path, value in _plain(config).items() if value != in_file.get(path)}
+    return [
+        f"--config={file}",
+        *(
+            f"--config.{path}={tuple(value) if isinstance(value, list) else value}"
+            for path, value in changed.items()
+        ),
+    ]
+
+
+def _plain(config: ConfigDict) -> dict:
+    """The fields of a config by their paths, of types that JSON has."""
+    return dict(settings.flatten(json.loads(json.dumps(config.to_dict()))))
+
+
 def _join() -> None:
     """Makes this process one of several, where flags say so."""
     where, number, this = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
@@ -89,9 +113,13 @@ def _parse(argv):
     """Parses the command line, which loads the config file, with errors told to the user."""
     try:
         rest = flags.FLAGS(argv)
+        if flags.FLAGS["config"].present > 1:  # The second would lose what overrides a tuple.
+            raise flags.DuplicateFlagError
         if _CONFIG.value is not None:
             _CONFIG.value.name  # noqa: B018  A file that could not be loaded says so only now.
         return rest
+    except flags.DuplicateFlagError as error:
+        raise UserError("--config is given twice; name one experiment.") from error
     except Exception as error:  # A config file is Python: whatever it raises.
         text = str(error.args[0] if error.args else error)
         raised = re.findall(r"^ *(\w+Error: .*)$", text, re.MULTILINE)  # By the config file.

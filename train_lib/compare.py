@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from train_lib import finished, report, statistics
+from train_lib import files, finished, report, statistics
 from train_lib.errors import UserError, told_to_user
 from train_lib.finished import Run
 
@@ -369,6 +369,7 @@ def main(argv: Sequence[str]) -> None:
     arguments = parser.parse_args(argv)
     if len(arguments.run) < 2:
         raise UserError("there is nothing to compare with: name the folders of two runs or more.")
+    files.cache_dir()  # Matplotlib would make a folder of an address.
     comparison = compare(finished.load(arguments.run))
     tables = markdown(comparison)
     buffer = io.BytesIO()

@@ -21,8 +21,11 @@ def configure() -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     # A share of a batch of 512 below 64 rows no longer fills the vector units.
     jax.config.update("jax_num_cpu_devices", min(cores or 1, 8))
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    compiled = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if compiled is None:
         jax.config.update("jax_compilation_cache_dir", str(files.cache_dir() / "compiled"))
+    elif not compiled.startswith(("gs://", "s3://")):  # These two JAX reads by itself.
+        files.local(compiled)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 

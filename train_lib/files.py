@@ -7,9 +7,12 @@ import re
 import tempfile
 from collections.abc import Iterable
 
+from train_lib.errors import UserError
+
 SUMS = "SHA256SUMS"
 """In a folder: the digests of its other files; `sha256sum -c SHA256SUMS` checks them by hand."""
 
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # A single letter is a drive of Windows.
 _SUMS_CONTENT = re.compile(rb"([0-9a-f]{64}  .+\n)+")
 
 
@@ -25,10 +28,31 @@ class Damaged(Exception):
         self.names = set(names)
 
 
+def local(path: pathlib.Path | str) -> pathlib.Path:
+    """The path that a user names, with `~` for the home folder.
+
+    Raises:
+        UserError: it is an address, as in `gs://bucket/folder`, which would become a folder called
+            `gs:` here; or there is no such home.
+    """
+    if _URL.match(str(path)):
+        raise UserError(
+            f"{path} is an address, and files are read and written on this machine alone. Copy or "
+            "mount what is there, and name the folder."
+        )
+    try:
+        return pathlib.Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{path}: {error} Name the folder by its full path.") from error
+
+
 def cache_dir() -> pathlib.Path:
-    """The folder for what can be made again: `$XDG_CACHE_HOME/seqmodels`."""
-    root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(root) / "seqmodels"
+    """The folder for what can be made again: `$XDG_CACHE_HOME/seqmodels`.
+
+    Raises:
+        UserError: as `local` does.
+    """
+    return local(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "seqmodels"
 
 
 def write(path: pathlib.Path, content: bytes | str) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from scipy.special import expit
 
-from train_lib import settings
 from train_lib.errors import UserError
 from train_lib.report import PREDICTION_COLUMNS, RunFolder
 
@@ -108,7 +107,7 @@ def _read(folder: RunFolder, name: str) -> Run:
         )
     seeds = [seed["seed"] for seed in result["seeds"] if "diverged_at_step" not in seed]
     return Run(
-        name, folder.path, dict(settings.flatten(folder.read_json("config.json"))), result,
+        name, folder.path, folder.read_fields(), result,
         _read_epochs(folder), seeds, *_read_predictions(folder, len(seeds)),
     )  # fmt: skip
 

@@ -11,6 +11,7 @@ import pathlib
 import platform
 from collections.abc import Sequence
 from importlib import metadata
+from typing import Any
 
 import jax
 import numpy as np
@@ -65,7 +66,7 @@ def new_folder(option: str, path: str | None, name: str) -> pathlib.Path:
     Raises:
         UserError: it has files in it already, or cannot be made.
     """
-    folder = pathlib.Path(path or name_by_time(name)).expanduser()
+    folder = files.local(path or name_by_time(name))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
@@ -86,7 +87,7 @@ class RunFolder:
     """
 
     def __init__(self, path: pathlib.Path | str):
-        self.path = pathlib.Path(path).expanduser()
+        self.path = files.local(path)
         self._lock: int | None = None
 
     @classmethod
@@ -151,14 +152,21 @@ class RunFolder:
                 "another folder."
             ) from None
 
+    def read_fields(self) -> dict[str, Any]:
+        """The fields of a run that was begun, by any version of this program, with their paths.
+
+        Raises:
+            UserError: they cannot be read.
+        """
+        return settings.complete(dict(settings.flatten(self.read_json("config.json"))))
+
     def read_config(self) -> ConfigDict:
         """The config of a run that was begun, with the cell's file as it was then.
 
         Raises:
             UserError: it cannot be read, or has fields that it cannot have.
         """
-        config = ConfigDict(self.read_json("config.json"))
-        settings.check(config)
+        config = settings.of_fields(self.read_fields())
         if config.model.cell.endswith(".py"):
             config.model.cell = str(self.path / CELL_FILE)
         return config
@@ -349,10 +357,15 @@ def fixed_fields(config: dict) -> dict[str, object]:
 
 def describe_differences(before: dict, now: dict) -> list[str]:
     """A line for each field that has changed, with both values."""
+    before, now = settings.complete(before), settings.complete(now)
+
+    def shown(fields: dict, path: str) -> str:
+        return repr(fields[path]) if path in fields else "no field"
+
     return [
-        f"config.{path} was {before.get(path)!r} and is {now.get(path)!r}"
+        f"config.{path} was {shown(before, path)} and is {shown(now, path)}"
         for path in sorted(before.keys() | now.keys())
-        if before.get(path) != now.get(path)
+        if path not in before or path not in now or before[path] != now[path]
     ]
 
 

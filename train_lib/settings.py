@@ -2,18 +2,33 @@
 
 import dataclasses
 import difflib
+import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from configs import base
 from seqmodels.engines import ENGINES, MATRIX_DTYPES
 from seqmodels.factory import DIRECTIONS, cell_names
 from seqmodels.pooling import POOLINGS
 from train_lib.data import sources
 from train_lib.data.vocabulary import FIRST_WORD
 from train_lib.errors import UserError
+
+
+def flatten(config: Mapping, prefix: str = ""):
+    """Every field of a config with its path, as in `train.seed`."""
+    for key, value in config.items():
+        if isinstance(value, Mapping | ConfigDict):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+DEFAULTS = dict(flatten(json.loads(json.dumps(base.get_config("", "exact").to_dict()))))
+"""Of every field, by its path, of types that JSON has."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,12 +124,24 @@ RULES: dict[str, Rule] = {
 
 
 def check(config: ConfigDict) -> None:
-    """Checks every field of a config.
+    """Checks every field of a config, and that they go together.
+
+    Raises:
+        UserError: they cannot be used; the message names each of those that cannot.
+    """
+    check_fields(dict(flatten(config)))
+    _tell(_conflicts(config))
+
+
+def check_fields(fields: Mapping[str, Any]) -> None:
+    """Checks every field of a config by itself.
+
+    Args:
+        fields: by their paths.
 
     Raises:
         UserError: fields are missing, unknown or out of range; the message names each of them.
     """
-    fields = dict(flatten(config))
     problems = []
     for path in RULES.keys() - fields.keys():
         problems.append(f"config.{path} is missing; it must be {RULES[path].expected}")
@@ -125,27 +152,66 @@ def check(config: ConfigDict) -> None:
             problems.append(f"config.{path} is not a field{hint}")
         elif not RULES[path].accepts(value):
             problems.append(f"config.{path} = {value!r} must be {RULES[path].expected}")
-    if not problems:
-        model, data = config.model, config.data
-        if len(model.hidden_sizes) != len(model.dropout_rates):
-            problems.append(
-                f"config.model.dropout_rates = {model.dropout_rates!r} must have one rate for each "
-                f"layer of config.model.hidden_sizes = {model.hidden_sizes!r}"
-            )
-        if data.train_reviews + data.validation_reviews > 25_000:
-            problems.append(
-                f"config.data.train_reviews = {data.train_reviews} and "
-                f"config.data.validation_reviews = {data.validation_reviews} are drawn from "
-                "the same 25,000 reviews and must not exceed them together"
-            )
-    if problems:
-        raise UserError("\n  ".join(["the config cannot be used:", *sorted(problems)]))
+    _tell(problems)
 
 
-def flatten(config: Mapping, prefix: str = ""):
-    """Every field of a config with its path, as in `train.seed`."""
-    for key, value in config.items():
-        if isinstance(value, Mapping | ConfigDict):
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+def _conflicts(config: ConfigDict) -> Iterator[str]:
+    """What is wrong with fields together, each being right, or does nothing beside the others."""
+    model, data = config.model, config.data
+    if len(model.hidden_sizes) != len(model.dropout_rates):
+        yield (
+            f"config.model.dropout_rates = {model.dropout_rates!r} must have one rate for each "
+            f"layer of config.model.hidden_sizes = {model.hidden_sizes!r}"
+        )
+    if model.residual and len(model.hidden_sizes) == 1:
+        yield (
+            "config.model.residual = True does nothing where config.model.hidden_sizes = "
+            f"{model.hidden_sizes!r} is one layer: it is layers above the first that add their "
+            "input to their output"
+        )
+    if data.train_reviews + data.validation_reviews > 25_000:
+        yield (
+            f"config.data.train_reviews = {data.train_reviews} and "
+            f"config.data.validation_reviews = {data.validation_reviews} are drawn from "
+            "the same 25,000 reviews and must not exceed them together"
+        )
+    for field, names in sources.READ_BY.items():
+        if data.source not in names and data[field] != DEFAULTS[f"data.{field}"]:
+            yield (
+                f"config.data.{field} = {data[field]!r} does nothing where config.data.source = "
+                f"{data.source!r}: it is read where that is {' or '.join(names)}"
+            )
+
+
+def _tell(problems: Iterable[str]) -> None:
+    """Raises a UserError if there are problems."""
+    if found := sorted(problems):
+        raise UserError("\n  ".join(["the config cannot be used:", *found]))
+
+
+def complete(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a run of any version of this program, by their paths.
+
+    Those that it did not have yet have their default, which is what it did then. A baseline has a
+    model and training of its own, and is given fields of data alone.
+    """
+    is_baseline = "model.cell" not in fields
+    return {
+        path: default
+        for path, default in DEFAULTS.items()
+        if path.startswith("data.") or not is_baseline
+    } | dict(fields)
+
+
+def of_fields(fields: Mapping[str, Any]) -> ConfigDict:
+    """The config that has these fields, each of them checked by itself.
+
+    Whether they go together was asked when the run began, which may have been before it mattered.
+
+    Raises:
+        UserError: as `check_fields` does.
+    """
+    check_fields(fields)
+    config = base.get_config("", "exact")
+    config.update_from_flattened_dict(fields)
+    return config

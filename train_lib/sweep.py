@@ -5,7 +5,8 @@ python -m train_lib.sweep --config=configs/lstm.py --workdir=runs/sweep \
 python -m train_lib.sweep --config=configs/lstm.py --workdir=runs/sweep --trials=20 \
     --over=train.learning_rate=log:1e-4:1e-1 --over=model.hidden_sizes=(16,),(32,)
 
-Without `--trials` it is the grid of all values; with it, so many random draws. The same command
+Without `--trials` it is the grid of all values; with it, so many random draws, of whole numbers
+where the field is one, as in `--over=train.batch_size=log:16:256`. The same command
 goes on where it was interrupted, and with more `--trials` it adds to those there are. Every trial
 is a run folder of its own in `--workdir`, beside `sweep.md`, `sweep.json` and `sweep.png`.
 """
@@ -19,7 +20,6 @@ import json
 import math
 import pathlib
 import shlex
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -27,21 +27,22 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from train_lib import command, loop, processes, settings, statistics
+from train_lib import command, files, loop, processes, report, settings, statistics
 from train_lib.errors import Diverged, UserError
 from train_lib.report import RunFolder
 
 flags.adopt_module_key_flags(command)
 _OVER = flags.DEFINE_multi_string(
     "over", [], "A field and its values, as in train.learning_rate=1e-3,1e-2, or, for random "
-    "draws, the range of a number: log:1e-4:1e-1 or uniform:0:0.5."
+    "draws, the range of a number: log:1e-4:1e-1 or uniform:0:0.5; of a field that is a whole "
+    "number, whole ones are drawn."
 )  # fmt: skip
 _TRIALS = flags.DEFINE_integer("trials", None, "Random draws; by default the grid of all values.")
 _SEED = flags.DEFINE_integer("sweep_seed", 0, "Of the random draws.")
 
 
 GUESSING = 0.5
-"""The accuracy of guessing, classes being balanced: what a trial that diverged is worth."""
+"""The accuracy of guessing, classes being balanced: what a seed that diverged is worth."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +52,8 @@ class Axis:
     Attributes:
         field: of the config, as in `train.learning_rate`.
         values: to choose from, or
-        scale, low, high: `log` or `uniform`, to draw a number from the range.
+        scale, low, high: `log` or `uniform`, to draw a number from the range, its ends included;
+            a whole number if they are.
     """
 
     field: str
@@ -75,7 +77,7 @@ class Axis:
                 low, high = map(float, limits)
             except ValueError:
                 low = high = 0.0
-            if not (low < high < math.inf and (scale == "uniform" or low > 0)):
+            if not (-math.inf < low < high < math.inf and (scale == "uniform" or low > 0)):
                 raise UserError(
                     f"--over={text}: a range is {scale}:low:high, with low below high"
                     f"{' and above 0' if scale == 'log' else ''}."
@@ -89,15 +91,45 @@ class Axis:
             )
         return cls(field, values)
 
+    def checked(self) -> "Axis":
+        """The same, its ends whole numbers where the field is one.
+
+        Raises:
+            UserError: there is no such field, or it has no such range.
+        """
+        if self.field not in settings.RULES:
+            raise UserError(
+                f"--over={self.field}: there is no field config.{self.field}; see configs/base.py."
+            )
+        if not self.scale:
+            return self
+        rule, ends = settings.RULES[self.field], (self.low, self.high)
+        for low, high in (ends, tuple(map(int, ends))):
+            if (low, high) == ends and rule.accepts(low) and rule.accepts(high):
+                return dataclasses.replace(self, low=low, high=high)
+        raise UserError(
+            f"--over={self.field}={self.scale}:{self.low:g}:{self.high:g}: both ends of a range "
+            f"may be drawn, and config.{self.field} must be {rule.expected}."
+        )
+
     def draw(self, rng: np.random.Generator) -> Any:
-        """One value at random."""
+        """One value at random that the field may have."""
         if self.values:
             return self.values[rng.integers(len(self.values))]
+        while not settings.RULES[self.field].accepts(number := self._number(rng)):
+            pass  # Between two even ends there are odd numbers.
+        return number
+
+    def _number(self, rng: np.random.Generator) -> float:
+        is_whole = isinstance(self.low, int)
+        low, high = (self.low - 0.5, self.high + 0.5) if is_whole else (self.low, self.high)
         if self.scale == "log":
-            number = math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
+            number = math.exp(rng.uniform(math.log(low), math.log(high)))
         else:
-            number = rng.uniform(self.low, self.high)
-        return float(f"{number:.4g}")  # So that what is shown is all of it.
+            number = rng.uniform(low, high)
+        # Four digits, so that what is shown is all of it.
+        rounded = round(number) if is_whole else float(f"{number:.4g}")
+        return min(max(rounded, self.low), self.high)
 
 
 def _values(text: str) -> tuple[Any, ...]:
@@ -148,15 +180,8 @@ def configs(base: ConfigDict, changes: Sequence[dict[str, Any]]) -> list[ConfigD
     result = []
     for change in changes:
         config = ConfigDict(base.to_dict())
-        fields = config.to_dict()
-        for field, value in change.items():
-            group, _, name = field.rpartition(".")
-            if name not in fields.get(group, {}):
-                raise UserError(
-                    f"--over={field}: there is no field config.{field}; see configs/base.py."
-                )
-            with config.ignore_type():  # What it must be is said by `settings`, with its name.
-                config[group][name] = value
+        with config.ignore_type():  # What it must be is said by `settings`, with its name.
+            config.update_from_flattened_dict(change)
         settings.check(config)
         result.append(config)
     return result
@@ -171,6 +196,7 @@ def run(
         What `sweep.json` holds.
 
     Raises:
+        Diverged: every trial did; the reports are written.
         UserError: the fields, their values or the folder cannot be used.
     """
     if processes.count() > 1:
@@ -183,23 +209,25 @@ def run(
         raise UserError("a field stands in more than one --over; give all its values in one.")
     if count is not None and count < 1:
         raise UserError(f"--trials={count} must be at least 1.")
+    if count is None and seed:
+        raise UserError(f"--sweep_seed={seed} is of random draws: ask for them with --trials.")
     if not workdir:
         raise UserError("--workdir is missing: the folder that the same command goes on in.")
-    changes = list(trials(axes, count, seed))
+    changes = list(trials([axis.checked() for axis in axes], count, seed))
     all_configs = configs(base, changes)
     search = {
         "config": base.to_dict(),
         "over": [dataclasses.asdict(axis) for axis in axes],
         "random_seed": None if count is None else seed,
     }
-    folder = _open(pathlib.Path(workdir).expanduser(), search)
+    folder = _open(files.local(workdir), search)
     rows = []
     for number, (change, config) in enumerate(zip(changes, all_configs, strict=True), 1):
         print(f"trial {number}/{len(changes)}: {_shown(change)}", flush=True)
         row = _run_trial(config, folder.path / f"trial-{number:04}")
         rows.append({"trial": number, "fields": change} | row)
         print(f"  validation accuracy {_accuracy(row)}", flush=True)
-    return _report(folder, search, rows)
+    return _report(folder, search, rows, all_configs)
 
 
 def _open(path: pathlib.Path, search: dict) -> RunFolder:
@@ -215,6 +243,9 @@ def _open(path: pathlib.Path, search: dict) -> RunFolder:
     elif not (path / name).exists():
         raise UserError(f"--workdir={path} is not empty and not a sweep's folder.")
     found, expected = folder.read_json(name), json.loads(json.dumps(search))
+    for one in (found, expected):
+        if isinstance(one.get("config"), dict):
+            one["config"] = settings.complete(dict(settings.flatten(one["config"])))
     if found != expected:
         differing = ", ".join(sorted(key for key in expected if found.get(key) != expected[key]))
         raise UserError(
@@ -236,32 +267,51 @@ def _run_trial(config: ConfigDict, path: pathlib.Path) -> dict:
             result = loop.run(config, str(path), evaluate_test=False)
         except Diverged as error:
             print(error, file=log)
-            return {"validation_accuracy": GUESSING, "ci95": None}
-    accuracy = result["validation_accuracy"]
+            return {
+                "validation_accuracy": GUESSING, "ci95": None, "seeds_diverged": config.train.seeds
+            }  # fmt: skip
+    accuracy, lost = result["validation_accuracy"], len(report.diverged_seeds(result))
+    share = lost / config.train.seeds
     return {
-        "validation_accuracy": accuracy["mean"],
-        "ci95": [accuracy["ci95_low"], accuracy["ci95_high"]],
+        "validation_accuracy": share * GUESSING + (1 - share) * accuracy["mean"],
+        "ci95": None if lost else [accuracy["ci95_low"], accuracy["ci95_high"]],
+        "seeds_diverged": lost,
         "validation_loss": result["validation_loss"]["mean"],
         "parameters": result["model"]["parameters"],
         "seconds": result["seconds"]["total"],
     }
 
 
-def _report(folder: RunFolder, search: dict, rows: list[dict]) -> dict:
+def _report(
+    folder: RunFolder, search: dict, rows: list[dict], all_configs: Sequence[ConfigDict]
+) -> dict:
     """Writes and prints all trials, best first, and what fewer of them would have found."""
     expected = statistics.expected_best([row["validation_accuracy"] for row in rows])
-    rows = sorted(rows, key=lambda row: row["validation_accuracy"], reverse=True)
+    # What ended comes before what diverged, even if guessing would have been better.
+    rows = sorted(rows, key=lambda row: (_ended(row), row["validation_accuracy"]), reverse=True)
+    best = all_configs[rows[0]["trial"] - 1] if _ended(rows[0]) else None
     content = search | {
         "seeds_a_trial": search["config"]["train"]["seeds"],
         "trials": rows,
         "expected_best_validation_accuracy": expected.tolist(),
+        "command": best and shlex.join(["python", "main.py", *command.words(best)]),
     }
     table = _markdown(content)
     folder.write_json("sweep.json", content)
     folder.write("sweep.md", table)
     folder.write("sweep.png", _plot(content))
     print(f"\n{table}\nfolder: {folder.path}", flush=True)
+    if best is None:
+        raise Diverged(
+            f"every trial diverged, so none is recommended; {folder.path} has their logs. Search "
+            "in lower learning rates, or with config.train.clip_norm=1."
+        )
     return content
+
+
+def _ended(row: dict) -> bool:
+    """Whether a trial has a figure of at least one seed."""
+    return "seconds" in row
 
 
 def _markdown(content: dict) -> str:
@@ -273,34 +323,26 @@ def _markdown(content: dict) -> str:
     for row in rows:
         line = [str(row["trial"]), *(str(row["fields"][field]) for field in fields)]
         line.append(_accuracy(row))
-        if row["ci95"]:
+        if _ended(row):
             line += [f"{row['validation_loss']:.4f}", f"{row['parameters']:,}"]
             line.append(f"{row['seconds']:.0f}")
         lines.append(line + [""] * (len(head) - len(line)))
     of_fewer = [1, *(n for n in (2, 3, 5, 10, 20, 50, 100) if n < len(rows)), len(rows)]
     budget = ", ".join(f"{n}: {expected[n - 1]:.4f}" for n in dict.fromkeys(of_fewer))
-    chosen = [f"--config.{field}={value}" for field, value in rows[0]["fields"].items()]
+    if content["command"]:
+        chosen = f"The best one on the test reviews:\n\n    {content['command']}\n"
+    else:
+        chosen = "None is recommended: every trial diverged.\n"
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return (
         f"# {content['config']['name']}: {len(rows)} trials of {content['seeds_a_trial']} seed(s), "
         f"{sum(row.get('seconds', 0) for row in rows):.0f} s"
-        f"{'' if all(row['ci95'] for row in rows) else ' and those that diverged'}"
+        f"{'' if all(map(_ended, rows)) else ' and those that diverged'}"
         f"\n\n{table}\n\n"
         "The best of many is chosen for its luck too: it will do less well on other reviews.\n"
         f"Expected best validation accuracy of so many trials: {budget}.\n\n"
-        f"The best one on the test reviews:\n\n"
-        f"    python main.py {shlex.join([*_given(), *chosen])}\n"
+        f"{chosen}"
     )
-
-
-def _given() -> list[str]:
-    """Of the command line, what makes the config that all trials begin with."""
-    words = sys.argv[1:]
-    return [
-        f"{word}={after}" if word == "--config" else word
-        for word, after in itertools.pairwise([*words, ""])
-        if word.startswith("--config")
-    ]
 
 
 def _plot(content: dict) -> bytes:
@@ -335,8 +377,10 @@ def _plot(content: dict) -> bytes:
 
 
 def _accuracy(row: dict) -> str:
-    if row["ci95"] is None:
+    if not _ended(row):
         return f"diverged, counts as {GUESSING}"
+    if lost := row["seeds_diverged"]:
+        return f"{row['validation_accuracy']:.4f}, seeds that diverged ({lost}) count as {GUESSING}"
     low, high = row["ci95"]
     return f"{row['validation_accuracy']:.4f} [{low:.4f}, {high:.4f}]"
 

@@ -1,11 +1,30 @@
-"""Finished runs, made up."""
+"""Finished runs, made up; and command lines."""
+
+import sys
 
 import numpy as np
 import pytest
+from absl import flags
 
 from configs import base
+from train_lib import command
 from train_lib.data.dataset import Split
 from train_lib.report import RunFolder
+
+
+@pytest.fixture
+def start_with(monkeypatch):
+    """Reads words of a command line as a program does; gives the flags, which then go away."""
+
+    def parse(*words):
+        monkeypatch.setattr("sys.argv", ["program", *words])
+        command._parse(sys.argv)
+        return flags.FLAGS
+
+    yield parse
+    flags.FLAGS.unparse_flags()
+    for name in [name for name in flags.FLAGS if name.startswith("config.")]:
+        delattr(flags.FLAGS, name)
 
 
 @pytest.fixture

@@ -1,9 +1,12 @@
 """A run that was interrupted ends as if it had not been."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +17,7 @@ import numpy as np
 import pytest
 
 from configs import base
-from train_lib import devices, files, loop, predict, report
+from train_lib import devices, files, finished, loop, predict, report
 from train_lib.data import dataset
 from train_lib.errors import STOPPED, Stopped, UserError
 from train_lib.resume import Keeper
@@ -151,6 +154,75 @@ def test_what_must_not_change_is_refused_with_both_values(config, tmp_path, monk
     assert '"devices": "2 x cpu"' in manifest.read_text()
     loop.run(config, str(folder))
     assert "notice" not in capsys.readouterr().out
+
+
+def made_older(folder):
+    """Takes away, from a run's folder and its checkpoints, every field that is as by default."""
+    defaults = base.get_config("", "exact")
+    config = json.loads((folder / "config.json").read_text())
+    gone = []
+    for group in ("model", "data", "train"):
+        for name, value in json.loads(json.dumps(defaults[group].to_dict())).items():
+            if config[group][name] == value and name != "cell":  # The first version had that.
+                del config[group][name]
+                gone.append(f"{group}.{name}")
+    rewrite(folder / "config.json", config)
+    for path in folder.glob("checkpoints/*/manifest.json"):
+        manifest = json.loads(path.read_text())
+        for field in set(gone) & manifest["position"]["circumstances"]["config"].keys():
+            del manifest["position"]["circumstances"]["config"][field]
+        rewrite(path, manifest)
+    return set(gone)
+
+
+def rewrite(path, content):
+    """Writes a JSON file anew, and its digest where there is one."""
+    path.write_text(json.dumps(content))
+    sums, digest = path.with_name("SHA256SUMS"), hashlib.sha256(path.read_bytes()).hexdigest()
+    if sums.exists():
+        sums.write_text(re.sub(rf"\w+(?=  {path.name})", digest, sums.read_text()))
+
+
+def refusal(call, *arguments):
+    """Why something is refused; nothing, if it is not."""
+    try:
+        call(*arguments)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def test_a_folder_from_before_there_was_a_field_is_read(config, whole, tmp_path, capsys):
+    older = tmp_path / "older"
+    shutil.copytree(whole, older)
+    assert {"data.padding_side", "model.zoneout", "train.clip_norm"} <= made_older(older)
+    assert not refusal(predict.predict, str(older), ["good"])
+    np.testing.assert_array_equal(*(predict.predict(str(f), ["good"]) for f in (older, whole)))
+    assert not refusal(loop.run, config, str(older))
+    assert not refusal(lambda: loop.run(report.RunFolder(older).read_config(), str(older)))
+    capsys.readouterr()
+    assert finished.differing_fields(finished.load([str(older), str(whole)])) == {}
+    config.model.zoneout = 0.5
+    assert "config.model.zoneout was 0.0 and is 0.5" in refusal(loop.run, config, str(older))
+
+
+def test_a_run_from_before_there_was_a_field_goes_on(config, whole, tmp_path, monkeypatch):
+    older = tmp_path / "older"
+    run_until(4, config, older, monkeypatch)
+    assert {"data.padding_side", "model.zoneout", "train.clip_norm"} <= made_older(older)
+    assert not refusal(loop.run, config, str(older))
+    assert_same(older, whole)
+
+
+def test_a_field_of_another_version_is_named(config, whole, tmp_path):
+    newer = tmp_path / "newer"
+    shutil.copytree(whole, newer)
+    content = json.loads((newer / "config.json").read_text())
+    content["model"]["twist"] = 3
+    (newer / "config.json").write_text(json.dumps(content))
+    (newer / "SHA256SUMS").unlink()
+    assert "config.model.twist was 3 and is no field" in refusal(loop.run, config, str(newer))
+    assert "config.model.twist is not a field" in refusal(report.RunFolder(newer).read_config)
 
 
 def test_a_seed_that_diverges_leaves_the_others_alone(config, whole, tmp_path, monkeypatch, capsys):

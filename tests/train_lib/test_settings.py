@@ -71,6 +71,45 @@ def test_all_problems_are_told_at_once(config):
         assert words in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"model.residual": True}, "config.model.residual = True does nothing where"),
+        ({"model.residual": True, "model.hidden_sizes": (8,)}, "hidden_sizes = (8,) is one layer"),
+        (
+            {"data.source": "generated", "data.archive": "a.tar.gz"},
+            "data.archive = 'a.tar.gz' does",
+        ),
+        ({"data.source": "temporal_order", "data.archive": "a"}, "data.archive = 'a' does nothing"),
+        ({"data.source": "generated", "data.dir": "a"}, "config.data.dir = 'a' does nothing where"),
+        ({"data.source": "generated", "data.length_tokens": 50}, "length_tokens = 50 does nothing"),
+        ({"data.length_tokens": 50}, "length_tokens = 50 does nothing where config.data.source"),
+    ],
+)
+def test_a_field_that_would_do_nothing_is_told(config, changes, told):
+    config.update_from_flattened_dict(changes)
+    refused = ""
+    try:
+        settings.check(config)
+    except UserError as error:
+        refused = str(error)
+    assert told in refused
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model.residual": True, "model.hidden_sizes": (8, 8), "model.dropout_rates": (0, 0)},
+        {"data.source": "imdb", "data.archive": "a", "data.dir": "b"},
+        {"data.archive": "a", "data.dir": "b"},
+        {"data.source": "temporal_order", "data.length_tokens": 50},
+    ],
+)
+def test_a_field_that_does_something_is_accepted(config, changes):
+    config.update_from_flattened_dict(changes)
+    settings.check(config)
+
+
 def test_fields_that_do_not_go_together_are_refused(config):
     config.model.hidden_sizes = (4, 4)
     config.data.train_reviews = 20_000

@@ -1,14 +1,28 @@
 """Searches: what is drawn, what is run again, and what is refused."""
 
+import contextlib
+import io
 import itertools
 import json
+import math
+import pathlib
+import shlex
+import subprocess
+import sys
+import tempfile
 
 import pytest
+from absl import flags
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ml_collections import config_flags
 
 from configs import base
 from train_lib import loop, sweep
 from train_lib.errors import Diverged, UserError
 from train_lib.sweep import Axis
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
 
 RATE = Axis.parse("train.learning_rate=log:1e-4:1e-1")
 OVER = [RATE, Axis.parse("model.hidden_sizes=(2,)")]
@@ -23,6 +37,211 @@ def config():
     )
     config.train.update(num_epochs=1, batch_size=8)
     return config
+
+
+def fields(config):
+    """All of them, of types that JSON has."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def command_in(text):
+    """The words after `python main.py` of the command that a search printed."""
+    (line,) = [line for line in text.splitlines() if line.strip().startswith("python main.py")]
+    return shlex.split(line)[2:]
+
+
+def resolve(words):
+    """The config that the words after `python main.py` make."""
+    values, argv = flags.FlagValues(), ["main.py", *words]
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+    left = problem = None
+    try:
+        left = values(argv)
+    except (flags.Error, ValueError) as error:
+        problem = error
+    assert left == ["main.py"], problem
+    return values.config
+
+
+def fake_run(accuracy=lambda config: 0.7, diverged=lambda config: 0):
+    """Stands for `loop.run`, and keeps the configs that it was called with in `.configs`."""
+
+    def run(config, workdir, **_):
+        run.configs.append(config)
+        lost = diverged(config)
+        if lost == config.train.seeds:
+            raise Diverged("the loss is not finite")
+        mean = accuracy(config)
+        return {
+            "validation_accuracy": {"mean": mean, "ci95_low": mean - 0.1, "ci95_high": mean + 0.1},
+            "validation_loss": {"mean": 0.5}, "model": {"parameters": 9},
+            "seconds": {"total": 1.0},
+            "seeds": [
+                {"seed": number} | ({"diverged_at_step": 1} if number < lost else {})
+                for number in range(config.train.seeds)
+            ],
+        }  # fmt: skip
+
+    run.configs = []
+    return run
+
+
+def search(config, over, count=None):
+    """A search in a folder of its own: what it returned and printed, and why it was refused."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()) as out:
+        found, refused = None, ""
+        try:
+            found = sweep.run(config, [Axis.parse(text) for text in over], count, 0, folder)
+        except UserError as error:
+            refused = str(error)
+    return found, out.getvalue(), refused
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--config", "configs/lstm.py", "--config.train.learning_rate", "0.01"],
+        ["-config=configs/stacked.py:tutorial", "-config.model.residual"],
+        ["--config=configs/lstm.py", "--config.data.mask_padding", "--noconfig.data.mask_padding"],
+        ["--config=configs/stacked.py", "--config.model.hidden_sizes=4",
+         "--config.model.hidden_sizes=5", "--config.name=two words and a \"'"],
+        ["--config=configs/generated.py", "--config.model.cell_options", "", "--workdir=x"],
+    ],
+)  # fmt: skip
+def test_the_command_makes_the_config_of_the_best_trial(words, start_with, monkeypatch):
+    run = fake_run(accuracy=lambda config: 0.9 if config.train.batch_size == 33 else 0.6)
+    monkeypatch.setattr(loop, "run", run)
+    monkeypatch.setattr(sweep, "_plot", lambda _: b"")
+    _, printed, _ = search(
+        start_with(*words).config, ["train.batch_size=32,33,34", "model.pooling=max"]
+    )
+    (best,) = [config for config in run.configs if config.train.batch_size == 33]
+    assert fields(resolve(command_in(printed))) == fields(best)
+
+
+RATES = st.floats(0, 1, exclude_max=True)
+CHANGES = st.fixed_dictionaries(
+    {},
+    optional={
+        "name": st.text(
+            st.characters(
+                codec="utf-8", exclude_characters="/\\\0\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
+            ),
+            min_size=1,
+        ),
+        "model.cell_options": st.sampled_from(["", "forget_bias=3.0", "a='b c', d=\"$e\""]),
+        "model.residual": st.just(False),
+        "model.learned_initial_state": st.booleans(),
+        "model.word_dropout": RATES,
+        "model.dropout_rates": st.tuples(RATES),
+        "data.source": st.sampled_from(["generated", "imdb"]),
+        "data.mask_padding": st.booleans(),
+        "data.split_seed": st.integers(0, 10**30),
+        "train.learning_rate": st.floats(min_value=0, exclude_min=True, allow_infinity=False),
+        "train.clip_norm": st.integers(0, 10),
+    },
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(before=CHANGES, over=CHANGES)
+def test_the_command_makes_any_config(before, over):
+    config = base.get_config("small", "exact")
+    config.update_from_flattened_dict(before)
+    axes = [Axis("train.num_epochs", (3,)), *(Axis(field, (over[field],)) for field in over)]
+    run = fake_run()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.redirect_stdout(io.StringIO()) as out,
+    ):
+        patch.setattr(loop, "run", run)
+        patch.setattr(sweep, "_plot", lambda _: b"")
+        patch.setattr("sys.argv", ["sweep", "--config=configs/lstm.py"])
+        sweep.run(config, axes, None, 0, folder)
+    assert fields(resolve(command_in(out.getvalue()))) == fields(run.configs[0])
+
+
+@pytest.mark.slow
+def test_the_command_runs(config, tmp_path, monkeypatch):
+    run = fake_run(accuracy=lambda config: config.model.hidden_sizes[0] / 10)
+    monkeypatch.setattr(loop, "run", run)
+    config.data.max_length_tokens = 20
+    _, printed, _ = search(config, ["model.hidden_sizes=(2,),(3,)"])
+    words = [*command_in(printed), f"--workdir={tmp_path / 'best'}"]
+    subprocess.run([sys.executable, "main.py", *words], cwd=ROOT, check=False, timeout=300)
+    assert (tmp_path / "best/result.json").exists(), words
+    assert json.loads((tmp_path / "best/config.json").read_text()) == fields(run.configs[1])
+
+
+def test_whole_numbers_are_drawn_for_a_field_that_is_one(config, monkeypatch):
+    monkeypatch.setattr(loop, "run", fake_run())
+    over = [
+        "train.batch_size=log:16:256", "model.embedding_size=uniform:2:4",
+        "data.train_reviews=uniform:100:104", "train.learning_rate=log:1:3",
+    ]  # fmt: skip
+    found, _, refused = search(config, over, 200)
+    assert not refused
+    drawn = {name: [row["fields"][name] for row in found["trials"]] for name in
+             ("train.batch_size", "model.embedding_size", "data.train_reviews")}  # fmt: skip
+    assert {type(number) for numbers in drawn.values() for number in numbers} == {int}
+    assert set(drawn["model.embedding_size"]) == {2, 3, 4}
+    assert set(drawn["data.train_reviews"]) == {100, 102, 104}  # Half of them are positive.
+    sizes = drawn["train.batch_size"]
+    assert 16 <= min(sizes) < 20 < 200 < max(sizes) <= 256
+    assert 70 < sum(math.log2(size) < 6 for size in sizes) < 130
+    rates = [row["fields"]["train.learning_rate"] for row in found["trials"]]
+    assert not any(rate.is_integer() for rate in rates)
+
+
+def test_where_every_trial_diverged_none_is_recommended(config, monkeypatch):
+    monkeypatch.setattr(loop, "run", fake_run(diverged=lambda config: config.train.seeds))
+    _, printed, refused = search(config, ["train.learning_rate=10.0,100.0"])
+    assert "main.py" not in printed
+    assert "diverged, counts as 0.5" in printed
+    assert "every trial diverged, so none is recommended" in refused
+
+
+def test_a_trial_that_diverged_is_never_recommended(config, monkeypatch):
+    run = fake_run(
+        accuracy=lambda config: 0.45, diverged=lambda config: config.train.learning_rate > 1
+    )
+    monkeypatch.setattr(loop, "run", run)
+    found, printed, _ = search(config, ["train.learning_rate=100.0,0.1"])
+    assert resolve(command_in(printed)).train.learning_rate == 0.1
+    assert [row["trial"] for row in found["trials"]] == [2, 1]
+
+
+def test_a_seed_that_diverged_counts_as_a_guess(config, monkeypatch):
+    config.train.seeds = 4
+    run = fake_run(
+        accuracy=lambda config: 0.9 if config.train.learning_rate > 1 else 0.7,
+        diverged=lambda config: 3 if config.train.learning_rate > 1 else 0,
+    )
+    monkeypatch.setattr(loop, "run", run)
+    found, printed, _ = search(config, ["train.learning_rate=100.0,0.1"])
+    accuracies = [row["validation_accuracy"] for row in found["trials"]]
+    assert accuracies == pytest.approx([0.7, 0.6])
+    assert resolve(command_in(printed)).train.learning_rate == 0.1
+    assert "0.6000, seeds that diverged (3) count as 0.5" in printed
+
+
+def test_a_search_goes_on_that_began_before_there_was_a_field(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "run", fake_run())
+    axes = [Axis.parse("train.learning_rate=0.1")]
+    sweep.run(config, axes, None, 0, str(tmp_path))
+    before = json.loads((tmp_path / "search.json").read_text())
+    del before["config"]["model"]["zoneout"], before["config"]["data"]["padding_side"]
+    (tmp_path / "search.json").write_text(json.dumps(before))
+    refused = ""
+    try:
+        sweep.run(config, axes, None, 0, str(tmp_path))
+    except UserError as error:
+        refused = str(error)
+    assert not refused
+    config.model.zoneout = 0.1
+    with pytest.raises(UserError, match="not the same config"):
+        sweep.run(config, axes, None, 0, str(tmp_path))
 
 
 def test_a_grid_is_all_combinations():
@@ -60,7 +279,6 @@ def test_goes_on_where_it_was_interrupted_and_looks_at_no_test_review(
         return run(config, workdir, **options)
 
     monkeypatch.setattr(loop, "run", run_until_killed)
-    monkeypatch.setattr("sys.argv", ["sweep", "--config", "configs/lstm.py", "--trials=3"])
     with pytest.raises(KeyboardInterrupt):
         sweep.run(config, OVER, 2, 0, str(tmp_path))
     sweep.run(config, OVER, 2, 0, str(tmp_path))
@@ -77,8 +295,8 @@ def test_goes_on_where_it_was_interrupted_and_looks_at_no_test_review(
         assert "test_accuracy" not in (folder / "result.json").read_text()
         assert not (folder / "predictions.csv").exists()
     best = found["trials"][0]["fields"]["train.learning_rate"]
-    command = "python main.py --config=configs/lstm.py --config.train.learning_rate"
-    assert f"{command}={best}" in capsys.readouterr().out
+    printed = capsys.readouterr().out.rpartition("# small")[2]
+    assert resolve(command_in(printed)).train.learning_rate == best
     assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
     config.train.num_epochs = 2
@@ -87,16 +305,8 @@ def test_goes_on_where_it_was_interrupted_and_looks_at_no_test_review(
 
 
 def test_a_trial_that_diverges_is_told_and_the_others_go_on(config, tmp_path, monkeypatch, capsys):
-    def diverge(config, workdir, **_):
-        if config.train.learning_rate == 100:
-            raise Diverged("the loss is not finite")
-        accuracy = {"mean": 0.7, "ci95_low": 0.6, "ci95_high": 0.8}
-        return {
-            "validation_accuracy": accuracy, "validation_loss": {"mean": 0.5},
-            "model": {"parameters": 9}, "seconds": {"total": 1.0},
-        }  # fmt: skip
-
-    monkeypatch.setattr(loop, "run", diverge)
+    run = fake_run(diverged=lambda config: config.train.learning_rate == 100)
+    monkeypatch.setattr(loop, "run", run)
     found = sweep.run(config, [Axis.parse("train.learning_rate=100,0.1")], None, 0, str(tmp_path))
     assert [row["trial"] for row in found["trials"]] == [2, 1]
     assert found["expected_best_validation_accuracy"] == pytest.approx([0.6, 0.7])
@@ -118,6 +328,21 @@ def test_a_trial_that_diverges_is_told_and_the_others_go_on(config, tmp_path, mo
         (["rate=1"], None, "no field config.rate"),
         (["train.learning_rate=1e-3,fast"], None, "learning_rate = 'fast' must be a number above"),
         (["train.seed=1", "train.seed=2"], None, "more than one"),
+        (["config.train.seed=1", "train.seed=2"], None, "more than one"),
+        (["model.pooling=log:1:2"], 2, "model.pooling must be one of last"),
+        (["model.hidden_sizes=uniform:1:2"], 2, "hidden_sizes must be a tuple"),
+        (["model.residual=uniform:0:1"], 2, "residual must be True or False"),
+        (["train.nothing=uniform:0:1"], 2, "no field config.train.nothing"),
+        (["train.batch_size=uniform:0:9"], 2, "both ends .*batch_size must be a whole number"),
+        (["train.batch_size=uniform:1.5:9"], 2, "batch_size must be a whole number of at least 1"),
+        (["data.train_reviews=uniform:10:15"], 2, "train_reviews must be an even whole number"),
+        (["train.batch_size=uniform:9:1"], 2, "low below high"),
+        (["train.batch_size=uniform:9:9"], 2, "low below high"),
+        (["train.learning_rate=uniform:-inf:1"], 2, "low below high"),
+        (["train.learning_rate=uniform:nan:1"], 2, "low below high"),
+        (["model.zoneout=uniform:0:1"], 2, r"zoneout must be a number in \[0, 1\)"),
+        (["train.learning_rate={1: 2}"], None, "config.train.learning_rate"),
+        (["model.residual=true"], None, "residual = 'true' must be True or False"),
     ],
 )
 def test_what_cannot_be_searched_is_refused_before_anything_runs(
@@ -126,6 +351,11 @@ def test_what_cannot_be_searched_is_refused_before_anything_runs(
     with pytest.raises(UserError, match=words):
         sweep.run(config, [Axis.parse(text) for text in over], count, 0, str(tmp_path / "new"))
     assert not (tmp_path / "new").exists()
+
+
+def test_a_seed_of_draws_is_refused_where_nothing_is_drawn(config, tmp_path):
+    with pytest.raises(UserError, match="--sweep_seed=3 is of random draws"):
+        sweep.run(config, [Axis.parse("train.seed=1")], None, 3, str(tmp_path))
 
 
 def test_a_folder_of_something_else_is_left_alone(config, tmp_path):

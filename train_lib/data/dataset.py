@@ -15,6 +15,7 @@ from train_lib import files
 from train_lib.data import sources
 from train_lib.data.corpus import Corpus, Reviews, fingerprint
 from train_lib.data.vocabulary import UNKNOWN, Vocabulary, split_words
+from train_lib.errors import UserError
 
 # Of the way tokens are made and stored. Raise it when either changes: old caches are then left.
 _CACHE_VERSION = 2
@@ -155,7 +156,24 @@ def _build(corpus: Corpus, data_config) -> Dataset:
 def _draw_balanced(
     labels: np.ndarray, sizes: Sequence[int], rng: np.random.Generator
 ) -> list[np.ndarray]:
-    """Draws disjoint sets of indices, half of each from either class, each in corpus order."""
+    """Draws disjoint sets of indices, half of each from either class, each in corpus order.
+
+    Raises:
+        UserError: there are labels other than 0 and 1, or too few of these.
+    """
+    classes, counts = np.unique(labels, return_counts=True)
+    found = dict(zip(classes.tolist(), counts.tolist(), strict=True))
+    shown = ", ".join(f"{count:,} of class {label}" for label, count in found.items()) or "none"
+    if not found.keys() <= {0, 1}:
+        raise UserError(
+            f"reviews must be of class 0 (negative) or 1 (positive), and there are {shown}."
+        )
+    if any(size % 2 for size in sizes) or sum(sizes) // 2 > min(found.get(0, 0), found.get(1, 0)):
+        raise UserError(
+            f"{' + '.join(f'{size:,}' for size in sizes)} reviews are asked for, half of each set "
+            f"from either class, and there are {shown}. Ask for fewer, in even numbers, with "
+            "config.data.train_reviews, .validation_reviews and .test_reviews."
+        )
     shuffled = [rng.permutation(np.flatnonzero(labels == label)) for label in (0, 1)]
     sets, start = [], 0
     for size in sizes:

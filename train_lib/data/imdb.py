@@ -15,6 +15,7 @@ import os
 import pathlib
 import re
 import shutil
+import sys
 import tarfile
 import tempfile
 import time
@@ -27,6 +28,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from train_lib import files
 from train_lib.data.corpus import Reviews
 from train_lib.errors import UserError
 
@@ -51,31 +53,41 @@ def find(directory: str, archive: str) -> "ImdbCorpus":
     Args:
         directory: a tensorflow-datasets folder, to read from or to prepare in; empty:
             `$TFDS_DATA_DIR`, else tensorflow-datasets' own default.
-        archive: `aclImdb_v1.tar.gz` or an extracted `aclImdb/`; empty: download.
+        archive: `aclImdb_v1.tar.gz` or an extracted `aclImdb/`; empty: download. Where the folder
+            is prepared already it need not be read, and a note says so.
 
     Raises:
         DownloadFailed: there is nothing here and no network.
-        UserError: something is here but is not IMDB, or cannot be read or written.
+        UserError: something is here but is not IMDB, or cannot be read or written; or there is no
+            such archive.
     """
-    root = pathlib.Path(
-        directory or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    ).expanduser()
-    folder = root / FOLDER
-    if not folder.exists():
-        try:
-            root.mkdir(parents=True, exist_ok=True)
+    root = files.local(directory or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+    folder, source = root / FOLDER, files.local(archive)
+    try:
+        if archive and not source.exists():
+            raise UserError(f"--config.data.archive={archive} does not exist.")
+        if folder.exists():
             if archive:
-                _prepare(pathlib.Path(archive).expanduser(), root)
-            else:
-                downloaded = root / "downloads" / pathlib.Path(URL).name
-                download(URL, SHA256, downloaded)
-                _prepare(downloaded, root)
-                downloaded.unlink()
-        except OSError as error:
-            raise UserError(
-                f"IMDB cannot be prepared in {root}: {error}. Choose another folder with "
-                "--config.data.dir=FOLDER."
-            ) from error
+                print(
+                    f"note: IMDB was prepared in {folder} before, and is read from there; "
+                    f"{source} was not opened. To read that, name an empty folder to prepare it "
+                    "in with --config.data.dir=FOLDER.",
+                    file=sys.stderr,
+                )
+            return ImdbCorpus(folder)
+        root.mkdir(parents=True, exist_ok=True)
+        if archive:
+            _prepare(source, root)
+        else:
+            downloaded = root / "downloads" / pathlib.Path(URL).name
+            download(URL, SHA256, downloaded)
+            _prepare(downloaded, root)
+            downloaded.unlink()
+    except OSError as error:
+        raise UserError(
+            f"IMDB cannot be prepared in {root}: {error}. Choose another folder with "
+            "--config.data.dir=FOLDER."
+        ) from error
     return ImdbCorpus(folder)
 
 
@@ -89,16 +101,16 @@ class ImdbCorpus:
     def identity(self) -> str:
         digest = hashlib.sha256()
         for split in ("train", "test"):
-            files = sorted(self.folder.glob(f"imdb_reviews-{split}.array_record-*"))
-            if not files:
+            paths = sorted(self.folder.glob(f"imdb_reviews-{split}.array_record-*"))
+            if not paths:
                 raise UserError(
                     f"{self.folder} has no {split} reviews in the array_record format. If it "
                     "was prepared in another format or is incomplete, prepare a second copy with "
                     "--config.data.dir=OTHER_FOLDER, or remove it."
                 )
             try:
-                for file in files:
-                    with open(file, "rb") as content:
+                for path in paths:
+                    with open(path, "rb") as content:
                         digest.update(hashlib.file_digest(content, "sha256").digest())
             except OSError as error:
                 raise UserError(f"IMDB cannot be read: {error}") from error
@@ -217,8 +229,6 @@ def _prepare(archive: pathlib.Path, root: pathlib.Path) -> None:
 
 def _read_archive(archive: pathlib.Path) -> dict[str, dict[str, dict]]:
     """The examples of each split by their keys; all of them, or a UserError."""
-    if not archive.exists():
-        raise UserError(f"--config.data.archive={archive} does not exist.")
     if archive.is_file():
         with open(archive, "rb") as content:
             if hashlib.file_digest(content, "sha256").hexdigest() != SHA256:

@@ -5,6 +5,13 @@ from train_lib.data.corpus import Corpus
 
 NAMES = ("auto", "imdb", "generated", "temporal_order")
 
+READ_BY = {
+    "dir": ("auto", "imdb"),
+    "archive": ("auto", "imdb"),
+    "length_tokens": ("temporal_order",),
+}
+"""The fields of `config.data` that only some sources read, and which these are."""
+
 _NOTICE = """
 **************************************************************************
   THIS RUN DOES NOT USE IMDB. It was not found on this machine and could

@@ -13,6 +13,7 @@ from train_lib.data import dataset
 from train_lib.data.corpus import Reviews, fingerprint
 from train_lib.data.generated import GeneratedCorpus
 from train_lib.data.vocabulary import FIRST_WORD, START, UNKNOWN, split_words
+from train_lib.errors import UserError
 
 IMDB = pathlib.Path(os.environ.get("TFDS_DATA_DIR", "")) / "imdb_reviews" / "plain_text" / "1.0.0"
 
@@ -162,6 +163,44 @@ def test_drawn_sets_are_disjoint_balanced_and_in_corpus_order():
     for indices in sets:
         assert labels[indices].sum() == len(indices) // 2
         assert (np.diff(indices) > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("labels", "sizes", "told"),
+    [
+        ([0, 1, 2, 3] * 100, (100, 100), "100 of class 0, 100 of class 1, 100 of class 2, 100 of"),
+        ([-1, 0, 1] * 100, (20,), "100 of class -1, 100 of class 0, 100 of class 1"),
+        (["neg", "pos"] * 10, (2,), "10 of class neg, 10 of class pos"),
+        ([0, 1] * 10, (12, 10), "12 + 10 reviews are asked for"),
+        ([0] * 90 + [1] * 10, (30,), "there are 90 of class 0, 10 of class 1"),
+        ([0] * 10, (2,), "there are 10 of class 0"),
+        ([], (2,), "there are none"),
+        ([0, 1] * 10, (3,), "in even numbers"),
+    ],
+)
+def test_reviews_that_a_corpus_cannot_give_are_refused_with_numbers(labels, sizes, told):
+    refused = ""
+    try:
+        dataset._draw_balanced(np.array(labels), sizes, np.random.default_rng(0))
+    except UserError as error:
+        refused = str(error)
+    assert told in refused
+
+
+def test_a_corpus_with_other_classes_is_refused(config, monkeypatch):
+    read = GeneratedCorpus.read
+
+    def with_ratings(corpus, split):
+        texts, labels = read(corpus, split)
+        return Reviews(texts * 2, np.concatenate([labels, labels + 8]))
+
+    monkeypatch.setattr(GeneratedCorpus, "read", with_ratings)
+    refused = ""
+    try:
+        dataset.load(config)
+    except UserError as error:
+        refused = str(error)
+    assert "30 of class 8, 30 of class 9" in refused
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,31 @@ def test_what_is_prepared_is_not_prepared_again(tmp_path, monkeypatch):
     assert first == imdb.find(str(tmp_path), "").identity()
 
 
+@pytest.mark.parametrize("source", ["auto", "imdb"])
+def test_a_named_archive_is_never_passed_over_in_silence(tmp_path, source, capsys):
+    config = base.get_config("test", "exact").data
+    config.update(source=source, dir=str(tmp_path), archive=str(write_tar(tmp_path / "a.tar.gz")))
+    corpus = sources.find(config)
+    assert "not opened" not in capsys.readouterr().err
+    config.archive = str(write_tar(tmp_path / "b.tar.gz"))
+    assert sources.find(config) == corpus
+    told = capsys.readouterr().err
+    assert f"IMDB was prepared in {corpus.folder} before, and is read from there" in told
+    assert f"{config.archive} was not opened" in told
+    assert "--config.data.dir=FOLDER" in told
+    for missing in ("none.tar.gz", str(tmp_path / "none"), "~/none/at/all"):
+        config.archive = missing
+        refused = ""
+        try:
+            sources.find(config)
+        except UserError as error:
+            refused = str(error)
+        assert refused == f"--config.data.archive={missing} does not exist."
+    config.archive = ""
+    assert sources.find(config) == corpus
+    assert not capsys.readouterr().err
+
+
 @pytest.mark.parametrize("kind", ["missing", "short", "cut", "text", "wrong"])
 def test_a_bad_archive_is_named_and_leaves_nothing(tmp_path, kind):
     archive, root = tmp_path / "aclImdb_v1.tar.gz", tmp_path / "root"
