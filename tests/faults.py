@@ -268,7 +268,9 @@ def bad_texts(sample: int | None, folder: pathlib.Path, rng: random.Random) -> d
                "10 MB of bytes": "not in UTF-8"}  # fmt: skip
     cases = [
         Case(
-            ("-m", "train_lib.predict", f"--workdir={good}", "-"), text, name not in refused,
+            ("-m", "train_lib.predict", f"--workdir={good}", "-"),
+            text,
+            name not in refused,
             refused.get(name, ""),
         )
         for name, text in texts.items()

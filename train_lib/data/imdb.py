@@ -256,9 +256,9 @@ def _read_archive(archive: pathlib.Path) -> dict[str, dict[str, dict]]:
     if sizes != SPLIT_SIZES:
         raise _not_imdb(archive, f"it has {sizes} reviews, not {SPLIT_SIZES}")
     for of_split in examples.values():
-        texts = decode({f"{name} of {archive}": one["text"] for name, one in of_split.items()})
-        for example, text in zip(of_split.values(), texts, strict=True):
-            example["text"] = text.encode()
+        contents = {f"{name} of {archive}": one["text"] for name, one in of_split.items()}
+        for example, decoded in zip(of_split.values(), decode(contents), strict=True):
+            example["text"] = decoded.encode()
     return examples
 
 

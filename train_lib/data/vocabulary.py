@@ -50,10 +50,11 @@ _UNICODE_RULES = _UnicodeRules(_APOSTROPHES | {ord("\u200b"): " "})  # A space w
 
 
 def split_unicode_words(text: str) -> list[str]:
-    """The words of a text in any script: `"Don’t—it’s bad"` is `["don't", "it's", "bad"]`.
+    """The words of a text in any script and typography: `"«Don't» — it's"` is `["don't", "it's"]`.
 
-    Words are letters, marks and digits, with apostrophes of any kind between them; all else
-    separates. Text is case-folded, and what looks alike is the same (NFKC).
+    Words are letters, marks and digits, with apostrophes between them, typographic ones or not; all
+    else separates, any dash or space too. Text is case-folded, and what looks alike is the same
+    (NFKC).
     """
     folded = unicodedata.normalize("NFKC", text).casefold()
     parts = unicodedata.normalize("NFKC", folded).translate(_UNICODE_RULES).split()
