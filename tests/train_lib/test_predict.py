@@ -121,6 +121,20 @@ def test_where_padding_is_read_all_reviews_have_the_width_of_training(
     assert_predicted(tmp_path, corpus, probabilities_N)
 
 
+def test_words_are_split_by_the_rules_that_the_config_names(exactly_seen, tmp_path):
+    assert "text_rules" in base.get_config("test", "exact").data
+    corpus = Corpus([f"The film I don\u2019t like\u2014{word}\u00a0{word}" for word in ODD[:COUNT]])
+    agreed = {}
+    for rules in ("keras", "unicode"):
+        assert_predicted(
+            tmp_path / rules, corpus, train(corpus, tmp_path / rules, text_rules=rules)
+        )
+        texts = ["don\u2019t\u2014like the\u00a0film", "don't like the film"]
+        typeset, typed = predict.predict(str(tmp_path / rules), texts)[0]
+        agreed[rules] = bool(typeset == typed)
+    assert agreed == {"keras": False, "unicode": True}
+
+
 NASTY = Corpus(
     [f"{WORDS[n % 8]} {WORDS[n % 5]}{ODD[n]}{WORDS[n % 3]} film{ODD[-n]}" for n in range(COUNT)]
 )
