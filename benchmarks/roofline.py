@@ -86,7 +86,7 @@ def epoch_seconds(architecture: str, data, mesh) -> tuple[float, int]:
     plans = batches.plans(data.train, config.data, workload.BATCH_SIZE, np.random.default_rng(0))
     places = devices.layout(workload.BATCH_SIZE, mesh).place_all(plans, lengths, len(plans))[None]
     corpus, spread = devices.replicate(Corpus.of(data.train), mesh), devices.spread(places, mesh)
-    widths = batches.row_widths(data, data.train, config.data)
+    widths = batches.row_widths(data, config.data)
 
     def epoch():
         nonlocal train_state

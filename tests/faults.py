@@ -264,9 +264,16 @@ def bad_texts(sample: int | None, folder: pathlib.Path, rng: random.Random) -> d
         "many lines": b"good\n" * 5_000, "control codes": bytes(range(32)), "marks": b"!?.,;:-",
         "nothing": b"",
     }  # fmt: skip
+    refused = {"nothing": "empty", "UTF-16": "UTF-16", "not UTF-8": "UTF-16",
+               "10 MB of bytes": "not in UTF-8"}  # fmt: skip
     cases = [
-        Case(("-m", "train_lib.predict", f"--workdir={good}", "-"), text, answered=bool(text))
-        for text in texts.values()
+        Case(
+            ("-m", "train_lib.predict", f"--workdir={good}", "-"),
+            text,
+            name not in refused,
+            refused.get(name, ""),
+        )
+        for name, text in texts.items()
     ]
     counts = _judge(_some(cases, sample, rng))
     return {

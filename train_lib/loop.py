@@ -69,7 +69,7 @@ def _run(
 
     with stopwatch.phase("data"):
         data = dataset.load(config.data)
-    folder.write("vocabulary.txt", "\n".join(data.vocabulary.words) + "\n")
+    folder.write("vocabulary.txt", data.vocabulary.to_text())
     print(report.describe_data(data), flush=True)
     devices.connect(mesh)
 
@@ -155,7 +155,7 @@ def fit(
     seeds = seeds_of(config)
     corpus = devices.replicate(Corpus.of(data.train), mesh)
     layout = devices.layout(batch_size, mesh)
-    widths = batches.row_widths(data, data.train, config.data)
+    widths = batches.row_widths(data, config.data)
     num_plans = -(-len(data.train) // batch_size)
     # A call of many seeds takes fewer steps, so that it is over as soon.
     steps_a_call = max(1, STEPS_A_CALL * mesh.shape["seed"] // len(seeds))
@@ -223,5 +223,5 @@ def evaluate(
     """Of each seed, the metrics of a split and the logits of its reviews, in order: `[K, N]`."""
     plans = batches.plans(split, config.data, config.train.batch_size)
     layout = devices.layout(config.train.batch_size, mesh)
-    widths = batches.row_widths(data, split, config.data)
+    widths = batches.row_widths(data, config.data)
     return steps.evaluate_plans(compiled, params_K, split, plans, layout, mesh, widths)

@@ -5,6 +5,7 @@ python -m train_lib.predict --workdir=runs/stacked-... --best - < one_review_a_l
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 
@@ -16,7 +17,8 @@ from scipy.special import expit
 
 from train_lib import devices, loop, state, steps
 from train_lib.data.dataset import Split
-from train_lib.data.vocabulary import Vocabulary, split_words
+from train_lib.data.vocabulary import Vocabulary, words_of
+from train_lib.encoding import decode, escape
 from train_lib.errors import UserError, told_to_user
 from train_lib.report import BEST_WEIGHTS, WEIGHTS, RunFolder
 
@@ -59,8 +61,9 @@ def predict(workdir: str, texts: Sequence[str], weights: str = WEIGHTS) -> np.nd
     folder = RunFolder.open_finished(workdir)
     config, graphdef, params_K = load_model(folder, weights)
     result = folder.read_json("result.json")
-    vocabulary = Vocabulary(folder.read_text("vocabulary.txt").split("\n")[:-1])
-    reviews = Split.encode(vocabulary, [split_words(text) for text in texts], np.zeros(len(texts)))
+    vocabulary = Vocabulary.from_text(folder.read_text("vocabulary.txt"))
+    words = [words_of(text, config.data.text_rules) for text in texts]
+    reviews = Split.encode(vocabulary, words, np.zeros(len(texts)))
     reviews = reviews.last_tokens(config.data.max_length_tokens)
 
     if config.data.mask_padding:
@@ -68,9 +71,7 @@ def predict(workdir: str, texts: Sequence[str], weights: str = WEIGHTS) -> np.nd
         widths_N = np.maximum(_MIN_WIDTH, 1 << powers_N)
     else:
         # Where padding is read like a word, its amount is part of the input: that of training.
-        # Texts longer than that have none, and each of their lengths a program of its own.
-        trained_on = result["dataset"]["longest_tokens"]["train"]
-        widths_N = np.maximum(trained_on, reviews.lengths)
+        widths_N = np.full(len(texts), result["dataset"]["longest_tokens"]["train"])
     mesh = devices.mesh(config.train.seeds)
     compiled = steps.make(graphdef, optax.identity(), mesh, config.data)
     params_K = devices.spread_seeds(params_K, mesh)
@@ -90,22 +91,45 @@ def predict(workdir: str, texts: Sequence[str], weights: str = WEIGHTS) -> np.nd
     return expit(logits_KxN[alive_K])
 
 
-def main(argv: Sequence[str]) -> None:
+def _read_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The options and the reviews, which may begin with a dash."""
     parser = argparse.ArgumentParser(
-        prog="python -m train_lib.predict", description="Classifies text with a finished run."
-    )
+        prog="python -m train_lib.predict", usage="%(prog)s --workdir FOLDER [--best] text ...",
+        description="Classifies texts with a finished run. A text - reads one a line from the "
+        "input, and after -- all arguments are texts.", add_help=False, allow_abbrev=False,
+    )  # fmt: skip
+    parser.add_argument("--help", action="help", help="show this help")
     parser.add_argument("--workdir", required=True, help="the folder of a finished run")
     parser.add_argument(
         "--best", action="store_true", help="each seed as it was after its best epoch by validation"
     )
-    parser.add_argument("text", nargs="+", help="a review; - reads one a line from the input")
-    arguments = parser.parse_args(argv)
+    end = argv.index("--") if "--" in argv else len(argv)
+    # With -h as an option, argparse would take "-horrible" for it.
+    options = ["--help" if argument == "-h" else argument for argument in argv[:end]]
+    arguments, reviews = parser.parse_known_args(options)
+    for review in reviews:
+        if re.fullmatch(r"--\S+", review):  # Not to classify a mistyped option in silence.
+            parser.error(f"{review} is not an option; to classify it as a text, write it after --")
+    reviews += argv[end + 1 :]
+    if not reviews:
+        parser.error("a text to classify is missing")
+    return arguments, reviews
+
+
+def _lines(text: str) -> list[str]:
+    """The lines of a text, each ended by `\\n`, `\\r\\n` or `\\r`, and by nothing else."""
+    lines = re.split(r"\r\n|\r|\n", text)
+    return lines if lines[-1] else lines[:-1]
+
+
+def main(argv: Sequence[str]) -> None:
     texts: list[str] = []
-    for text in arguments.text:
-        if text == "-":
-            texts += sys.stdin.buffer.read().decode("utf-8", "replace").splitlines()
+    arguments, reviews = _read_arguments(argv)
+    for number, review in enumerate(reviews, 1):
+        if review == "-":
+            texts += _lines(*decode({"the input": sys.stdin.buffer.read()}))
         else:  # Bytes that are not UTF-8 arrive as surrogates.
-            texts.append(text.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
+            texts += decode({f"text {number}": review.encode("utf-8", "surrogateescape")})
     if not texts:
         raise UserError("there is nothing to classify: the input is empty.")
     devices.configure()
@@ -114,7 +138,8 @@ def main(argv: Sequence[str]) -> None:
         probability = of_seeds.mean()
         label = "positive" if probability > 0.5 else "negative"
         several = f"  [{of_seeds.min():.4f}, {of_seeds.max():.4f}]" if len(of_seeds) > 1 else ""
-        shown = text if len(text) <= 60 else text[:57] + "..."
+        shown = escape(text[:61])
+        shown = shown if len(shown) <= 60 else shown[:57] + "..."
         print(f"{label}  {probability:.4f}{several}  {shown}")
 
 

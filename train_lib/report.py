@@ -219,7 +219,7 @@ class RunFolder:
         cell = pathlib.Path(config.model.get("cell", ""))  # Baselines have none.
         if cell == self.path / CELL_FILE:
             differing = [text for text in differing if not text.startswith("config.model.cell ")]
-        is_changed = cell.suffix == ".py" and cell.read_text("utf-8") != self.read_text(CELL_FILE)
+        is_changed = cell.suffix == ".py" and cell.read_bytes() != self.read_bytes(CELL_FILE)
         if is_changed:
             differing.append(f"{cell} is no longer what {self.path / CELL_FILE} is")
         if differing:
@@ -266,10 +266,17 @@ class RunFolder:
     def write_json(self, name: str, content: dict) -> None:
         self.write(name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
-    def read_text(self, name: str) -> str:
+    def read_bytes(self, name: str) -> bytes:
         try:
-            return (self.path / name).read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            return (self.path / name).read_bytes()
+        except OSError as error:
+            raise UserError(f"{self.path / name} cannot be read: {error}") from error
+
+    def read_text(self, name: str) -> str:
+        """The text as it was written, with its line ends."""
+        try:
+            return self.read_bytes(name).decode("utf-8")
+        except UnicodeDecodeError as error:
             raise UserError(f"{self.path / name} cannot be read: {error}") from error
 
     def read_json(self, name: str) -> dict:

@@ -14,7 +14,7 @@ from seqmodels.engines import ENGINES, MATRIX_DTYPES
 from seqmodels.factory import DIRECTIONS, cell_names
 from seqmodels.pooling import POOLINGS
 from train_lib.data import sources
-from train_lib.data.vocabulary import FIRST_WORD
+from train_lib.data.vocabulary import FIRST_WORD, TEXT_RULES
 from train_lib.errors import UserError
 
 
@@ -102,6 +102,7 @@ RULES: dict[str, Rule] = {
     "data.dir": _TEXT,
     "data.archive": _TEXT,
     "data.length_tokens": _integer(20),
+    "data.text_rules": _choice(tuple(TEXT_RULES)),
     "data.max_features": _integer(FIRST_WORD + 1),
     "data.max_length_tokens": _integer(0),
     "data.train_reviews": _integer(2, 25_000, even=True),

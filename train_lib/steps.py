@@ -195,9 +195,12 @@ def evaluate_plans(
 ) -> tuple[Metrics, np.ndarray]:
     """Of each seed, the metrics of the planned batches and the logit of every review, in order.
 
+    Reviews longer than the widest row keep their last tokens.
+
     Returns:
         Metrics of K values, and logits `[K, N]`.
     """
+    split = split.last_tokens(widths[-1])
     places = layout.place_all(plans, split.lengths, len(plans))
     logits_KxSxPxNxR, sums_K = steps.evaluate(
         params_K,

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from configs import base
@@ -49,6 +49,17 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
         files.write(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+# The same examples on every machine, so that a failure is never luck. Any text UTF-8 can hold.
+@settings(deadline=None, derandomize=True, database=None,
+          suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
+@given(st.text(st.characters(exclude_categories=["Cs"])) | st.text("a\r\n\x85\u2028\ufeff\\"))
+def test_a_text_comes_back_as_it_was(tmp_path, monkeypatch, text):
+    monkeypatch.setattr(files.os, "fsync", lambda _: None)
+    folder = RunFolder(tmp_path)
+    folder.write("vocabulary.txt", text)
+    assert folder.read_text("vocabulary.txt") == text
 
 
 def test_duration():

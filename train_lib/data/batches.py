@@ -114,15 +114,16 @@ def plans(
     return plan(split.lengths, batch_size, rng)
 
 
-def row_widths(dataset: Dataset, split: Split, data_config) -> tuple[int, ...]:
+def row_widths(dataset: Dataset, data_config) -> tuple[int, ...]:
     """The widths that rows of tokens may have, in ascending order.
 
-    Where padding is read, it is the length of the split's longest review. Else it is that of the
-    longest of all splits, so that one program can evaluate them all, and fractions of it: a loop
-    ends with the longest review that is there, but room for its results is made for the width.
+    Where padding is read, its amount is part of the input, so that there is one width for whatever
+    the model ever reads: the length of the longest training review. Else it is that of the longest
+    of all splits, so that one program can evaluate them all, and fractions of it: a loop ends with
+    the longest review that is there, but room for its results is made for the width.
     """
     if not data_config.mask_padding:
-        return (int(split.lengths.max()),)
+        return (int(dataset.train.lengths.max()),)
     return fractions(max(int(split.lengths.max()) for split in dataset.splits))
 
 

@@ -14,11 +14,11 @@ import numpy as np
 from train_lib import files
 from train_lib.data import sources
 from train_lib.data.corpus import Corpus, Reviews, fingerprint
-from train_lib.data.vocabulary import UNKNOWN, Vocabulary, split_words
+from train_lib.data.vocabulary import UNKNOWN, Vocabulary, words_of
 from train_lib.errors import UserError
 
 # Of the way tokens are made and stored. Raise it when either changes: old caches are then left.
-_CACHE_VERSION = 2
+_CACHE_VERSION = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Split:
 
     def last_tokens(self, count: int) -> "Split":
         """The same reviews without what stands before their last `count` tokens; 0: all of them."""
-        if count == 0:
+        if count == 0 or self.lengths.max(initial=0) <= count:
             return self
         kept = np.minimum(self.lengths, count)
         is_kept = np.arange(len(self.tokens)) >= np.repeat(self.offsets[1:] - kept, self.lengths)
@@ -109,6 +109,7 @@ def load(data_config) -> Dataset:
             field: data_config[field]
             for field in (
                 "max_features", "train_reviews", "validation_reviews", "test_reviews", "split_seed",
+                "text_rules",
             )
         },
     }  # fmt: skip
@@ -133,12 +134,11 @@ def _build(corpus: Corpus, data_config) -> Dataset:
     )
     (test_indices,) = _draw_balanced(test.labels, (data_config.test_reviews,), rng)
 
-    def words_of(reviews: Reviews, indices: np.ndarray) -> list[list[str]]:
-        return [split_words(reviews.texts[index]) for index in indices]
+    def split(reviews: Reviews, indices: np.ndarray) -> list[list[str]]:
+        return [words_of(reviews.texts[index], data_config.text_rules) for index in indices]
 
     train_words, validation_words, test_words = (
-        words_of(train, train_indices), words_of(train, validation_indices),
-        words_of(test, test_indices),
+        split(train, train_indices), split(train, validation_indices), split(test, test_indices),
     )  # fmt: skip
     seen = {" ".join(words) for words in (*train_words, *validation_words)}
     vocabulary = Vocabulary.build(train_words, data_config.max_features)

@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from train_lib import files
 from train_lib.data.corpus import Reviews
+from train_lib.encoding import decode
 from train_lib.errors import UserError
 
 URL = "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz"
@@ -122,7 +123,10 @@ class ImdbCorpus:
         try:
             builder = tfds.builder_from_directory(self.folder)
             rows = list(builder.as_data_source(split=split))
-            texts = [row["text"].decode("utf-8", "replace") for row in rows]
+            contents = {
+                f"{split} review {number} in {self.folder}": row["text"]
+                for number, row in enumerate(rows)
+            }
             labels = np.array([row["label"] for row in rows])
         except Exception as error:  # Whatever a damaged file makes the libraries raise.
             raise UserError(
@@ -135,7 +139,7 @@ class ImdbCorpus:
                 f"{self.folder} is not the IMDB data set: {split} must have {half:,} negative "
                 "and as many positive reviews. Remove the folder to have it prepared again."
             )
-        return Reviews(texts, labels)
+        return Reviews(decode(contents), labels)
 
 
 def download(url: str, sha256: str, path: pathlib.Path) -> None:
@@ -261,6 +265,10 @@ def _read_archive(archive: pathlib.Path) -> dict[str, dict[str, dict]]:
     sizes = {split: len(of_split) for split, of_split in examples.items()}
     if sizes != SPLIT_SIZES:
         raise _not_imdb(archive, f"it has {sizes} reviews, not {SPLIT_SIZES}")
+    for of_split in examples.values():
+        contents = {f"{name} of {archive}": one["text"] for name, one in of_split.items()}
+        for example, decoded in zip(of_split.values(), decode(contents), strict=True):
+            example["text"] = decoded.encode()
     return examples
 
 

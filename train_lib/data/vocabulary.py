@@ -1,27 +1,73 @@
-"""Text to numbers by Keras' rules.
+"""Text to words by the rules of `config.data.text_rules`, and words to numbers as in Keras.
 
-The rules are those of Keras' `Tokenizer` for words and of its `imdb.load_data` for numbers: text is
-lower-cased, its punctuation becomes spaces, and words are what stands between spaces. 0 is padding,
-1 the start of a review, 2 a word outside the vocabulary; 3 is not used; the most frequent word
-is 4, the next 5, and so on below `max_features`.
+The numbers are those of Keras' `imdb.load_data`: 0 is padding, 1 the start of a review, 2 a word
+outside the vocabulary; 3 is not used; the most frequent word is 4, the next 5, and so on below
+`max_features`.
 """
 
 import collections
 import itertools
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from train_lib.encoding import escape, unescape
+
 PADDING, START, UNKNOWN, OFFSET = 0, 1, 2, 3
 FIRST_WORD = OFFSET + 1
 
-_FILTERS = '!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~\t\n'
+_FILTERS = '!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~\t\n\r'
 _FILTERS_TO_SPACES = str.maketrans(_FILTERS, " " * len(_FILTERS))
 
 
+_BYTE_ORDER_MARK = "\ufeff"
+
+
 def split_words(text: str) -> list[str]:
-    """The words of a text: `"Not bad, at ALL!<br />"` is `["not", "bad", "at", "all", "br"]`."""
+    """The words of a text: `"Not bad, at ALL!<br />"` is `["not", "bad", "at", "all", "br"]`.
+
+    As Keras' `Tokenizer` has it: text is lower-cased, ASCII punctuation becomes spaces, and words
+    are what stands between spaces. Unlike there, a carriage return separates as a newline does.
+    """
     return [word for word in text.lower().translate(_FILTERS_TO_SPACES).split(" ") if word]
+
+
+class _UnicodeRules(dict):
+    """What `str.translate` makes of each code point, looked up once for each."""
+
+    def __missing__(self, code: int) -> str | None:
+        category = unicodedata.category(chr(code))
+        if category[0] in "LMN":
+            self[code] = chr(code)
+        else:  # Format characters are invisible and stand inside of words.
+            self[code] = None if category == "Cf" else " "
+        return self[code]
+
+
+_APOSTROPHES = dict.fromkeys(map(ord, "'\u2019\u02bc"), "'")
+_UNICODE_RULES = _UnicodeRules(_APOSTROPHES | {ord("\u200b"): " "})  # A space without width.
+
+
+def split_unicode_words(text: str) -> list[str]:
+    """The words of a text in any script and typography: `"«Don't» — it's"` is `["don't", "it's"]`.
+
+    Words are letters, marks and digits, with apostrophes between them, typographic ones or not; all
+    else separates, any dash or space too. Text is case-folded, and what looks alike is the same
+    (NFKC).
+    """
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    parts = unicodedata.normalize("NFKC", folded).translate(_UNICODE_RULES).split()
+    return [word for part in parts if (word := part.strip("'"))]
+
+
+TEXT_RULES = {"keras": split_words, "unicode": split_unicode_words}
+"""Ways to split a text into words."""
+
+
+def words_of(text: str, rules: str) -> list[str]:
+    """The words of a text by one of `TEXT_RULES`; a byte-order mark in front is none of it."""
+    return TEXT_RULES[rules](text.lstrip(_BYTE_ORDER_MARK))
 
 
 class Vocabulary:
@@ -41,6 +87,15 @@ class Vocabulary:
         """
         counts = collections.Counter(itertools.chain.from_iterable(reviews))
         return cls([word for word, _ in counts.most_common(max_features - FIRST_WORD)])
+
+    @classmethod
+    def from_text(cls, text: str) -> "Vocabulary":
+        """The vocabulary that `to_text` was asked of."""
+        return cls([unescape(line) for line in text.split("\n")[:-1]])
+
+    def to_text(self) -> str:
+        """One word a line, escaped where it would not stay on it."""
+        return "".join(f"{escape(word)}\n" for word in self.words)
 
     def encode(self, words: Iterable[str]) -> np.ndarray:
         """The numbers of a review, `[1 + words]`, with `START` in front."""

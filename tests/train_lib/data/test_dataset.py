@@ -206,7 +206,7 @@ def test_a_corpus_with_other_classes_is_refused(config, monkeypatch):
 @pytest.mark.parametrize(
     ("field", "value"),
     [("max_features", 50), ("train_reviews", 38), ("validation_reviews", 22), ("test_reviews", 8),
-     ("split_seed", 1)],
+     ("split_seed", 1), ("text_rules", "unicode")],
 )  # fmt: skip
 def test_what_shapes_the_data_has_a_cache_of_its_own(config, field, value, monkeypatch):
     dataset.load(config)

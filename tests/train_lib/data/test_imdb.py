@@ -41,7 +41,7 @@ def write_tar(path, files=None, links=()):
         for link in links:
             tar.addfile(link)
         for name, text in members() if files is None else files:
-            data = text.encode()
+            data = text if isinstance(text, bytes) else text.encode()
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
@@ -168,6 +168,23 @@ def test_a_folder_with_a_link_in_place_of_a_review_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"0_10\.txt' is a link"):
         imdb.find(str(tmp_path / "root"), str(tmp_path / "aclImdb"))
     assert_nothing_left(tmp_path / "root")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_review(tmp_path):
+    marked = [(name, f"\ufeff{text}") for name, text in members()]
+    imdb.find(str(tmp_path), str(write_tar(tmp_path / "a.tar.gz", marked)))
+    texts = [text for reviews in read(tmp_path) for text in reviews.texts]
+    assert [text for text in texts if text.split()[0] not in ("train", "test")] == []
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32-be", "cp1252"])
+def test_an_archive_in_another_encoding_is_refused_by_name(tmp_path, encoding):
+    files = [(name, f"{text}, \u00e9\u00e8\u00e0".encode(encoding)) for name, text in members()]
+    archive, root = write_tar(tmp_path / "a.tar.gz", files), tmp_path / "root"
+    name = "Windows-1252" if encoding == "cp1252" else encoding[:6].upper()
+    with pytest.raises(UserError, match=rf"0_1\.txt of .*a\.tar\.gz .*{name}"):
+        imdb.find(str(root), str(archive))
+    assert_nothing_left(root)
 
 
 @pytest.mark.parametrize("split", ["train", "test", "unsup"])

@@ -1,0 +1,47 @@
+"""Bytes to text, and text to a line."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from train_lib.encoding import decode, escape, unescape
+from train_lib.errors import UserError
+
+TEXTS = {
+    "Latin": "A good film, déjà vu or not.", "Cyrillic": "Очень хороший, добрый фильм.",
+    "Greek": "Πολύ καλή ταινία.", "Arabic": "فيلم جيد جدا جدا",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+def test_a_wide_encoding_is_named(text, encoding):
+    with pytest.raises(UserError, match=f"named is in {encoding.upper()[:6]}"):
+        decode({"good": b"good", "named": text.encode(encoding)})
+
+
+@given(st.lists(st.text()))
+def test_utf8_is_read_without_its_mark(texts):
+    contents = {str(number): text.encode() for number, text in enumerate(texts)}
+    assert decode(contents) == [text.removeprefix("\ufeff") for text in texts]
+    marked = {name: b"\xef\xbb\xbf" + data for name, data in contents.items()}
+    assert decode(marked) == texts
+
+
+def test_damage_is_noted_and_an_older_encoding_refused(capsys):
+    words = "Tr\u00e8s dr\u00f4le, un film g\u00e9nial. " * 20
+    damaged = bytearray(words.encode())
+    damaged[10:13] = b"\xff\xff\xff"
+    (text,) = decode({"mine": bytes(damaged)})
+    assert text.count("\ufffd") == 3
+    note = capsys.readouterr().err
+    assert "3 of" in note
+    assert "the first in mine" in note
+    with pytest.raises(UserError, match="mine is not in UTF-8"):
+        decode({"good": b"good", "mine": words.encode("cp1252")})
+
+
+@given(st.text() | st.text("a\\nrxu041\r\n\x85\u2028\x1b\ufeff\ud800"))
+def test_an_escaped_text_is_printable_and_comes_back(text):
+    assert escape(text).isprintable()
+    assert unescape(escape(text)) == text
