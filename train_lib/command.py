@@ -52,9 +52,10 @@ def run(main: Callable[[ConfigDict, str | None], object]) -> None:
 
 
 def words(config: ConfigDict) -> list[str]:
-    """What to write after `main.py` to have a config: a file, and every field that is not as there.
+    """The words after `main.py` that make a config: a file, and every field that differs from it.
 
-    The file is the one that this program was given, or, called from Python, the plainest one.
+    The file is the one that this program was given or, where it was called from Python, the
+    plainest one.
     """
     flag = flags.FLAGS["config"]
     file = "configs/lstm.py" if flag.value is None else config_flags.get_config_filename(flag)

@@ -287,7 +287,7 @@ def _report(
 ) -> dict:
     """Writes and prints all trials, best first, and what fewer of them would have found."""
     expected = statistics.expected_best([row["validation_accuracy"] for row in rows])
-    # What ended comes before what diverged, even if guessing would have been better.
+    # A trial that diverged comes last, even where another did worse than guessing.
     rows = sorted(rows, key=lambda row: (_ended(row), row["validation_accuracy"]), reverse=True)
     best = all_configs[rows[0]["trial"] - 1] if _ended(rows[0]) else None
     content = search | {

@@ -185,6 +185,6 @@ def test_what_cannot_be_done_is_told(finished, config, tmp_path):
     config.data.train_reviews = 3
     with pytest.raises(UserError, match="train_reviews"):
         baselines.run(config, str(tmp_path / "odd"))
-    config.data.update(train_reviews=60, source="imdb", dir="/dev/null/x", archive=__file__)
+    config.data.update(train_reviews=60, source="imdb", dir="/dev/null/x", archive="none.tar.gz")
     with pytest.raises(UserError, match="/dev/null/x"):
         baselines.run(config, str(tmp_path / "missing"))

@@ -65,6 +65,7 @@ def find(directory: str, archive: str) -> "ImdbCorpus":
     root = files.local(directory or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
     folder, source = root / FOLDER, files.local(archive)
     try:
+        root.mkdir(parents=True, exist_ok=True)
         if archive and not source.exists():
             raise UserError(f"--config.data.archive={archive} does not exist.")
         if folder.exists():
@@ -76,7 +77,6 @@ def find(directory: str, archive: str) -> "ImdbCorpus":
                     file=sys.stderr,
                 )
             return ImdbCorpus(folder)
-        root.mkdir(parents=True, exist_ok=True)
         if archive:
             _prepare(source, root)
         else:
