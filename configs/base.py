@@ -17,7 +17,8 @@ def get_config(name: str, treatment: str) -> ConfigDict:
     Args:
         name: of the experiment; the run folder is called after it.
         treatment: of length. `exact`: padding never reaches a result. `tutorial`: every review is
-            pre-padded to the longest training review and nothing is masked.
+            pre-padded to the longest training review, longer ones keep their last tokens, and
+            nothing is masked.
     """
     if treatment not in ("exact", "tutorial"):
         raise ValueError(f"unknown treatment {treatment!r}; choose one of exact, tutorial")
@@ -50,9 +51,7 @@ def get_config(name: str, treatment: str) -> ConfigDict:
     config.data.length_tokens = 500  # of the shortest sequence of temporal_order
     config.data.dir = ""  # tensorflow-datasets folder; empty: $TFDS_DATA_DIR, else its default
     config.data.archive = ""  # aclImdb_v1.tar.gz or an extracted aclImdb/, to prepare IMDB from
-    config.data.text_rules = (
-        "keras"  # how words are split: keras, or unicode, for any script and punctuation
-    )
+    config.data.text_rules = "keras"  # to split words: keras, or unicode, for any typography
     config.data.max_features = 5_000  # vocabulary size, the four reserved numbers included
     config.data.max_length_tokens = 0  # longer reviews keep their last tokens; 0: all keep all
     config.data.train_reviews = 15_000  # of the 25,000 for training; half of them positive

@@ -11,7 +11,7 @@ _MARKS = {
     b"\xff\xfe\0\0": "UTF-32", b"\0\0\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16",
     b"\xfe\xff": "UTF-16",
 }  # fmt: skip
-# Of a character: the lowest one, and upper ones.
+# Where a character has its lowest byte, and where upper ones, all of them or the uppermost two.
 _BYTES = {"UTF-32LE": "l.uu", "UTF-32BE": "uu.l", "UTF-16LE": "lu", "UTF-16BE": "ul"}
 _CONTROL_CODES = re.compile(rb"[\0-\x08\x0e-\x1f]")  # Those that are no white space.
 _SAMPLE_BYTES = 1 << 16

@@ -1,12 +1,14 @@
 """Bytes to text, and text to a line."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from train_lib.encoding import decode, escape, unescape
 from train_lib.errors import UserError
 
+# The same examples on every machine, so that a failure is never luck.
+ALWAYS_THE_SAME = settings(deadline=None, derandomize=True, database=None)
 TEXTS = {
     "Latin": "A good film, déjà vu or not.", "Cyrillic": "Очень хороший, добрый фильм.",
     "Greek": "Πολύ καλή ταινία.", "Arabic": "فيلم جيد جدا جدا",
@@ -20,6 +22,7 @@ def test_a_wide_encoding_is_named(text, encoding):
         decode({"good": b"good", "named": text.encode(encoding)})
 
 
+@ALWAYS_THE_SAME
 @given(st.lists(st.text()))
 def test_utf8_is_read_without_its_mark(texts):
     contents = {str(number): text.encode() for number, text in enumerate(texts)}
@@ -41,6 +44,7 @@ def test_damage_is_noted_and_an_older_encoding_refused(capsys):
         decode({"good": b"good", "mine": words.encode("cp1252")})
 
 
+@ALWAYS_THE_SAME
 @given(st.text() | st.text("a\\nrxu041\r\n\x85\u2028\x1b\ufeff\ud800"))
 def test_an_escaped_text_is_printable_and_comes_back(text):
     assert escape(text).isprintable()

@@ -19,8 +19,6 @@ FIRST_WORD = OFFSET + 1
 
 _FILTERS = '!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~\t\n\r'
 _FILTERS_TO_SPACES = str.maketrans(_FILTERS, " " * len(_FILTERS))
-
-
 _BYTE_ORDER_MARK = "\ufeff"
 
 

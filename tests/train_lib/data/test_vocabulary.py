@@ -21,6 +21,8 @@ from train_lib.data.vocabulary import (
 
 # Keras' own, and the carriage return.
 FILTERS = inspect.signature(Tokenizer).parameters["filters"].default + "\r"
+# The same examples on every machine, so that a failure is never luck.
+ALWAYS_THE_SAME = settings(deadline=None, derandomize=True, database=None)
 ALPHABET = "aB é\tc.\r\n,!D'-_ \u00a0\u0130ß\"<br />Z7"
 
 
@@ -58,8 +60,8 @@ def test_an_empty_review_is_its_start():
     assert list(Vocabulary(["a"]).encode(split_words(" .,!\n"))) == [START]
 
 
-# The same examples on every machine, so that a failure is never luck. Any text UTF-8 can hold.
-@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+# Any text UTF-8 can hold.
+@settings(ALWAYS_THE_SAME, max_examples=200)
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), max_size=5))
 def test_every_token_of_any_unicode_stands_where_keras_has_it(texts):
     """All words known and every position compared, so that no word moves or is lost."""
@@ -70,6 +72,7 @@ def test_every_token_of_any_unicode_stands_where_keras_has_it(texts):
         assert list(vocabulary.encode(split_words(text))) == [1, *(rank + 3 for rank in expected)]
 
 
+@ALWAYS_THE_SAME
 @given(st.lists(st.text() | st.text("a\\nrxu041\r\n\x85\u2028\ufeff\ud800")))
 def test_any_words_come_back_from_a_text_with_one_on_each_line(words):
     text = Vocabulary(words).to_text()
@@ -107,6 +110,7 @@ def test_unicode_rules_know_words_of_any_script(text, words):
     assert words_of(text, "unicode") == words
 
 
+@ALWAYS_THE_SAME
 @given(st.text())
 def test_words_by_unicode_rules_are_whole(text):
     """Nothing in them separates, and split again they are the same."""
