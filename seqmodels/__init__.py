@@ -6,3 +6,8 @@ last, as in `x_TxDxB`: a time step is then one block of memory in which each fea
 sequences lies side by side, so pointwise work vectorises whatever H is (on a CPU five times faster
 than features last, at H = 16).
 """
+
+try:
+    import jax  # noqa: F401  Read here first, since a variable of its own may make that fail.
+except ValueError as error:
+    raise SystemExit(f"error: JAX cannot use an environment variable: {error}") from None

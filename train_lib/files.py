@@ -7,6 +7,8 @@ import re
 import tempfile
 from collections.abc import Iterable
 
+from train_lib.errors import UserError
+
 SUMS = "SHA256SUMS"
 """In a folder: the digests of its other files; `sha256sum -c SHA256SUMS` checks them by hand."""
 
@@ -26,8 +28,14 @@ class Damaged(Exception):
 
 
 def cache_dir() -> pathlib.Path:
-    """The folder for what can be made again: `$XDG_CACHE_HOME/seqmodels`."""
-    root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    """The folder for what can be made again: `$XDG_CACHE_HOME/seqmodels`.
+
+    Raises:
+        UserError: there is no such variable, and no home folder.
+    """
+    root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if root.startswith("~"):
+        raise UserError("there is no home folder; set XDG_CACHE_HOME to a folder for caches.")
     return pathlib.Path(root) / "seqmodels"
 
 

@@ -41,6 +41,12 @@ FREE_FIELDS = {
 CELL_FILE = "cell.py"
 """In a run's folder: the file with the cell, where it was the user's own."""
 
+COMPILER_VARIABLES = (
+    "XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE", "JAX_DEFAULT_MATMUL_PRECISION",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS",
+)  # fmt: skip
+"""Of the environment: what a user may set, and the last bits of numbers depend on."""
+
 WEIGHTS, BEST_WEIGHTS = "weights.npz", "best_weights.npz"
 
 REPORTS = (
@@ -64,7 +70,7 @@ def new_folder(option: str, path: str | None, name: str) -> pathlib.Path:
     Raises:
         UserError: it has files in it already, or cannot be made.
     """
-    folder = pathlib.Path(path or name_by_time(name)).expanduser()
+    folder = _as_path(path or name_by_time(name))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
@@ -77,6 +83,19 @@ def new_folder(option: str, path: str | None, name: str) -> pathlib.Path:
     return folder
 
 
+def _as_path(folder: pathlib.Path | str) -> pathlib.Path:
+    """The path of a folder for results, from what a user writes.
+
+    Raises:
+        UserError: it is not UTF-8, which checkpoints and reports cannot be without.
+    """
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"the name of the folder {str(folder)!r} is not UTF-8.") from error
+    return pathlib.Path(os.path.expanduser(folder))
+
+
 class RunFolder:
     """A run's folder, where nothing of another run is ever overwritten.
 
@@ -85,7 +104,7 @@ class RunFolder:
     """
 
     def __init__(self, path: pathlib.Path | str):
-        self.path = pathlib.Path(path).expanduser()
+        self.path = _as_path(path)
         self._lock: int | None = None
 
     @classmethod
@@ -164,11 +183,11 @@ class RunFolder:
 
     def is_begun(self) -> bool:
         """Whether there is a run in it."""
-        return (self.path / "config.json").is_file()
+        return os.path.isfile(self.path / "config.json")  # Whatever the path: it raises nothing.
 
     def is_finished(self) -> bool:
         """Whether the run has ended and reported; a checkpoint's folder has digests too."""
-        return (self.path / files.SUMS).is_file() and bool(self._reports())
+        return os.path.isfile(self.path / files.SUMS) and bool(self._reports())
 
     def finish(self, result: dict) -> None:
         """Writes `result.json`, and then the digests of all that there is."""
@@ -210,8 +229,7 @@ class RunFolder:
         cell = pathlib.Path(config.model.get("cell", ""))  # Baselines have none.
         if cell == self.path / CELL_FILE:
             differing = [text for text in differing if not text.startswith("config.model.cell ")]
-        is_changed = cell.suffix == ".py" and cell.read_text("utf-8") != self.read_text(CELL_FILE)
-        if is_changed:
+        if cell.suffix == ".py" and cell.read_bytes() != self._read_bytes(CELL_FILE):
             differing.append(f"{cell} is no longer what {self.path / CELL_FILE} is")
         if differing:
             raise UserError(
@@ -256,6 +274,12 @@ class RunFolder:
 
     def write_json(self, name: str, content: dict) -> None:
         self.write(name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+    def _read_bytes(self, name: str) -> bytes:
+        try:
+            return (self.path / name).read_bytes()
+        except OSError as error:
+            raise UserError(f"{self.path / name} cannot be read: {error}") from error
 
     def read_text(self, name: str) -> str:
         try:
@@ -334,7 +358,7 @@ class RunFolder:
             axes.xaxis.get_major_locator().set_params(integer=True)
             axes.grid(alpha=0.3)
             axes.legend()
-        figure.suptitle(title)
+        figure.suptitle(title, parse_math=False)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=150)
         self.write("curves.png", buffer.getvalue())
@@ -592,7 +616,7 @@ def describe_device() -> str:
         return f"{device.platform}: {count} x {device.device_kind}{_several()}"
     names = []
     with contextlib.suppress(OSError):
-        cpuinfo = pathlib.Path("/proc/cpuinfo").read_text()
+        cpuinfo = pathlib.Path("/proc/cpuinfo").read_text("utf-8", "replace")
         names = [line.partition(":")[2] for line in cpuinfo.splitlines() if "model name" in line]
     name = names[0].strip() if names else platform.machine()
     return f"cpu: {name}, {os.cpu_count()} cores{_several()}"
@@ -605,6 +629,8 @@ def _several() -> str:
 def versions() -> dict[str, str]:
     """What the numbers depend on."""
     packages = ("jax", "jaxlib", "flax", "optax", "numpy")
-    return {"python": platform.python_version()} | {
-        package: metadata.version(package) for package in packages
+    return {
+        "python": platform.python_version(),
+        **{package: metadata.version(package) for package in packages},
+        **{name: os.environ[name] for name in COMPILER_VARIABLES if os.environ.get(name)},
     }
