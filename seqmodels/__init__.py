@@ -8,6 +8,6 @@ than features last, at H = 16).
 """
 
 try:
-    import jax  # noqa: F401  Read here first, since a variable of its own may make that fail.
+    import flax  # noqa: F401  And JAX: either fails where it cannot read a variable of its own.
 except ValueError as error:
-    raise SystemExit(f"error: JAX cannot use an environment variable: {error}") from None
+    raise SystemExit(f"error: an environment variable cannot be used: {error}") from None

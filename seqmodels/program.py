@@ -23,8 +23,14 @@ SETTINGS: dict[str, Any] = {
     "jax_disable_jit": False,
     "jax_debug_nans": False,
     "jax_debug_infs": False,
+    "jax_no_tracing": False,
+    "jax_no_execution": False,
+    "jax_transfer_guard_host_to_device": "allow",
+    "jax_transfer_guard_device_to_device": "allow",
+    "jax_transfer_guard_device_to_host": "allow",
+    "jax_transfer_guard": "allow",
 }
-"""Options of JAX that change numbers, or end a program that is sound, with JAX's own defaults."""
+"""Options of JAX that change numbers or end a sound program, as JAX has them by itself."""
 
 
 def configure_jax() -> None:
@@ -38,11 +44,11 @@ def configure_jax() -> None:
     for name, value in SETTINGS.items():
         before = getattr(jax.config, name)
         jax.config.update(name, value)
-        if before != getattr(jax.config, name):
-            variable = name.upper()
+        variable = name.upper()
+        if variable in os.environ and before != getattr(jax.config, name):
             print(
-                f"note: {variable}={os.environ.get(variable, before)} has no effect on this "
-                "program, so that its numbers do not depend on it",
+                f"note: {variable}={os.environ[variable]} has no effect on this program, so that "
+                "its numbers do not depend on it",
                 file=sys.stderr,
             )
     try:
@@ -66,22 +72,24 @@ def lasting_streams() -> Iterator[None]:
 
     A character that their encoding lacks is written as its escape. Where the reader has gone away
     (`| head`), or a stream is closed, the program goes on in silence. Where output is lost in any
-    other way, as on a full disk, it goes on too, and ends with a message and exit code 1. The
-    streams stay so until the program ends.
+    other way, as on a full disk, it goes on too, and ends with a message and exit code 1.
+
+    The block is the whole program: it ends here.
     """
     _take_free_handles()
     sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115
     sys.stdout, sys.stderr = map(_lasting, (sys.stdout, sys.stderr))
+    code = None
     try:
         yield
     except SystemExit as end:
-        if end.code:
-            raise
+        code = end.code
     sys.stdout.flush()
     error = getattr(_raw(sys.stdout), "error", None)
     if error and error.errno != errno.EPIPE:
         print(f"error: not all output could be written: {error.strerror}", file=sys.stderr)
-        sys.exit(1)
+        code = code or 1
+    sys.exit(code)
 
 
 def _take_free_handles() -> None:
