@@ -6,3 +6,8 @@ last, as in `x_TxDxB`: a time step is then one block of memory in which each fea
 sequences lies side by side, so pointwise work vectorises whatever H is (on a CPU five times faster
 than features last, at H = 16).
 """
+
+try:
+    import flax  # noqa: F401  And JAX: either fails where it cannot read a variable of its own.
+except ValueError as error:
+    raise SystemExit(f"error: an environment variable cannot be used: {error}") from None

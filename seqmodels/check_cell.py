@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.test_util import check_grads
 
-from seqmodels import contract, engines, factory, oracle, recurrence
+from seqmodels import contract, engines, factory, oracle, program, recurrence
 from seqmodels.cells import base
 from seqmodels.recurrence import Encoded
 
@@ -257,6 +257,10 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("cell", help="a module in seqmodels/cells, or the path of a file")
     name = parser.parse_args(argv).cell
     try:
+        program.configure_jax()
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    try:
         cell = make(name)
     except ValueError as error:
         print(f"BROKEN  {error}")
@@ -281,4 +285,5 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    with program.lasting_streams():
+        sys.exit(main(sys.argv[1:]))

@@ -73,6 +73,10 @@ def _run(path: str) -> types.ModuleType:
     """The module that a file is."""
     if not os.path.isfile(path):
         raise ValueError(f"there is no file {path!r} to take a cell from")
+    try:
+        os.path.abspath(path).encode()
+    except UnicodeEncodeError as error:  # JAX would write it into what it compiles.
+        raise ValueError(f"the path of the file {path!r} is not UTF-8; rename it") from error
     # One name a file, so that the functions of two files never mix.
     name = f"cell_file_{os.path.abspath(path)}"
     spec = importlib.util.spec_from_file_location(name, path)
@@ -82,7 +86,7 @@ def _run(path: str) -> types.ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # It is a researcher's code: whatever it raises.
+    except (Exception, SystemExit) as error:  # It is a researcher's code: whatever it raises.
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == spec.origin]
         line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else "?"

@@ -2,15 +2,18 @@
 
 python -m tests.faults --out=docs/faults.md
 python -m tests.faults --kills=4 --corruptions=12 --sample=10
+python -m tests.faults --rows=environments,encodings,pipes
 
 Kills a training program at random moments until each of its runs is finished, and compares what is
 left with the run that nothing killed, byte for byte. Damages checkpoints and restores them. Starts
-the programs with configs, folders and inputs that they cannot use. Anything but an answer or a
-message of its own counts as a failure.
+the programs with configs, folders and inputs that they cannot use, and in surroundings of all
+kinds: environment variables, encodings, names that are not UTF-8, readers that go away. Anything
+but an answer or a message of its own counts as a failure.
 """
 
 import argparse
 import concurrent.futures
+import functools
 import json
 import os
 import pathlib
@@ -21,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -50,10 +53,13 @@ def small_flags(**changes) -> list[str]:
     return ["--config=configs/stacked.py", *(f"--config.{f}={v}" for f, v in fields.items())]
 
 
-def python(*arguments, stdin=b"", timeout=600):
+def python(*arguments, stdin=b"", timeout=600, env=None, shell='"$@"'):
+    """Starts Python in a line of the shell, in which it is `"$@"`."""
+    variables = {**os.environ, **(env or {})}
+    variables = {name: value for name, value in variables.items() if value is not None}
     return subprocess.run(
-        [sys.executable, *map(str, arguments)], cwd=ROOT, input=stdin, capture_output=True,
-        timeout=timeout,
+        ["bash", "-c", f"set -o pipefail; {shell}", "bash", sys.executable, *map(str, arguments)],
+        cwd=ROOT, env=variables, input=stdin, capture_output=True, timeout=timeout,
     )  # fmt: skip
 
 
@@ -78,14 +84,21 @@ def differing_bits(one: dict[str, bytes], other: dict[str, bytes]) -> int:
     return bits
 
 
+def whole(folder: pathlib.Path) -> pathlib.Path:
+    """The folder of a run that nothing has disturbed."""
+    path = folder / "whole"
+    if not path.exists():
+        done = python("main.py", f"--workdir={path}", *small_flags())
+        assert done.returncode == 0, done.stderr.decode()
+    return path
+
+
 def kills(number: int, folder: pathlib.Path, rng: random.Random) -> dict:
     """SIGKILL, and every fifth time SIGTERM, at random moments of a run's life."""
-    done = python("main.py", f"--workdir={folder / 'whole'}", *small_flags())
-    assert done.returncode == 0, done.stderr.decode()
+    expected = contents(whole(folder))
     start = time.monotonic()
     python("main.py", f"--workdir={folder / 'again'}", *small_flags())
     duration = time.monotonic() - start
-    expected = contents(folder / "whole")
     counts = {"killed": 0, "while saving": 0, "asked to end": 0, "resumed": 0, "runs": 0}
     bits = differing_bits(expected, contents(folder / "again"))
     while counts["killed"] < number:
@@ -160,15 +173,15 @@ def corruptions(number: int, folder: pathlib.Path, rng: np.random.Generator) -> 
     config.model.dropout_rates = (0.3, 0.2)
     models = loop.build_models(config)
     _, like = loop.prepare(config, models, devices.mesh(config.train.seeds))
-    whole = folder / "saved"
-    checkpoints = Checkpoints(whole)
+    intact = folder / "saved"
+    checkpoints = Checkpoints(intact)
     for step in (1, 2):
         state = jax.tree.map(lambda leaf, s=step: leaf + s if _is_number(leaf) else leaf, like)
         checkpoints.save(step, state, {"step": step})
     checkpoints.wait()
     counts = {"damaged": 0, "named, and passed over": 0, "silent": 0}
     for turn in range(number):
-        copy = shutil.copytree(whole, folder / "damaged")
+        copy = shutil.copytree(intact, folder / "damaged")
         newest = max(copy.iterdir())
         files = sorted(path for path in newest.rglob("*") if path.is_file())
         before = [path.read_bytes() for path in files]
@@ -248,7 +261,7 @@ def bad_configs(sample: int | None, folder: pathlib.Path, rng: random.Random) ->
 
 def bad_texts(sample: int | None, folder: pathlib.Path, rng: random.Random) -> dict:
     """Gives predict any bytes."""
-    good = folder / "whole"
+    good = whole(folder)
     before = contents(good)
     noise = np.random.default_rng(0)
     texts = {
@@ -285,7 +298,7 @@ def bad_texts(sample: int | None, folder: pathlib.Path, rng: random.Random) -> d
 
 def bad_folders(sample: int | None, folder: pathlib.Path, rng: random.Random) -> dict:
     """Gives every program folders of runs whose files were edited, and of none."""
-    good = folder / "whole"
+    good = whole(folder)
     before = contents(good)
     noise = np.random.default_rng(0)
     cases = []
@@ -335,10 +348,6 @@ def _edit(path: pathlib.Path, kind: str, noise: np.random.Generator) -> None:
     )  # fmt: skip
 
 
-def _some(cases: list, sample: int | None, rng: random.Random) -> list:
-    return cases if sample is None else rng.sample(cases, min(sample, len(cases)))
-
-
 class Case(NamedTuple):
     """A program that is started.
 
@@ -347,27 +356,263 @@ class Case(NamedTuple):
         stdin: what it is given to read.
         answered: whether it can do what it is asked to; else it is to say why not.
         word: what it is to name then.
+        env: variables of its environment; None: it has no such variable.
+        shell: the line that starts it, in which it is `"$@"`.
+        run: the folder of the run that it makes, which must be as if nothing had been wrong.
     """
 
     arguments: Sequence[str]
     stdin: bytes = b""
     answered: bool = False
     word: str = ""
+    env: Mapping[str, str | None] = {}
+    shell: str = '"$@"'
+    run: pathlib.Path | None = None
+
+
+TINY = SMALL | {
+    "data.train_reviews": 40, "train.num_epochs": 1, "train.seeds": 1,
+    "train.checkpoint_every_steps": 0, "model.embedding_size": 4, "model.hidden_sizes": (4,),
+    "model.dropout_rates": (0.2,),
+}  # fmt: skip
+"""One epoch of five steps, dropout among them."""
+
+CELL = b"""# coding: latin-1
+from seqmodels.cells.simple_rnn import SimpleRNN
+
+
+class Mine(SimpleRNN):
+    '''M\xfcller's.'''
+"""
+"""A cell of a user's own, in a file that is not UTF-8."""
+
+
+class Programs:
+    """The commands of all programs, for a folder in which two tiny runs are finished.
+
+    Attributes:
+        good: one of them.
+        expected: what is in it.
+    """
+
+    def __init__(self, folder: pathlib.Path):
+        self._folder, self._made = folder, 0
+        self.good, self._other = folder / "tiny", folder / "other-tiny"
+        if not self._other.exists():
+            for path, seed in ((self.good, 0), (self._other, 1)):
+                done = python(*self.train(path, **{"train.seed": seed}))
+                assert done.returncode == 0, done.stderr.decode()
+        self.expected = contents(self.good)
+
+    def new(self) -> pathlib.Path:
+        """A folder that is not there."""
+        self._made += 1
+        return self._folder / f"made-{os.urandom(4).hex()}-{self._made}"
+
+    def train(self, path: pathlib.Path | str, program: Sequence[str] = ("main.py",), **changes):
+        """A program that takes an experiment."""
+        return (*program, f"--workdir={path}", *small_flags(**TINY | changes))
+
+    def predict(self, *texts: str):
+        return ("-m", "train_lib.predict", f"--workdir={self.good}", *(texts or ("a good film",)))
+
+    def compare(self):
+        runs = map(str, (self.good, self._other))
+        return ("-m", "train_lib.compare", *runs, f"--out={self.new()}")
+
+    def sweep(self):
+        of_sweep = ("-m", "train_lib.sweep", "--over=train.learning_rate=0.01")
+        return self.train(self.new(), of_sweep)
+
+    def baselines(self):
+        return self.train(self.new(), ("-m", "train_lib.baselines"))
+
+    def check_cell(self):
+        return ("-m", "seqmodels.check_cell", "simple_rnn")
+
+    def main(self, **case) -> Case:
+        """A training that is answered, and comes out as ever."""
+        path = self.new()
+        return Case(self.train(path), answered=True, run=path, **case)
+
+    def all(self, **case) -> list[Case]:
+        """Every program, answered."""
+        others = self.predict, self.compare, self.sweep, self.baselines, self.check_cell
+        return [self.main(**case), *(Case(each(), answered=True, **case) for each in others)]
+
+    def judge(self, cases: Sequence[Case]) -> dict:
+        """What came of cases, and whether the runs that they made are as they should be."""
+        counts = _judge(cases)
+        made = [case.run for case in cases if case.run and (case.run / "result.json").exists()]
+        bits = sum(differing_bits(self.expected, contents(path)) for path in made)
+        bits += differing_bits(self.expected, contents(self.good))
+        asked = sum(case.run is not None for case in cases)
+        return counts | {"differing bits": bits, "runs lost": asked - len(made)}
+
+
+OF_JAX = {
+    "JAX_ENABLE_X64": "1", "JAX_NUMPY_DTYPE_PROMOTION": "strict",
+    "JAX_NUMPY_RANK_PROMOTION": "raise", "JAX_DEFAULT_PRNG_IMPL": "rbg",
+    "JAX_THREEFRY_PARTITIONABLE": "0", "JAX_RANDOM_SEED_OFFSET": "5", "JAX_DISABLE_JIT": "1",
+    "JAX_DEBUG_NANS": "1", "JAX_DEBUG_INFS": "1", "JAX_NO_TRACING": "1",
+    "JAX_NUM_CPU_DEVICES": "3", "JAX_DEFAULT_DTYPE_BITS": "64", "JAX_ENABLE_CUSTOM_PRNG": "1",
+    "JAX_TRANSFER_GUARD": "disallow",
+}  # fmt: skip
+"""Variables that would change numbers, or end a program that is sound."""
+
+OF_THE_SYSTEM = {
+    "XDG_CACHE_HOME": "/dev/null", "HOME": "/dev/null", "TMPDIR": "/none",
+    "JAX_COMPILATION_CACHE_DIR": "/dev/null", "MPLBACKEND": "nonsense", "COLUMNS": "0",
+    "PYTHONHASHSEED": "7", "OMP_NUM_THREADS": "nonsense", "TZ": "nonsense",
+}  # fmt: skip
+
+UNREADABLE = {
+    "JAX_ENABLE_X64": "maybe", "JAX_NUMPY_DTYPE_PROMOTION": "nonsense",
+    "JAX_NUM_CPU_DEVICES": "many", "JAX_DEFAULT_PRNG_IMPL": "nonsense",
+    "JAX_DEFAULT_MATMUL_PRECISION": "nonsense", "FLAX_PROFILE": "nonsense",
+    "JAX_PLATFORMS": "nonsense", "XLA_FLAGS": "--nonsense=1",
+}  # fmt: skip
+"""Variables that JAX itself cannot use."""
+
+
+def environments(sample: int | None, folder: pathlib.Path, rng: random.Random) -> dict:
+    """Starts every program with environment variables that it cannot use, or must not heed."""
+    programs = Programs(folder)
+    cases = [*programs.all(env=OF_JAX), *programs.all(env=OF_THE_SYSTEM)]
+    cases += [programs.main(env={name: value}) for name, value in OF_JAX.items()]
+    for env in (
+        {"JAX_PLATFORMS": ""}, {"HOME": None}, {"JAX_COMPILATION_CACHE_DIR": "/proc/none"},
+        {"PYTHONOPTIMIZE": "2"}, {"PYTHONUNBUFFERED": "1"},
+    ):  # fmt: skip
+        cases.append(programs.main(env=env))
+    for number, (name, value) in enumerate(UNREADABLE.items()):
+        arguments = (
+            programs.train(programs.new()), programs.predict(), programs.check_cell(),
+            programs.sweep(),
+        )[number % 4]  # fmt: skip
+        cases.append(Case(arguments, word=value, env={name: value}))
+    for platforms in ("tpu", "cpu,nonsense"):
+        word = f"JAX_PLATFORMS={platforms}"
+        for arguments in (programs.train(programs.new()), programs.check_cell()):
+            cases.append(Case(arguments, word=word, env={"JAX_PLATFORMS": platforms}))
+    counts = programs.judge(_some(cases, sample, rng))
+    return {"what": "every program is given environment variables of all kinds", **counts}
+
+
+def encodings(sample: int | None, folder: pathlib.Path, rng: random.Random) -> dict:
+    """Has every program print in any encoding, and read names and files of any."""
+    programs = Programs(folder)
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    cases = [*programs.all(env={"PYTHONIOENCODING": "ascii"}), *programs.all(env=plain)]
+    texts = "a sch\u00f6n film \U0001f642", "\udcff\udcfe", "\u202e\u2028"
+    for encoding in ("ascii", "ascii:strict", "cp1252", "latin-1:strict", "utf-16", "cp437"):
+        env = {"PYTHONIOENCODING": encoding}
+        cases.append(Case(programs.predict(*texts), answered=True, env=env))
+    not_utf8 = f"{folder}/\udcff"
+    for name in ("\udcff", "a\nb", "\x1b[31m", "..", "x" * 201, "\u202e", "\x7f"):
+        arguments = programs.train(programs.new(), name=name)
+        cases.append(Case(arguments, word="config.name"))
+    cases.append(Case(programs.train(programs.new(), name="na\u00efve $x^$"), answered=True))
+    for path, word in ((not_utf8, "UTF-8"), ("x" * 300, "x" * 300), ("/dev/null/\n", "/dev/null")):
+        for program in (("main.py",), ("-m", "train_lib.sweep", "--over=model.pooling=last")):
+            cases.append(Case(programs.train(path, program), word=word))
+        cases.append(Case(("-m", "train_lib.predict", f"--workdir={path}", "text"), word=word))
+        cases.append(Case((*programs.compare()[:-1], path), word=word))
+    cases.append(Case(programs.train(folder / "two\nlines"), answered=True))
+    for option in ("data.dir", "model.cell"):
+        arguments = programs.train(programs.new(), **{option: f"{not_utf8}.py"})
+        cases.append(Case(arguments, word=f"config.{option}"))
+    cases.append(Case(("main.py", "--unknown=\udcff"), word="unknown"))
+    again = []
+    for number, (content, is_readable) in enumerate(
+        (
+            (CELL, True), (CELL.replace(b"latin-1", b"utf-8"), False), (CELL + b"\0", False),
+            (b"\xef\xbb\xbf" + CELL.replace(b"latin-1", b"utf-8").replace(b"\xfc", b"u"), True),
+            (CELL.decode("latin-1").encode("utf-16"), False), (CELL + b"raise SystemExit\n", False),
+        )
+    ):  # fmt: skip
+        path, run_folder = folder / f"cell-{number}.py", programs.new()
+        path.write_bytes(content)
+        case = Case(
+            programs.train(run_folder, **{"model.cell": path}), answered=is_readable, word=path.name
+        )
+        cases.append(case)
+        if is_readable:
+            again += [case, Case(("main.py", f"--workdir={run_folder}"), answered=True)]
+        else:
+            cases.append(Case(("-m", "seqmodels.check_cell", str(path)), word=path.name))
+    os.makedirs(os.fsencode(not_utf8), exist_ok=True)
+    bad = os.path.join(not_utf8, "cell.py")
+    with open(bad, "wb") as file:
+        file.write(CELL)
+    cases.append(Case(("-m", "seqmodels.check_cell", bad), word="UTF-8"))
+    chosen = _some(cases, sample, rng)
+    counts = programs.judge(chosen)
+    # The second start of the same command, when the first has ended.
+    for name, value in programs.judge([case for case in again if again[0] in chosen]).items():
+        counts[name] += value
+    return {
+        "what": "programs print in any encoding, and are given names and cells of any",
+        **counts,
+    }
+
+
+STREAMS = {
+    "a reader that takes a line": '"$@" | head -1', "one that takes none": '"$@" | true',
+    "one that takes none of both": '"$@" 2>&1 | true', "closed output": '"$@" >&-',
+    "closed errors": '"$@" 2>&-', "all closed": '"$@" <&- >&- 2>&-',
+}  # fmt: skip
+"""What may become of a program's streams at no loss to its user."""
+
+
+def pipes(sample: int | None, folder: pathlib.Path, rng: random.Random) -> dict:
+    """Takes every program's output away."""
+    programs = Programs(folder)
+    cases = [case for line in STREAMS.values() for case in programs.all(shell=line)[:-1]]
+    cases += [
+        Case(programs.check_cell(), answered=True, shell=STREAMS["a reader that takes a line"]),
+        Case((*programs.check_cell()[:-1], "nope"), shell='"$@" | cat', word="nope"),
+        Case((*programs.predict()[:-1], "-"), b"good\n" * 5_000, answered=True,
+             shell=STREAMS["a reader that takes a line"]),
+        Case((*programs.predict()[:-1], "-"), word="empty", shell='"$@" <&-'),
+    ]  # fmt: skip
+    on_a_full_disk = [
+        case._replace(answered=False, word="No space left on device")
+        for case in programs.all(shell='"$@" >/dev/full')[:-1]
+    ]
+    for program in (("main.py", "--help"), ("-m", "train_lib.predict", "--help")):
+        on_a_full_disk.append(
+            Case(program, word="No space left on device", shell='"$@" >/dev/full')
+        )
+    counts = programs.judge(_some([*cases, *on_a_full_disk], sample, rng))
+    return {"what": "a program's output is closed, full, or its reader goes away", **counts}
+
+
+def _some(cases: list, sample: int | None, rng: random.Random) -> list:
+    return cases if sample is None else rng.sample(cases, min(sample, len(cases)))
 
 
 def _judge(cases: Sequence[Case]) -> dict:
     """Starts programs, two at a time, and counts what came of them; failures are printed."""
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        results = list(pool.map(lambda case: python(*case.arguments, stdin=case.stdin), cases))
+        results = list(
+            pool.map(
+                lambda case: python(
+                    *case.arguments, stdin=case.stdin, env=case.env, shell=case.shell
+                ),
+                cases,
+            )
+        )
     counts = {"given": len(results), "answered": 0, "refused with a message": 0, "failed": 0}
     for case, done in zip(cases, results, strict=True):
-        errors = done.stderr.decode("utf-8", "replace")
+        is_check = "seqmodels.check_cell" in case.arguments  # That prints what is wrong.
+        errors = (done.stderr + (done.stdout if is_check else b"")).decode("utf-8", "replace")
         if case.answered:
             outcome = "answered" if done.returncode == 0 else "failed"
         else:
             is_told = done.returncode in (1, 2) and errors.strip() and case.word in errors
             outcome = "refused with a message" if is_told else "failed"
-        if "Traceback" in errors:
+        if "Traceback" in errors or "Exception ignored" in errors:
             outcome = "failed"
         counts[outcome] += 1
         if outcome == "failed":
@@ -389,23 +634,36 @@ def markdown(rows: list[dict], command: str) -> str:
 
 def is_clean(row: dict) -> bool:
     """Whether nothing in a row went wrong."""
-    bad = ("differing bits", "silent", "failed", "runs made of them", "bits of results lost")
+    bad = (
+        "differing bits", "silent", "failed", "runs made of them", "bits of results lost",
+        "runs lost",
+    )  # fmt: skip
     return not any(row.get(name) for name in bad)
 
 
-def run(kills_: int, corruptions_: int, sample: int | None, seed: int) -> list[dict]:
-    """All rows of the table."""
+ROWS = (
+    "kills", "corruptions", "bad_configs", "bad_texts", "bad_folders", "environments", "encodings",
+    "pipes",
+)  # fmt: skip
+
+
+def run(
+    kills_: int, corruptions_: int, sample: int | None, seed: int, names: Sequence[str] = ROWS
+) -> list[dict]:
+    """Rows of the table, by their names."""
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
+        of_rows = {
+            "kills": lambda: kills(kills_, folder, random.Random(seed)),
+            "corruptions": lambda: corruptions(corruptions_, folder, np.random.default_rng(seed)),
+            **{
+                made.__name__: functools.partial(made, sample, folder, random.Random(seed))
+                for made in (bad_configs, bad_texts, bad_folders, environments, encodings, pipes)
+            },
+        }
         rows = []
-        for part in (
-            lambda: kills(kills_, folder, random.Random(seed)),
-            lambda: corruptions(corruptions_, folder, np.random.default_rng(seed)),
-            lambda: bad_configs(sample, folder, random.Random(seed)),
-            lambda: bad_texts(sample, folder, random.Random(seed)),
-            lambda: bad_folders(sample, folder, random.Random(seed)),
-        ):
-            rows.append(part())
+        for name in names:
+            rows.append(of_rows[name]())
             print(rows[-1], flush=True)
         return rows
 
@@ -418,11 +676,13 @@ def main(argv) -> None:
     parser.add_argument("--kills", type=int, default=60)
     parser.add_argument("--corruptions", type=int, default=200)
     parser.add_argument("--sample", type=int, help="of bad configs and inputs; all by default")
+    parser.add_argument("--rows", default=",".join(ROWS), help="separated by commas")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=pathlib.Path)
     options = parser.parse_args(argv)
     devices.configure()
-    rows = run(options.kills, options.corruptions, options.sample, options.seed)
+    names = options.rows.split(",")
+    rows = run(options.kills, options.corruptions, options.sample, options.seed, names)
     table = markdown(rows, " ".join(["python -m tests.faults", *argv]))
     print(f"\n{table}")
     if options.out:

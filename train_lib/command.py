@@ -42,8 +42,8 @@ def run(main: Callable[[ConfigDict, str | None], object]) -> None:
         logging.set_verbosity(logging.WARNING)  # Libraries' chatter; the run speaks for itself.
         if len(argv) > 1:
             raise UserError(f"unexpected arguments: {' '.join(argv[1:])}")
-        devices.configure()
         _join()
+        devices.configure()
         config = processes.from_first(lambda: _read_config().to_dict())
         main(ConfigDict(config), _WORKDIR.value)
 

@@ -2,31 +2,50 @@
 
 import math
 import os
+import sys
 from collections.abc import Sequence
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
+from seqmodels import program
 from train_lib import files, processes
 from train_lib.data.batches import Layout
+from train_lib.errors import UserError
 
 
 def configure() -> None:
     """Sets JAX up for a program of its own; to be called before JAX is first used.
 
     Every CPU core becomes a device, up to eight, since a step of a small recurrent model keeps only
-    one busy, and a second start finds what the first one compiled.
+    one busy, and a second start finds what the first one compiled. Numbers do not depend on
+    environment variables, as `seqmodels.program` says.
+
+    Raises:
+        UserError: there is nothing to compute on.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     # A share of a batch of 512 below 64 rows no longer fills the vector units.
     jax.config.update("jax_num_cpu_devices", min(cores or 1, 8))
-    compiled = os.environ.get("JAX_COMPILATION_CACHE_DIR")
-    if compiled is None:
-        jax.config.update("jax_compilation_cache_dir", str(files.cache_dir() / "compiled"))
-    elif not compiled.startswith(("gs://", "s3://")):  # These two JAX reads by itself.
-        files.local(compiled)
+    jax.config.update("jax_compilation_cache_dir", _compiled_dir())
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    try:
+        program.configure_jax()
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _compiled_dir() -> str | None:
+    """The folder of compiled programs; None, with a note, where it cannot be made."""
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(files.cache_dir() / "compiled"))
+    if folder and not folder.startswith(("gs://", "s3://")):  # JAX reads these two by itself.
+        try:
+            files.local(folder).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            print(f"note: compiled programs are not kept: {error}", file=sys.stderr)
+            return None
+    return folder or None
 
 
 def mesh(num_seeds: int = 1) -> Mesh:

@@ -1,8 +1,11 @@
 """What goes wrong outside the program and can be put right by its user."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
+
+from seqmodels import program
 
 
 class UserError(Exception):
@@ -23,15 +26,17 @@ STOPPED = 75  # Of sysexits.h: try again later.
 
 @contextlib.contextmanager
 def told_to_user() -> Iterator[None]:
-    """Ends the program with a message where it fails for a reason its user can mend."""
-    try:
-        yield
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except Stopped as stopped:
-        print(stopped, file=sys.stderr)
-        sys.exit(STOPPED)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+    """Around a program: ends it with a message where it fails for a reason its user can mend."""
+    os.environ["MPLBACKEND"] = "agg"  # Figures go into files; one of a window may not be there.
+    with program.lasting_streams():
+        try:
+            yield
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(1)
+        except Stopped as stopped:
+            print(stopped, file=sys.stderr)
+            sys.exit(STOPPED)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            sys.exit(130)

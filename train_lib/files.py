@@ -33,8 +33,13 @@ def local(path: pathlib.Path | str) -> pathlib.Path:
 
     Raises:
         UserError: it is an address, as in `gs://bucket/folder`, which would become a folder called
-            `gs:` here; or there is no such home.
+            `gs:` here; or there is no such home; or it is not UTF-8, which reports and checkpoints
+            cannot hold.
     """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"the name {str(path)!r} is not UTF-8; choose another one.") from error
     if _URL.match(str(path)):
         raise UserError(
             f"{path} is an address, and files are read and written on this machine alone. Copy or "
@@ -50,9 +55,12 @@ def cache_dir() -> pathlib.Path:
     """The folder for what can be made again: `$XDG_CACHE_HOME/seqmodels`.
 
     Raises:
-        UserError: as `local` does.
+        UserError: as `local` does, or there is no home folder.
     """
-    return local(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "seqmodels"
+    folder = os.environ.get("XDG_CACHE_HOME")
+    if not folder and os.path.expanduser("~") == "~":
+        raise UserError("there is no home folder; set XDG_CACHE_HOME to a folder for caches.")
+    return local(folder or "~/.cache") / "seqmodels"
 
 
 def write(path: pathlib.Path, content: bytes | str) -> None:

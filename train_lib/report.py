@@ -43,6 +43,12 @@ FREE_FIELDS = {
 CELL_FILE = "cell.py"
 """In a run's folder: the file with the cell, where it was the user's own."""
 
+COMPILER_VARIABLES = (
+    "XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE", "JAX_DEFAULT_MATMUL_PRECISION",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS",
+)  # fmt: skip
+"""Of the environment: what a user may set, and the last bits of numbers depend on."""
+
 WEIGHTS, BEST_WEIGHTS = "weights.npz", "best_weights.npz"
 
 REPORTS = (
@@ -173,11 +179,11 @@ class RunFolder:
 
     def is_begun(self) -> bool:
         """Whether there is a run in it."""
-        return (self.path / "config.json").is_file()
+        return os.path.isfile(self.path / "config.json")  # Whatever the path: it raises nothing.
 
     def is_finished(self) -> bool:
         """Whether the run has ended and reported; a checkpoint's folder has digests too."""
-        return (self.path / files.SUMS).is_file() and bool(self._reports())
+        return os.path.isfile(self.path / files.SUMS) and bool(self._reports())
 
     def finish(self, result: dict) -> None:
         """Writes `result.json`, and then the digests of all that there is."""
@@ -350,7 +356,7 @@ class RunFolder:
             axes.xaxis.get_major_locator().set_params(integer=True)
             axes.grid(alpha=0.3)
             axes.legend()
-        figure.suptitle(title)
+        figure.suptitle(title, parse_math=False)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=150)
         self.write("curves.png", buffer.getvalue())
@@ -625,7 +631,7 @@ def describe_device() -> str:
         return f"{device.platform}: {count} x {device.device_kind}{_several()}"
     names = []
     with contextlib.suppress(OSError):
-        cpuinfo = pathlib.Path("/proc/cpuinfo").read_text()
+        cpuinfo = pathlib.Path("/proc/cpuinfo").read_text("utf-8", "replace")
         names = [line.partition(":")[2] for line in cpuinfo.splitlines() if "model name" in line]
     name = names[0].strip() if names else platform.machine()
     return f"cpu: {name}, {os.cpu_count()} cores{_several()}"
@@ -638,6 +644,8 @@ def _several() -> str:
 def versions() -> dict[str, str]:
     """What the numbers depend on."""
     packages = ("jax", "jaxlib", "flax", "optax", "numpy")
-    return {"python": platform.python_version()} | {
-        package: metadata.version(package) for package in packages
+    return {
+        "python": platform.python_version(),
+        **{package: metadata.version(package) for package in packages},
+        **{name: os.environ[name] for name in COMPILER_VARIABLES if os.environ.get(name)},
     }

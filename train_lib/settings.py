@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -68,18 +69,33 @@ def _tuple_of(rule: Rule) -> Rule:
     return Rule(accepts, f"a tuple of at least one, each {rule.expected}")
 
 
-_TEXT = Rule(lambda value: isinstance(value, str), "a string")
+def _is_name(value: Any) -> bool:
+    """Whether a folder can be called so, with the time after it, on any file system."""
+    return (
+        isinstance(value, str)
+        and value.isprintable()  # Which what is not UTF-8 is not.
+        and 0 < len(value.encode()) <= 200
+        and not set(value) & set("/\\")
+        and value.strip(".") != ""
+    )
+
+
+def _is_text(value: Any) -> bool:
+    """Whether it is text that a JSON file and a path can hold."""
+    return isinstance(value, str) and not re.search("[\0\ud800-\udfff]", value)
+
+
+_TEXT = Rule(_is_text, "text in UTF-8")
 _RATE = _number(lambda rate: 0 <= rate < 1, "a number in [0, 1)")
 _POSITIVE = _number(lambda value: value > 0, "a number above 0")
 _BOOLEAN = Rule(lambda value: isinstance(value, bool), "True or False")
 
 RULES: dict[str, Rule] = {
     "name": Rule(
-        lambda value: isinstance(value, str) and value != "" and not set(value) & set("/\\\0"),
-        "a name that a folder can have",
+        _is_name, "a name that a folder can have: 1 to 200 printable bytes of UTF-8, no / or \\"
     ),
     "model.cell": Rule(
-        lambda value: value in cell_names() or (isinstance(value, str) and value.endswith(".py")),
+        lambda value: value in cell_names() or (_TEXT.accepts(value) and value.endswith(".py")),
         f"one of {', '.join(cell_names())}, or the path of a file that ends in .py",
     ),
     "model.cell_options": _TEXT,
