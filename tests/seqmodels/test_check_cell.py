@@ -11,7 +11,6 @@ from flax import nnx
 from seqmodels import check_cell, engines, factory, recurrence
 from seqmodels.cells import base, gru
 
-
 make = functools.cache(check_cell.make)
 # What hangs on the engine more than on the cell is slow but for one cell of each kind of engine.
 OF_EVERY_CELL = (
