@@ -1,12 +1,20 @@
 """The recurrence as an unrolled loop over one sequence: what every faster path must equal."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from seqmodels.recurrence import Encoded
 
 
 def run(cell, x_TxDxB, lengths_B, *, reverse=False):
-    """Steps through each sequence alone, in Python; `lengths_B` is a list of integers."""
+    """Steps through each sequence alone, in Python; `lengths_B` is a list of integers.
+
+    One step is compiled and called again and again: within `jax.jit` every one would be.
+    """
+    graphdef, params = nnx.split(cell, nnx.Param)
     width, _, batch_size = x_TxDxB.shape
     sequences, lasts = [], []
     for number in range(batch_size):
@@ -14,8 +22,14 @@ def run(cell, x_TxDxB, lengths_B, *, reverse=False):
         outputs = [jnp.zeros(cell.hidden_size)] * width
         carry, last = cell.initial_carry(), jnp.zeros(cell.hidden_size)
         for time in reversed(times) if reverse else times:
-            carry, last = cell.step(carry, cell.project(x_TxDxB[time, :, number]))
+            carry, last = _step(graphdef, params, carry, x_TxDxB[time, :, number])
             outputs[time] = last
         sequences.append(jnp.stack(outputs))
         lasts.append(last)
     return Encoded(jnp.stack(sequences, axis=-1), jnp.stack(lasts, axis=-1))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _step(graphdef, params, carry, x_D):
+    cell = nnx.merge(graphdef, params)
+    return cell.step(carry, cell.project(x_D))

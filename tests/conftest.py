@@ -10,7 +10,12 @@ import pytest
 # Two devices on any machine, so that batches are spread in the tests as they are in runs.
 jax.config.update("jax_num_cpu_devices", 2)
 # Most of the tests' time goes into compiling, here and in the programs that they start.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=0",
+        "--xla_llvm_disable_expensive_passes=true", "--xla_cpu_use_fusion_emitters=false",
+    ]
+)  # fmt: skip
 
 
 def pytest_configure(config):

@@ -1,5 +1,7 @@
 """The whole model: what must not matter, what must, and what it is made of."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,11 @@ from seqmodels import factory, recurrence
 from seqmodels.pooling import POOLINGS
 
 VOCABULARY = 11
+ONE_LAYER = {"hidden_sizes": (3,), "dropout_rates": (0.3,)}
+
+
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 def build(**changes):
@@ -22,15 +29,19 @@ def build(**changes):
 
 def logits_and_gradients(model, tokens_BxT, lengths_B, rows, **arguments):
     """The logits of the first `rows` reviews and the gradient of their losses' sum."""
-    graphdef, params = nnx.split(model, nnx.Param)
+    tokens_and_lengths = jnp.array(tokens_BxT), jnp.array(lengths_B)
+    return _logits_and_gradients(
+        *nnx.split(model, nnx.Param), *tokens_and_lengths, rows=rows, **arguments
+    )
 
+
+@functools.partial(jax.jit, static_argnums=0, static_argnames=("rows", "padding_side"))
+def _logits_and_gradients(graphdef, params, tokens_BxT, lengths_B, *, rows, **arguments):
     def loss(params):
-        logits_B = nnx.merge(graphdef, params)(
-            jnp.array(tokens_BxT), jnp.array(lengths_B), **arguments
-        )[:rows]
+        logits_B = nnx.merge(graphdef, params)(tokens_BxT, lengths_B, **arguments)[:rows]
         return jnp.sum(jax.nn.softplus(logits_B)), logits_B
 
-    gradients, logits_B = jax.jit(jax.grad(loss, has_aux=True))(params)
+    gradients, logits_B = jax.grad(loss, has_aux=True)(params)
     return logits_B, gradients
 
 
@@ -44,11 +55,14 @@ def lay_out(reviews, width, side, filler):
 
 
 @pytest.mark.parametrize(
-    ("pooling", "training"), [("last", False), *((pooling, True) for pooling in POOLINGS)]
-)
+    ("pooling", "training"),
+    [
+        slow("last", False), ("last", True), slow("mean", True), ("max", True),
+        slow("mean_max", True), slow("attention", True),
+    ],
+)  # fmt: skip
 def test_padding_and_company_never_matter(pooling, training):
-    one_layer = {} if pooling == "last" else {"hidden_sizes": (3,), "dropout_rates": (0.3,)}
-    model = build(pooling=pooling, **one_layer)
+    model = build(pooling=pooling, **{} if pooling == "last" else ONE_LAYER)
     rng = np.random.default_rng(0)
     reviews = [rng.integers(0, VOCABULARY, length) for length in (1, 5, 3)]
     company = [rng.integers(0, VOCABULARY, length) for length in (9, 2)]
@@ -77,7 +91,7 @@ def test_padding_and_company_never_matter(pooling, training):
         )
 
 
-@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("pooling", ["last", slow("mean"), slow("max"), "mean_max", "attention"])
 def test_what_stands_behind_the_longest_review_is_never_read(pooling, monkeypatch):
     rng = np.random.default_rng(0)
     reviews = [rng.integers(0, VOCABULARY, length) for length in (1, 5, 3)]
@@ -85,7 +99,7 @@ def test_what_stands_behind_the_longest_review_is_never_read(pooling, monkeypatc
 
     def run(width):
         return logits_and_gradients(
-            build(pooling=pooling, engine="loop"),
+            build(pooling=pooling, engine="loop", **{} if pooling == "last" else ONE_LAYER),
             lay_out(reviews, width, "post", rng),
             [len(review) for review in reviews],
             rows=3,
@@ -115,7 +129,7 @@ def test_a_batch_is_each_review_alone():
 
 
 def test_without_lengths_padding_is_read_like_a_word():
-    model = build()
+    model = build(**ONE_LAYER)
     tokens_BxT = jnp.array([[5, 6, 0, 0]])
     assert model(tokens_BxT)[0] == model(tokens_BxT, jnp.array([4]))[0]
     assert model(tokens_BxT)[0] != model(tokens_BxT, jnp.array([2]))[0]
@@ -123,13 +137,17 @@ def test_without_lengths_padding_is_read_like_a_word():
 
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_words_outside_the_batch_get_no_gradient(pooling):
-    _, gradients = logits_and_gradients(build(pooling=pooling), [[1, 2, 3, 4]], [3], rows=1)
+    _, gradients = logits_and_gradients(
+        build(pooling=pooling, **ONE_LAYER), [[1, 2, 3, 4]], [3], rows=1
+    )
     used = np.array(gradients["embedding"][...]).any(axis=1)
     np.testing.assert_array_equal(np.flatnonzero(used), [1, 2, 3])
 
 
-@pytest.mark.parametrize("engine", ["scan", "fused"])
-@pytest.mark.parametrize("pooling", ["last", "max"])
+@pytest.mark.parametrize(
+    ("pooling", "engine"),
+    [("last", "scan"), slow("last", "fused"), slow("max", "scan"), ("max", "fused")],
+)
 def test_engines_agree(engine, pooling):
     rng = np.random.default_rng(0)
     tokens_BxT, lengths = rng.integers(0, VOCABULARY, (3, 6)), [6, 0, 3]
@@ -151,7 +169,7 @@ def test_bfloat16_products_leave_state_and_gradients_in_float32():
     tokens_BxT, lengths = rng.integers(0, VOCABULARY, (3, 6)), [6, 0, 3]
 
     def run(matrix_dtype):
-        model = build(matrix_dtype=matrix_dtype)
+        model = build(matrix_dtype=matrix_dtype, **ONE_LAYER)
         return logits_and_gradients(model, tokens_BxT, lengths, rows=3)
 
     (logits_B, gradients), (expected_B, _) = run("bfloat16"), run("float32")
@@ -161,7 +179,7 @@ def test_bfloat16_products_leave_state_and_gradients_in_float32():
 
 
 def test_dropout_needs_keys_and_then_differs_from_key_to_key():
-    model = build()
+    model = build(**ONE_LAYER)
     tokens_BxT, lengths_B = jnp.array([[1, 2, 3]] * 2), jnp.array([3, 3])
     plain = model(tokens_BxT, lengths_B)
     assert plain[0] == plain[1]
@@ -213,14 +231,15 @@ EVERYTHING = {
 }  # fmt: skip
 
 
-def test_padding_and_company_do_not_matter_with_everything_switched_on(monkeypatch):
+@pytest.mark.parametrize("direction", ["backward", slow("bidirectional")])
+def test_padding_and_company_do_not_matter_with_everything_switched_on(direction, monkeypatch):
     rng = np.random.default_rng(0)
     reviews = [rng.integers(0, VOCABULARY, length) for length in (1, 5, 3, 9)]
     keys_B = jax.random.split(jax.random.key(7), 4)
 
     def run(count, width, side):
         return logits_and_gradients(
-            build(**EVERYTHING, engine="loop"),
+            build(**EVERYTHING, direction=direction, engine="loop"),
             lay_out(reviews[:count], width, side, rng),
             [len(review) for review in reviews[:count]],
             rows=3,
@@ -249,7 +268,7 @@ def test_padding_and_company_do_not_matter_with_everything_switched_on(monkeypat
 
 @pytest.mark.parametrize(
     ("engine", "cell", "weight_drop"),
-    [("scan", "gru", 0.3), ("fused", "lstm", 0.3), ("parallel", "min_gru", 0.0)],
+    [slow("scan", "gru", 0.3), slow("fused", "lstm", 0.3), ("parallel", "min_gru", 0.0)],
 )
 def test_engines_agree_with_everything_switched_on(engine, cell, weight_drop):
     tokens_BxT = np.random.default_rng(0).integers(0, VOCABULARY, (3, 6))
@@ -276,7 +295,7 @@ def test_engines_agree_with_everything_switched_on(engine, cell, weight_drop):
 )
 def test_drops_in_training_alone(name):
     tokens_BxT, lengths_B = jnp.tile(jnp.arange(3, VOCABULARY), (2, 2)), jnp.array([16, 16])
-    options = {"unknown_token": 2, "dropout_rates": (0, 0)}
+    options = {"unknown_token": 2, "hidden_sizes": (3,), "dropout_rates": (0,)}
     plain, dropping = build(**options), build(**options, **{name: 0.5})
     np.testing.assert_array_equal(dropping(tokens_BxT, lengths_B), plain(tokens_BxT, lengths_B))
     keys = {
@@ -297,7 +316,11 @@ def test_replaced_words_get_no_gradient_and_the_unknown_one_does():
     keys_B = jax.random.split(jax.random.key(7), 1)
     tokens_BxT = jnp.arange(3, VOCABULARY)[None]
     _, gradients = logits_and_gradients(
-        build(word_dropout=0.5, unknown_token=2), tokens_BxT, [8], rows=1, dropout_keys_B=keys_B
+        build(word_dropout=0.5, unknown_token=2, **ONE_LAYER),
+        tokens_BxT,
+        [8],
+        rows=1,
+        dropout_keys_B=keys_B,
     )
     used = np.flatnonzero(np.array(gradients["embedding"][...]).any(axis=1))
     assert used[0] == 2

@@ -33,7 +33,9 @@ def value_and_gradients(run, cell, x_TxDxB, lengths, reverse):
     def loss(params, x_TxDxB):
         return scalar(run(nnx.merge(graphdef, params), x_TxDxB, lengths, reverse=reverse))
 
-    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(params, x_TxDxB)
+    gradients = jax.value_and_grad(loss, argnums=(0, 1))
+    # The oracle compiles its step.
+    return (gradients if run is oracle.run else jax.jit(gradients))(params, x_TxDxB)
 
 
 def assert_close(actual, expected, rtol=1e-4, atol=1e-5):
@@ -45,7 +47,7 @@ def assert_close(actual, expected, rtol=1e-4, atol=1e-5):
     ("lengths", "reverse"), [(LENGTHS, True), ([WIDTH] * 5, False), ([2, 3, 2, 3, 1], True)]
 )
 def test_equals_the_unrolled_loop(run, cell, x_TxDxB, lengths, reverse):
-    expected = jax.jit(lambda x: oracle.run(cell, x, lengths, reverse=reverse))(x_TxDxB)
+    expected = oracle.run(cell, x_TxDxB, lengths, reverse=reverse)
     actual = run(cell, x_TxDxB, jnp.array(lengths), reverse=reverse)
     assert_close(actual, expected, rtol=1e-5)
     assert_close(

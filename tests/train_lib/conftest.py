@@ -1,5 +1,6 @@
-"""Finished runs, made up; and command lines."""
+"""Finished runs, made up; command lines; and runs that share what they compile."""
 
+import functools
 import sys
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from absl import flags
 
 from configs import base
-from train_lib import command
+from train_lib import command, state, steps
 from train_lib.data.dataset import Split
 from train_lib.report import RunFolder
 
@@ -82,3 +83,20 @@ def write_run(tmp_path):
         return folder.path
 
     return write
+
+
+@pytest.fixture(scope="module")
+def compiled_once():
+    """In a file that asks for it, runs of the same model trace and compile their steps once."""
+    make, made = steps.make, {}
+
+    def make_once(graphdef, optimizer, mesh, data_config, *rest):
+        key = graphdef, optimizer, mesh, data_config.to_json(), *rest
+        if key not in made:
+            made[key] = make(graphdef, optimizer, mesh, data_config, *rest)
+        return made[key]
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(state, "adam", functools.cache(state.adam))
+        monkeypatch.setattr(steps, "make", make_once)
+        yield

@@ -52,10 +52,9 @@ dataset.load = lambda config: dataclasses.replace(load(config), fingerprint="f")
 
 @pytest.fixture(autouse=True, scope="module")
 def shared_cache(tmp_path_factory):
-    """One cache for this file's runs, which compile quickly what is slow."""
+    """One cache for this file's runs."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
         yield
 
 
@@ -126,6 +125,7 @@ def test_two_processes_give_what_one_does(whole, tmp_path):
     assert_first_seeds_close(whole, tmp_path)
 
 
+@pytest.mark.slow
 def test_eight_devices_see_the_reviews_in_the_order_in_which_one_does(tmp_path):
     losses = []
     for cores in (1, 8):
@@ -142,6 +142,7 @@ def test_eight_devices_see_the_reviews_in_the_order_in_which_one_does(tmp_path):
     np.testing.assert_allclose(*losses, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_other_and_both_go_on_bit_for_bit(whole, tmp_path):
     folder = tmp_path / "killed"
     codes, _, errors = run_two(folder, *CONFIG, second=SENDS_ITSELF.format("9"))
@@ -156,6 +157,7 @@ def test_a_killed_process_ends_the_other_and_both_go_on_bit_for_bit(whole, tmp_p
         assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_saves_all_and_one_process_can_go_on(whole, tmp_path, capsys):
     """Of two seeds each process has one."""
     arguments = [*CONFIG, "--config.train.seeds=2"]
@@ -168,6 +170,7 @@ def test_a_signal_to_one_saves_all_and_one_process_can_go_on(whole, tmp_path, ca
     assert_first_seeds_close(tmp_path / "run", whole)
 
 
+@pytest.mark.slow
 def test_an_error_of_one_process_ends_the_other(tmp_path):
     codes, _, errors = run_two(tmp_path / "run", *CONFIG, second=HAS_OTHER_DATA)
     assert 0 not in codes

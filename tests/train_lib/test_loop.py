@@ -15,6 +15,12 @@ from train_lib import predict, report
 from train_lib.data.generated import GeneratedCorpus
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
+
+
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 SMALL = [
     "--config.data.source=generated", "--config.data.train_reviews=60",
     "--config.data.validation_reviews=20", "--config.data.test_reviews=30",
@@ -134,6 +140,7 @@ def test_the_same_command_gives_the_same_numbers(finished, tmp_path):
         assert (tmp_path / name).read_bytes() == (finished[0] / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_seeds_at_once_are_the_runs_they_would_be_alone(finished, tmp_path):
     """Of three on two devices: the first one equals the finished run, whose seed is 0."""
     arguments = "--config=configs/stacked.py", *SMALL, "--config.train.seeds=3"
@@ -189,7 +196,7 @@ def test_predict_takes_the_weights_after_the_best_epoch_where_it_is_asked_to(fin
     assert float(done.stdout.split()[1]) == pytest.approx(1 - probability, abs=1e-4)
 
 
-@pytest.mark.parametrize("name", ["weights.npz", "config.json", "vocabulary.txt"])
+@pytest.mark.parametrize("name", ["weights.npz", slow("config.json"), slow("vocabulary.txt")])
 def test_predict_says_which_file_is_damaged(finished, tmp_path, name):
     for path in finished[0].iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
@@ -217,21 +224,23 @@ def test_a_finished_run_is_never_overwritten(finished):
     ("arguments", "words"),
     [
         ([], ["--config is missing", "configs/stacked.py"]),
-        (["--config=configs/none.py"], ["configs/none.py"]),
-        (["--config=configs/lstm.py:nope"], ["nope", "exact, tutorial"]),
+        slow(["--config=configs/none.py"], ["configs/none.py"]),
+        slow(["--config=configs/lstm.py:nope"], ["nope", "exact, tutorial"]),
         (["--config=configs/lstm.py", "--config.train.num_epoch=3"], ["num_epochs"]),
-        (["--config=configs/lstm.py", "--config.train.num_epochs=x"], ["train.num_epochs", "x"]),
+        slow(
+            ["--config=configs/lstm.py", "--config.train.num_epochs=x"], ["train.num_epochs", "x"]
+        ),
         (["--config=configs/lstm.py", "--config.model.cell=x"], ["config.model.cell", "lstm"]),
-        (
+        slow(
             ["--config=configs/lstm.py", "--config.model.cell_options=forget=1"],
             ["config.model cannot be built", "LSTM has no option 'forget'", "forget_bias"],
         ),
-        (["--config=configs/lstm.py", "--wrkdir=x"], ["wrkdir", "workdir"]),
-        (["--config=configs/lstm.py", "stray"], ["stray"]),
-        (["--config=configs/lstm.py", "--num_processes=2"], ["--coordinator", "--process_id"]),
-        (["--config=configs/lstm.py", "--distributed"], ["--distributed finds no cluster"]),
+        slow(["--config=configs/lstm.py", "--wrkdir=x"], ["wrkdir", "workdir"]),
+        slow(["--config=configs/lstm.py", "stray"], ["stray"]),
+        slow(["--config=configs/lstm.py", "--num_processes=2"], ["--coordinator", "--process_id"]),
+        slow(["--config=configs/lstm.py", "--distributed"], ["--distributed finds no cluster"]),
         (["--config=configs/lstm.py", "--workdir=/dev/null/x"], ["/dev/null/x"]),
-        (
+        slow(
             ["--config=configs/lstm.py", "--config.data.archive=none.tar.gz",
              "--config.data.dir=/dev/null/x"],
             ["/dev/null/x", "--config.data.dir"],
@@ -245,6 +254,7 @@ def test_a_wrong_command_is_told_and_leaves_nothing_behind(arguments, words, tmp
     assert not (tmp_path / "run" / "result.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not IMDB.exists(), reason="no prepared IMDB in $TFDS_DATA_DIR")
 def test_one_epoch_on_imdb(tmp_path):
     _, result = run(
@@ -258,6 +268,7 @@ def test_one_epoch_on_imdb(tmp_path):
     assert result["test_accuracy"]["mean"] > 0.7
 
 
+@pytest.mark.slow
 def test_a_model_of_many_options_is_built_again_to_predict(tmp_path):
     run(
         tmp_path, "--config=configs/lstm.py", *SMALL, "--config.model.cell_options=forget_bias=3.0",
@@ -274,6 +285,7 @@ def test_a_model_of_many_options_is_built_again_to_predict(tmp_path):
     assert float(done.stdout.split()[1]) == pytest.approx(expected, abs=2e-4)
 
 
+@pytest.mark.slow
 def test_the_guides_cell_is_one_file_that_trains_and_predicts(tmp_path):
     guide = (ROOT / "docs" / "add_a_cell.md").read_text()
     source = guide.partition("```python\n")[2].partition("```")[0]

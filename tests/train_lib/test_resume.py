@@ -23,6 +23,7 @@ from train_lib.errors import STOPPED, Stopped, UserError
 from train_lib.resume import Keeper
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
+pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 class Killed(BaseException):
@@ -51,7 +52,7 @@ def config():
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(tmp_path_factory, compiled_once):
     """The folder of the run that nothing interrupts."""
     folder = tmp_path_factory.mktemp("whole")
     loop.run(make_config(), str(folder))
@@ -436,9 +437,10 @@ def test_the_best_weights_are_those_after_the_best_epoch(config, tmp_path):
 
 def test_the_program_ends_with_the_documented_code_and_goes_on_without_its_config(tmp_path):
     arguments = [
-        "--config=configs/lstm.py", "--config.data.source=generated",
+        "--config=configs/lstm.py:tutorial", "--config.data.source=generated",
         "--config.data.train_reviews=2000", "--config.data.validation_reviews=10",
-        "--config.data.test_reviews=10", "--config.train.num_epochs=8",
+        "--config.data.test_reviews=10", "--config.data.max_length_tokens=20",
+        "--config.model.hidden_sizes=(4,)", "--config.train.num_epochs=8",
         "--config.train.batch_size=8",
     ]  # fmt: skip
     folder = tmp_path / "run"
