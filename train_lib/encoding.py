@@ -1,5 +1,7 @@
 """Text as it comes in, which is bytes, and as it goes out: on one line, without control codes."""
 
+import codecs
+import collections
 import re
 import sys
 from collections.abc import Mapping
@@ -11,12 +13,9 @@ _MARKS = {
     b"\xff\xfe\0\0": "UTF-32", b"\0\0\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16",
     b"\xfe\xff": "UTF-16",
 }  # fmt: skip
-# Where a character has its lowest byte, and where upper ones, all of them or the uppermost two.
-_BYTES = {"UTF-32LE": "l.uu", "UTF-32BE": "uu.l", "UTF-16LE": "lu", "UTF-16BE": "ul"}
-_CONTROL_CODES = re.compile(rb"[\0-\x08\x0e-\x1f]")  # Those that are no white space.
+_WIDE = ("UTF-32LE", "UTF-32BE", "UTF-16LE", "UTF-16BE")
 _SAMPLE_BYTES = 1 << 16
-_MIN_SAMPLE_BYTES = 16  # Of a shorter text, too little is known.
-_MIN_INVALID, _MIN_INVALID_SHARE = 3, 0.001  # Fewer may be damage.
+_MIN_INVALID_SHARE = 0.001  # Fewer may be damage.
 
 
 def decode(contents: Mapping[str, bytes]) -> list[str]:
@@ -46,12 +45,15 @@ def decode(contents: Mapping[str, bytes]) -> list[str]:
         first = next(name for name, of_text in invalid.items() if of_text)
         characters = sum(map(len, texts))
         valid = sum(len(re.findall(r"[^\x00-\x7f]", text)) for text in texts) - count
-        # Of damaged UTF-8, most characters beyond ASCII are still whole.
-        if count > max(valid, _MIN_INVALID_SHARE * characters) and count >= _MIN_INVALID:
+        # Of damaged UTF-8, most characters beyond ASCII are still whole; a cut one stands last.
+        if count > max(valid, _MIN_INVALID_SHARE * characters) and not _is_cut(contents[first]):
+            older = "an older encoding such as Windows-1252 (Latin-1)"
+            is_latin = 2 * (count + valid) < characters
             raise UserError(
-                f"{first} is not in UTF-8 but, if it is text, in an older encoding such as "
-                f"Windows-1252 (Latin-1): {count:,} of {characters:,} characters are not UTF-8. "
-                "`iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW` converts a file."
+                f"{first} is not in UTF-8 but, if it is text, in "
+                f"{older if is_latin else 'another encoding'}: {count:,} of {characters:,} "
+                f"characters are not UTF-8. `iconv -f {'WINDOWS-1252' if is_latin else 'ENCODING'} "
+                "-t UTF-8 OLD > NEW` converts a file."
             )
         print(
             f"note: {count:,} of {characters:,} characters are not UTF-8, the first in {first}; "
@@ -61,25 +63,57 @@ def decode(contents: Mapping[str, bytes]) -> list[str]:
     return texts
 
 
-def _wide_encoding(data: bytes) -> str | None:
-    """UTF-16 or UTF-32, if that is what the bytes are.
+def _is_cut(data: bytes) -> bool:
+    """Whether data are UTF-8 but for a character at the end that is not complete."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(data)
+    except UnicodeDecodeError:
+        return False
+    return True
 
-    Without a mark it shows in alphabetic scripts: the upper bytes of almost all characters are
-    control codes, 0 in Latin, 4 in Cyrillic, and few of the lowest bytes are.
-    """
+
+def _wide_encoding(data: bytes) -> str | None:
+    """UTF-16 or UTF-32, if that is what the bytes are."""
     for mark, name in _MARKS.items():
         if data.startswith(mark):
             return name
     sample = data[:_SAMPLE_BYTES]
-    if len(sample) < _MIN_SAMPLE_BYTES or not _CONTROL_CODES.search(sample):
-        return None
-    for name, pattern in _BYTES.items():
-        places = [sample[first :: len(pattern)] for first in range(len(pattern))]
-        shares = [len(_CONTROL_CODES.findall(place)) / len(place) for place in places]
-        found = "".join("u" if share > 0.9 else "l" if share < 0.3 else "?" for share in shares)
-        if re.fullmatch(pattern, found):
-            return name
-    return None
+    found = {name: score for name in _WIDE if (score := _wide_score(sample, name))}
+    return max(found, key=lambda name: found[name]) if found else None
+
+
+def _wide_score(sample: bytes, encoding: str) -> float:
+    """How uniform the upper bytes of a text in a wide encoding are, in (0, 1]; 0: it is none."""
+    try:
+        text = codecs.getincrementaldecoder(encoding)().decode(sample)
+    except UnicodeDecodeError:
+        return 0
+    if len(text) < 2 or sum(map(_is_shown, text)) < 0.98 * len(text):
+        return 0
+    if "32" in encoding:
+        return 1  # Other bytes are hardly ever code points.
+    uppers, lowers = sample[1::2], sample[::2]
+    if encoding.endswith("BE"):
+        uppers, lowers = lowers, uppers
+    (upper, count), *_ = collections.Counter(uppers).most_common(1)
+    share = count / len(uppers)
+    # The upper byte of an alphabet is a control code: 0 in Latin, 4 in Cyrillic. In Indian scripts
+    # it is a white space, which may stand between letters in ASCII; but lower bytes are codes too.
+    if upper < 32 and share > 0.5 and (not chr(upper).isspace() or _controls(lowers) > 0.05):
+        return share
+    # Kana have one upper byte, and ideographs any.
+    is_utf8 = "\ufffd" not in sample.decode("utf-8", "replace")
+    is_wide = not is_utf8 and len(text) > 7 and (share > 0.4 or _controls(sample) > 0.04)
+    return share if is_wide else 0
+
+
+def _is_shown(character: str) -> bool:
+    return character.isprintable() or character in "\t\n\r\ufeff\u200c\u200d\u200e\u200f"
+
+
+def _controls(data: bytes) -> float:
+    """The share of control codes that are no white space."""
+    return sum(byte < 32 and not chr(byte).isspace() for byte in data) / len(data)
 
 
 def escape(text: str) -> str:

@@ -177,12 +177,7 @@ def test_every_cell_draws_parameters_that_train(name):
     cell = contract.make(factory.find_cell(name), 8, 8, rngs=nnx.Rngs(0))
     x_TxD = jax.random.normal(jax.random.key(0), (20, 8))
 
-    def outputs(x_TxD):
-        carry, ys = cell.initial_carry(), []
-        for x_D in x_TxD:
-            carry, y_H = cell.step(carry, cell.project(x_D))
-            ys.append(y_H)
-        return jnp.stack(ys)
-
-    y_TxH = jax.jit(outputs)(x_TxD)
+    _, y_TxH = jax.lax.scan(
+        lambda carry, x_D: cell.step(carry, cell.project(x_D)), cell.initial_carry(), x_TxD
+    )
     assert (jnp.std(y_TxH, axis=0) > 1e-3).all()

@@ -114,7 +114,9 @@ def test_equals_the_unrolled_loop(cell_class):
 
 
 # With 1 unit all shapes look alike; of 65 units the kernel reads R piece by piece.
-@pytest.mark.parametrize(("hidden_size", "reverse"), [(1, False), (65, True)])
+@pytest.mark.parametrize(
+    ("hidden_size", "reverse"), [pytest.param(1, False, marks=pytest.mark.slow), (65, True)]
+)
 @pytest.mark.parametrize("cell_class", CELLS)
 def test_equals_the_engine(cell_class, reverse, hidden_size):
     cell, lengths = make(cell_class, hidden_size), jnp.array(LENGTHS)
@@ -204,7 +206,9 @@ def test_says_what_it_cannot_take():
         fused.run(make(Ungated, 4), inputs(), jnp.array(LENGTHS))
 
 
-@pytest.mark.parametrize("hidden_size", [16, 64, 256])
+@pytest.mark.parametrize(
+    "hidden_size", [*(pytest.param(size, marks=pytest.mark.slow) for size in (16, 64)), 256]
+)
 @pytest.mark.parametrize("cell_class", CELLS)
 @pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated")
 def test_becomes_two_kernels_on_a_gpu(cell_class, hidden_size):

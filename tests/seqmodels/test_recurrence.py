@@ -14,6 +14,10 @@ WIDTH, BATCH, INPUT, HIDDEN = 5, 5, 3, 4
 LENGTHS = [5, 1, 0, 3, 4]
 
 
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 # A cell with all that makes it fast, and one with nothing of it; `test_check_cell` has them all.
 @pytest.fixture(params=["lstm", "min_gru"])
 def cell(request):
@@ -137,8 +141,13 @@ def test_several_cells_over_parts_equal_each_alone_over_the_whole(cell, x_TxDxB)
     assert_close(*(jax.value_and_grad(loss)(x_TxDxB) for loss in (together, apart)))
 
 
-@pytest.mark.parametrize("segment_steps", [2, 3, WIDTH + 1])
-@pytest.mark.parametrize("lengths", [LENGTHS, [0] * BATCH])
+@pytest.mark.parametrize(
+    ("lengths", "segment_steps"),
+    [
+        (LENGTHS, 2), (LENGTHS, 3), slow(LENGTHS, WIDTH + 1), ([0] * BATCH, 2),
+        slow([0] * BATCH, 3), slow([0] * BATCH, WIDTH + 1),
+    ],
+)  # fmt: skip
 def test_segments_change_nothing(cell, x_TxDxB, lengths, segment_steps):
     graphdef, params = nnx.split(cell, nnx.Param)
 
@@ -182,8 +191,9 @@ def test_works_under_vmap_and_jit(cell, x_TxDxB):
         )
 
 
-@pytest.mark.parametrize("segment_steps", [1, 2])
-@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(
+    ("reverse", "segment_steps"), [(False, 2), (True, 1), slow(False, 1), slow(True, 2)]
+)
 def test_a_sequence_in_two_pieces_is_the_sequence(cell, x_TxDxB, reverse, segment_steps):
     graphdef, params = nnx.split(cell, nnx.Param)
     pieces = [x_TxDxB[:2], x_TxDxB[2:]]
@@ -209,8 +219,7 @@ def test_a_sequence_in_two_pieces_is_the_sequence(cell, x_TxDxB, reverse, segmen
     assert_close((actual, d_actual), (expected, d_expected))
 
 
-@pytest.mark.parametrize("segment_steps", [1, 2])
-@pytest.mark.parametrize("cells", [1, 2])
+@pytest.mark.parametrize(("cells", "segment_steps"), [(1, 1), (2, 2), slow(1, 2), slow(2, 1)])
 def test_products_that_are_kept_change_nothing(cells, segment_steps, x_TxDxB, monkeypatch):
     cell = check_cell.without_zeros(factory.find_cell("lstm")(INPUT, HIDDEN, rngs=nnx.Rngs(0)))
     graphdef, params = nnx.split(cell, nnx.Param)

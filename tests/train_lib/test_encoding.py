@@ -11,7 +11,10 @@ from train_lib.errors import UserError
 ALWAYS_THE_SAME = settings(deadline=None, derandomize=True, database=None)
 TEXTS = {
     "Latin": "A good film, déjà vu or not.", "Cyrillic": "Очень хороший, добрый фильм.",
-    "Greek": "Πολύ καλή ταινία.", "Arabic": "فيلم جيد جدا جدا",
+    "Greek": "Πολύ καλή ταινία.", "Arabic": "فيلم جيد جدا جدا", "Hebrew": "סרט טוב מאוד",
+    "Hindi": "यह फिल्म बहुत अच्छी थी", "Thai": "หนังเรื่องนี้ดีมาก", "Japanese": "素晴らしい映画でした。",
+    "Chinese": "这部电影非常好看我很喜欢它的故事。",
+    "Korean": "정말 좋은 영화였어요.", "short": "great\n",
 }  # fmt: skip
 
 
@@ -42,6 +45,29 @@ def test_damage_is_noted_and_an_older_encoding_refused(capsys):
     assert "the first in mine" in note
     with pytest.raises(UserError, match="mine is not in UTF-8"):
         decode({"good": b"good", "mine": words.encode("cp1252")})
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"1\t2\t3\t4\t5\t6", b"\t\t\t\t", b"\0\0\0\0", b"good\0film\0good", b"a", b"ab",
+        b"hi there",
+        b"\x1b[31mgood\x1b[0m", b"good film " * 100, "Очень хороший".encode(), "यह फिल्म".encode(),
+        "素晴らしい".encode(), b"\x01\x02\x03 control codes", bytes(range(32)),
+    ],
+)  # fmt: skip
+def test_utf8_is_never_taken_for_another_encoding(data, capsys):
+    assert decode({"mine": data}) == [data.decode()]
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "cp1251", "shift-jis", "gbk", "euc-kr"])
+def test_what_is_not_utf8_is_refused_even_where_it_is_short(encoding):
+    text = {"cp1252": "café\n", "cp1251": "хороший", "euc-kr": "영화"}.get(encoding, "电影很好")
+    text = "映画でした" if encoding == "shift-jis" else text
+    with pytest.raises(UserError, match="mine is") as raised:
+        decode({"mine": text.encode(encoding)})
+    assert ("WINDOWS-1252" in str(raised.value)) == (encoding == "cp1252")
 
 
 @ALWAYS_THE_SAME

@@ -30,7 +30,7 @@ OVER = [RATE, Axis.parse("model.hidden_sizes=(2,)")]
 
 @pytest.fixture
 def config():
-    config = base.get_config("small", "exact")
+    config = base.get_config("small", "tutorial")
     config.model.embedding_size, config.model.hidden_sizes = 2, (2,)
     config.data.update(
         source="generated", train_reviews=8, validation_reviews=4, test_reviews=4, max_features=50

@@ -43,20 +43,29 @@ class _UnicodeRules(dict):
         return self[code]
 
 
-_APOSTROPHES = dict.fromkeys(map(ord, "'\u2019\u02bc"), "'")
-_UNICODE_RULES = _UnicodeRules(_APOSTROPHES | {ord("\u200b"): " "})  # A space without width.
+# Before NFKC, which makes an accent over a space of some.
+_APOSTROPHES = str.maketrans(dict.fromkeys("\u2018\u2019\u02bb\u02bc\u2032\u00b4`", "'"))
+_UNICODE_RULES = _UnicodeRules({ord("'"): "'", ord("\u200b"): " "})  # A space without width.
 
 
 def split_unicode_words(text: str) -> list[str]:
-    """The words of a text in any script and typography: `"«Don't» — it's"` is `["don't", "it's"]`.
+    """The words of a text in any typography: `"«Don't» — it's"` is `["don't", "it's"]`.
 
     Words are letters, marks and digits, with apostrophes between them, typographic ones or not; all
-    else separates, any dash or space too. Text is case-folded, and what looks alike is the same
-    (NFKC).
+    else separates, any dash or space too. Scripts that put no spaces between words, such as Chinese
+    and Thai, are not split. Text is case-folded, and what looks alike is the same (NFKC).
     """
-    folded = unicodedata.normalize("NFKC", text).casefold()
+    folded = unicodedata.normalize("NFKC", text.translate(_APOSTROPHES)).casefold()
     parts = unicodedata.normalize("NFKC", folded).translate(_UNICODE_RULES).split()
-    return [word for part in parts if (word := part.strip("'"))]
+    return [word for part in parts if (word := _without_edges(part))]
+
+
+def _without_edges(word: str) -> str:
+    """A word without apostrophes around it and marks that no letter stands before."""
+    word = word.strip("'")
+    while word and (word[0] == "'" or unicodedata.category(word[0])[0] == "M"):
+        word = word[1:]
+    return word
 
 
 TEXT_RULES = {"keras": split_words, "unicode": split_unicode_words}
