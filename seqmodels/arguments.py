@@ -1,21 +1,24 @@
-"""What public functions ask of their arguments, checked once and with messages.
+"""What public functions ask of their arguments: checked once, with messages, and made arrays.
 
 Shapes and types are always known. Values are known outside of `jax.jit` alone; inside it, a length
-that cannot be makes what is computed of its sequence NaN, so that it does not pass unnoticed.
+out of range makes what is computed of its sequence NaN, so that it does not pass unnoticed.
 """
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 
-def check_lengths(lengths_B: jax.Array, batch_size: int, width: int) -> None:
-    """Checks that there is a length for each sequence, of at most `width` steps.
+def lengths(lengths_B: Any, batch_size: int, width: int) -> jax.Array:
+    """The length of each sequence, at most `width` steps: int32 `[B]`.
 
     Raises:
         ValueError: it says what is wrong.
     """
-    _check_integers(lengths_B, "lengths_B", f"[{batch_size}], one for each sequence", (batch_size,))
+    lengths_B = _integers(lengths_B, "lengths_B", (batch_size,))
     _check_range(lengths_B, "lengths_B", 0, width, "the sequences have only so many steps")
+    return lengths_B
 
 
 def nan_where_impossible(result_B: jax.Array, lengths_B: jax.Array, width: int) -> jax.Array:
@@ -23,47 +26,73 @@ def nan_where_impossible(result_B: jax.Array, lengths_B: jax.Array, width: int) 
     return jnp.where((lengths_B >= 0) & (lengths_B <= width), result_B, jnp.nan)
 
 
-def check_tokens(tokens_BxT: jax.Array, vocabulary_size: int) -> None:
-    """Checks that tokens are integers `[B, T]` of a vocabulary.
+def tokens(tokens_BxT: Any, vocabulary_size: int) -> jax.Array:
+    """The tokens of each sequence, of a vocabulary of V: int32 `[B, T]`.
 
     Raises:
         ValueError: it says what is wrong.
     """
-    shape = jnp.shape(tokens_BxT)
-    if len(shape) != 2:
-        raise ValueError(f"tokens_BxT must be [B, T], a row for each sequence; it is {list(shape)}")
-    _check_integers(tokens_BxT, "tokens_BxT", "[B, T]", shape)
+    shape = _shape(tokens_BxT, "tokens_BxT", "[B, T], a row for each sequence", 2)
+    tokens_BxT = _integers(tokens_BxT, "tokens_BxT", shape)
     _check_range(tokens_BxT, "tokens_BxT", 0, vocabulary_size - 1, "the vocabulary has no others")
+    return tokens_BxT
 
 
-def check_vectors(x_BxTxD: jax.Array) -> None:
-    """Checks that inputs are `[B, T, D]`, floating point.
+def vectors(x_BxTxD: Any) -> jax.Array:
+    """The inputs of each sequence, `[B, T, D]`, in float32 where they are narrower.
 
     Raises:
         ValueError: it says what is wrong.
     """
-    shape = jnp.shape(x_BxTxD)
-    if len(shape) != 3:
-        raise ValueError(
-            f"inputs must be [B, T, D]: sequences, their steps, the features of a step; they are "
-            f"{list(shape)}"
-        )
+    _shape(x_BxTxD, "inputs", "[B, T, D]: sequences, their steps, the features of a step", 3)
+    x_BxTxD = jnp.asarray(x_BxTxD)
     if not jnp.issubdtype(x_BxTxD.dtype, jnp.floating):
         raise ValueError(f"inputs must be floating point; they are {x_BxTxD.dtype}")
+    return x_BxTxD.astype(jnp.promote_types(x_BxTxD.dtype, jnp.float32))
 
 
-def _check_integers(array, name: str, expected: str, shape: tuple[int, ...]) -> None:
-    dtype = jnp.result_type(array)
-    if jnp.shape(array) != shape or not jnp.issubdtype(dtype, jnp.integer):
+def check_keys(keys: jax.Array | None, name: str, shape: tuple[int, ...]) -> None:
+    """Checks that random keys are typed, as of `jax.random.key`, and as many as there must be.
+
+    Raises:
+        ValueError: it says what is wrong.
+    """
+    if keys is None:
+        return
+    is_key = jax.dtypes.issubdtype(jnp.result_type(keys), jax.dtypes.prng_key)
+    if not is_key or keys.shape != shape:
         raise ValueError(
-            f"{name} must be integers {expected}; it is {dtype}{list(jnp.shape(array))}"
+            f"{name} must be keys of jax.random.key {list(shape)}; it is "
+            f"{jnp.result_type(keys)}{list(jnp.shape(keys))}"
         )
 
 
-def _check_range(array, name: str, lowest: int, highest: int, why: str) -> None:
-    if isinstance(array, jax.core.Tracer) or not array.size:
+def _shape(array, name: str, expected: str, axes: int) -> tuple[int, ...]:
+    try:
+        shape = jnp.shape(array)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be {expected}: {error}") from error
+    if len(shape) != axes or not all(shape):
+        raise ValueError(f"{name} must be {expected}, and hold something; its shape is {shape}")
+    return shape
+
+
+def _integers(array, name: str, shape: tuple[int, ...]) -> jax.Array:
+    try:
+        array = jnp.asarray(array)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be integers {list(shape)}: {error}") from error
+    if array.shape != shape or not jnp.issubdtype(array.dtype, jnp.integer):
+        raise ValueError(
+            f"{name} must be integers {list(shape)}; it is {array.dtype}{list(array.shape)}"
+        )
+    return array.astype(jnp.int32)
+
+
+def _check_range(array: jax.Array, name: str, lowest: int, highest: int, why: str) -> None:
+    if isinstance(array, jax.core.Tracer):
         return
-    values = jax.device_get(array)  # Under `jax.jit` too, since a constant has its values there.
+    values = jax.device_get(array)
     smallest, largest = int(values.min()), int(values.max())
     if smallest < lowest or largest > highest:
         wrong = smallest if smallest < lowest else largest

@@ -103,10 +103,19 @@ class Classifier(nnx.Module):
                 or the head has not one output. Under `jax.jit` tokens out of range are not noticed,
                 and a length out of range makes the logit NaN.
         """
-        arguments.check_tokens(tokens_BxT, len(self.embedding))
+        tokens_BxT = arguments.tokens(tokens_BxT, len(self.embedding))
         if padding_side not in get_args(PaddingSide):
             raise ValueError(f"padding_side is {padding_side!r}; it must be 'pre' or 'post'")
         batch_size, width = tokens_BxT.shape
+        arguments.check_keys(dropout_keys_B, "dropout_keys_B", (batch_size,))
+        arguments.check_keys(step_key, "step_key", ())
+        if lengths_B is not None:
+            if shared_steps is not None:
+                raise ValueError(
+                    "shared_steps goes with rows that are read to their end, not with "
+                    "lengths_B; leave one of them out"
+                )
+            lengths_B = arguments.lengths(lengths_B, batch_size, width)
         starts, given_lengths_B = None, lengths_B
         if lengths_B is None:
             lengths_B = jnp.full(batch_size, width)
@@ -116,10 +125,8 @@ class Classifier(nnx.Module):
                 starts = self.encoder.last_carries(x_TxDx1, shared_steps[None], batch_size)
                 tokens_BxT = jnp.roll(tokens_BxT, -shared_steps, axis=1)
                 lengths_B = lengths_B - shared_steps
-        else:
-            arguments.check_lengths(lengths_B, batch_size, width)
-            if padding_side == "pre":
-                tokens_BxT = align_left(tokens_BxT, lengths_B)
+        elif padding_side == "pre":
+            tokens_BxT = align_left(tokens_BxT, lengths_B)
         scales_BxT = None
         if dropout_keys_B is not None and self.word_dropout > 0:
             assert self.unknown_token is not None

@@ -91,12 +91,14 @@ class Encoder(nnx.Module):
         Raises:
             ValueError: an argument has the wrong shape or type, or a length is out of range.
         """
-        arguments.check_vectors(x_BxTxD)
+        x_BxTxD = arguments.vectors(x_BxTxD)
         batch_size, width, input_size = x_BxTxD.shape
         _check_readable(self.layers[0].cells[0], input_size)
         if lengths_B is None:
             lengths_B = jnp.full(batch_size, width)
-        arguments.check_lengths(lengths_B, batch_size, width)
+        lengths_B = arguments.lengths(lengths_B, batch_size, width)
+        arguments.check_keys(dropout_keys_B, "dropout_keys_B", (batch_size,))
+        arguments.check_keys(step_key, "step_key", ())
         valid_TxB = recurrence.valid_steps(lengths_B, width)
         x_TxDxB = jnp.where(valid_TxB[:, None], x_BxTxD.transpose(1, 2, 0), 0)
         encoded = self.encode(x_TxDxB, lengths_B, dropout_keys_B=dropout_keys_B, step_key=step_key)

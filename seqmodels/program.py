@@ -7,6 +7,7 @@ import contextlib
 import errno
 import io
 import os
+import re
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -20,9 +21,14 @@ SETTINGS: dict[str, Any] = {
     "jax_default_prng_impl": "threefry2x32",
     "jax_threefry_partitionable": True,
     "jax_random_seed_offset": 0,
+    "jax_default_device": None,
     "jax_disable_jit": False,
     "jax_debug_nans": False,
     "jax_debug_infs": False,
+    "jax_debug_key_reuse": False,
+    "jax_error_checking_behavior_divide": "ignore",
+    "jax_error_checking_behavior_nan": "ignore",
+    "jax_error_checking_behavior_oob": "ignore",
     "jax_no_tracing": False,
     "jax_no_execution": False,
     "jax_transfer_guard_host_to_device": "allow",
@@ -64,6 +70,12 @@ def configure_jax() -> None:
             f"JAX cannot compute on {asked or 'this machine'} ({reason}); leave JAX_PLATFORMS and "
             "JAX_PLATFORM_NAME unset, or set JAX_PLATFORMS=cpu."
         ) from error
+
+
+def is_address(path: str) -> bool:
+    """Whether it is an address such as `gs://bucket/folder`, which would become a folder `gs:`."""
+    # A single letter is a drive of Windows.
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", path) is not None
 
 
 @contextlib.contextmanager

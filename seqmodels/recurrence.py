@@ -109,7 +109,7 @@ def run(
     Raises:
         ValueError: there is not a length for each sequence, or one is out of range.
     """
-    arguments.check_lengths(lengths_B, x_TxDxB.shape[-1], len(x_TxDxB))
+    lengths_B = arguments.lengths(lengths_B, x_TxDxB.shape[-1], len(x_TxDxB))
     valid_Tx1xB = valid_steps(lengths_B, len(x_TxDxB))[:, None]
     x_TxDxB = jnp.where(valid_Tx1xB, x_TxDxB, 0)
     ((sequence_TxHxB, last_HxB),) = run_all([cell], [reverse], [x_TxDxB], lengths_B)

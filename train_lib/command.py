@@ -8,7 +8,7 @@ from collections.abc import Callable
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from train_lib import devices, processes, settings
+from train_lib import devices, files, processes, settings
 from train_lib.errors import UserError, told_to_user
 from train_lib.report import RunFolder
 
@@ -122,6 +122,8 @@ def _parse(argv):
     except flags.DuplicateFlagError as error:
         raise UserError("--config is given twice; name one experiment.") from error
     except Exception as error:  # A config file is Python: whatever it raises.
+        for word in argv:
+            files.local(re.sub("^--?config=", "", word))  # An address is refused as one.
         text = str(error.args[0] if error.args else error)
         raised = re.findall(r"^ *(\w+Error: .*)$", text, re.MULTILINE)  # By the config file.
         raise UserError(f"{raised[-1] if raised else text}{_usage()}") from error

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from train_lib import files, finished, report, statistics
+from train_lib import finished, report, statistics
 from train_lib.errors import UserError, told_to_user
 from train_lib.finished import Run
 
@@ -142,8 +142,8 @@ def _notes(runs: Sequence[Run], pairs: Sequence[dict]) -> list[str]:
     """What has to be known to read the figures that there are."""
     one_seed = {pair["one_seed"] for pair in pairs}
     notes = [
-        "Accuracy: where that of all seeds and reviews there are lies, both being drawn at random; "
-        "of one seed where that of this model lies, on all reviews there are.",
+        "An interval of an accuracy holds that of new seeds on new reviews, both drawn at random; "
+        "with one seed, that of this trained model on new reviews.",
         "Loss is in nats. ECE is of the probability of the positive class, in "
         f"{statistics.RELIABILITY_BINS} bins of equal counts. Loss, ECE and Brier's score are "
         "means over seeds, and their intervals are of other seeds on these reviews.",
@@ -272,11 +272,9 @@ def _tokens(of_bin: dict) -> str:
 
 def draw(comparison: dict) -> Any:
     """A Matplotlib figure: accuracies, differences, by length, time and size, calibration."""
-    import matplotlib.figure  # Slow to import, and needed only here.
-
     runs, pairs = comparison["runs"], comparison["pairs"]
     above = 1.5 + 0.4 * max(len(runs), len(pairs))
-    figure = matplotlib.figure.Figure(figsize=(19, above + 4.8), layout="constrained")
+    figure = report.new_figure(19, above + 4.8)
     upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=(above, 4.8)).ravel()
     accuracies, differences = upper.subplots(1, 2)
     lengths, times, sizes, calibration = lower.subplots(1, 4)
@@ -369,7 +367,6 @@ def main(argv: Sequence[str]) -> None:
     arguments = parser.parse_args(argv)
     if len(arguments.run) < 2:
         raise UserError("there is nothing to compare with: name the folders of two runs or more.")
-    files.cache_dir()  # Matplotlib would make a folder of an address.
     comparison = compare(finished.load(arguments.run))
     tables = markdown(comparison)
     buffer = io.BytesIO()

@@ -30,6 +30,9 @@ def told_to_user() -> Iterator[None]:
     os.environ["MPLBACKEND"] = "agg"  # Figures go into files; one of a window may not be there.
     with program.lasting_streams():
         try:
+            for name in ("MPLCONFIGDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"):  # Matplotlib's too.
+                if program.is_address(folder := os.environ.get(name, "")):
+                    raise UserError(f"{name}={folder} is an address; set it to a folder.")
             yield
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)

@@ -7,12 +7,12 @@ import re
 import tempfile
 from collections.abc import Iterable
 
+from seqmodels import program
 from train_lib.errors import UserError
 
 SUMS = "SHA256SUMS"
 """In a folder: the digests of its other files; `sha256sum -c SHA256SUMS` checks them by hand."""
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # A single letter is a drive of Windows.
 _SUMS_CONTENT = re.compile(rb"([0-9a-f]{64}  .+\n)+")
 
 
@@ -40,7 +40,7 @@ def local(path: pathlib.Path | str) -> pathlib.Path:
         str(path).encode()
     except UnicodeEncodeError as error:
         raise UserError(f"the name {str(path)!r} is not UTF-8; choose another one.") from error
-    if _URL.match(str(path)):
+    if program.is_address(str(path)):
         raise UserError(
             f"{path} is an address, and files are read and written on this machine alone. Copy or "
             "mount what is there, and name the folder."

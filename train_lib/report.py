@@ -339,10 +339,8 @@ class RunFolder:
         """
         if not processes.is_first():
             return
-        import matplotlib.figure  # Slow to import, and needed only here.
-
         epochs = [row["epoch"] for row in rows]
-        figure = matplotlib.figure.Figure(figsize=(10, 4), layout="constrained")
+        figure = new_figure(10, 4)
         for axes, quantity, label in zip(
             figure.subplots(1, 2), ("loss", "accuracy"), ("loss, nats a review", "accuracy"),
             strict=True,
@@ -356,7 +354,7 @@ class RunFolder:
             axes.xaxis.get_major_locator().set_params(integer=True)
             axes.grid(alpha=0.3)
             axes.legend()
-        figure.suptitle(title, parse_math=False)
+        figure.suptitle(title)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=150)
         self.write("curves.png", buffer.getvalue())
@@ -380,6 +378,14 @@ def describe_differences(before: dict, now: dict) -> list[str]:
         for path in sorted(before.keys() | now.keys())
         if path not in before or path not in now or before[path] != now[path]
     ]
+
+
+def new_figure(width: float, height: float) -> Any:
+    """A Matplotlib figure of so many inches, in which a dollar sign begins no mathematics."""
+    import matplotlib.figure  # Slow to import, and needed only here.
+
+    matplotlib.rcParams["text.parse_math"] = False
+    return matplotlib.figure.Figure(figsize=(width, height), layout="constrained")
 
 
 def draw_band(axes, xs: Sequence[float], intervals: Sequence, colour) -> None:

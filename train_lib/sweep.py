@@ -347,11 +347,9 @@ def _markdown(content: dict) -> str:
 
 def _plot(content: dict) -> bytes:
     """Expected best validation accuracy against trials, and all trials along each field: a PNG."""
-    import matplotlib.figure  # Slow to import, and needed only here.
-
     rows, expected = content["trials"], content["expected_best_validation_accuracy"]
     fields = list(rows[0]["fields"])
-    figure = matplotlib.figure.Figure(figsize=(4 * (len(fields) + 1), 3.6), layout="constrained")
+    figure = report.new_figure(4 * (len(fields) + 1), 3.6)
     first, *others = figure.subplots(1, len(fields) + 1, squeeze=False, sharey=True)[0]
     first.plot(range(1, len(rows) + 1), expected, "o-")
     first.set(xlabel="trials", ylabel="validation accuracy", title="expected best")

@@ -66,6 +66,8 @@ def test_a_length_out_of_range_is_refused_and_under_jit_makes_nan(model, lengths
         (TOKENS_BxT, LENGTHS[:3]),
         (TOKENS_BxT, [[one] for one in LENGTHS]),
         (TOKENS_BxT, [float(one) for one in LENGTHS]),
+        (TOKENS_BxT[:, :0], [0] * BATCH),
+        (TOKENS_BxT[:0], []),
     ],
 )
 def test_a_classifier_refuses_what_is_no_batch_of_tokens(model, tokens, lengths):
@@ -79,10 +81,40 @@ def test_a_classifier_refuses_what_is_no_batch_of_tokens(model, tokens, lengths)
         (X_BxTxD[0], LENGTHS),
         (X_BxTxD.astype(int), LENGTHS),
         (X_BxTxD[:3], LENGTHS),
+        (X_BxTxD[:, :0], [0] * BATCH),
+        (X_BxTxD[:0], []),
     ],
 )
 def test_an_encoder_refuses_what_is_no_batch_of_vectors(model, x, lengths):
     assert refused(lambda: model.encoder(x, jnp.array(lengths)))
+
+
+def test_arrays_of_any_width_and_lists_are_read(model):
+    expected = jax.tree.leaves(model.encoder(X_BxTxD, jnp.array(LENGTHS)))
+    for x, lengths in (
+        (np.array(X_BxTxD, np.float64), LENGTHS),
+        (X_BxTxD, np.array(LENGTHS, np.uint8)),
+        (X_BxTxD.tolist(), LENGTHS),
+    ):
+        for one, other in zip(jax.tree.leaves(model.encoder(x, lengths)), expected, strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-6)
+    assert jnp.isfinite(jax.tree.leaves(model.encoder(X_BxTxD.astype(jnp.bfloat16)))[0]).all()
+    logits_B = model(TOKENS_BxT, jnp.array(LENGTHS))
+    np.testing.assert_array_equal(model(np.array(TOKENS_BxT, np.uint16), LENGTHS), logits_B)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"dropout_keys_B": jax.random.split(jax.random.key(0), BATCH - 1)},
+        {"dropout_keys_B": jax.random.key(0)},
+        {"dropout_keys_B": jax.random.PRNGKey(0)},
+        {"step_key": jax.random.split(jax.random.key(0), BATCH)},
+    ],
+)
+def test_keys_that_are_not_one_for_each_are_refused(model, keys):
+    assert refused(lambda: model(TOKENS_BxT, jnp.array(LENGTHS), **keys))
+    assert refused(lambda: model.encoder(X_BxTxD, jnp.array(LENGTHS), **keys))
 
 
 @pytest.mark.parametrize("outputs", [2, 5])
