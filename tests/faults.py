@@ -456,7 +456,8 @@ OF_JAX = {
     "JAX_THREEFRY_PARTITIONABLE": "0", "JAX_RANDOM_SEED_OFFSET": "5", "JAX_DISABLE_JIT": "1",
     "JAX_DEBUG_NANS": "1", "JAX_DEBUG_INFS": "1", "JAX_NO_TRACING": "1",
     "JAX_NUM_CPU_DEVICES": "3", "JAX_DEFAULT_DTYPE_BITS": "64", "JAX_ENABLE_CUSTOM_PRNG": "1",
-    "JAX_TRANSFER_GUARD": "disallow",
+    "JAX_TRANSFER_GUARD": "disallow", "JAX_DEFAULT_DEVICE": "gpu", "JAX_DEBUG_KEY_REUSE": "1",
+    "JAX_ERROR_CHECKING_BEHAVIOR_NAN": "raise",
 }  # fmt: skip
 """Variables that would change numbers, or end a program that is sound."""
 
@@ -470,9 +471,11 @@ UNREADABLE = {
     "JAX_ENABLE_X64": "maybe", "JAX_NUMPY_DTYPE_PROMOTION": "nonsense",
     "JAX_NUM_CPU_DEVICES": "many", "JAX_DEFAULT_PRNG_IMPL": "nonsense",
     "JAX_DEFAULT_MATMUL_PRECISION": "nonsense", "FLAX_PROFILE": "nonsense",
-    "JAX_PLATFORMS": "nonsense", "XLA_FLAGS": "--nonsense=1",
+    "JAX_PLATFORMS": "nonsense", "XLA_FLAGS": "--nonsense=1", "TQDM_MININTERVAL": "abc",
+    "MPLCONFIGDIR": "gs://bucket/folder", "XDG_CACHE_HOME": "s3://bucket/folder",
+    "XDG_CONFIG_HOME": "hdfs://host/folder",
 }  # fmt: skip
-"""Variables that JAX itself cannot use."""
+"""Variables that a library cannot use, or addresses."""
 
 
 def environments(sample: int | None, folder: pathlib.Path, rng: random.Random) -> dict:

@@ -25,7 +25,7 @@ UNUSUAL = {
     "JAX_ENABLE_X64": "1", "JAX_NUMPY_DTYPE_PROMOTION": "strict",
     "JAX_NUMPY_RANK_PROMOTION": "raise", "JAX_DEFAULT_PRNG_IMPL": "rbg",
     "JAX_THREEFRY_PARTITIONABLE": "0", "JAX_RANDOM_SEED_OFFSET": "5",
-    "JAX_TRANSFER_GUARD": "disallow", "MPLBACKEND": "nonsense", "PYTHONIOENCODING": "ascii",
+    "JAX_TRANSFER_GUARD": "disallow", "JAX_DEFAULT_DEVICE": "gpu", "MPLBACKEND": "nonsense", "PYTHONIOENCODING": "ascii",
 }  # fmt: skip
 
 
@@ -80,11 +80,15 @@ def test_a_program_goes_on_without_its_streams():
 
 
 @pytest.mark.parametrize(
-    ("variable", "value"), [("JAX_PLATFORMS", "nonsense"), ("JAX_ENABLE_X64", "maybe")]
+    ("variable", "value", "program"),
+    [
+        ("JAX_PLATFORMS", "nonsense", ("seqmodels.check_cell", "lstm")),
+        ("JAX_ENABLE_X64", "maybe", ("seqmodels.check_cell", "lstm")),
+        ("MPLCONFIGDIR", "gs://bucket/folder", ("train_lib.compare", "one", "other")),
+    ],
 )
-def test_a_variable_that_jax_cannot_use_is_named(variable, value):
-    check = ("-m", "seqmodels.check_cell", "lstm")
-    code, output, errors = start('"$@"', *check, env={variable: value})
+def test_a_variable_that_cannot_be_used_is_named(variable, value, program):
+    code, output, errors = start('"$@"', "-m", *program, env={variable: value})
     assert (code, output, len(errors.splitlines())) == (1, "", 1), errors
     assert variable in errors
 
