@@ -25,7 +25,8 @@ UNUSUAL = {
     "JAX_ENABLE_X64": "1", "JAX_NUMPY_DTYPE_PROMOTION": "strict",
     "JAX_NUMPY_RANK_PROMOTION": "raise", "JAX_DEFAULT_PRNG_IMPL": "rbg",
     "JAX_THREEFRY_PARTITIONABLE": "0", "JAX_RANDOM_SEED_OFFSET": "5",
-    "JAX_TRANSFER_GUARD": "disallow", "JAX_DEFAULT_DEVICE": "gpu", "MPLBACKEND": "nonsense", "PYTHONIOENCODING": "ascii",
+    "JAX_TRANSFER_GUARD": "disallow", "JAX_DEFAULT_DEVICE": "gpu", "MPLBACKEND": "nonsense",
+    "PYTHONIOENCODING": "ascii",
 }  # fmt: skip
 
 
