@@ -130,8 +130,11 @@ def test_the_tutorial_treatment_predicts_with_the_padding_it_was_trained_with(tm
     assert done.returncode == 0, done.stderr.decode()
     with open(tmp_path / "predictions.csv", newline="") as file:
         expected = [float(row["probability"]) for row in csv.DictReader(file)]
-    told = [float(line.split()[1]) for line in done.stdout.decode().splitlines()]
-    np.testing.assert_allclose(told, expected, atol=2e-4)
+    labels, told = zip(
+        *(line.split()[:2] for line in done.stdout.decode().splitlines()), strict=True
+    )
+    np.testing.assert_allclose(np.array(told, float), expected, atol=2e-4)
+    assert list(labels) == ["positive" if one > 0.5 else "negative" for one in expected]
 
 
 def test_the_same_command_gives_the_same_numbers(finished, tmp_path):
