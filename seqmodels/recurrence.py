@@ -219,11 +219,15 @@ def run_from(
             segment_steps,
             is_gated=isinstance(cell, base.GatedCell),
             is_affine=isinstance(cell, base.AffineCell),
+            is_pointwise=isinstance(cell, base.AffineCell)
+            and sum(leaf.ndim > 1 for leaf in jax.tree.leaves(of_cell)) == 2,
             keeps_reads=isinstance(cell, base.AffineCell)
             and len(cell.kernel) + len(cell.recurrent_kernel) >= KEEP_FROM,
             hidden_from=hidden_from(cell),
         )
-        for cell, graphdef, backwards in zip(cells, graphdefs, reverse, strict=True)
+        for cell, graphdef, of_cell, backwards in zip(
+            cells, graphdefs, params, reverse, strict=True
+        )
     )
     seeds_Bx2 = None if dropped.keys_B is None else jax.random.key_data(dropped.keys_B)
     return _run(setups, params, tuple(starts), tuple(parts), lengths_B, seeds_Bx2)
@@ -234,6 +238,8 @@ class _Setup(NamedTuple):
 
     Attributes:
         is_gated, is_affine: what the cell is.
+        is_pointwise: an `AffineCell` that holds vectors and numbers besides its two matrices, so
+            that no two sequences meet in a step after the product.
         keeps_reads: the backward pass keeps what each step read, rather than compute it again.
         rates: those that count; where there are any but zoneout's, there are seeds.
         hidden_from: the numbers of the matrices from which units of h are to be hidden, though the
@@ -247,6 +253,7 @@ class _Setup(NamedTuple):
     segment_steps: int = 1
     is_gated: bool = False
     is_affine: bool = False
+    is_pointwise: bool = False
     keeps_reads: bool = False
     hidden_from: tuple[int, ...] = ()
 
@@ -357,10 +364,31 @@ def _backward(setup, of_cell, cotangents, inputs, d_parts):
     def read(weights, xs, carry, time):
         return _read(setup, weights, xs, carry, time, seeds_Bx2)
 
-    real = _real_step(setup, weights, start, parts, lengths_B, seeds_Bx2)
+    real = None
+    if not setup.is_pointwise:
+        real = _real_step(setup, weights, start, parts, lengths_B, seeds_Bx2)
 
-    def step(weights, read_FxB, carry, time):
-        return _step(setup, weights, read_FxB, carry, time, lengths_B, seeds_Bx2, real)
+    def back_through_step(weights, read_FxB, carry, time, d_carry, d_y_HxB):
+        """The gradients of the weights, what was read and the carry before a step."""
+        if real is not None:
+
+            def step(weights, read_FxB, carry):
+                return _step(setup, weights, read_FxB, carry, time, lengths_B, seeds_Bx2, real)
+
+            return jax.vjp(step, weights, read_FxB, carry)[1]((d_carry, d_y_HxB))
+        valid_B = time < lengths_B
+
+        def new(weights, read_FxB, carry):
+            columns = _columns(setup, weights, read_FxB, carry, time, seeds_Bx2)
+            return _new(setup, weights, columns, valid_B)
+
+        # What comes of the padding is taken out afterwards, which costs less.
+        _, pull_back = jax.vjp(new, weights, read_FxB, carry)
+        d_weights, d_read_FxB, d_before = pull_back((d_carry, d_y_HxB))
+        d_before = jax.tree.map(
+            lambda before, after: jnp.where(valid_B, before, after), d_before, d_carry
+        )
+        return d_weights, jnp.where(valid_B, d_read_FxB, 0), d_before
 
     def first_carry(segment):
         """The carry before the first step of a segment."""
@@ -381,8 +409,9 @@ def _backward(setup, of_cell, cotangents, inputs, d_parts):
         read_FxB, pull_back_read = jax.vjp(functools.partial(read, time=time), weights, xs, carry)
         if setup.keeps_reads:
             read_FxB = kept_FxB
-        _, pull_back = jax.vjp(functools.partial(step, time=time), weights, read_FxB, carry)
-        d_of_step, d_read_FxB, d_carry = pull_back((d_carry, d_y_HxB))
+        d_of_step, d_read_FxB, d_carry = back_through_step(
+            weights, read_FxB, carry, time, d_carry, d_y_HxB
+        )
         d_of_read, d_xs, d_carry_read = pull_back_read(d_read_FxB)
         if adds_up:
             d_xs = jax.tree.map(jnp.add, _at(d_parts, time), d_xs)
@@ -405,7 +434,7 @@ def _backward(setup, of_cell, cotangents, inputs, d_parts):
             time = setup.time(first + number, num_steps)
             read_FxB = read(weights, _at(parts_to_read, time), carry, time)
             kept_S = _put(kept_S, (carry, read_FxB if setup.keeps_reads else None), number)
-            return step(weights, read_FxB, carry, time)[0], kept_S
+            return _step(setup, weights, read_FxB, carry, time, lengths_B, seeds_Bx2)[0], kept_S
 
         def backward(number, loop):
             number = steps - 1 - number
@@ -520,22 +549,37 @@ def _step(setup, weights, read_FxB, carry, time, lengths_B, seeds_Bx2, real=None
 
     Args:
         real: where the step's derivative is taken, what to compute in the padding, since a cell may
-            be singular at what stands there: see `real_inputs`. Values need none.
+            be singular at what stands there: see `real_inputs`. Values need none, nor do cells that
+            are pointwise.
     """
     valid_B = time < lengths_B
     columns = _columns(setup, weights, read_FxB, carry, time, seeds_Bx2)
     if real is not None:
         columns = jax.tree.map(lambda one, of_real: jnp.where(valid_B, one, of_real), columns, real)
+    new_carry, y_HxB = _new(setup, weights, columns)
+    carry = jax.tree.map(lambda new, old: jnp.where(valid_B, new, old), new_carry, carry)
+    return carry, jnp.where(valid_B, y_HxB, 0)
+
+
+def _new(setup, weights, columns, valid_B=None):
+    """The carry and the output after a step, also of sequences that are over.
+
+    Args:
+        valid_B: the sequences that count in the gradient of vectors and numbers; None: all.
+    """
+
     # A bias without a batch axis would make vmap move the others' from last to first.
+    def of_each(leaf):
+        leaf_B = jnp.broadcast_to(leaf[..., None], (*leaf.shape, columns.read_FxB.shape[-1]))
+        return leaf_B if valid_B is None else _counted_where(leaf_B, valid_B)
+
     leaves, structure = jax.tree.flatten(weights.params)
-    is_vector = [leaf.ndim == 1 for leaf in leaves]
+    is_matrix = [leaf.ndim > 1 for leaf in leaves]
     leaves = [
-        jnp.broadcast_to(leaf[:, None], (len(leaf), len(lengths_B)))
-        if vector
-        else setup.of_product(leaf)
-        for leaf, vector in zip(leaves, is_vector, strict=True)
+        setup.of_product(leaf) if matrix else of_each(leaf)
+        for leaf, matrix in zip(leaves, is_matrix, strict=True)
     ]
-    axes = [-1 if vector else None for vector in is_vector]
+    axes = [None if matrix else -1 for matrix in is_matrix]
     for number, matrix_HxGxB in zip(setup.hidden_from, columns.matrices, strict=True):
         leaves[number], axes[number] = matrix_HxGxB, -1
 
@@ -560,11 +604,22 @@ def _step(setup, weights, read_FxB, carry, time, lengths_B, seeds_Bx2, real=None
             y_H = part if old is y_H else y_H
         return blended, y_H
 
-    new_carry, y_HxB = jax.vmap(one, (axes, -1, -1, -1, -1), -1)(
+    return jax.vmap(one, (axes, -1, -1, -1, -1), -1)(
         leaves, columns.carry, columns.read_FxB, columns.h_HxB, columns.zoned_out
     )
-    carry = jax.tree.map(lambda new, old: jnp.where(valid_B, new, old), new_carry, carry)
-    return carry, jnp.where(valid_B, y_HxB, 0)
+
+
+@jax.custom_vjp
+def _counted_where(array_B, valid_B):
+    """The array, whose gradient counts where it is valid, whatever it is elsewhere."""
+    del valid_B
+    return array_B
+
+
+_counted_where.defvjp(
+    lambda array_B, valid_B: (array_B, valid_B),
+    lambda valid_B, d_array_B: (jnp.where(valid_B, d_array_B, 0), None),
+)
 
 
 def _zoned_out(setup, carry, time, seeds_Bx2):
