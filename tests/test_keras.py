@@ -18,6 +18,10 @@ LENGTHS_B = np.array([9, 1, 4, 8, 2, 6], np.int32)
 LABELS_B = np.array([0, 1, 1, 0, 1, 0], np.float32)
 
 
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.fixture(params=["lstm", "bilstm", "stacked"])
 def name(request):
     return request.param
@@ -114,6 +118,13 @@ def test_logits_and_gradients_equal(ours_and_keras, treatment):
         np.testing.assert_allclose(our, their, rtol=1e-4, atol=1e-4 * np.abs(their).max())
 
 
+@pytest.mark.parametrize(
+    ("name", "treatment"),
+    [
+        ("lstm", "tutorial"), ("stacked", "exact"), slow("lstm", "exact"),
+        slow("bilstm", "tutorial"), slow("bilstm", "exact"), slow("stacked", "tutorial"),
+    ],
+)  # fmt: skip
 def test_five_steps_of_adam_stay_together(ours_and_keras, treatment):
     config, graphdef, params, theirs = ours_and_keras
     split = make_split()

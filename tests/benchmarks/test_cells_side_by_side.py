@@ -24,6 +24,7 @@ def arguments(monkeypatch, tmp_path):
     return ["--cells=lstm,simple_rnn", "--lengths=20", *folders]
 
 
+@pytest.mark.slow
 def test_interrupted_and_started_again_it_makes_what_is_missing(arguments, monkeypatch, tmp_path):
     run, made = loop.run, []
 

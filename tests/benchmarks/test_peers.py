@@ -27,6 +27,7 @@ def make_batch():
     return Batch(tokens_BxT, lengths_B, rng.integers(0, 2, len(lengths_B)).astype(np.float32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("peer", ["flax-nnx"])
 def test_a_peer_computes_what_this_project_does(tmp_path, peer):
     weights = workload.draw_weights(TRAINING)

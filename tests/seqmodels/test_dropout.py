@@ -104,7 +104,10 @@ def unrolled(cell, x_TxDxB, rates, keys_B, *, reverse=False):
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("name", ["lstm", "lstm with its products kept", "gru", "mgu"])
+@pytest.mark.parametrize(
+    "name",
+    ["lstm", "lstm with its products kept", "gru", pytest.param("mgu", marks=pytest.mark.slow)],
+)
 def test_around_a_cell_equals_the_unrolled_equations(name, reverse, monkeypatch):
     name, _, kept = name.partition(" ")
     monkeypatch.setattr(recurrence, "KEEP_FROM", 1 if kept else 1000)

@@ -41,7 +41,9 @@ def reference(encoder, x_TxDxB):
     return inputs_TxDxB, jnp.concatenate([jnp.stack(last, axis=-1) for last in lasts])
 
 
-@pytest.mark.parametrize("direction", factory.DIRECTIONS)
+@pytest.mark.parametrize(
+    "direction", ["forward", "backward", pytest.param("bidirectional", marks=pytest.mark.slow)]
+)
 def test_adds_input_to_output_at_every_time_and_at_the_last(direction):
     graphdef, params = nnx.split(build(direction=direction), nnx.Param)
 

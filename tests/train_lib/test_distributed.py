@@ -120,6 +120,7 @@ def assert_first_seeds_close(*folders):
     np.testing.assert_allclose(*logits_of_both, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_processes_give_what_one_does(whole, tmp_path):
     run_one(tmp_path)
     assert_first_seeds_close(whole, tmp_path)

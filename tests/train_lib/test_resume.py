@@ -396,7 +396,9 @@ def test_on_another_number_of_devices_it_goes_on_and_says_that_bits_may_differ(
             np.testing.assert_allclose(found[path], expected[path], atol=1e-5, err_msg=path)
 
 
-@pytest.mark.parametrize("edited", ["train.learning_rate", "model.cell"])
+@pytest.mark.parametrize(
+    "edited", ["train.learning_rate", pytest.param("model.cell", marks=pytest.mark.slow)]
+)
 def test_a_config_that_was_edited_in_the_folder_is_refused(edited, config, tmp_path, monkeypatch):
     cell = tmp_path / "mine.py"
     cell.write_text((ROOT / "seqmodels/cells/simple_rnn.py").read_text())
@@ -438,7 +440,7 @@ def test_the_best_weights_are_those_after_the_best_epoch(config, tmp_path):
 def test_the_program_ends_with_the_documented_code_and_goes_on_without_its_config(tmp_path):
     arguments = [
         "--config=configs/lstm.py:tutorial", "--config.data.source=generated",
-        "--config.data.train_reviews=2000", "--config.data.validation_reviews=10",
+        "--config.data.train_reviews=1200", "--config.data.validation_reviews=10",
         "--config.data.test_reviews=10", "--config.data.max_length_tokens=20",
         "--config.model.hidden_sizes=(4,)", "--config.train.num_epochs=8",
         "--config.train.batch_size=8",

@@ -166,7 +166,7 @@ SEEDS = range(4)
 SMALL = {"embedding_size": 3, "hidden_sizes": (2,), "dropout_rates": (0.3,), "max_rows": 4}
 
 
-@pytest.fixture(scope="module", params=["exact", "tutorial"])
+@pytest.fixture(scope="module", params=["exact", pytest.param("tutorial", marks=pytest.mark.slow)])
 def alone(request):
     """What each of four seeds, whose batches are long when others' are short, becomes alone."""
     options = SMALL | {"treatment": request.param}

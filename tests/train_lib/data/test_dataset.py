@@ -239,6 +239,7 @@ def test_the_fingerprint_is_of_the_whole_corpus(config):
     assert fingerprint([one, others[0]]) != fingerprint([others[0], one])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not IMDB.exists(), reason="no prepared IMDB in $TFDS_DATA_DIR")
 def test_imdb():
     config = base.get_config("test", "exact").data
