@@ -32,8 +32,8 @@ def tokens(tokens_BxT: Any, vocabulary_size: int) -> jax.Array:
     Raises:
         ValueError: it says what is wrong.
     """
-    shape = _shape(tokens_BxT, "tokens_BxT", "[B, T], a row for each sequence", 2)
-    tokens_BxT = _integers(tokens_BxT, "tokens_BxT", shape)
+    tokens_BxT = _array(tokens_BxT, "tokens_BxT", "[B, T], a row for each sequence", 2)
+    tokens_BxT = _integers(tokens_BxT, "tokens_BxT", tokens_BxT.shape)
     _check_range(tokens_BxT, "tokens_BxT", 0, vocabulary_size - 1, "the vocabulary has no others")
     return tokens_BxT
 
@@ -44,8 +44,8 @@ def vectors(x_BxTxD: Any) -> jax.Array:
     Raises:
         ValueError: it says what is wrong.
     """
-    _shape(x_BxTxD, "inputs", "[B, T, D]: sequences, their steps, the features of a step", 3)
-    x_BxTxD = jnp.asarray(x_BxTxD)
+    axes = "[B, T, D]: sequences, their steps, the features of a step"
+    x_BxTxD = _array(x_BxTxD, "inputs", axes, 3)
     if not jnp.issubdtype(x_BxTxD.dtype, jnp.floating):
         raise ValueError(f"inputs must be floating point; they are {x_BxTxD.dtype}")
     return x_BxTxD.astype(jnp.promote_types(x_BxTxD.dtype, jnp.float32))
@@ -67,21 +67,20 @@ def check_keys(keys: jax.Array | None, name: str, shape: tuple[int, ...]) -> Non
         )
 
 
-def _shape(array, name: str, expected: str, axes: int) -> tuple[int, ...]:
-    try:
-        shape = jnp.shape(array)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} must be {expected}: {error}") from error
-    if len(shape) != axes or not all(shape):
-        raise ValueError(f"{name} must be {expected}, and hold something; its shape is {shape}")
-    return shape
-
-
-def _integers(array, name: str, shape: tuple[int, ...]) -> jax.Array:
+def _array(array, name: str, expected: str, axes: int) -> jax.Array:
     try:
         array = jnp.asarray(array)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} must be integers {list(shape)}: {error}") from error
+        raise ValueError(f"{name} must be {expected}: {error}") from error
+    if array.ndim != axes or not array.size:
+        raise ValueError(
+            f"{name} must be {expected}, and hold something; its shape is {array.shape}"
+        )
+    return array
+
+
+def _integers(array, name: str, shape: tuple[int, ...]) -> jax.Array:
+    array = _array(array, name, f"integers {list(shape)}", len(shape))
     if array.shape != shape or not jnp.issubdtype(array.dtype, jnp.integer):
         raise ValueError(
             f"{name} must be integers {list(shape)}; it is {array.dtype}{list(array.shape)}"

@@ -58,6 +58,7 @@ def test_interrupted_and_started_again_it_makes_what_is_missing(arguments, monke
     assert (out / "cells.png").stat().st_size > 1_000
 
 
+@pytest.mark.slow
 def test_another_budget_is_another_run(tmp_path):
     for epochs in (1, 2):
         changes = SMALL | {"data.length_tokens": 20, "train.num_epochs": epochs}

@@ -180,6 +180,7 @@ def test_an_error_of_one_process_ends_the_other(tmp_path):
     assert "error: another process of this run has ended" in errors[0]
 
 
+@pytest.mark.slow
 def test_a_process_that_waits_in_vain_says_for_what():
     code = (
         "from train_lib import processes; processes.START_SECONDS = 1; "

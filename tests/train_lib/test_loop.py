@@ -127,6 +127,7 @@ def test_predict_repeats_the_test_predictions(finished):
     np.testing.assert_allclose(told, expected + expected[:2], atol=2e-4)
 
 
+@pytest.mark.slow
 def test_the_tutorial_treatment_predicts_with_the_padding_it_was_trained_with(tmp_path):
     _, result = run(tmp_path, "--config=configs/lstm.py:tutorial", *SMALL)
     assert result["config"] == "lstm-tutorial"
