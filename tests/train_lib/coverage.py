@@ -42,7 +42,7 @@ def simulate(rng, share, scatter, seeds, reviews, *, same, trials):
 def coverage(share, scatter, seeds, reviews, *, same, trials, seed=0):
     """How often the interval of the mean holds `share`, and that of one more seed what that is.
 
-    Also the median width, as a multiple of that of one who knows both variances.
+    Also the median width, relative to an interval that knows both variances.
     """
     rng = np.random.default_rng(seed)
     scores, true = simulate(rng, share, scatter, seeds, reviews, same=same, trials=trials)
@@ -65,19 +65,18 @@ def main(trials=2_000):
     reviews = ", ".join(f"{n:,}" for n in REVIEWS)
     print(
         "# Intervals of accuracies\n\n"
-        "Made by `python -m tests.train_lib.coverage > docs/intervals.md`. How often, in % of "
-        f"{trials:,} simulations, the 95 % interval of the mean\n"
-        "over K seeds (`mean_interval` in `train_lib/statistics.py`) holds the accuracy of all "
-        "seeds on all reviews, and in brackets\n"
-        "that of one more seed (`one_more_interval`) what that seed has on all reviews: the lowest "
-        f"figure with {reviews} reviews.\n"
-        f"Then the median width with {REVIEWS[-1]:,} reviews, as a multiple of that of one who "
-        "knows both variances (with two seeds\n"
-        "Student's alone is 4.4 times as wide).\n\n"
-        "Scatter is the standard deviation of the seeds' skill, where that of the difficulty of "
-        "reviews is 1: on IMDB it is .02 to .08, and\n"
-        ".3 at .86 are 7 points. Reviews are as difficult for every seed (same), or difficulties "
-        "have nothing to do with each other (apart).\n"
+        "`python -m tests.train_lib.coverage > docs/intervals.md` makes this page.\n\n"
+        f"Each cell has three figures from {trials:,} simulations:\n\n"
+        "1. how often, in %, the 95 % interval of the mean over K seeds (`mean_interval` in\n"
+        "   `train_lib/statistics.py`) holds the expected accuracy of a new seed on new reviews;\n"
+        "2. in brackets, how often the interval of one more seed (`one_more_interval`) holds that\n"
+        "   seed's accuracy on new reviews;\n"
+        f"3. the median width with {REVIEWS[-1]:,} reviews, relative to an interval that knows\n"
+        "   both variances. (With two seeds, Student's alone is 4.4 times as wide.)\n\n"
+        f"The first two are the lowest over {reviews} test reviews.\n\n"
+        "Scatter is the standard deviation of the seeds' skill, relative to that of the reviews'\n"
+        "difficulty. On IMDB it is .02 to .08; .3 at .86 means 7 points. Either a review\n"
+        "is as hard for every seed (same), or difficulties are independent (apart).\n"
     )
     print("| accuracy | scatter | reviews | " + " | ".join(f"K = {k}" for k in SEEDS) + " |")
     print("|---" * (3 + len(SEEDS)) + "|")
