@@ -279,3 +279,8 @@ def as_text(values: Any) -> Any:
     if values.size == 1:
         return values.item()
     return json.dumps([float(f"{value:.6g}") for value in values.ravel()])
+
+
+def one_example(values_N: np.ndarray) -> np.ndarray:
+    """The offsets with which all steps are of one example."""
+    return np.array([0, len(values_N)])

@@ -5,7 +5,6 @@ softmax. The loss is the cross-entropy, in nats.
 """
 
 import collections
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
@@ -16,7 +15,7 @@ import optax
 from scipy.special import expit, log_softmax, logsumexp
 
 from train_lib.tasks import base
-from train_lib.tasks.base import Array, BadTarget, Kept
+from train_lib.tasks.base import Array, Kept
 from train_lib.tasks.common import confusion, figures, naming, pictures
 from train_lib.tasks.common import threshold as threshold_of
 
@@ -102,7 +101,7 @@ class Classes(base.Task):
             if target is not None
         ]
         ordered = naming.given_order(classes, naming.ordered(found), "classes")
-        _check_count(ordered, len(found))
+        naming.check_count(ordered, len(found), "training examples")
         counts = collections.Counter(found)
         counts_C = np.array([counts[one] for one in ordered])
         return cls(
@@ -275,22 +274,3 @@ def probabilities(outputs_NxC: np.ndarray) -> np.ndarray:
     if outputs_NxC.shape[-1] == 1:
         return np.concatenate([expit(-outputs_NxC), expit(outputs_NxC)], -1)
     return np.exp(log_softmax(outputs_NxC, -1))
-
-
-def _check_count(classes: Sequence[str], examples: int) -> None:
-    """Refuses targets among which there is nothing to tell apart."""
-    if not classes:
-        raise BadTarget(None, "No training example has a label.")
-    if len(classes) == 1:
-        raise BadTarget(
-            None,
-            f"All {examples:,} training examples are of one class, {classes[0]!r}; there must be "
-            "two at least.",
-        )
-    if len(classes) > max(100, examples // 2):
-        raise BadTarget(
-            None,
-            f"The {examples:,} training examples have {len(classes):,} different targets, too many "
-            f"to be classes ({json.dumps(classes[:3])[1:-1]}, ...); for numbers choose the task "
-            "numbers.",
-        )

@@ -165,3 +165,29 @@ def shown(target: Any) -> str:
     """A target for a message."""
     text = repr(target)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def check_count(classes: Sequence[str], count: int, what: str) -> None:
+    """Refuses targets among which there is nothing to tell apart.
+
+    Args:
+        classes: that were found.
+        count: of how many labels.
+        what: they are the labels of.
+
+    Raises:
+        BadTarget: there is one class only, or nearly as many as labels.
+    """
+    if not classes:
+        raise BadTarget(None, f"None of the {what} has a label.")
+    if len(classes) == 1:
+        raise BadTarget(
+            None,
+            f"All {count:,} {what} are of one class, {classes[0]!r}; there must be two at least.",
+        )
+    if len(classes) > max(100, count // 2):
+        raise BadTarget(
+            None,
+            f"The {count:,} {what} have {len(classes):,} different targets, too many to be classes "
+            f"({listed(classes[:3])}, ...); for numbers choose the task numbers.",
+        )
