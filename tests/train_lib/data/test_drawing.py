@@ -39,7 +39,8 @@ def test_every_example_is_drawn_once_and_classes_keep_their_shares(targets, seed
     assert all((np.diff(numbers) > 0).all() for numbers in found.values())
     counts = collections.Counter(map(repr, targets))
     # Numbers are no classes, nor are texts that hardly ever occur twice.
-    if 2 * len(counts) <= len(targets) and isinstance(targets[0], str):
+    is_text = all(isinstance(target, str) for target in targets)
+    if 2 * len(counts) <= len(targets) and is_text:
         for numbers in found.values():
             of_part = collections.Counter(repr(targets[number]) for number in numbers)
             for name, count in counts.items():
