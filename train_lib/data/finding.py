@@ -63,6 +63,27 @@ def find(source: str, fields: Mapping[str, Any], options: Mapping[str, Any]) -> 
     return found
 
 
+def find_data(
+    path: str, fields: Mapping[str, Any], options: Mapping[str, Any], *, labelled: bool
+) -> Source:
+    """A file or a folder of data, for a finished run to answer.
+
+    Args:
+        path: of the data.
+        fields: of `config.data`, as in `find`.
+        options: of the source of the run, of which this one takes those that it has.
+        labelled: False: targets are not read, nor need there be any.
+
+    Raises:
+        UserError: as `find` does.
+    """
+    reader = readers.reader_of(path)
+    if reader is None:
+        raise UserError(f"{path}: there is no such file. Data are {readers.KINDS}.")
+    taken = {name: value for name, value in options.items() if name in _arguments(reader)}
+    return find(path, fields, taken | {"labelled": labelled})
+
+
 def fields_of(source: str) -> frozenset[str]:
     """The names of the arguments that a source takes, from fields of `config.data` or options.
 
