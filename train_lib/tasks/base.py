@@ -1,0 +1,286 @@
+"""What a task is. One of your own is a subclass in a file: see docs/add_a_task.md."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Array = np.ndarray | jax.Array
+Kept = Mapping[str, np.ndarray]
+"""What evaluation keeps of every item, on the host."""
+
+
+class BadTarget(ValueError):
+    """A target that a task cannot use. The text is a clause whose subject is the target.
+
+    Attributes:
+        number: of the example, from 0; None where no single example is at fault, and the text is
+            then a sentence about all of them.
+    """
+
+    def __init__(self, number: int | None, text: str):
+        super().__init__(text)
+        self.number = number
+
+
+class Task:
+    """What is asked of a model.
+
+    An item is a sequence or, if `per_step`, a step; N counts items. `num_outputs`, `encode` and
+    `loss` are enough for a task. Methods with "device" in their docstring run inside compiled
+    functions, on JAX arrays; all others run on the host, on NumPy arrays.
+
+    `offsets` is given to host methods if `per_step`: int64 `[examples + 1]`, where the steps of
+    each example begin among the items, and where the last ones end.
+
+    The attributes of an instance are what a run folder keeps of it, so they are of types that JSON
+    has: lists, not tuples.
+
+    Attributes:
+        num_outputs: C, numbers that the model computes for an item.
+        per_step: whether every step has a target, rather than every sequence.
+        metric: the name, in `metrics`, of the one that decides which epoch or model is better.
+        higher_is_better: whether that one is better when it is higher.
+        share_metrics: names of metrics that are shares of independent items, such as accuracy;
+            their intervals are binomial.
+        score_name: what `score` is called; the name of a metric if its mean is that metric. Answers
+            are right or wrong if it is one of `share_metrics`.
+        higher_score_is_better: whether an item with a higher score was answered better.
+    """
+
+    num_outputs: int
+    per_step: bool = False
+    metric: str = "loss"
+    higher_is_better: bool = False
+    share_metrics: tuple[str, ...] = ()
+    score_name: str = "loss"
+    higher_score_is_better: bool = False
+
+    @classmethod
+    def of_targets(cls, targets: Sequence[Any], **options: Any) -> Self:
+        """The task that training targets ask for; here they do not matter.
+
+        Args:
+            targets: of the training examples, as in `encode`.
+            options: keyword arguments of the constructor. A subclass that learns from targets
+                (their classes, their scale) overrides this method and names its options here.
+
+        Raises:
+            BadTarget: no such task can be learnt from these targets.
+            ValueError: an option has a value that it cannot have.
+        """
+        return cls(**options)
+
+    def to_json(self) -> dict[str, Any]:
+        """The attributes, from which `from_json` makes the same task.
+
+        Raises:
+            TypeError: one of them is of a type that JSON lacks.
+        """
+        return json.loads(json.dumps(vars(self)))
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Self:
+        """The task of which `to_json` returned these fields."""
+        task = cls.__new__(cls)
+        vars(task).update(fields)
+        return task
+
+    def encode(self, targets: Sequence[Any]) -> np.ndarray:
+        """Targets as an array, which goes onto the device as it is.
+
+        Args:
+            targets: JSON values as a source has them; a list for each example if `per_step`. None
+                stands for no label.
+
+        Returns:
+            `[N, ...]`; if `per_step` the steps of all examples, end to end. Where there is no
+            label, integers are -1 and floating point numbers NaN.
+
+        Raises:
+            BadTarget: with the number of the example.
+        """
+        raise NotImplementedError
+
+    def labelled(self, targets_N: Array) -> Array:
+        """Which items have a label: bool `[N]`. Device or host."""
+        is_integer = np.issubdtype(targets_N.dtype, np.integer)
+        has_label: Any = targets_N >= 0 if is_integer else targets_N == targets_N
+        return has_label.all(axis=tuple(range(1, has_label.ndim)))
+
+    def loss(self, outputs_NxC: Array, targets_N: Array) -> jax.Array:
+        """The loss of every item, `[N]`. Device. An item without a label arrives as zeros."""
+        raise NotImplementedError
+
+    def training_loss(self, outputs_NxC: Array, targets_N: Array) -> jax.Array:
+        """What training minimises, `[N]`: the loss, and what a task adds or weighs. Device."""
+        return self.loss(outputs_NxC, targets_N)
+
+    def sums(self, outputs_NxC: Array, targets_N: Array, weights_N: Array) -> dict[str, jax.Array]:
+        """Weighted sums over items that `metrics` needs, arrays allowed. Device.
+
+        The loss ("loss") and the weights ("weight") are summed by whoever calls this.
+        """
+        return {}
+
+    def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Figures from sums over any number of items, "loss" among them; here, their means."""
+        return {
+            name: share(total, sums["weight"]) for name, total in sums.items() if name != "weight"
+        }
+
+    def kept(self, outputs_NxC: Array) -> dict[str, Array]:
+        """What evaluation keeps of every item, `[N, ...]` each. Device."""
+        return {"outputs": outputs_NxC}
+
+    def decided(self, kept: Kept, targets_N: np.ndarray) -> "Task":
+        """The task with what a trained model's validation answers decide, such as a threshold.
+
+        Args:
+            kept: of one seed, on the validation examples.
+            targets_N: theirs.
+        """
+        return self
+
+    def average(self, kept_K: Sequence[Kept]) -> Kept:
+        """What several seeds answer together, in the form of what one of them does."""
+        if len(kept_K) == 1:
+            return kept_K[0]
+        return {
+            name: np.mean([np.asarray(kept[name], np.float64) for kept in kept_K], axis=0)
+            for name in kept_K[0]
+        }
+
+    def score(self, kept: Kept, targets_N: np.ndarray) -> np.ndarray:
+        """How well each item is answered, float64 `[N]`; anything where there is no label."""
+        losses_N = self.loss(kept["outputs"], self.zero_unlabelled(targets_N))
+        return np.asarray(losses_N, np.float64)
+
+    def columns(
+        self, kept: Kept, targets_N: np.ndarray | None = None, offsets: np.ndarray | None = None
+    ) -> dict[str, list]:
+        """Columns with a value for each example: "target" if known, "answer", then details.
+
+        Values are text, integers, floats, or None where there is no label.
+        """
+        answers = split_examples(np.asarray(kept["outputs"], np.float64), offsets)
+        columns = {"answer": [as_text(answer) for answer in answers]}
+        if targets_N is None:
+            return columns
+        has_label = split_examples(np.asarray(self.labelled(targets_N)), offsets)
+        targets = split_examples(np.asarray(targets_N), offsets)
+        return {
+            "target": [
+                as_text(target) if np.any(is_known) else None
+                for target, is_known in zip(targets, has_label, strict=True)
+            ],
+            **columns,
+        }
+
+    def answer(self, kept: Kept, offsets: np.ndarray | None = None) -> list[str]:
+        """What a person reads as the answer to each example, of one line."""
+        return [str(answer) for answer in self.columns(kept, None, offsets)["answer"]]
+
+    def figures(
+        self, kept: Kept, targets_N: np.ndarray, offsets: np.ndarray | None = None
+    ) -> dict[str, Any]:
+        """Figures beside the metrics, of types that JSON has; None where one is not defined."""
+        return {}
+
+    def pictures(
+        self, kept: Kept, targets_N: np.ndarray, offsets: np.ndarray | None = None
+    ) -> dict[str, Any]:
+        """Matplotlib figures, each under the name of its file without the suffix."""
+        return {}
+
+    def guess(self, targets_N: np.ndarray) -> np.ndarray:
+        """The outputs that, given to every item, have the least loss: float64 `[C]`.
+
+        `measure` says what such a guess scores. Here they are searched for.
+
+        Args:
+            targets_N: of the training items.
+        """
+        import scipy.optimize  # Slow to import.
+
+        targets_N = targets_N[np.asarray(self.labelled(targets_N))]
+
+        @jax.jit
+        def mean_loss(outputs_C):
+            outputs_NxC = jnp.broadcast_to(outputs_C, (len(targets_N), self.num_outputs))
+            return jnp.mean(self.loss(outputs_NxC, targets_N))
+
+        found = scipy.optimize.minimize(
+            jax.value_and_grad(mean_loss), np.zeros(self.num_outputs), jac=True, method="L-BFGS-B"
+        )
+        return found.x
+
+    # Below is what follows from the methods above, for those who ask a task.
+
+    def zero_unlabelled(self, targets_N: Array) -> Array:
+        """The targets with zeros where there is no label. Device or host."""
+        has_label_N = self.labelled(targets_N)
+        has_label = has_label_N.reshape(has_label_N.shape + (1,) * (targets_N.ndim - 1))
+        modules = np if isinstance(targets_N, np.ndarray) else jnp
+        return modules.where(has_label, targets_N, 0)
+
+    def all_sums(self, outputs_NxC: Array, targets_N: Array) -> dict[str, jax.Array]:
+        """The sums of items with a label, "loss" and "weight" among them. Device."""
+        has_label_N = jnp.asarray(self.labelled(targets_N))
+        weights_N, targets_N = has_label_N.astype(jnp.float32), self.zero_unlabelled(targets_N)
+        losses_N = jnp.where(has_label_N, self.loss(outputs_NxC, targets_N), 0)
+        return {
+            "loss": jnp.sum(losses_N),
+            "weight": jnp.sum(weights_N),
+            **self.sums(outputs_NxC, targets_N, weights_N),
+        }
+
+    def measure(self, outputs: Array, targets_N: np.ndarray) -> dict[str, float]:
+        """The metrics of outputs `[N, C]`, or of the same outputs `[C]` for every item."""
+        outputs_NxC = jnp.broadcast_to(
+            jnp.asarray(outputs, jnp.float32), (len(targets_N), self.num_outputs)
+        )
+        sums = jax.jit(self.all_sums)(outputs_NxC, targets_N)
+        return self.metrics({name: np.asarray(total, np.float64) for name, total in sums.items()})
+
+    def example_scores(
+        self, kept: Kept, targets_N: np.ndarray, offsets: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The mean score of each example, and its weight: how many items with a label it has.
+
+        Without any, both are 0.
+        """
+        weights_N = np.asarray(self.labelled(targets_N), np.float64)
+        scores_N = np.where(weights_N > 0, self.score(kept, targets_N), 0.0)
+        if offsets is None:
+            return scores_N, weights_N
+        examples = len(offsets) - 1
+        example_N = np.repeat(np.arange(examples), np.diff(offsets))
+        weights = np.bincount(example_N, weights_N, examples)
+        return np.bincount(example_N, scores_N, examples) / np.maximum(weights, 1), weights
+
+
+def share(total: Any, weight: Any) -> float:
+    """A mean, or NaN of nothing."""
+    return float(total) / float(weight) if weight else float("nan")
+
+
+def split_examples(values_N: np.ndarray, offsets: np.ndarray | None) -> Any:
+    """The values of each example: one of them or, where there are offsets, an array of them."""
+    return values_N if offsets is None else np.split(values_N, offsets[1:-1])
+
+
+def as_text(values: Any) -> Any:
+    """A number as it is, and several as a JSON list."""
+    values = np.asarray(values)
+    if values.size == 1:
+        return values.item()
+    return json.dumps([float(f"{value:.6g}") for value in values.ravel()])
+
+
+def one_example(values_N: np.ndarray) -> np.ndarray:
+    """The offsets with which all steps are of one example."""
+    return np.array([0, len(values_N)])

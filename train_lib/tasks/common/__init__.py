@@ -1,0 +1,1 @@
+"""What several tasks share; nothing in here is a task."""

@@ -1,0 +1,42 @@
+"""What follows from how often each class is answered where each class is right."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from train_lib.tasks.base import Array
+
+
+def weighted(targets_N: Array, answers_N: Array, weights_N: Array, num_classes: int) -> jax.Array:
+    """The confusion matrix `[C, C]`: a row for each right class. Device."""
+    classes_C = jnp.arange(num_classes)
+    is_target_NxC = (targets_N[:, None] == classes_C) * weights_N[:, None]
+    is_answer_NxC = (answers_N[:, None] == classes_C).astype(weights_N.dtype)
+    # Exact even where products are rounded to bfloat16: the factors are 0 and 1.
+    return jnp.einsum("nt,na->ta", is_target_NxC, is_answer_NxC)
+
+
+def counted(targets_N: np.ndarray, answers_N: np.ndarray, num_classes: int) -> np.ndarray:
+    """The same on the host, of items that weigh 1: int64."""
+    cells_N = targets_N.astype(np.int64) * num_classes + answers_N
+    return np.bincount(cells_N, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def f1_of_classes(confusion_CxC: Any) -> np.ndarray:
+    """The F1 of each class; NaN of one that is neither right nor answered anywhere."""
+    confusion_CxC = np.asarray(confusion_CxC, np.float64)
+    return f1(np.diagonal(confusion_CxC), (confusion_CxC.sum(0) + confusion_CxC.sum(1)) / 2)
+
+
+def f1(right: Any, mean_count: Any) -> np.ndarray:
+    """F1 from true positives, and from the mean of how many are positive and are answered so."""
+    right, mean_count = np.asarray(right, np.float64), np.asarray(mean_count, np.float64)
+    return np.divide(right, mean_count, out=np.full(right.shape, np.nan), where=mean_count > 0)
+
+
+def macro(values_C: np.ndarray) -> float:
+    """The mean over classes for which there is a value; NaN without any."""
+    values_C = values_C[~np.isnan(values_C)]
+    return float(values_C.mean()) if len(values_C) else float("nan")

@@ -1,0 +1,220 @@
+"""Figures of answers on the host, by scikit-learn, of types that JSON has."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy.special import expit, log_expit, log_softmax, softmax
+
+from train_lib.tasks.common import confusion
+
+MOST_CLASSES = 50
+"""With more, the whole confusion matrix is left out of the figures."""
+
+_MOST_CONFUSED = 30
+_BINS = 15
+
+
+def number(value: Any) -> float | None:
+    """A float, or None where it is not defined."""
+    value = float(value)
+    return value if math.isfinite(value) else None
+
+
+def of_answers(
+    targets_N: np.ndarray, answers_N: np.ndarray, names: Sequence[str]
+) -> dict[str, Any]:
+    """Precision, recall, F1 and support of classes, and how often which is taken for which.
+
+    Means over classes leave out those that are neither right nor answered anywhere, and count a
+    precision or recall that is not defined as 0, as scikit-learn does.
+
+    Args:
+        targets_N, answers_N: numbers of classes; at least one item.
+        names: of all C classes.
+    """
+    counts_CxC = confusion.counted(targets_N, answers_N, len(names))
+    right_C, answered_C, support_C = (
+        np.diagonal(counts_CxC), counts_CxC.sum(0), counts_CxC.sum(1),
+    )  # fmt: skip
+    found = {
+        "accuracy": float(right_C.sum() / counts_CxC.sum()),
+        "per_class": _per_class(targets_N, answers_N, names),
+        "macro": _mean(targets_N, answers_N, "macro"),
+        "weighted": _mean(targets_N, answers_N, "weighted"),
+        "classes": list(names),
+        "never_answered": [
+            name for name, answered, support in zip(names, answered_C, support_C, strict=True)
+            if support and not answered
+        ],
+    }  # fmt: skip
+    if len(names) <= MOST_CLASSES:
+        return {**found, "confusion": counts_CxC.tolist()}
+    return {**found, "most_confused": _most_confused(counts_CxC, names)}
+
+
+def _per_class(targets_N, answers_N, names: Sequence[str], **options) -> dict[str, dict]:
+    from sklearn.metrics import precision_recall_fscore_support
+
+    columns = precision_recall_fscore_support(
+        targets_N, answers_N, labels=range(len(names)), zero_division=np.nan, **options
+    )
+    return {
+        name: {
+            "precision": number(precision),
+            "recall": number(recall),
+            "f1": number(f1),
+            "support": int(support),
+        }
+        for name, precision, recall, f1, support in zip(names, *columns, strict=True)
+    }
+
+
+def _mean(targets, answers, average: str, **options) -> dict[str, float | None]:
+    from sklearn.metrics import precision_recall_fscore_support
+
+    precision, recall, f1, _ = precision_recall_fscore_support(
+        targets, answers, average=average, zero_division=0, **options
+    )
+    return {"precision": number(precision), "recall": number(recall), "f1": number(f1)}
+
+
+def _most_confused(counts_CxC: np.ndarray, names: Sequence[str]) -> list[dict]:
+    """The pairs of classes that are confused most, the most frequent first."""
+    wrong_CxC = counts_CxC.copy()
+    np.fill_diagonal(wrong_CxC, 0)
+    places = np.argsort(-wrong_CxC, axis=None, kind="stable")[:_MOST_CONFUSED]
+    pairs = zip(*np.unravel_index(places, wrong_CxC.shape), strict=True)
+    return [
+        {"target": names[target], "answer": names[answer], "count": int(wrong_CxC[target, answer])}
+        for target, answer in pairs
+        if wrong_CxC[target, answer]
+    ]
+
+
+def of_probabilities(
+    targets_N: np.ndarray, outputs_NxC: np.ndarray, names: Sequence[str]
+) -> dict[str, Any]:
+    """How well probabilities of classes rank, and how well they are calibrated.
+
+    Of two classes they are of the second. Of more, AUROC and average precision are those of each
+    class against the rest and their means over classes; the calibration error is that of the
+    answer; and the Brier score is summed over classes.
+
+    Args:
+        targets_N: numbers of classes; at least one item.
+        outputs_NxC: a logit for each class or, of two, that of the second alone, `[N, 1]`.
+        names: of all C classes.
+    """
+    if outputs_NxC.shape[1] == 1:
+        logits_N, is_second_N = outputs_NxC[:, 0], targets_N == 1
+        probabilities_N = expit(logits_N)
+        return {
+            **ranking(is_second_N, logits_N),
+            "log_loss": number(-log_expit(np.where(is_second_N, logits_N, -logits_N)).mean()),
+            "brier": number(np.mean((probabilities_N - is_second_N) ** 2)),
+            "ece": calibration_error(probabilities_N, is_second_N),
+        }
+    probabilities_NxC = softmax(outputs_NxC, -1)
+    is_target_NxC = targets_N[:, None] == np.arange(len(names))
+    answers_N = outputs_NxC.argmax(1)
+    rankings = [
+        ranking(*columns) for columns in zip(is_target_NxC.T, probabilities_NxC.T, strict=True)
+    ]
+    return {
+        **{
+            name: mean([of_class[name] for of_class in rankings])
+            for name in ("auroc", "average_precision")
+        },
+        "ranking_per_class": dict(zip(names, rankings, strict=True)),
+        "log_loss": number(-log_softmax(outputs_NxC, -1)[is_target_NxC].mean()),
+        "brier": number(((probabilities_NxC - is_target_NxC) ** 2).sum(1).mean()),
+        "ece": calibration_error(probabilities_NxC.max(1), answers_N == targets_N),
+    }
+
+
+def of_labels(is_target_NxL: np.ndarray, logits_NxL: np.ndarray, names: Sequence[str]) -> dict:
+    """Figures of each of several labels that an item may have at once, and over labels.
+
+    Args:
+        is_target_NxL: which labels each item has; at least one item.
+        logits_NxL: above 0 where a label is answered.
+        names: of all L labels.
+    """
+    is_answer_NxL = logits_NxL > 0
+    # With one column, scikit-learn would take labels for classes.
+    anywhere_L = np.flatnonzero((is_target_NxL | is_answer_NxL).any(0))
+    columns = np.append(is_target_NxL, np.zeros_like(is_target_NxL[:, :1]), 1).astype(int)
+    answers = np.append(is_answer_NxL, np.zeros_like(is_answer_NxL[:, :1]), 1).astype(int)
+    rankings = [ranking(*pair) for pair in zip(is_target_NxL.T, logits_NxL.T, strict=True)]
+    per_label = _per_class(columns, answers, names)
+    for of_label, of_ranking in zip(per_label.values(), rankings, strict=True):
+        of_label.update(of_ranking)
+    empty = {"precision": None, "recall": None, "f1": None}
+    return {
+        "subset_accuracy": float((is_target_NxL == is_answer_NxL).all(1).mean()),
+        "per_label": per_label,
+        **{
+            average: _mean(columns, answers, average, labels=anywhere_L)
+            if len(anywhere_L)
+            else dict(empty)
+            for average in ("micro", "macro", "weighted")
+        },
+        **{
+            name: mean([of_label[name] for of_label in rankings])
+            for name in ("auroc", "average_precision")
+        },
+        "labels": list(names),
+    }
+
+
+def ranking(is_positive_N: np.ndarray, scores_N: np.ndarray) -> dict[str, float | None]:
+    """AUROC and average precision; None where either kind of item is missing."""
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    if is_positive_N.all() or not is_positive_N.any() or not np.isfinite(scores_N).all():
+        return {"auroc": None, "average_precision": None}
+    return {
+        "auroc": number(roc_auc_score(is_positive_N, scores_N)),
+        "average_precision": number(average_precision_score(is_positive_N, scores_N)),
+    }
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    """Of those that are defined."""
+    defined = [value for value in values if value is not None]
+    return sum(defined) / len(defined) if defined else None
+
+
+def calibration_error(probabilities_N: np.ndarray, came_N: np.ndarray) -> float | None:
+    """The expected calibration error: how far probabilities are from shares that came, on average.
+
+    Over 15 bins of nearly equal counts; equal probabilities share one. With bins of equal counts
+    it depends less on their number than with bins of equal width (Nixon et al., "Measuring
+    Calibration in Deep Learning", CVPR Workshops, 2019).
+    """
+    levels = np.arange(1, _BINS) / _BINS
+    edges = np.unique(np.quantile(probabilities_N, levels, method="inverted_cdf"))
+    gaps_B = np.bincount(np.searchsorted(edges, probabilities_N), probabilities_N - came_N)
+    return number(np.abs(gaps_B).sum() / len(probabilities_N))
+
+
+def of_numbers(targets_N: np.ndarray, answers_N: np.ndarray) -> dict[str, float | None]:
+    """How far numbers are from what they should be, in their unit; at least one item."""
+    import scipy.stats
+    from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
+
+    if not np.isfinite(answers_N).all():
+        return dict.fromkeys(("mse", "mae", "rmse", "r2", "pearson", "spearman"))
+    squared = mean_squared_error(targets_N, answers_N)
+    target_varies = np.ptp(targets_N) > 0
+    both_vary = target_varies and np.ptp(answers_N) > 0
+    return {
+        "mse": number(squared),
+        "mae": number(mean_absolute_error(targets_N, answers_N)),
+        "rmse": number(math.sqrt(squared)),
+        "r2": number(r2_score(targets_N, answers_N)) if target_varies else None,
+        "pearson": number(scipy.stats.pearsonr(targets_N, answers_N)[0]) if both_vary else None,
+        "spearman": number(scipy.stats.spearmanr(targets_N, answers_N)[0]) if both_vary else None,
+    }

@@ -1,0 +1,65 @@
+"""Spans of tags O, B-X and I-X, counted as the CoNLL shared tasks count them (conlleval).
+
+Tjong Kim Sang and Buchholz, "Introduction to the CoNLL-2000 Shared Task", 2000.
+"""
+
+import collections
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from train_lib.tasks.common.figures import number
+
+Span = tuple[str, int, int]
+
+
+def are_spans(classes: Sequence[str]) -> bool:
+    """Whether all tags are O, B-X or I-X, and not only O."""
+    return set(classes) != {"O"} and all(re.fullmatch(r"O|[BI]-.+", one) for one in classes)
+
+
+def spans_of(tags: Sequence[str]) -> list[Span]:
+    """The kind of each span, its first step, and the one after its last.
+
+    A span begins at B-X, and at an I-X that does not continue a span of X: so tags in which spans
+    begin with I-X (IOB1) are read too.
+    """
+    spans, begun = [], None  # The kind and the first step of the span that has begun.
+    for step, tag in enumerate([*tags, "O"]):
+        prefix, _, kind = tag.partition("-")
+        if begun and (prefix != "I" or kind != begun[0]):
+            spans.append((*begun, step))
+            begun = None
+        if prefix != "O" and not begun:
+            begun = kind, step
+    return spans
+
+
+def figures(targets: Sequence[Sequence[str]], answers: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """Precision, recall and F1 of spans: one is right if kind and both ends are.
+
+    Args:
+        targets, answers: the tags of each example.
+    """
+    counts: dict[str, collections.Counter[str]] = {
+        name: collections.Counter() for name in ("right", "target", "answer")
+    }
+    for of_target, of_answer in zip(targets, answers, strict=True):
+        theirs, ours = set(spans_of(of_target)), set(spans_of(of_answer))
+        for name, spans in (("target", theirs), ("answer", ours), ("right", theirs & ours)):
+            counts[name].update(kind for kind, _, _ in spans)
+    kinds = sorted(counts["target"] | counts["answer"])
+    per_kind = {kind: _scores(*(counts[name][kind] for name in counts)) for kind in kinds}
+    return {**_scores(*(of.total() for of in counts.values())), "per_kind": per_kind}
+
+
+def _scores(right: int, targets: int, answers: int) -> dict[str, Any]:
+    def share(part: float, whole: float) -> float | None:
+        return number(part / whole) if whole else None
+
+    return {
+        "precision": share(right, answers),
+        "recall": share(right, targets),
+        "f1": share(2 * right, targets + answers),
+        "support": targets,
+    }

@@ -1,0 +1,233 @@
+"""One number, or several, for each sequence.
+
+Inside, numbers are standardised by the mean and the standard deviation of the training targets, so
+that a freshly drawn model is of the right size whatever their unit; the loss is the squared error
+of that, a mean over numbers. Figures and answers are in the targets' own units.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from train_lib.tasks import base
+from train_lib.tasks.base import Array, BadTarget, Kept
+from train_lib.tasks.common import figures, naming, pictures
+
+_METRICS = ("mse", "mae", "r2", "loss")
+
+
+class Numbers(base.Task):
+    """M numbers for each sequence.
+
+    Attributes:
+        names: of the numbers.
+        means, deviations: of each over the training targets, in its unit.
+    """
+
+    def __init__(
+        self,
+        means: Sequence[float],
+        deviations: Sequence[float],
+        names: Sequence[str] | None = None,
+        *,
+        metric: str = "",
+    ):
+        """As `of_targets`, for a mean and a standard deviation that are known of each number."""
+        self.means, self.deviations = list(means), list(deviations)
+        self.num_outputs = len(self.means)
+        self.names = naming.shown_names(
+            names, [str(number) for number in range(1, self.num_outputs + 1)]
+        )
+        # In their own units, numbers of different ones cannot be added.
+        is_one = self.num_outputs == 1
+        self.metric = naming.choose("metric", metric or ("mse" if is_one else "r2"), _METRICS)
+        self.higher_is_better = self.metric == "r2"
+        self.score_name = "mse" if is_one else "loss"
+
+    @classmethod
+    def of_targets(  # type: ignore[override]  # It names its options.
+        cls, targets: Sequence[Any], *, names: Sequence[str] | None = None, metric: str = ""
+    ) -> Self:
+        """As many numbers as training targets have.
+
+        Args:
+            targets: numbers, or lists of equally many; also as texts; None: no label.
+            names: of the numbers; else 1, 2, and so on.
+            metric: that decides: mse (mean squared error; of one number, unless another is
+                chosen), r2 (the share of the variance that is explained; of several), mae (mean
+                absolute error), or loss. Of several numbers they are means over numbers.
+
+        Raises:
+            BadTarget, ValueError: as in `base.Task.of_targets`.
+        """
+        first = next((number for number, one in enumerate(targets) if one is not None), None)
+        if first is None:
+            raise BadTarget(None, "No training example has a label.")
+        is_list = isinstance(targets[first], list | tuple)
+        count = len(targets[first]) if is_list else 1
+        if not count:
+            raise BadTarget(first, "is an empty list, where numbers should be")
+        values_NxM = _values(targets, count)
+        values_NxM = values_NxM[~np.isnan(values_NxM[:, 0])]
+        means_M, deviations_M = values_NxM.mean(0), values_NxM.std(0)
+        for number in range(count):
+            if np.ptp(values_NxM[:, number]) == 0:
+                which = f"number {number + 1} of all" if count > 1 else "All"
+                raise BadTarget(
+                    None,
+                    f"{which[0].upper()}{which[1:]} {len(values_NxM):,} training targets is "
+                    f"{values_NxM[0, number]:g}; there is nothing to learn.",
+                )
+        return cls(means_M.tolist(), deviations_M.tolist(), names, metric=metric)
+
+    def encode(self, targets: Sequence[Any]) -> np.ndarray:
+        """The standardised numbers: float64 `[N, M]`, so that `columns` has them as they were."""
+        return (_values(targets, self.num_outputs) - self.means) / self.deviations
+
+    def loss(self, outputs_NxC: Array, targets_N: Array) -> jax.Array:
+        return jnp.mean(jnp.square(outputs_NxC - targets_N), -1)
+
+    def sums(self, outputs_NxC: Array, targets_N: Array, weights_N: Array) -> dict[str, jax.Array]:
+        """Standardised, and so without cancellation."""
+        weights_Nx1, errors_NxM = weights_N[:, None], outputs_NxC - targets_N
+        return {
+            "squared_errors": jnp.sum(jnp.square(errors_NxM) * weights_Nx1, 0),
+            "absolute_errors": jnp.sum(jnp.abs(errors_NxM) * weights_Nx1, 0),
+            "targets": jnp.sum(targets_N * weights_Nx1, 0),
+            "squared_targets": jnp.sum(jnp.square(targets_N) * weights_Nx1, 0),
+        }
+
+    def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, float]:
+        weight, deviations_M = np.float64(sums["weight"]) or np.nan, np.array(self.deviations)
+        squares_M = sums["squared_targets"] - sums["targets"] ** 2 / weight
+        with np.errstate(divide="ignore", invalid="ignore"):  # One target, or all the same.
+            r2_M = 1 - sums["squared_errors"] / squares_M
+        return {
+            "loss": base.share(sums["loss"], sums["weight"]),
+            "mse": float(np.mean(sums["squared_errors"] / weight * deviations_M**2)),
+            "mae": float(np.mean(sums["absolute_errors"] / weight * deviations_M)),
+            "r2": float(np.mean(np.where(squares_M > 1e-6 * weight, r2_M, np.nan))),
+        }
+
+    def _original(self, standardised_NxM: Any) -> np.ndarray:
+        return np.asarray(standardised_NxM, np.float64) * self.deviations + self.means
+
+    def score(self, kept: Kept, targets_N: np.ndarray) -> np.ndarray:
+        """The squared error of one number, in its unit squared; of several, the loss."""
+        squares_NxM = np.square(np.asarray(kept["outputs"], np.float64) - targets_N)
+        if self.num_outputs == 1:
+            squares_NxM = squares_NxM * np.square(self.deviations)
+        return squares_NxM.mean(-1)
+
+    def columns(
+        self, kept: Kept, targets_N: np.ndarray | None = None, offsets: np.ndarray | None = None
+    ) -> dict[str, list]:
+        """Numbers; of several, each has columns of its own, as in `answer_height`."""
+        suffixes = [f"_{name}" for name in self.names] if self.num_outputs > 1 else [""]
+        answers_NxM = self._original(kept["outputs"])
+        columns = {
+            f"answer{suffix}": answers_N.tolist()
+            for suffix, answers_N in zip(suffixes, answers_NxM.T, strict=True)
+        }
+        if targets_N is None:
+            return columns
+        return {
+            **{
+                f"target{suffix}": [
+                    None if np.isnan(target) else _rounded(target) for target in of_number_N
+                ]
+                for suffix, of_number_N in zip(suffixes, self._original(targets_N).T, strict=True)
+            },
+            **columns,
+        }
+
+    def answer(self, kept: Kept, offsets: np.ndarray | None = None) -> list[str]:
+        """The numbers, each after its name if there are several."""
+        names = [f"{name} " for name in self.names] if self.num_outputs > 1 else [""]
+        return [
+            "  ".join(f"{name}{value:.6g}" for name, value in zip(names, row_M, strict=True))
+            for row_M in self._original(kept["outputs"])
+        ]
+
+    def figures(
+        self, kept: Kept, targets_N: np.ndarray, offsets: np.ndarray | None = None
+    ) -> dict[str, Any]:
+        """Errors, R2 and correlations of each number, in its unit."""
+        return {
+            "per_number": {
+                name: figures.of_numbers(*columns)
+                for name, columns in self._pairs(kept, targets_N).items()
+            }
+        }
+
+    def pictures(
+        self, kept: Kept, targets_N: np.ndarray, offsets: np.ndarray | None = None
+    ) -> dict[str, Any]:
+        """The answers against the targets: `scatter`, of several numbers as `scatter_height`."""
+        drawn = {}
+        for name, (known_N, answers_N) in self._pairs(kept, targets_N).items():
+            r2 = figures.of_numbers(known_N, answers_N)["r2"]
+            is_one = self.num_outputs == 1
+            title = "" if is_one else name
+            drawn["scatter" if is_one else f"scatter_{name}"] = pictures.scatter(
+                known_N, answers_N, title, r2
+            )
+        return drawn
+
+    def _pairs(self, kept: Kept, targets_N: np.ndarray) -> dict[str, tuple]:
+        """Targets and answers of each number, where there are targets."""
+        is_known_N = self.labelled(targets_N)
+        if not is_known_N.any():
+            return {}
+        columns = zip(
+            self.names,
+            self._original(targets_N[is_known_N]).T,
+            self._original(kept["outputs"])[is_known_N].T,
+            strict=True,
+        )
+        return {name: (known_N, answers_N) for name, known_N, answers_N in columns}
+
+    def guess(self, targets_N: np.ndarray) -> np.ndarray:
+        """The means."""
+        return targets_N[self.labelled(targets_N)].mean(0)
+
+
+def _values(targets: Sequence[Any], count: int) -> np.ndarray:
+    """The numbers of targets: float64 `[N, M]`, NaN where there is no label.
+
+    Raises:
+        BadTarget: one is not a number, or a list of M of them.
+    """
+    values_NxM = np.full((len(targets), count), np.nan)
+    for number, target in enumerate(targets):
+        if target is None:
+            continue
+        several = target if isinstance(target, list | tuple) else [target]
+        if len(several) != count:
+            raise BadTarget(
+                number, f"is {naming.shown(target)}, {_numbers(len(several))} in place of {count}"
+            )
+        values_NxM[number] = [_value(one, number) for one in several]
+    return values_NxM
+
+
+def _value(target: Any, number: int) -> float:
+    try:
+        value = np.nan if isinstance(target, bool) else float(target)
+    except (TypeError, ValueError):
+        value = np.nan
+    if not np.isfinite(value):
+        raise BadTarget(number, f"is {naming.shown(target)}, which is no finite number")
+    return value
+
+
+def _numbers(count: int) -> str:
+    return f"{count} number{'s' * (count != 1)}"
+
+
+def _rounded(value: float) -> float:
+    """Without the last digits, in which standardising may have left traces."""
+    return float(f"{value:.12g}")
