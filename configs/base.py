@@ -39,7 +39,7 @@ def get_config(name: str, treatment: str) -> ConfigDict:
     config.model.word_dropout = 0.0  # rate at which a token is read as an unknown word
     config.model.embedding_dropout = 0.0  # rate at which a word is dropped wherever it stands
     config.model.weight_drop = 0.0  # rate at which elements of recurrent matrices are dropped
-    config.model.engine = "auto"  # what runs the cells; see seqmodels/engines.py
+    config.model.engine = "auto"  # what runs the cells; see seqmodels/recurrence/engines.py
     config.model.matrix_dtype = "float32"  # of products; bfloat16 leaves all else in float32
     config.model.segment_steps = (
         1  # between two carries in memory; more take less memory and more time

@@ -18,9 +18,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.test_util import check_grads
 
-from seqmodels import contract, engines, factory, oracle, program, recurrence
+from seqmodels import contract, factory, program, recurrence
 from seqmodels.cells import base
-from seqmodels.recurrence import Encoded
+from seqmodels.recurrence import Encoded, engines, oracle
 
 _STEPS, _BATCH, _INPUT, _HIDDEN = 5, 5, 3, 4  # Small, odd and all different.
 _LENGTHS = [5, 1, 0, 3, 4]

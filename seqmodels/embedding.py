@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from seqmodels import recurrence
+from seqmodels.recurrence import arrays
 
 # Steps looked up at once: a few thousand vectors, little more than the longest sequence needs.
 _CHUNK = 32
@@ -37,7 +38,7 @@ def embed(
         return jax.lax.dynamic_update_slice_in_dim(x_TxDxB, x_CxBxD.swapaxes(1, 2), start, 0)
 
     x_DxB = jax.ShapeDtypeStruct((table_VxD.shape[1], batch_size), table_VxD.dtype)
-    x_TxDxB = recurrence.room(x_DxB, width, first=30)
+    x_TxDxB = arrays.room(x_DxB, width, first=30)
     return jax.lax.fori_loop(0, -(-recurrence.longest(lengths_B) // size), body, x_TxDxB)
 
 

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from seqmodels import arguments, dropout, engines, recurrence
+from seqmodels import arguments, dropout, recurrence
 from seqmodels.bidirectional import Bidirectional, Unidirectional
 from seqmodels.cells import base
 from seqmodels.dropout import Dropout, Rates
-from seqmodels.recurrence import Encoded
+from seqmodels.recurrence import Encoded, engines
 
 
 class Encoding(NamedTuple):
@@ -132,7 +132,7 @@ class Encoder(nnx.Module):
         self, x_TxDx1: jax.Array, lengths_1: jax.Array, batch_size: int
     ) -> list[base.Carry]:
         """The carry of each layer after one sequence, for every sequence of a batch to start at."""
-        starts = [recurrence.initial_carry(layer.cells[0], 1) for layer in self.layers]
+        starts = [layer.initial_carry(1) for layer in self.layers]
         _, carries = self._encode(x_TxDx1, lengths_1, None, None, starts)
         return jax.tree.map(
             lambda leaf: jnp.broadcast_to(leaf, (*leaf.shape[:-1], batch_size)), carries

@@ -15,14 +15,14 @@ from typing import Any
 
 from flax import nnx
 
-from seqmodels import cells, contract, initial_state
+from seqmodels import cells, contract
 from seqmodels.bidirectional import Bidirectional, Unidirectional
 from seqmodels.cells.base import Cell
 from seqmodels.classifier import Classifier
 from seqmodels.dropout import Rates
 from seqmodels.encoder import Encoder
-from seqmodels.engines import Engine, choose
 from seqmodels.pooling import POOLINGS
+from seqmodels.recurrence.engines import Engine, choose
 
 DIRECTIONS = ("forward", "backward", "bidirectional")
 """Of a layer: from a sequence's first step on, from its last one back, or both side by side."""
@@ -164,7 +164,7 @@ def build_all(
         unknown_token: the token of unknown words; only word dropout needs it.
         embedding_dropout: the rate at which words are dropped wherever they stand.
         weight_drop: the rate at which elements of recurrent matrices are dropped.
-        engine, matrix_dtype, segment_steps: what runs the cells, as in `seqmodels.engines.Engine`.
+        engine, matrix_dtype, segment_steps: what runs the cells, as in `recurrence.engines.Engine`.
 
     Raises:
         ValueError: an unknown name, a cell that breaks its contract, an option that it does not
@@ -193,13 +193,16 @@ def build_all(
             made = [make(input_size, hidden_size, rngs=rngs)]
             if direction == "bidirectional":
                 made.append(cell_class(input_size, hidden_size, rngs=rngs, **options))
-            if learned_initial_state:
-                for one in made:
-                    initial_state.learn(one)
+            learned = learned_initial_state
             layers.append(
-                Bidirectional(*made, engine=runs_cells)
+                Bidirectional(*made, engine=runs_cells, learned_initial_state=learned)
                 if direction == "bidirectional"
-                else Unidirectional(*made, backwards=direction == "backward", engine=runs_cells)
+                else Unidirectional(
+                    *made,
+                    backwards=direction == "backward",
+                    engine=runs_cells,
+                    learned_initial_state=learned,
+                )
             )
             input_size = layers[-1].output_size
         encoder = Encoder(layers, rates, residual=residual, weight_drop=weight_drop)

@@ -9,7 +9,10 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 # From the top down.
-LAYERS = "factory classifier encoder bidirectional engines fused recurrence cells.base".split()
+LAYERS = (
+    "factory classifier encoder bidirectional recurrence.engines recurrence.fused recurrence.loop "
+    "recurrence.derivative recurrence.step recurrence.sequences cells.base"
+).split()
 
 
 def imported(path):

@@ -11,9 +11,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import base
-from seqmodels.engines import ENGINES, MATRIX_DTYPES
 from seqmodels.factory import DIRECTIONS, cell_names
 from seqmodels.pooling import POOLINGS
+from seqmodels.recurrence.engines import ENGINES, MATRIX_DTYPES
 from train_lib.data import sources
 from train_lib.data.vocabulary import FIRST_WORD, TEXT_RULES
 from train_lib.errors import UserError

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from seqmodels import factory, oracle, recurrence
+from seqmodels import factory, recurrence
+from seqmodels.recurrence import oracle
 
 WIDTH = BATCH = INPUT = HIDDEN = 4  # Cubic: shapes alone tell no axis from another.
 LENGTHS = [2, 0, 1, 2]

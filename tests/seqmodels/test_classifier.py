@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from seqmodels import factory, recurrence
+from seqmodels import factory
 from seqmodels.pooling import POOLINGS
+from seqmodels.recurrence import arrays
 
 VOCABULARY = 11
 ONE_LAYER = {"hidden_sizes": (3,), "dropout_rates": (0.3,)}
@@ -111,7 +112,7 @@ def test_what_stands_behind_the_longest_review_is_never_read(pooling, monkeypatc
     def room_of_nan(arrays, width, first):
         return jax.tree.map(lambda one: jnp.full((width, *one.shape), jnp.nan), arrays)
 
-    monkeypatch.setattr(recurrence, "room", room_of_nan)
+    monkeypatch.setattr(arrays, "room", room_of_nan)
     jax.tree.map(
         lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-7), run(77), expected
     )
@@ -257,7 +258,7 @@ def test_padding_and_company_do_not_matter_with_everything_switched_on(direction
     assert_same(run(3, 8, "pre"))
     assert_same(run(4, 9, "post"))
     monkeypatch.setattr(
-        recurrence,
+        arrays,
         "room",
         lambda arrays, width, first: jax.tree.map(
             lambda one: jnp.full((width, *one.shape), jnp.nan), arrays
@@ -337,9 +338,8 @@ def test_a_learned_initial_state_begins_as_none_and_is_trained():
     counts = [sum(leaf.size for leaf in jax.tree.leaves(one)) for one in (without, gradients)]
     assert counts[1] - counts[0] == 2 * 2 * (3 + 2)  # Directions, c and h, units.
     for layer in gradients["encoder"]["layers"].values():
-        for direction in layer.values():
-            leaves = jax.tree.leaves(direction["learned_initial_state"])
-            assert all(leaf.any() for leaf in leaves)
+        for direction in ("forward", "backward"):
+            assert all(leaf.any() for leaf in jax.tree.leaves(layer[f"{direction}_start"]))
 
 
 def test_cell_options_reach_every_cell():

@@ -22,6 +22,7 @@ from seqmodels.dropout import (
     word_scales,
 )
 from seqmodels.embedding import embed
+from seqmodels.recurrence import loop
 
 KEYS_B = jax.random.split(jax.random.key(0), 64)
 ONES_TxDxB = jnp.ones((50, 40, 64))
@@ -110,7 +111,7 @@ def unrolled(cell, x_TxDxB, rates, keys_B, *, reverse=False):
 )
 def test_around_a_cell_equals_the_unrolled_equations(name, reverse, monkeypatch):
     name, _, kept = name.partition(" ")
-    monkeypatch.setattr(recurrence, "KEEP_FROM", 1 if kept else 1000)
+    monkeypatch.setattr(loop, "KEEP_FROM", 1 if kept else 1000)
     graphdef, params = nnx.split(make(name), nnx.Param)
 
     def gradients(runs, **options):

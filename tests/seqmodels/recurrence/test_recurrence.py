@@ -7,8 +7,9 @@ import pytest
 from flax import nnx
 from jax.test_util import check_grads
 
-from seqmodels import check_cell, factory, oracle, recurrence
+from seqmodels import check_cell, factory, recurrence
 from seqmodels.check_cell import scalar
+from seqmodels.recurrence import loop, oracle, scan
 
 WIDTH, BATCH, INPUT, HIDDEN = 5, 5, 3, 4
 LENGTHS = [5, 1, 0, 3, 4]
@@ -46,7 +47,7 @@ def assert_close(actual, expected, rtol=1e-4, atol=1e-5):
     jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, rtol, atol), actual, expected)
 
 
-@pytest.mark.parametrize("run", [recurrence.run, recurrence.scan])
+@pytest.mark.parametrize("run", [recurrence.run, scan.run])
 @pytest.mark.parametrize(
     ("lengths", "reverse"), [(LENGTHS, True), ([WIDTH] * 5, False), ([2, 3, 2, 3, 1], True)]
 )
@@ -232,7 +233,7 @@ def test_products_that_are_kept_change_nothing(cells, segment_steps, x_TxDxB, mo
             )  # fmt: skip
             return sum(scalar([one.last_HxB, one.sequence_TxHxB]) for one in encoded)
 
-        monkeypatch.setattr(recurrence, "KEEP_FROM", keep_from)
+        monkeypatch.setattr(loop, "KEEP_FROM", keep_from)
         value, (d_params, d_x) = jax.jit(jax.value_and_grad(loss, (0, 1)))(params, x_TxDxB)
         valid = recurrence.valid_steps(jnp.array(LENGTHS), WIDTH)[:, None]
         return value, d_params, jnp.where(valid, d_x, 0)
