@@ -31,6 +31,7 @@ def get_config(name: str, treatment: str) -> ConfigDict:
     config.model.embedding_size = 16  # width of a word's vector
     config.model.hidden_sizes = (16,)  # units of each recurrent layer, from the bottom up
     config.model.direction = "forward"  # of every layer: forward, backward or bidirectional
+    config.model.merge = "concat"  # of a layer's two directions: concat, sum, mean or product
     config.model.learned_initial_state = False  # parameters, which begin at the cell's own
     config.model.residual = False  # layers above the first add their input to their output
     config.model.dropout_rates = (0.0,)  # for each recurrent layer, the rate on its input

@@ -62,12 +62,13 @@ class Unidirectional(nnx.Module):
         """The one cell."""
         return [self.backward if self.backwards else self.forward]
 
-    def __call__(
+    def encode(
         self, parts: Sequence[jax.Array], lengths_B: jax.Array, dropped: Dropout = NOTHING
     ) -> tuple[Encoded, ...]:
-        """What the cell makes of a batch, as `engines.run_all`."""
+        """What the cell makes of a batch, as `engines.run_all`; undefined after the longest."""
+        starts = [self._start()]
         return engines.run_all(
-            self.engine, self.cells, [self.backwards], parts, lengths_B, dropped, [self._start()]
+            self.engine, self.cells, [self.backwards], parts, lengths_B, dropped, starts
         )
 
     def initial_carry(self, batch_size: int) -> base.Carry:
@@ -84,8 +85,7 @@ class Unidirectional(nnx.Module):
         return encoded, carry
 
     def _start(self) -> base.Carry:
-        direction = "backward" if self.backwards else "forward"
-        return initial_state.carry_of(self.cells[0], getattr(self, f"{direction}_start", None))
+        return _start_of(self, "backward" if self.backwards else "forward")
 
 
 class Bidirectional(nnx.Module):
@@ -143,16 +143,22 @@ class Bidirectional(nnx.Module):
         """The cell of each direction."""
         return [self.forward, self.backward]
 
-    def __call__(
+    def encode(
         self, parts: Sequence[jax.Array], lengths_B: jax.Array, dropped: Dropout = NOTHING
     ) -> tuple[Encoded, ...]:
-        """What each direction makes of a batch, as `engines.run_all`, or both together, merged."""
-        starts = [
-            initial_state.carry_of(cell, getattr(self, f"{direction}_start", None))
-            for cell, direction in zip(self.cells, ("forward", "backward"), strict=True)
-        ]
+        """What each direction makes of a batch, as `engines.run_all`, or both together, merged.
+
+        Outputs after the longest sequence are undefined.
+        """
+        starts = [_start_of(self, direction) for direction in ("forward", "backward")]
         encoded = engines.run_all(
             self.engine, self.cells, [False, True], parts, lengths_B, dropped, starts
         )
         merge = MERGES[self.merge]
         return encoded if merge is None else (jax.tree.map(merge, *encoded),)
+
+
+def _start_of(layer: nnx.Module, direction: str) -> base.Carry:
+    """The learned carry of one direction; None if the cell begins at its own."""
+    learned = getattr(layer, f"{direction}_start", None)
+    return initial_state.carry_of(getattr(layer, direction), learned)

@@ -10,8 +10,8 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 # From the top down.
 LAYERS = (
-    "factory classifier encoder bidirectional recurrence.engines recurrence.fused recurrence.loop "
-    "recurrence.derivative recurrence.step recurrence.sequences cells.base"
+    "factory model heads pooling inputs encoder bidirectional recurrence.engines recurrence.fused "
+    "recurrence.loop recurrence.derivative recurrence.step recurrence.sequences cells.base"
 ).split()
 
 

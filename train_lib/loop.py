@@ -10,8 +10,8 @@ from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from seqmodels import factory
-from seqmodels.classifier import Classifier
+from seqmodels import factory, loading
+from seqmodels.model import SequenceModel
 from train_lib import devices, metrics, processes, report, settings, steps
 from train_lib import state as state_lib
 from train_lib.data import batches, dataset
@@ -59,7 +59,7 @@ def run(config: ConfigDict, workdir: str | None = None, *, evaluate_test: bool =
 
 def _run(
     config: ConfigDict,
-    models: list[Classifier],
+    models: list[SequenceModel],
     folder: report.RunFolder,
     stopwatch: Stopwatch,
     evaluate_test: bool,
@@ -106,7 +106,7 @@ def seeds_of(config: ConfigDict) -> Sequence[int]:
     return range(config.train.seed, config.train.seed + config.train.seeds)
 
 
-def build_models(config: ConfigDict) -> list[Classifier]:
+def build_models(config: ConfigDict) -> list[SequenceModel]:
     """The models that a config describes, one for each seed, freshly initialised.
 
     Raises:
@@ -117,13 +117,16 @@ def build_models(config: ConfigDict) -> list[Classifier]:
             vocabulary_size=config.data.max_features,
             unknown_token=UNKNOWN,
             seeds=seeds_of(config),
-            **config.model,
+            **config.model.to_dict()
+            | {"cell_options": loading.parse_options(config.model.cell_options)},
         )
     except ValueError as error:
         raise UserError(f"config.model cannot be built: {error}.") from error
 
 
-def prepare(config: ConfigDict, models: Sequence[Classifier], mesh: Mesh) -> tuple[Steps, Training]:
+def prepare(
+    config: ConfigDict, models: Sequence[SequenceModel], mesh: Mesh
+) -> tuple[Steps, Training]:
     """The steps of a config's models, and where training them begins."""
     train, seeds = config.train, seeds_of(config)
     graphdef, params_K = state_lib.split(models)

@@ -25,7 +25,7 @@ try:
 except ImportError:  # Windows.
     fcntl = None  # type: ignore[assignment]
 
-from seqmodels.classifier import Classifier
+from seqmodels.model import SequenceModel
 from train_lib import files, processes, settings, statistics
 from train_lib.data.batches import Layout
 from train_lib.data.dataset import SPLITS, Dataset, Split
@@ -429,7 +429,7 @@ def parameter_table(params: nnx.State) -> str:
     return "\n".join(["", lines[0], rule, *lines[1:-1], rule, lines[-1], ""])
 
 
-def describe_engine(model: Classifier, layout: Layout, mesh: Mesh, seeds: Sequence[int]) -> str:
+def describe_engine(model: SequenceModel, layout: Layout, mesh: Mesh, seeds: Sequence[int]) -> str:
     """What runs the cells, and where seeds and the rows of a batch are computed."""
     names = dict.fromkeys(model.encoder.engine_names())
     dtypes = dict.fromkeys(layer.engine.matrix_dtype for layer in model.encoder.layers)

@@ -11,7 +11,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import base
-from seqmodels.factory import DIRECTIONS, cell_names
+from seqmodels.bidirectional import MERGES
+from seqmodels.factory import DIRECTIONS
+from seqmodels.loading import cell_names
 from seqmodels.pooling import POOLINGS
 from seqmodels.recurrence.engines import ENGINES, MATRIX_DTYPES
 from train_lib.data import sources
@@ -102,6 +104,7 @@ RULES: dict[str, Rule] = {
     "model.embedding_size": _integer(1),
     "model.hidden_sizes": _tuple_of(_integer(1)),
     "model.direction": _choice(DIRECTIONS),
+    "model.merge": _choice(tuple(MERGES)),
     "model.learned_initial_state": _BOOLEAN,
     "model.residual": _BOOLEAN,
     "model.dropout_rates": _tuple_of(_RATE),
@@ -185,6 +188,11 @@ def _conflicts(config: ConfigDict) -> Iterator[str]:
             "config.model.residual = True does nothing where config.model.hidden_sizes = "
             f"{model.hidden_sizes!r} is one layer: it is layers above the first that add their "
             "input to their output"
+        )
+    if model.merge != "concat" and model.direction != "bidirectional":
+        yield (
+            f"config.model.merge = {model.merge!r} does nothing where config.model.direction = "
+            f"{model.direction!r}: a layer of one direction has nothing to merge"
         )
     if data.train_reviews + data.validation_reviews > 25_000:
         yield (

@@ -81,13 +81,14 @@ def make(
         shared_steps = None
         if not data_config.mask_padding and data_config.padding_side == "pre":
             shared_steps = width - jnp.maximum(recurrence.longest(batch.lengths_B), 1)
-        logits_R = nnx.merge(graphdef, params)(
+        logits_Rx1 = nnx.merge(graphdef, params)(
             batch.tokens_BxT,
             batch.lengths_B if data_config.mask_padding else None,
             padding_side=data_config.padding_side,
             shared_steps=shared_steps,
             **keys,
         )
+        logits_R = logits_Rx1[:, 0]
         return logits_R, metrics.cross_entropy(logits_R, batch.labels_B, batch.weights_B)
 
     def gradients(params, corpus, reviews_NxR, widths, step_key):

@@ -46,13 +46,22 @@ def run(
         start: the carry of every sequence before its first step; None: the cell's own.
 
     Raises:
-        ValueError: there is not a length for each sequence, or one is out of range.
+        ValueError: inputs or start are not the cell's, there is not a length for each sequence, or
+            one is out of range. Under `jax.jit`, where a length cannot be checked, results are
+            NaN if it is out of range.
     """
+    x_TxDxB = arguments.vectors_over_time(x_TxDxB)
+    arguments.check_reads(cell, x_TxDxB.shape[1], "the cell")
+    if start is not None:
+        arguments.check_carry(start, cell)
     lengths_B = arguments.lengths(lengths_B, x_TxDxB.shape[-1], len(x_TxDxB))
     valid_Tx1xB = valid_steps(lengths_B, len(x_TxDxB))[:, None]
     x_TxDxB = jnp.where(valid_Tx1xB, x_TxDxB, 0)
-    ((sequence_TxHxB, last_HxB),) = run_all([cell], [reverse], [x_TxDxB], lengths_B, starts=[start])
-    return Encoded(jnp.where(valid_Tx1xB, sequence_TxHxB, 0), last_HxB)
+    (encoded,) = run_all([cell], [reverse], [x_TxDxB], lengths_B, starts=[start])
+    masked = Encoded(jnp.where(valid_Tx1xB, encoded.sequence_TxHxB, 0), encoded.last_HxB)
+    return jax.tree.map(
+        lambda result: arguments.nan_where_impossible(result, lengths_B, len(x_TxDxB)), masked
+    )
 
 
 def run_all(
@@ -219,4 +228,8 @@ def _forward(setup, params, start, parts, lengths_B, seeds_Bx2):
     return Encoded(sequence_TxHxB, last_HxB), carry, derivative.Kept(carries_N, reads_TxFxB)
 
 
-ENTRY = Entry("loop", run, why_not=lambda cell: None, is_best=lambda cell: True)
+def _run_alone(cell, x_TxDxB, lengths_B, *, reverse=False, start=None):
+    return run_all([cell], [reverse], [x_TxDxB], lengths_B, starts=[start])[0]
+
+
+ENTRY = Entry("loop", _run_alone, why_not=lambda cell: None, is_best=lambda cell: True)

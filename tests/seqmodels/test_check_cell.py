@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from seqmodels import check_cell, factory, recurrence
+from seqmodels import check_cell, loading, recurrence
 from seqmodels.cells import base, gru
 from seqmodels.recurrence import engines
 
@@ -28,7 +28,7 @@ IN_EVERY_CHECK = "lstm", "gru", "min_gru"
             name, check, id=f"{name}-{check.__name__}",
             marks=() if check in OF_EVERY_CELL or name in IN_EVERY_CHECK else pytest.mark.slow,
         )
-        for name, check in itertools.product(factory.cell_names(), check_cell.CHECKS)
+        for name, check in itertools.product(loading.cell_names(), check_cell.CHECKS)
     ],
 )  # fmt: skip
 def test_every_cell_passes(name, check):
@@ -75,7 +75,7 @@ class Counter(base.Cell):
     ],
 )
 def test_a_check_fails(monkeypatch, broken, check, words):
-    monkeypatch.setattr(factory, "find_cell", lambda name: broken)
+    monkeypatch.setattr(loading, "find_cell", lambda name: broken)
     with pytest.raises(check_cell.CheckFailed, match=words):
         check(check_cell.make("broken"))
 

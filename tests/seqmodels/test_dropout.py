@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from seqmodels import check_cell, factory, recurrence
+from seqmodels import check_cell, factory, loading, recurrence
 from seqmodels.cells import base
 from seqmodels.dropout import (
     Dropout,
@@ -21,7 +21,7 @@ from seqmodels.dropout import (
     stream,
     word_scales,
 )
-from seqmodels.embedding import embed
+from seqmodels.inputs import embed
 from seqmodels.recurrence import loop
 
 KEYS_B = jax.random.split(jax.random.key(0), 64)
@@ -57,7 +57,7 @@ X_TxDxB = jax.random.normal(jax.random.key(1), (T, D, B))
 
 
 def make(name):
-    return check_cell.without_zeros(factory.find_cell(name)(D, H, rngs=nnx.Rngs(0)))
+    return check_cell.without_zeros(loading.find_cell(name)(D, H, rngs=nnx.Rngs(0)))
 
 
 def run(cell, x_TxDxB, rates, keys_B, *, reverse=False, lengths_B=LENGTHS_B, segment_steps=1):
@@ -339,7 +339,7 @@ def test_a_dropped_weight_has_no_gradient():
 
     def loss(params):
         layer = drop_weights(nnx.merge(graphdef, params), 0.5, key)
-        (encoded,) = layer([x_TxDxB], jnp.array([4, 2, 3]))
+        (encoded,) = layer.encode([x_TxDxB], jnp.array([4, 2, 3]))
         return jnp.sum(encoded.sequence_TxHxB**2)
 
     gradient = np.array(jax.grad(loss)(params)["forward"]["recurrent_kernel"][...])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from seqmodels import check_cell, factory, initial_state, recurrence
+from seqmodels import check_cell, initial_state, loading, recurrence
 from seqmodels.bidirectional import Bidirectional, Unidirectional
 from seqmodels.dropout import drop_weights
 from seqmodels.recurrence import engines, oracle
@@ -18,7 +18,7 @@ CELLS = ["lstm", "slstm", "mlstm", "min_gru"]
 
 
 def make(name):
-    return factory.find_cell(name)(3, 4, rngs=nnx.Rngs(0))
+    return loading.find_cell(name)(3, 4, rngs=nnx.Rngs(0))
 
 
 def layer(name, engine="loop", **options):
@@ -51,7 +51,7 @@ def results(made, run):
 
 def by_layer(made, x_TxDxB):
     valid_Tx1xB = recurrence.valid_steps(LENGTHS_B, len(x_TxDxB))[:, None]
-    (encoded,) = made([jnp.where(valid_Tx1xB, x_TxDxB, 0)], LENGTHS_B)
+    (encoded,) = made.encode([jnp.where(valid_Tx1xB, x_TxDxB, 0)], LENGTHS_B)
     return encoded._replace(sequence_TxHxB=jnp.where(valid_Tx1xB, encoded.sequence_TxHxB, 0))
 
 
@@ -120,7 +120,7 @@ def test_a_gradient_reaches_all_of_it_and_none_from_an_empty_sequence(name):
     graphdef, params = nnx.split(noisy(name), nnx.Param)
 
     def loss(params, lengths_B):
-        (encoded,) = nnx.merge(graphdef, params)([X_TxDxB], lengths_B)
+        (encoded,) = nnx.merge(graphdef, params).encode([X_TxDxB], lengths_B)
         return encoded.last_HxB.sum()
 
     gradients = jax.grad(loss)(params, LENGTHS_B)["forward_start"]
@@ -138,10 +138,10 @@ def test_from_the_start_a_gradient_reaches_some_of_it(name):
 
 def test_each_direction_has_its_own():
     made = Bidirectional(make("lstm"), make("lstm"), learned_initial_state=True)
-    plain = made([X_TxDxB], LENGTHS_B)
+    plain = made.encode([X_TxDxB], LENGTHS_B)
     for leaf in made.backward_start:
         leaf[...] = leaf[...] + 1
-    forward, backward = made([X_TxDxB], LENGTHS_B)
+    forward, backward = made.encode([X_TxDxB], LENGTHS_B)
     np.testing.assert_array_equal(forward.last_HxB, plain[0].last_HxB)
     assert (backward.last_HxB[:, :2] != plain[1].last_HxB[:, :2]).all()
 
