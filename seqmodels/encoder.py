@@ -142,7 +142,10 @@ class Encoder(nnx.Module):
         self, x_TxDx1: jax.Array, lengths_1: jax.Array, batch_size: int
     ) -> list[base.Carry]:
         """The carry of each layer after one sequence, for every sequence of a batch to start at."""
-        starts = [layer.initial_carry(1) for layer in self.layers]
+        starts = []
+        for layer in self.layers:
+            assert isinstance(layer, Unidirectional)
+            starts.append(layer.initial_carry(1))
         _, carries = self._encode(x_TxDx1, lengths_1, None, None, starts)
         return jax.tree.map(
             lambda leaf: jnp.broadcast_to(leaf, (*leaf.shape[:-1], batch_size)), carries

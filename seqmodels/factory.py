@@ -110,7 +110,9 @@ def build_all(
     make_head = _head(pooling, num_outputs, per_step)
 
     def make_layer(width: int, hidden_size: int, make: Callable[..., Cell], rngs: nnx.Rngs):
-        common = {"engine": runs_cells, "learned_initial_state": learned_initial_state}
+        common: dict[str, Any] = {
+            "engine": runs_cells, "learned_initial_state": learned_initial_state,
+        }  # fmt: skip
         first = make(width, hidden_size, rngs=rngs)
         if direction != "bidirectional":
             return Unidirectional(first, backwards=direction == "backward", **common)

@@ -8,7 +8,7 @@ from flax import nnx
 
 from seqmodels.cells import base
 from seqmodels.pooling import Pooling
-from seqmodels.recurrence import Encoded, valid_steps
+from seqmodels.recurrence import Encoded, run_all, valid_steps
 
 
 class Head(nnx.Module):
@@ -86,10 +86,33 @@ class StepHead(Head):
         self.input_size = input_size
 
     def answer(self, encoded, lengths_B):
-        y_TxHxB = jnp.concatenate([one.sequence_TxHxB for one in encoded], axis=1)
-        valid_Tx1xB = valid_steps(lengths_B, len(y_TxHxB))[:, None]
-        # What is undefined after the longest sequence would reach the kernel's gradient.
-        y_TxHxB = jnp.where(valid_Tx1xB, y_TxHxB, 0)
-        outputs_TxCxB = jnp.einsum("hc,thb->tcb", self.kernel[...], y_TxHxB)
-        outputs_TxCxB = jnp.where(valid_Tx1xB, outputs_TxCxB + self.bias[:, None], 0)
-        return outputs_TxCxB.transpose(2, 0, 1)
+        parts = [one.sequence_TxHxB for one in encoded]
+        valid_Tx1xB = valid_steps(lengths_B, len(parts[0]))[:, None]
+        if jax.default_backend() == "cpu":
+            # Step by step, as far as there are steps: a product of all would read across memory.
+            affine = _Affine(self.kernel, self.bias)
+            outputs_TxCxB = run_all([affine], [False], parts, lengths_B)[0].sequence_TxHxB
+        else:
+            # What is undefined after the longest sequence would reach the kernel's gradient.
+            y_TxHxB = jnp.where(valid_Tx1xB, jnp.concatenate(parts, axis=1), 0)
+            outputs_TxCxB = jnp.einsum("hc,thb->tcb", self.kernel[...], y_TxHxB)
+            outputs_TxCxB += self.bias[:, None]
+        return jnp.where(valid_Tx1xB, outputs_TxCxB, 0).transpose(2, 0, 1)
+
+
+class _Affine(base.Cell):
+    """`x @ kernel + bias`, as a cell that remembers nothing."""
+
+    def __init__(self, kernel: nnx.Param[jax.Array], bias: nnx.Param[jax.Array]):
+        self.kernel = kernel
+        self.bias = bias
+        self.hidden_size = len(bias)
+
+    def initial_carry(self):
+        return ()
+
+    def project(self, x_D):
+        return base.product(x_D, self.kernel[...]) + self.bias
+
+    def step(self, carry, z):
+        return carry, z

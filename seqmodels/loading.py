@@ -62,7 +62,7 @@ def find(name: str, base: type[_Base], package: types.ModuleType, what: str) -> 
             f"unknown {what} {name!r}; choose one of {', '.join(names(package))}, or give the path "
             "of a file of your own, which ends in .py"
         )
-    defined = [
+    defined: list[type[_Base]] = [
         value
         for key, value in vars(module).items()
         if inspect.isclass(value)
