@@ -11,11 +11,13 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import base
-from seqmodels.engines import ENGINES, MATRIX_DTYPES
-from seqmodels.factory import DIRECTIONS, cell_names
+from seqmodels.bidirectional import MERGES
+from seqmodels.factory import DIRECTIONS
+from seqmodels.loading import cell_names
 from seqmodels.pooling import POOLINGS
+from seqmodels.recurrence.engines import ENGINES, MATRIX_DTYPES
 from train_lib import tasks
-from train_lib.data import sources
+from train_lib.data import finding
 from train_lib.data.vocabulary import FIRST_WORD, TEXT_RULES
 from train_lib.errors import UserError
 
@@ -115,6 +117,7 @@ RULES: dict[str, Rule] = {
     "model.embedding_size": _integer(1),
     "model.hidden_sizes": _tuple_of(_integer(1)),
     "model.direction": _choice(DIRECTIONS),
+    "model.merge": _choice(tuple(MERGES)),
     "model.learned_initial_state": _BOOLEAN,
     "model.residual": _BOOLEAN,
     "model.dropout_rates": _tuple_of(_RATE),
@@ -127,7 +130,7 @@ RULES: dict[str, Rule] = {
     "model.matrix_dtype": _choice(MATRIX_DTYPES),
     "model.segment_steps": _integer(1),
     "model.pooling": _choice(tuple(POOLINGS)),
-    "data.source": Rule(_is_text, f"one of {', '.join(sources.names())}, or the path of data"),
+    "data.source": Rule(_is_text, f"one of {', '.join(finding.names())}, or the path of data"),
     "data.source_options": _TEXT,
     "data.dir": _TEXT,
     "data.archive": _TEXT,
@@ -212,6 +215,11 @@ def _conflicts(config: ConfigDict) -> Iterator[str]:
             "config.model.residual = True does nothing where config.model.hidden_sizes = "
             f"{model.hidden_sizes!r} is one layer: it is layers above the first that add their "
             "input to their output"
+        )
+    if model.merge != "concat" and model.direction != "bidirectional":
+        yield (
+            f"config.model.merge = {model.merge!r} does nothing where config.model.direction = "
+            f"{model.direction!r}: a layer of one direction has nothing to merge"
         )
 
 

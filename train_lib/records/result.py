@@ -47,7 +47,12 @@ def result(
     return {
         "config": name,
         "dataset": describe_data(data),
-        "task": {"metric": task.metric, "score": task.score_name, **task.to_json()},
+        "task": {
+            **task.to_json(),
+            "metric": task.metric,
+            "score": task.score_name,
+            "higher_score_is_better": task.higher_score_is_better,
+        },
         "model": dict(model),
         "seeds": list(seeds),
         **{
