@@ -140,8 +140,8 @@ class Dataset:
 
     def map(self, change: Callable[[Split], Split]) -> Self:
         """The data set with each of its splits changed."""
-        changed = {name: change(getattr(self, name)) for name in SPLITS}
-        return dataclasses.replace(self, **changed)
+        train, validation, test = map(change, self.splits)
+        return dataclasses.replace(self, train=train, validation=validation, test=test)
 
     def encoded(self, task: Task) -> Self:
         """The data set with targets as arrays; raises UserError where the task refuses one."""

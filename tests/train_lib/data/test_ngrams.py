@@ -11,8 +11,11 @@ from train_lib.data.vocabulary import Vocabulary
 
 
 def split_of(reviews):
-    words = [review.split() for review in reviews]
-    return Split.encode(Vocabulary("abcdefgh"), words, np.zeros(len(reviews)))
+    sequences = [Vocabulary("abcdefgh").encode(review.split()) for review in reviews]
+    offsets = np.cumsum([0, *map(len, sequences)])
+    return Split(
+        np.concatenate([np.empty(0, np.int32), *sequences]), offsets, [None] * len(reviews)
+    )
 
 
 TRAIN = split_of(["a b a b a", "b a b", "c", ""])
