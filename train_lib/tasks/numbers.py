@@ -27,6 +27,8 @@ class Numbers(base.Task):
         means, deviations: of each over the training targets, in its unit.
     """
 
+    examples = (3.5, -1.0, 12.25, 4.0, 4.0)
+
     def __init__(
         self,
         means: Sequence[float],
