@@ -63,12 +63,11 @@ def make(task: Task, training_targets: Sequence[Any]) -> Case:
         CheckFailed: the task does not encode them as it must.
     """
     repeats = -(-_EXAMPLES // len(training_targets))
-    known = (list(training_targets) * repeats)[:_EXAMPLES]
+    known = list(training_targets) * repeats
     unknown = [[None] * len(known[0]) if task.per_step else None, [] if task.per_step else None]
     targets = [*known, *unknown]
-    targets_N, offsets = task.encode(targets), None
-    if task.per_step:
-        offsets = np.cumsum([0, *map(len, targets)])
+    targets_N = task.encode(targets)
+    offsets = np.cumsum([0, *map(len, targets)]) if task.per_step else None
     _check_encoded(task, targets, targets_N, offsets)
     shape = len(targets_N), task.num_outputs
     outputs_NxC = np.random.default_rng(0).normal(size=shape).astype(np.float32)
@@ -149,7 +148,7 @@ def metrics_follow_from_sums(case: Case) -> None:
             raise CheckFailed(f"metrics has no {name!r}; it has {', '.join(metrics)}")
     for name, value in metrics.items():
         if not isinstance(value, float) or not np.isfinite(value):
-            raise CheckFailed(f"the metric {name} is {value!r}, and must be a finite float")
+            raise CheckFailed(f"the metric {name} is {value!r}, where a finite float must be")
     for name in case.task.share_metrics:
         if not 0 <= metrics.get(name, 0.0) <= 1:
             raise CheckFailed(f"the share metric {name} is {metrics[name]}, which is no share")
@@ -207,9 +206,9 @@ def answers_are_written(case: Case) -> None:
     for name, values in columns.items():
         if len(values) != examples:
             raise CheckFailed(f"the column {name} has {len(values)} values of {examples} examples")
-        wrong = [one for one in values if not isinstance(one, str | int | float | None)]
-        if wrong:
-            raise CheckFailed(f"the column {name} has a {type(wrong[0]).__name__}, {wrong[0]!r}")
+        for one in values:
+            if not isinstance(one, str | int | float | None):
+                raise CheckFailed(f"the column {name} has {_describe(one)}, {one!r}")
     if columns[targets[0]][-1] is not None or columns[targets[0]][0] is None:
         raise CheckFailed("a target must be None where there is no label, and only there")
     lines = task.answer(kept, case.offsets)
@@ -250,16 +249,16 @@ def a_task_is_read_as_it_was_written(case: Case) -> None:
     again = type(case.task).from_json(json.loads(json.dumps(fields)))
     if again.to_json() != fields:
         raise CheckFailed("from_json of what to_json returns is another task")
-    _same(case, again, "a task that was read from JSON")
-
-
-def _same(case: Case, again: Task, what: str) -> None:
-    targets_N = again.encode(case.targets)
-    if not np.array_equal(targets_N, case.targets_N, equal_nan=targets_N.dtype.kind == "f"):
-        raise CheckFailed(f"{what} encodes targets in another way")
-    losses_N = again.training_loss(case.outputs_NxC, case.zeroed_N)
-    expected_N = case.task.training_loss(case.outputs_NxC, case.zeroed_N)
-    _close(f"the training loss of {what} and", losses_N, expected_N)
+    _close(
+        "targets encoded by a task and by the same one read from JSON",
+        np.nan_to_num(again.encode(case.targets), nan=-1.0),
+        np.nan_to_num(case.targets_N, nan=-1.0),
+    )
+    _close(
+        "training losses of a task and of the same one read from JSON",
+        again.training_loss(case.outputs_NxC, case.zeroed_N),
+        case.task.training_loss(case.outputs_NxC, case.zeroed_N),
+    )
 
 
 def a_guess_is_best_among_constants(case: Case) -> None:
