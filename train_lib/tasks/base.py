@@ -158,7 +158,8 @@ class Task:
 
     def score(self, kept: Kept, targets_N: np.ndarray) -> np.ndarray:
         """How well each item is answered, float64 `[N]`; anything where there is no label."""
-        losses_N = self.loss(kept["outputs"], self.zero_unlabelled(targets_N))
+        outputs_NxC = jnp.asarray(kept["outputs"], jnp.float32)
+        losses_N = self.loss(outputs_NxC, jnp.asarray(self.zero_unlabelled(targets_N)))
         return np.asarray(losses_N, np.float64)
 
     def answers(self, kept: Kept) -> np.ndarray:

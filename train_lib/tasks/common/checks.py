@@ -13,8 +13,7 @@ import numpy as np
 
 from train_lib.tasks.base import Kept, Task
 
-_EXAMPLES = 24
-_CLOSE = 1e-4
+_EXAMPLES, _CLOSE = 24, 1e-4
 
 
 class CheckFailed(Exception):
@@ -62,8 +61,7 @@ def make(task: Task, training_targets: Sequence[Any]) -> Case:
     Raises:
         CheckFailed: the task does not encode them as it must.
     """
-    repeats = -(-_EXAMPLES // len(training_targets))
-    known = list(training_targets) * repeats
+    known = list(training_targets) * -(-_EXAMPLES // len(training_targets))
     unknown = [[None] * len(known[0]) if task.per_step else None, [] if task.per_step else None]
     targets = [*known, *unknown]
     targets_N = task.encode(targets)
@@ -170,7 +168,6 @@ def compiled_functions_agree(case: Case) -> None:
 
 
 def kept_arrays_have_a_row_an_item(case: Case) -> None:
-    """So that evaluation can put them in order."""
     for name, array in case.kept().items():
         if array.shape[:1] != (len(case.targets_N),):
             raise CheckFailed(f"kept[{name!r}] must have a row an item; it is {_describe(array)}")
@@ -214,7 +211,7 @@ def answers_are_written(case: Case) -> None:
     lines = task.answer(kept, case.offsets)
     if len(lines) != examples or not all(isinstance(line, str) for line in lines):
         raise CheckFailed(f"answer must return a text for each of {examples} examples")
-    if any("\n" in line for line in lines):
+    if "\n" in "".join(lines):
         raise CheckFailed("answer returns a text of more than one line")
 
 
@@ -291,12 +288,8 @@ def several_seeds_answer_together(case: Case) -> None:
         name: array.shape for name, array in kept.items()
     }:
         raise CheckFailed("average must return what kept does: the same names and shapes")
-    scores_N = task.score(mixed, case.targets_N)[case.known_N]
-    _close(
-        "the scores of two seeds together in one order and in the other",
-        task.score(swapped, case.targets_N)[case.known_N],
-        scores_N,
-    )
+    mixed_N, swapped_N = (task.score(one, case.targets_N)[case.known_N] for one in (mixed, swapped))
+    _close("the scores of two seeds together in one order and in the other", swapped_N, mixed_N)
 
 
 def _close(what: str, actual: Any, expected: Any) -> None:
