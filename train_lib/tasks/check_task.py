@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from seqmodels import program
 from train_lib import tasks
+from train_lib.tasks.base import BadTarget
 from train_lib.tasks.common import checks
 
 
@@ -44,6 +45,10 @@ def main(argv: Sequence[str]) -> int:
         case = checks.make(task, targets)
     except checks.CheckFailed as error:
         print(f"BROKEN  {error}")
+        return 1
+    except BadTarget as error:
+        where = "" if error.number is None else f"the target of example {error.number} "
+        print(f"BROKEN  {where}{error}")
         return 1
     except Exception as error:
         print(f"BROKEN  {checks.raised(task_class, error)}")
