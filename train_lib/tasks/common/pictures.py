@@ -44,7 +44,7 @@ def confusion(counts_CxC: np.ndarray, names: Sequence[str]) -> Any:
     axes.set_yticks(range(size), labels)
     axes.tick_params(labelsize=10 if size <= _MOST_NUMBERS else 8)
     axes.set(xlabel="answer", ylabel="target", title=title)
-    figure.colorbar(image, ax=axes, label="share of the target's examples", shrink=0.8)
+    figure.colorbar(image, ax=axes, label="share of the target", shrink=0.8)
     for row, target in enumerate(shown):
         for column, answer in enumerate(shown):
             count, share = counts_CxC[target, answer], shares_CxC[target, answer]
