@@ -1,70 +1,115 @@
-"""From a corpus to training, validation and test sets of tokens, through a cache on disk."""
+"""Training, validation and test sets that a model can read."""
 
 import dataclasses
 import functools
-import hashlib
-import io
 import json
-import pathlib
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, Self
 
 import numpy as np
 
-from train_lib import files
-from train_lib.data import sources
-from train_lib.data.corpus import Corpus, Reviews, fingerprint
-from train_lib.data.vocabulary import UNKNOWN, Vocabulary, words_of
+from train_lib.data.examples import SPLITS, place
+from train_lib.data.inputs import Inputs
+from train_lib.data.vocabulary import UNKNOWN
 from train_lib.errors import UserError
-
-# Of the way tokens are made and stored. Raise it when either changes: old caches are then left.
-_CACHE_VERSION = 3
+from train_lib.tasks.base import BadTarget, Task
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Reviews as tokens, end to end.
+    """N sequences, end to end.
 
     Attributes:
-        tokens: all reviews' tokens, int32.
-        offsets: where each review starts, and where the last one ends; int64 `[N + 1]`.
-        labels: 0 negative, 1 positive; int8 `[N]`.
+        values: all steps of all of them: int32 `[S]` or float32 `[S, D]`.
+        offsets: where each begins, and where the last one ends; int64 `[N + 1]`.
+        targets: JSON values as the source has them, `[N]`; once encoded an array, `[N, ...]`, or
+            `[S, ...]` beside `values` for a target a step.
+        rows: where each stands in `origin`, `[N]`; None: from 0.
+        origin: the file.
+        unit: what `rows` counts.
+        cut: steps that `last_steps` took away in front of each, `[N]`; None: none.
     """
 
-    tokens: np.ndarray
+    values: np.ndarray
     offsets: np.ndarray
-    labels: np.ndarray
+    targets: Sequence[Any] | np.ndarray
+    rows: np.ndarray | None = None
+    origin: str = ""
+    unit: str = "line"
+    cut: np.ndarray | None = None
 
     @functools.cached_property
     def lengths(self) -> np.ndarray:
-        """Tokens of each review, the start token included."""
+        """Steps of each sequence, the start token included."""
         return np.diff(self.offsets)
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.offsets) - 1
 
-    def last_tokens(self, count: int) -> "Split":
-        """The same reviews without what stands before their last `count` tokens; 0: all of them."""
+    def where(self, number: int) -> str:
+        """Where an example is found, as in `reviews.csv, line 3`."""
+        row = number if self.rows is None else self.rows[number]
+        return place(self.origin, self.unit, row)
+
+    def last_steps(self, count: int) -> Self:
+        """The same sequences without what stands before their last `count` steps; 0: all of it."""
         if count == 0 or self.lengths.max(initial=0) <= count:
             return self
         kept = np.minimum(self.lengths, count)
-        is_kept = np.arange(len(self.tokens)) >= np.repeat(self.offsets[1:] - kept, self.lengths)
-        return Split(self.tokens[is_kept], np.concatenate([[0], np.cumsum(kept)]), self.labels)
-
-    def most_frequent_words(self, max_features: int) -> "Split":
-        """The same reviews in a smaller vocabulary: its words, and all others unknown."""
-        tokens = np.where(self.tokens < max_features, self.tokens, np.int32(UNKNOWN))
-        return dataclasses.replace(self, tokens=tokens)
-
-    @classmethod
-    def encode(
-        cls, vocabulary: Vocabulary, reviews: Sequence[Sequence[str]], labels: np.ndarray
-    ) -> "Split":
-        tokens = [vocabulary.encode(words) for words in reviews]
-        offsets = np.cumsum([0, *map(len, tokens)], dtype=np.int64)
-        return cls(
-            np.concatenate([np.empty(0, np.int32), *tokens]), offsets, labels.astype(np.int8)
+        is_kept = np.arange(len(self.values)) >= np.repeat(self.offsets[1:] - kept, self.lengths)
+        # Something is cut, so there are more steps than sequences.
+        is_a_step = isinstance(self.targets, np.ndarray) and len(self.targets) == len(self.values)
+        return dataclasses.replace(
+            self,
+            values=self.values[is_kept],
+            offsets=np.cumsum([0, *kept], dtype=np.int64),
+            targets=self.targets[is_kept] if is_a_step else self.targets,  # type: ignore[call-overload]
+            cut=self.lengths - kept + (0 if self.cut is None else self.cut),
         )
+
+    def most_frequent_words(self, max_features: int) -> Self:
+        """The same texts in a smaller vocabulary: its words, and all others unknown."""
+        values = np.where(self.values < max_features, self.values, np.int32(UNKNOWN))
+        return dataclasses.replace(self, values=values)
+
+    def encoded(self, task: Task, starts: int) -> Self:
+        """The same sequences with their targets as an array.
+
+        Args:
+            task: that encodes them.
+            starts: steps in front of each sequence that the source did not have.
+
+        Raises:
+            UserError: the task refuses a target, or there is not one for every step.
+        """
+        targets = list(self.targets)
+        if task.per_step:
+            targets = [self._of_steps(number, starts) for number in range(len(self))]
+        try:
+            return dataclasses.replace(self, targets=task.encode(targets))
+        except BadTarget as error:
+            raise self.refused(error) from error
+
+    def refused(self, error: BadTarget) -> UserError:
+        """What a task says of a target, with the place where that stands."""
+        if error.number is None:
+            return UserError(f"{self.origin}: {error}")
+        return UserError(f"{self.where(error.number)}: the target {error}")
+
+    def _of_steps(self, number: int, starts: int) -> list[Any]:
+        """The targets of the steps of a sequence."""
+        targets, length = self.targets[number], int(self.lengths[number])
+        cut = 0 if self.cut is None else int(self.cut[number])
+        steps = length + cut - starts
+        if targets is None:
+            return [None] * length
+        if not isinstance(targets, list) or len(targets) != steps:
+            found = len(targets) if isinstance(targets, list) else json.dumps(targets)[:60]
+            raise UserError(
+                f"{self.where(number)}: every step must have a target, a list of {steps:,} of "
+                f"them, and there is {found}."
+            )
+        return ([None] * starts + targets)[cut:]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,157 +117,32 @@ class Dataset:
     """What a run trains, validates and tests on.
 
     Attributes:
-        name: of the corpus.
-        fingerprint: SHA-256 of the corpus' labelled texts, whatever file they came in.
-        vocabulary: built from the training reviews.
-        train, validation, test: the reviews.
-        repeated: test reviews that have the same words, in order, as one of the others.
+        name: of the source.
+        fingerprint: SHA-256 of all labelled examples of the source, whatever file they came in.
+        inputs: what training examples taught of encoding.
+        train, validation, test: the examples.
+        repeated: test examples whose input is that of one of the others.
+        target_names: of the numbers of a target, where each of a list has a name.
     """
 
     name: str
     fingerprint: str
-    vocabulary: Vocabulary
+    inputs: Inputs
     train: Split
     validation: Split
     test: Split
     repeated: int = 0
+    target_names: tuple[str, ...] = ()
 
     @property
     def splits(self) -> list[Split]:
         return [getattr(self, name) for name in SPLITS]
 
+    def map(self, change: Callable[[Split], Split]) -> Self:
+        """The data set with each of its splits changed."""
+        changed = {name: change(getattr(self, name)) for name in SPLITS}
+        return dataclasses.replace(self, **changed)
 
-SPLITS = ("train", "validation", "test")
-
-
-def load(data_config) -> Dataset:
-    """Loads the data set that `config.data` asks for.
-
-    Raises:
-        UserError: it cannot be had; the message says what to do.
-    """
-    corpus = sources.find(data_config)
-    settings = {
-        "version": _CACHE_VERSION,
-        "source": corpus.identity(),
-        **{
-            field: data_config[field]
-            for field in (
-                "max_features", "train_reviews", "validation_reviews", "test_reviews", "split_seed",
-                "text_rules",
-            )
-        },
-    }  # fmt: skip
-    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-    path = files.cache_dir() / "tokens" / f"{corpus.name}-{key[:20]}.npz"
-    dataset = _read_cache(path, corpus.name)
-    if dataset is None:
-        dataset = _build(corpus, data_config)
-        _write_cache(path, dataset)
-    train, validation, test = (
-        split.last_tokens(data_config.max_length_tokens) for split in dataset.splits
-    )
-    return dataclasses.replace(dataset, train=train, validation=validation, test=test)
-
-
-def _build(corpus: Corpus, data_config) -> Dataset:
-    train = corpus.read("train")
-    test = corpus.read("test")
-    rng = np.random.default_rng(data_config.split_seed)
-    train_indices, validation_indices = _draw_balanced(
-        train.labels, (data_config.train_reviews, data_config.validation_reviews), rng
-    )
-    (test_indices,) = _draw_balanced(test.labels, (data_config.test_reviews,), rng)
-
-    def split(reviews: Reviews, indices: np.ndarray) -> list[list[str]]:
-        return [words_of(reviews.texts[index], data_config.text_rules) for index in indices]
-
-    train_words, validation_words, test_words = (
-        split(train, train_indices), split(train, validation_indices), split(test, test_indices),
-    )  # fmt: skip
-    seen = {" ".join(words) for words in (*train_words, *validation_words)}
-    vocabulary = Vocabulary.build(train_words, data_config.max_features)
-    return Dataset(
-        name=corpus.name,
-        fingerprint=fingerprint((train, test)),
-        vocabulary=vocabulary,
-        train=Split.encode(vocabulary, train_words, train.labels[train_indices]),
-        validation=Split.encode(vocabulary, validation_words, train.labels[validation_indices]),
-        test=Split.encode(vocabulary, test_words, test.labels[test_indices]),
-        repeated=sum(" ".join(words) in seen for words in test_words),
-    )
-
-
-def _draw_balanced(
-    labels: np.ndarray, sizes: Sequence[int], rng: np.random.Generator
-) -> list[np.ndarray]:
-    """Draws disjoint sets of indices, half of each from either class, each in corpus order.
-
-    Raises:
-        UserError: there are labels other than 0 and 1, or too few of these.
-    """
-    classes, counts = np.unique(labels, return_counts=True)
-    found = dict(zip(classes.tolist(), counts.tolist(), strict=True))
-    shown = ", ".join(f"{count:,} of class {label}" for label, count in found.items()) or "none"
-    if not found.keys() <= {0, 1}:
-        raise UserError(
-            f"reviews must be of class 0 (negative) or 1 (positive), and there are {shown}."
-        )
-    if any(size % 2 for size in sizes) or sum(sizes) // 2 > min(found.get(0, 0), found.get(1, 0)):
-        raise UserError(
-            f"{' + '.join(f'{size:,}' for size in sizes)} reviews are asked for, half of each set "
-            f"from either class, and there are {shown}. Ask for fewer, in even numbers, with "
-            "config.data.train_reviews, .validation_reviews and .test_reviews."
-        )
-    shuffled = [rng.permutation(np.flatnonzero(labels == label)) for label in (0, 1)]
-    sets, start = [], 0
-    for size in sizes:
-        stop = start + size // 2
-        sets.append(np.sort(np.concatenate([indices[start:stop] for indices in shuffled])))
-        start = stop
-    return sets
-
-
-# A cache file is the SHA-256 of what follows in hexadecimal, a newline, and an .npz.
-
-
-def _write_cache(path: pathlib.Path, dataset: Dataset) -> None:
-    header = {
-        "name": dataset.name,
-        "fingerprint": dataset.fingerprint,
-        "words": dataset.vocabulary.words,
-        "repeated": dataset.repeated,
-    }
-    arrays = {"header": np.frombuffer(json.dumps(header).encode(), np.uint8)}
-    for split in SPLITS:
-        for field, array in dataclasses.asdict(getattr(dataset, split)).items():
-            arrays[f"{split}.{field}"] = array
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]
-    content = buffer.getvalue()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        files.write(path, hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
-    except OSError as error:
-        print(f"note: the tokens were not cached: {error}", file=sys.stderr)
-
-
-def _read_cache(path: pathlib.Path, name: str) -> Dataset | None:
-    """The cached data set, or None where there is none or it is damaged."""
-    try:
-        digest, _, content = path.read_bytes().partition(b"\n")
-    except OSError:
-        return None
-    if hashlib.sha256(content).hexdigest().encode() != digest:
-        print(f"note: {path} is damaged and is made again", file=sys.stderr)
-        return None
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        header = json.loads(arrays["header"].tobytes())
-        splits = {
-            split: Split(*(arrays[f"{split}.{field.name}"] for field in dataclasses.fields(Split)))
-            for split in SPLITS
-        }
-    return Dataset(
-        name, header["fingerprint"], Vocabulary(header["words"]), **splits,
-        repeated=header["repeated"],
-    )  # fmt: skip
+    def encoded(self, task: Task) -> Self:
+        """The data set with targets as arrays; raises UserError where the task refuses one."""
+        return self.map(lambda split: split.encoded(task, self.inputs.starts))

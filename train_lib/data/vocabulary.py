@@ -1,6 +1,6 @@
 """Text to words by the rules of `config.data.text_rules`, and words to numbers as in Keras.
 
-The numbers are those of Keras' `imdb.load_data`: 0 is padding, 1 the start of a review, 2 a word
+The numbers are those of Keras' `imdb.load_data`: 0 is padding, 1 the start of a text, 2 a word
 outside the vocabulary; 3 is not used; the most frequent word is 4, the next 5, and so on below
 `max_features`.
 """
@@ -85,14 +85,14 @@ class Vocabulary:
         self._numbers = {word: number for number, word in enumerate(self.words, FIRST_WORD)}
 
     @classmethod
-    def build(cls, reviews: Iterable[Sequence[str]], max_features: int) -> "Vocabulary":
-        """The most frequent words of split reviews; of equals, the one seen first.
+    def build(cls, texts: Iterable[Sequence[str]], max_features: int) -> "Vocabulary":
+        """The most frequent words of split texts; of equals, the one seen first.
 
         Args:
-            reviews: each as its words.
+            texts: each as its words.
             max_features: one more than the largest number handed out.
         """
-        counts = collections.Counter(itertools.chain.from_iterable(reviews))
+        counts = collections.Counter(itertools.chain.from_iterable(texts))
         return cls([word for word, _ in counts.most_common(max_features - FIRST_WORD)])
 
     @classmethod
@@ -105,6 +105,6 @@ class Vocabulary:
         return "".join(f"{escape(word)}\n" for word in self.words)
 
     def encode(self, words: Iterable[str]) -> np.ndarray:
-        """The numbers of a review, `[1 + words]`, with `START` in front."""
+        """The numbers of a text, `[1 + words]`, with `START` in front."""
         numbers = self._numbers
         return np.array([START, *(numbers.get(word, UNKNOWN) for word in words)], np.int32)

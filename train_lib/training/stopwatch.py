@@ -1,7 +1,6 @@
-"""How far a run is, and where its time went."""
+"""Where the time of a run went."""
 
 import contextlib
-import sys
 import time
 from collections.abc import Iterator
 
@@ -49,47 +48,3 @@ class Stopwatch:
         self._count_phase()
         total = time.perf_counter() - self._start
         return {name: round(value, 3) for name, value in (self.seconds | {"total": total}).items()}
-
-
-class Progress:
-    """Counts steps: on a terminal in a line that renews itself, elsewhere in a line now and then.
-
-    Args:
-        total_steps: of the run.
-        done: steps that an earlier start of it has done.
-    """
-
-    def __init__(self, total_steps: int, done: int = 0):
-        self._total = total_steps
-        self._done = self._first = done
-        self._reviews = 0
-        self._start = self._shown = time.perf_counter()
-        self._live = sys.stdout.isatty()
-        self._every = 0.2 if self._live else 20.0
-
-    def steps(self, steps: int, reviews: int, label: str) -> None:
-        """Counts steps of so many reviews; `label` says which part of the run they are in."""
-        self._done += steps
-        self._reviews += reviews
-        now = time.perf_counter()
-        if now - self._shown < self._every:
-            return
-        self._shown = now
-        elapsed = now - self._start
-        left = elapsed / (self._done - self._first) * (self._total - self._done)
-        text = (
-            f"{label}, step {self._done}/{self._total}, {self._reviews / elapsed:,.0f} reviews/s, "
-            f"{_duration(left)} left"
-        )
-        print(f"\r\033[K{text}" if self._live else text, end="" if self._live else "\n", flush=True)
-
-    def line(self, text: str) -> None:
-        """Prints a line that stays."""
-        print(f"\r\033[K{text}" if self._live else text, flush=True)
-
-
-def _duration(seconds: float) -> str:
-    """Hours, minutes and seconds, as in `1:02:03` or `0:07`."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

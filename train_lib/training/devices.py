@@ -10,9 +10,10 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from seqmodels import program
-from train_lib import files, processes
-from train_lib.data.batches import Layout
+from train_lib import files
 from train_lib.errors import UserError
+from train_lib.training import processes
+from train_lib.training.batching import Layout
 
 
 def configure() -> None:
@@ -82,7 +83,7 @@ def layout(batch_size: int, mesh: Mesh) -> Layout:
 
 
 def spread(places: np.ndarray, mesh: Mesh) -> jax.Array:
-    """Places of reviews, each on its device: `[S, P, N, R]` for all seeds, or `[K, S, P, N, R]`."""
+    """Places of examples, each on its device: `[S, P, N, R]` for all seeds, or `[K, S, P, N, R]`."""
     axes = (None, "batch") if places.ndim == 4 else ("seed", None, "batch")
     return put(places, NamedSharding(mesh, PartitionSpec(*axes)))
 

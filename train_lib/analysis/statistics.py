@@ -20,7 +20,9 @@ class Interval(NamedTuple):
     high: float
 
 
-def mean_interval(values_K: Sequence[float] | np.ndarray, reviews: float | None = None) -> Interval:
+def mean_interval(
+    values_K: Sequence[float] | np.ndarray, reviews: float | None = None, lowest: float = 0.0
+) -> Interval:
     """The mean over seeds, and where the true mean lies.
 
     Shares of N reviews, such as accuracies: seeds and reviews are both samples, as in `difference`,
@@ -40,28 +42,31 @@ def mean_interval(values_K: Sequence[float] | np.ndarray, reviews: float | None 
     holds less often, because few seeds seldom include the rare one.
 
     Args:
-        values_K: of each seed: shares, or values that are at least 0.
+        values_K: of each seed.
         reviews: how many the shares are of; `math.inf`: the reviews are taken as they are, and only
             seeds are a sample. None: the values are no shares, and the interval is Student's, over
-            seeds alone, cut off at 0.
+            seeds alone.
+        lowest: where an interval of values that are no shares is cut off.
 
     Without reviews to count, a single seed or seeds that agree tell nothing of others, and the
     interval is all there can be.
     """
-    return _interval(np.asarray(values_K), reviews, 1 / len(values_K))
+    return _interval(np.asarray(values_K), reviews, 1 / len(values_K), lowest)
 
 
 def one_more_interval(
-    values_K: Sequence[float] | np.ndarray, reviews: float | None = None
+    values_K: Sequence[float] | np.ndarray, reviews: float | None = None, lowest: float = 0.0
 ) -> Interval:
     """Where the value of one more seed lies; of shares, its share of all reviews there are.
 
     As `mean_interval`, with the variance of a prediction in place of the mean's.
     """
-    return _interval(np.asarray(values_K), reviews, 1 + 1 / len(values_K))
+    return _interval(np.asarray(values_K), reviews, 1 + 1 / len(values_K), lowest)
 
 
-def _interval(values_K: np.ndarray, reviews: float | None, parts: float) -> Interval:
+def _interval(
+    values_K: np.ndarray, reviews: float | None, parts: float, lowest: float
+) -> Interval:
     """The interval of an error whose variance has so many parts of the variance over seeds."""
     mean, variance, t = float(values_K.mean()), 0.0, 0.0
     if np.ptp(values_K) > 0:
@@ -69,7 +74,7 @@ def _interval(values_K: np.ndarray, reviews: float | None, parts: float) -> Inte
         t = float(stdtrit(len(values_K) - 1, 0.975))
     if reviews is None:
         half = t * math.sqrt(variance) or math.inf
-        return Interval(mean, max(0.0, mean - half), mean + half)
+        return Interval(mean, max(lowest, mean - half), mean + half)
     inverse = 1 / reviews  # Of the number of reviews that tell as much.
     if 0 < mean < 1:
         inverse += (t / _Z) ** 2 * variance / (mean * (1 - mean))

@@ -1,4 +1,4 @@
-"""Checkpoints: a run goes on from the last one after a kill, a full disk or a damaged file.
+"""Checkpoints: a run resumes from the last one after a kill, a full disk or a damaged file.
 
 Orbax writes the arrays. It notices no flipped bit in them and knows no way back to an earlier
 checkpoint, so both are here.
@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from train_lib import devices, files, processes
+from train_lib import files
 from train_lib.errors import UserError
 from train_lib.files import Damaged
+from train_lib.training import devices, processes
 
 _NAME = re.compile(r"(\d+)-step-\d+")
 _ARRAYS, _MANIFEST = "arrays", "manifest.json"

@@ -1,0 +1,209 @@
+"""From a source to a data set, through a cache on disk."""
+
+import hashlib
+import inspect
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from train_lib.data import cache, drawing, inputs
+from train_lib.data.dataset import Dataset, Split
+from train_lib.data.examples import SPLITS, UNLABELLED, Examples, Source, fingerprint
+from train_lib.data.inputs import Inputs, Text, Tokens, Vectors, WordCounter
+from train_lib.errors import UserError
+
+
+class DataSettings(NamedTuple):
+    """How examples become a data set.
+
+    Attributes:
+        max_features: size of the vocabulary, the four reserved numbers included. Of texts.
+        text_rules: to split texts into words, one of `TEXT_RULES`.
+        max_length_tokens: longer sequences keep their last steps; 0: all keep all.
+        train_examples, validation_examples, test_examples: how many; 0: as the source has it, else
+            all, or the shares that `drawing` says.
+        split_seed: of the draw of what the source leaves open.
+        standardize: whether vectors lose their mean and are divided by their standard deviation,
+            both over all steps of the training examples.
+    """
+
+    max_features: int = 5_000
+    text_rules: str = "keras"
+    max_length_tokens: int = 0
+    train_examples: int = 0
+    validation_examples: int = 0
+    test_examples: int = 0
+    split_seed: int = 0
+    standardize: bool = False
+
+
+def load(source: Source, settings: DataSettings) -> Dataset:
+    """Reads a source, or what was made of it before.
+
+    Raises:
+        UserError: examples are missing or cannot be used; the message says which and where.
+    """
+    shaping = settings._replace(max_length_tokens=0)._asdict()
+    del shaping["max_length_tokens"]
+    path = cache.path(source.name, {"source": source.identity(), "code": _code(source)} | shaping)
+    dataset = cache.read(path)
+    if dataset is None:
+        dataset = _build(source, settings)
+        cache.write(path, dataset)
+    _check_settings(dataset.inputs, settings, source.name)
+    return dataset.map(lambda split: split.last_steps(settings.max_length_tokens))
+
+
+def _code(source: Source) -> str:
+    """The digest of a source's file, if it is a user's own: it may change what is read."""
+    cls = type(source)
+    if cls.__module__.partition(".")[0] == __name__.partition(".")[0]:
+        return ""
+    try:
+        return hashlib.sha256(pathlib.Path(inspect.getfile(cls)).read_bytes()).hexdigest()
+    except (OSError, TypeError):  # It was typed into a notebook.
+        return ""
+
+
+def _check_settings(kind: Inputs, settings: DataSettings, name: str) -> None:
+    """Refuses what would do nothing for these inputs."""
+    refused = {"standardize": not isinstance(kind, Vectors)}
+    refused["text_rules"] = not isinstance(kind, Text) or kind.rules == inputs.WORDS
+    refused["max_features"] = not isinstance(kind, Text)
+    what = "words" if isinstance(kind, Text) and kind.rules == inputs.WORDS else kind.kind
+    for field, default in DataSettings._field_defaults.items():
+        if refused.get(field) and (value := getattr(settings, field)) != default:
+            raise UserError(
+                f"config.data.{field} = {value!r} does nothing here: the inputs of {name} are "
+                f"{what}. Leave it at {default!r}."
+            )
+
+
+def _build(source: Source, settings: DataSettings) -> Dataset:
+    """Reads, draws and encodes."""
+    names = source.splits()
+    if unknown := set(names) - {*SPLITS, UNLABELLED}:
+        raise UserError(
+            f"{source.name} has splits called {', '.join(sorted(map(str, unknown)))}; they must be "
+            f"of {', '.join((*SPLITS, UNLABELLED))}."
+        )
+    if "train" not in names:
+        raise UserError(f"{source.name} has no split to train on.")
+    pools = {split: check(source.read(split), split) for split in SPLITS if split in names}
+    kinds = {split: inputs.kind_of(pool.inputs[0]) for split, pool in pools.items()}
+    if len(set(kinds.values())) > 1:
+        shown = ", ".join(f"{kind} in {split}" for split, kind in kinds.items())
+        raise UserError(f"{source.name}: the inputs of all splits must be of one kind: {shown}.")
+    asked = {split: getattr(settings, f"{split}_examples") for split in SPLITS}
+    defaults = getattr(source, "default_sizes", {})
+    drawn = drawing.draw(pools, asked, defaults, settings.split_seed, source.name)
+    examples = {split: pools[pool].take(numbers) for split, (pool, numbers) in drawn.items()}
+    kind, encoded, repeated = _encode(examples, settings)
+    splits = {
+        split: Split(*encoded[split], part.targets, part.rows, part.origin, part.unit)
+        for split, part in examples.items()
+    }
+    return Dataset(
+        source.name,
+        fingerprint(pools.values(), getattr(source, "fingerprinted", None)),
+        kind,
+        **splits,
+        repeated=repeated,
+        target_names=pools["train"].target_names,
+    )
+
+
+def _encode(
+    examples: Mapping[str, Examples], settings: DataSettings
+) -> tuple[Inputs, dict[str, tuple[np.ndarray, np.ndarray]], int]:
+    """The inputs' kind, values and offsets of each split, and how many test inputs are repeated."""
+    train = examples["train"]
+    first = inputs.kind_of(train.inputs[0])
+    kind: Inputs
+    if first in (Text.kind, inputs.WORDS):
+        rules = inputs.WORDS if first == inputs.WORDS else settings.text_rules
+        counter = WordCounter(rules)
+        numbered = {split: counter.number(part.inputs) for split, part in examples.items()}
+        kind = Text(counter.vocabulary(numbered["train"], settings.max_features), rules)
+        encoded = {
+            split: counter.encode(kind.vocabulary, numbers) for split, numbers in numbered.items()
+        }
+        return kind, encoded, _repeated(numbered)
+    if first == Tokens.kind:
+        sizes = [Tokens.learn(part.inputs, part.where).size for part in examples.values()]
+        kind = Tokens(max(sizes))
+    else:
+        kind = Vectors.learn(train.inputs, train.where, settings.standardize)
+    encoded = {split: kind.encode(part.inputs, part.where) for split, part in examples.items()}
+    return kind, encoded, _repeated({split: part.inputs for split, part in examples.items()})
+
+
+def _repeated(sequences: Mapping[str, Sequence[np.ndarray]]) -> int:
+    """Test inputs that are equal to one of the others."""
+
+    def keys(split: str) -> list[bytes]:
+        return [hashlib.sha256(one.tobytes()).digest() for one in sequences[split]]
+
+    seen = {*keys("train"), *keys("validation")}
+    return sum(key in seen for key in keys("test"))
+
+
+def check(examples: Examples, split: str) -> Examples:
+    """Examples that a source read, with plain targets, if a data set can be made of them.
+
+    Raises:
+        UserError: it cannot; the message says where.
+    """
+    count = len(examples.inputs)
+    counts = {"targets": len(examples.targets), "rows": len(examples.rows)}
+    if examples.groups is not None:
+        counts["groups"] = len(examples.groups)
+    for field, found in counts.items():
+        if found != count:
+            raise UserError(
+                f"{examples.origin}: the {split} split has {count:,} inputs and {found:,} {field}."
+            )
+    if not count:
+        raise UserError(f"{examples.origin}: the {split} split is empty.")
+    kind = inputs.kind_of(examples.inputs[0])
+    for number, one in enumerate(examples.inputs):
+        if kind is None or inputs.kind_of(one) != kind:
+            raise UserError(
+                f"{examples.where(number)}: the input is {_shown(one)}; inputs must all be texts, "
+                "lists of words, integer arrays [T] of tokens or floating point arrays [T, D] of "
+                f"vectors, and the first is {_shown(examples.inputs[0])}."
+            )
+    if kind in (Text.kind, inputs.WORDS):
+        inputs.check_texts(examples.inputs, examples.where)
+    targets = [_plain(target) for target in examples.targets]
+    for number, target in enumerate(targets):
+        for one in target if isinstance(target, list) else [target]:
+            if not isinstance(one, str | int | float | None | list):
+                raise UserError(
+                    f"{examples.where(number)}: the target is {_shown(one)}; it must be a text, a "
+                    "number, a list of them, or None."
+                )
+            if isinstance(one, float) and not math.isfinite(one):
+                raise UserError(f"{examples.where(number)}: the target {one} is not a number.")
+    if all(target is None for target in targets):
+        raise UserError(f"{examples.origin}: no example of the {split} split has a target.")
+    return examples._replace(targets=targets)
+
+
+def _plain(target: Any) -> Any:
+    """A target without NumPy's types."""
+    if isinstance(target, np.generic | np.ndarray):
+        return target.tolist()
+    if isinstance(target, list | tuple):
+        return [_plain(one) for one in target]
+    return target
+
+
+def _shown(one: Any) -> str:
+    """A value of a wrong type, for people."""
+    if isinstance(one, np.ndarray):
+        return f"an array of {one.dtype} {list(one.shape)}"
+    return f"{one!r:.60} ({type(one).__name__})"
