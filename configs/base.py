@@ -35,7 +35,9 @@ def get_config(name: str, treatment: str) -> ConfigDict:
     config.model.learned_initial_state = False  # parameters, which begin at the cell's own
     config.model.residual = False  # layers above the first add their input to their output
     config.model.dropout_rates = (0.0,)  # for each recurrent layer, the rate on its input
-    config.model.recurrent_dropout = 0.0  # rate on h before the recurrent matrix, one mask a sequence
+    config.model.recurrent_dropout = (
+        0.0  # rate on h before the recurrent matrix, one mask a sequence
+    )
     config.model.zoneout = 0.0  # rate at which elements of the carry stay as they were
     config.model.word_dropout = 0.0  # rate at which a token is read as an unknown word
     config.model.embedding_dropout = 0.0  # rate at which a word is dropped wherever it stands

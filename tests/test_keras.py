@@ -8,9 +8,9 @@ import keras
 import numpy as np
 import pytest
 from flax import nnx
+from train_lib.data.batches import Corpus
 
 from train_lib import devices, loop, state, steps
-from train_lib.data.batches import Corpus
 from train_lib.data.dataset import Split
 
 VOCABULARY, WIDTH, BATCH_SIZE = 60, 9, 6

@@ -43,7 +43,11 @@ RENAMED = {
 }
 """Fields of older versions, and what they are now."""
 
-_SIZES = {"data.train_reviews": 15_000, "data.validation_reviews": 10_000, "data.test_reviews": 25_000}
+_SIZES = {
+    "data.train_reviews": 15_000,
+    "data.validation_reviews": 10_000,
+    "data.test_reviews": 25_000,
+}
 """Which are 0 now, of the sources that there were."""
 
 
@@ -221,6 +225,15 @@ def _conflicts(config: ConfigDict) -> Iterator[str]:
             f"config.model.merge = {model.merge!r} does nothing where config.model.direction = "
             f"{model.direction!r}: a layer of one direction has nothing to merge"
         )
+
+    of_source = finding.fields_of(config.data.source)
+    for field in ("dir", "archive", "text_column", "target_column", "group_column"):
+        value = config.data[field]
+        if field not in of_source and value != DEFAULTS[f"data.{field}"]:
+            yield (
+                f"config.data.{field} = {value!r} does nothing where config.data.source = "
+                f"{config.data.source!r}, which does not read it"
+            )
 
 
 def _tell(problems: Iterable[str]) -> None:

@@ -92,9 +92,10 @@ def _steps(of_bin: dict) -> str:
 
 def _units(comparison: dict) -> tuple[str, float, str]:
     """What the score is called, and by how much and in what its differences are shown."""
-    in_points = all(
-        0 <= seed["score"] <= 1 for run in comparison["runs"] for seed in run["seeds"]
-    ) and comparison["score"]["higher_is_better"]
+    in_points = (
+        all(0 <= seed["score"] <= 1 for run in comparison["runs"] for seed in run["seeds"])
+        and comparison["score"]["higher_is_better"]
+    )
     name = plain(comparison["score"]["name"])
     return name, *((100, "points") if in_points else (1, name))
 

@@ -16,7 +16,6 @@ from train_lib.records import description, predictions
 from train_lib.records.folder import RunFolder
 from train_lib.tasks.classes import Classes
 
-
 _OLD_NAMES = ["negative", "positive"]  # Of the classes of older versions.
 
 

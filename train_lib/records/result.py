@@ -80,9 +80,7 @@ def describe_data(data: Dataset) -> dict[str, Any]:
     }
 
 
-def _beside(
-    data: Dataset, task: Task, evaluations: Mapping[str, Evaluation]
-) -> dict[str, Any]:
+def _beside(data: Dataset, task: Task, evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
     """What a trivial guess scores on the test examples, and the average of all seeds' answers."""
     if "test" not in evaluations:
         return {}
