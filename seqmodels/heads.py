@@ -64,7 +64,7 @@ class SequenceHead(Head):
         self.input_size = pooling.input_size
 
     def answer(self, encoded, lengths_B):
-        return self.pooling(encoded, lengths_B).T @ self.kernel[...] + self.bias
+        return self.pooling(encoded, lengths_B).T @ self.kernel[...] + self.bias[...].reshape(1, -1)
 
 
 class StepHead(Head):
