@@ -31,15 +31,18 @@ def get_config(name: str, treatment: str) -> ConfigDict:
     config.model.embedding_size = 16  # width of a word's vector
     config.model.hidden_sizes = (16,)  # units of each recurrent layer, from the bottom up
     config.model.direction = "forward"  # of every layer: forward, backward or bidirectional
+    config.model.merge = "concat"  # of a layer's two directions: concat, sum, mean or product
     config.model.learned_initial_state = False  # parameters, which begin at the cell's own
     config.model.residual = False  # layers above the first add their input to their output
     config.model.dropout_rates = (0.0,)  # for each recurrent layer, the rate on its input
-    config.model.recurrent_dropout = 0.0  # rate on h before the recurrent matrix, one mask a sequence
+    config.model.recurrent_dropout = (
+        0.0  # rate on h before the recurrent matrix, one mask a sequence
+    )
     config.model.zoneout = 0.0  # rate at which elements of the carry stay as they were
     config.model.word_dropout = 0.0  # rate at which a token is read as an unknown word
     config.model.embedding_dropout = 0.0  # rate at which a word is dropped wherever it stands
     config.model.weight_drop = 0.0  # rate at which elements of recurrent matrices are dropped
-    config.model.engine = "auto"  # what runs the cells; see seqmodels/engines.py
+    config.model.engine = "auto"  # what runs the cells; see seqmodels/recurrence/engines.py
     config.model.matrix_dtype = "float32"  # of products; bfloat16 leaves all else in float32
     config.model.segment_steps = (
         1  # between two carries in memory; more take less memory and more time

@@ -51,9 +51,7 @@ class Restored:
         result = folder.read_json("result.json")
         self.inputs: Inputs
         self.inputs, self.task = description.read(folder, self.config.task.name)
-        models = run.build_models(
-            self.config, self.inputs, self.task, run.seeds_asked(self.config)
-        )
+        models = run.build_models(self.config, self.inputs, self.task, run.seeds_asked(self.config))
         self._program = Program(
             models, self.task, batch_size=_BATCH_SIZE, treatment=run.treatment_of(self.config)
         )

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from flax import nnx
@@ -9,7 +10,8 @@ from ml_collections import ConfigDict
 
 from seqmodels import SequenceModel, factory, loading
 from train_lib import settings, tasks
-from train_lib.data import dataset, sources
+from train_lib.data import finding
+from train_lib.data import loading as data_loading
 from train_lib.data.dataset import Dataset
 from train_lib.data.inputs import Inputs, Tokens, Vectors
 from train_lib.data.vocabulary import UNKNOWN
@@ -165,19 +167,28 @@ def load_data(config: ConfigDict) -> tuple[Dataset, Task]:
     Raises:
         UserError: they cannot be had, or do not go together; the message says what to do.
     """
-    data = dataset.load(*sources.of_config(config.data))
-    fields, defaults = (
-        {name: value for name, value in of.items() if name not in ("name", "options")}
-        for of in (config.task.to_dict(), settings.of_fields(settings.DEFAULTS).task.to_dict())
-    )
+    options = _options(config.data.source_options, "source")
+    source = finding.find(config.data.source, config.data.to_dict(), options)
+    given = {name: config.data[name] for name in data_loading.DataSettings._fields}
+    data = data_loading.load(source, data_loading.DataSettings(**given))
+    fields = {name: config.task[name] for name in config.task if name not in ("name", "options")}
+    defaults = {name: settings.DEFAULTS[f"task.{name}"] for name in fields}
     try:
-        options = loading.parse_options(config.task.options)
+        options = _options(config.task.options, "task")
         task = tasks.make(config.task.name, data.train.targets, fields, defaults, options)
     except tasks.BadTarget as error:
-        raise data.train.bad_target(error) from error
+        raise data.train.refused(error) from error
     except ValueError as error:
         raise UserError(f"config.task cannot be used: {error}.") from error
     return data.encoded(task), task
+
+
+def _options(text: str, what: str) -> dict[str, Any]:
+    """Keyword arguments that a field of the config holds as text."""
+    try:
+        return loading.parse_options(text, what)
+    except ValueError as error:
+        raise UserError(f"{error}.") from error
 
 
 def treatment_of(config: ConfigDict) -> Treatment:
@@ -206,7 +217,7 @@ def build_models(
     else:
         sizes = {"vocabulary_size": config.data.max_features, "unknown_token": UNKNOWN}
     try:
-        model["cell_options"] = loading.parse_options(model["cell_options"])
+        model["cell_options"] = _options(model["cell_options"], "cell")
         return factory.build_all(
             **sizes, num_outputs=task.num_outputs, per_step=task.per_step, seeds=seeds, **model
         )

@@ -11,11 +11,13 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import base
-from seqmodels.engines import ENGINES, MATRIX_DTYPES
-from seqmodels.factory import DIRECTIONS, cell_names
+from seqmodels.bidirectional import MERGES
+from seqmodels.factory import DIRECTIONS
+from seqmodels.loading import cell_names
 from seqmodels.pooling import POOLINGS
+from seqmodels.recurrence.engines import ENGINES, MATRIX_DTYPES
 from train_lib import tasks
-from train_lib.data import sources
+from train_lib.data import finding
 from train_lib.data.vocabulary import FIRST_WORD, TEXT_RULES
 from train_lib.errors import UserError
 
@@ -41,7 +43,11 @@ RENAMED = {
 }
 """Fields of older versions, and what they are now."""
 
-_SIZES = {"data.train_reviews": 15_000, "data.validation_reviews": 10_000, "data.test_reviews": 25_000}
+_SIZES = {
+    "data.train_reviews": 15_000,
+    "data.validation_reviews": 10_000,
+    "data.test_reviews": 25_000,
+}
 """Which are 0 now, of the sources that there were."""
 
 
@@ -115,6 +121,7 @@ RULES: dict[str, Rule] = {
     "model.embedding_size": _integer(1),
     "model.hidden_sizes": _tuple_of(_integer(1)),
     "model.direction": _choice(DIRECTIONS),
+    "model.merge": _choice(tuple(MERGES)),
     "model.learned_initial_state": _BOOLEAN,
     "model.residual": _BOOLEAN,
     "model.dropout_rates": _tuple_of(_RATE),
@@ -127,7 +134,7 @@ RULES: dict[str, Rule] = {
     "model.matrix_dtype": _choice(MATRIX_DTYPES),
     "model.segment_steps": _integer(1),
     "model.pooling": _choice(tuple(POOLINGS)),
-    "data.source": Rule(_is_text, f"one of {', '.join(sources.names())}, or the path of data"),
+    "data.source": Rule(_is_text, f"one of {', '.join(finding.names())}, or the path of data"),
     "data.source_options": _TEXT,
     "data.dir": _TEXT,
     "data.archive": _TEXT,
@@ -213,6 +220,20 @@ def _conflicts(config: ConfigDict) -> Iterator[str]:
             f"{model.hidden_sizes!r} is one layer: it is layers above the first that add their "
             "input to their output"
         )
+    if model.merge != "concat" and model.direction != "bidirectional":
+        yield (
+            f"config.model.merge = {model.merge!r} does nothing where config.model.direction = "
+            f"{model.direction!r}: a layer of one direction has nothing to merge"
+        )
+
+    of_source = finding.fields_of(config.data.source)
+    for field in ("dir", "archive", "text_column", "target_column", "group_column"):
+        value = config.data[field]
+        if field not in of_source and value != DEFAULTS[f"data.{field}"]:
+            yield (
+                f"config.data.{field} = {value!r} does nothing where config.data.source = "
+                f"{config.data.source!r}, which does not read it"
+            )
 
 
 def _tell(problems: Iterable[str]) -> None:

@@ -18,17 +18,17 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 from scipy.sparse import csr_array
-
-from train_lib import command, loop, metrics, report, settings
-from train_lib.data import dataset
-from train_lib.data.dataset import SPLITS, Dataset
 from train_lib.data.imdb import ImdbCorpus
 from train_lib.data.ngrams import MAX_FEATURES, NGrams
-from train_lib.errors import UserError
 from train_lib.metrics import Metrics
 from train_lib.ngram_models import Model, Options, train_averaged, train_linear
 from train_lib.progress import Stopwatch
 from train_lib.state import Position
+
+from train_lib import command, loop, metrics, report, settings
+from train_lib.data import dataset
+from train_lib.data.dataset import SPLITS, Dataset
+from train_lib.errors import UserError
 
 MIN_COUNT = 2
 """How often the training reviews must have an n-gram. With all of them, NB-SVM has five times as

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from scipy.sparse import csr_array, diags_array
-
 from train_lib.state import adam
 
 Options = dict[str, Any]

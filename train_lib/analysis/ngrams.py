@@ -13,44 +13,48 @@ MAX_FEATURES = 1 << _TOKEN_BITS
 
 
 class NGrams:
-    """Every n-gram that training reviews have often enough, as a column.
+    """Every n-gram that training texts have often enough, as a column.
 
     Args:
-        train: the training reviews; of a vocabulary of at most `MAX_FEATURES`.
+        train: the training texts; of a vocabulary of at most `MAX_FEATURES`.
         longest: words of the longest n-grams; 1 to 3.
-        min_count: how often the training reviews must have an n-gram.
+        min_count: how often the training texts must have an n-gram.
+        start: the token that stands before every text and is no word; None: there is none.
     """
 
-    def __init__(self, train: Split, longest: int, min_count: int):
+    def __init__(self, train: Split, longest: int, min_count: int, start: int | None = START):
+        self._start = start
         self._known = []  # Of each length, ascending.
         for words in range(1, longest + 1):
-            ngrams, counts = np.unique(_ngrams(train, words)[0], return_counts=True)
+            ngrams, counts = np.unique(_ngrams(train, words, start)[0], return_counts=True)
             self._known.append(ngrams[counts >= min_count])
 
     def __len__(self) -> int:
         return sum(map(len, self._known))
 
     def count(self, split: Split) -> csr_array:
-        """How often each of N reviews has each of F n-grams: float32 `[N, F]`."""
+        """How often each of N sequences has each of F n-grams: float32 `[N, F]`."""
         blocks = []
         for words, known_F in enumerate(self._known, 1):
-            ngrams, reviews = _ngrams(split, words)
+            ngrams, sequences = _ngrams(split, words, self._start)
             columns = np.searchsorted(known_F, ngrams)
             is_known = np.append(known_F, -1)[columns] == ngrams
             # 32 bits, since LIBLINEAR reads no others.
-            places = np.stack([reviews[is_known], columns[is_known]]).astype(np.int32)
+            places = np.stack([sequences[is_known], columns[is_known]]).astype(np.int32)
             ones = np.ones(places.shape[1], np.float32)
             blocks.append(csr_array((ones, tuple(places)), (len(split), len(known_F))))
         return scipy.sparse.hstack(blocks, format="csr")
 
 
-def _ngrams(split: Split, words: int) -> tuple[np.ndarray, np.ndarray]:
-    """Each n-gram of so many words as a number, and the review that it stands in."""
-    count = max(len(split.tokens) - words + 1, 0)
-    reviews = np.repeat(np.arange(len(split)), split.lengths)
+def _ngrams(split: Split, words: int, start: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Each n-gram of so many words as a number, and the sequence that it stands in."""
+    count = max(len(split.values) - words + 1, 0)
+    sequences = np.repeat(np.arange(len(split)), split.lengths)
     ngrams = np.zeros(count, np.int64)
     for place in range(words):
-        ngrams = (ngrams << _TOKEN_BITS) | split.tokens[place : place + count]
-    first, last = reviews[:count], reviews[words - 1 :]
-    is_inside = (first == last) & (split.tokens[:count] != START)
+        ngrams = (ngrams << _TOKEN_BITS) | split.values[place : place + count]
+    first, last = sequences[:count], sequences[words - 1 :]
+    is_inside = first == last
+    if start is not None:
+        is_inside &= split.values[:count] != start
     return ngrams[is_inside], first[is_inside]

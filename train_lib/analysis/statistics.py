@@ -64,9 +64,7 @@ def one_more_interval(
     return _interval(np.asarray(values_K), reviews, 1 + 1 / len(values_K), lowest)
 
 
-def _interval(
-    values_K: np.ndarray, reviews: float | None, parts: float, lowest: float
-) -> Interval:
+def _interval(values_K: np.ndarray, reviews: float | None, parts: float, lowest: float) -> Interval:
     """The interval of an error whose variance has so many parts of the variance over seeds."""
     mean, variance, t = float(values_K.mean()), 0.0, 0.0
     if np.ptp(values_K) > 0:

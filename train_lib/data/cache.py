@@ -1,7 +1,7 @@
 """Data sets on disk, so that a second start need not make them again.
 
-A file is the SHA-256 of what follows in hexadecimal, a newline, and an .npz. It is in the folder for
-what can be made again: nothing is lost where it cannot be written or read.
+A file is the SHA-256 of what follows in hexadecimal, a newline, and an .npz. It is in the folder
+for what can be made again: nothing is lost where it cannot be written or read.
 """
 
 import hashlib
@@ -42,15 +42,16 @@ def path(name: str, shaped_by: Mapping[str, Any]) -> pathlib.Path:
 
 def write(path: pathlib.Path, dataset: Dataset) -> None:
     """Stores a data set whose targets are not encoded; a note says so where that fails."""
+    kind = dataset.inputs
     header: dict[str, Any] = {
         "name": dataset.name,
         "fingerprint": dataset.fingerprint,
-        "inputs": dataset.inputs.to_json(),
-        "words": dataset.inputs.vocabulary.words if dataset.inputs.kind == "text" else None,
+        "inputs": kind.to_json(),
+        "words": kind.vocabulary.words if isinstance(kind, inputs.Text) else None,
         "repeated": dataset.repeated,
         "target_names": dataset.target_names,
     }
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for name in SPLITS:
         split = getattr(dataset, name)
         header[name] = {"targets": split.targets, "origin": split.origin, "unit": split.unit}

@@ -64,7 +64,7 @@ def _sizes(count: int, wanted: Mapping[str, int], name: str) -> dict[str, int]:
     """How many of a pool's examples each part gets; 0 is a share, or what is left."""
     sizes = dict(wanted)
     main = "train" if "train" in sizes else next(iter(sizes))
-    left = count - sum(sizes.values())
+    left = count - sum(sizes.values()) - (not sizes[main])  # One at least to train on.
     if not sizes.get("test", 1) and main != "test":
         most = left if sizes.get("validation", 1) else 2 * left // 3
         sizes["test"] = max(1, min(round(TEST_SHARE * count), most))
@@ -73,7 +73,7 @@ def _sizes(count: int, wanted: Mapping[str, int], name: str) -> dict[str, int]:
         share = VALIDATION_SHARE * (count - sizes.get("test", 0))
         sizes["validation"] = max(1, min(round(share), left))
         left -= sizes["validation"]
-    sizes[main] = sizes[main] or max(1, left)
+    sizes[main] = sizes[main] or max(1, left + 1)
     if sum(sizes.values()) > count:
         parts = " + ".join(f"{size:,} for {part}" for part, size in sizes.items())
         fields = ", ".join(f"config.data.{part}_examples" for part in sizes)
@@ -84,9 +84,7 @@ def _sizes(count: int, wanted: Mapping[str, int], name: str) -> dict[str, int]:
     return sizes
 
 
-def _draw(
-    pool: Examples, sizes: Mapping[str, int], rng: np.random.Generator
-) -> dict[str, Indices]:
+def _draw(pool: Examples, sizes: Mapping[str, int], rng: np.random.Generator) -> dict[str, Indices]:
     """Disjoint sets of so many examples, each in the order of the pool.
 
     Every class that can be has an example to train on.

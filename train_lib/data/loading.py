@@ -151,8 +151,28 @@ def _repeated(sequences: Mapping[str, Sequence[np.ndarray]]) -> int:
     return sum(key in seen for key in keys("test"))
 
 
-def check(examples: Examples, split: str) -> Examples:
+def as_split(kind: Inputs, examples: Examples) -> Split:
+    """Examples of any source for a model that was trained on such inputs.
+
+    Args:
+        kind: of the data set that it was trained on.
+        examples: with targets or without.
+
+    Raises:
+        UserError: they are not such inputs; the message says where.
+    """
+    examples = check(examples, "only", labelled=False)
+    values, offsets = kind.encode(examples.inputs, examples.where)
+    return Split(values, offsets, examples.targets, examples.rows, examples.origin, examples.unit)
+
+
+def check(examples: Examples, split: str, *, labelled: bool = True) -> Examples:
     """Examples that a source read, with plain targets, if a data set can be made of them.
+
+    Args:
+        examples: as they were read.
+        split: its name, for messages.
+        labelled: whether one of them must have a target.
 
     Raises:
         UserError: it cannot; the message says where.
@@ -188,7 +208,7 @@ def check(examples: Examples, split: str) -> Examples:
                 )
             if isinstance(one, float) and not math.isfinite(one):
                 raise UserError(f"{examples.where(number)}: the target {one} is not a number.")
-    if all(target is None for target in targets):
+    if labelled and all(target is None for target in targets):
         raise UserError(f"{examples.origin}: no example of the {split} split has a target.")
     return examples._replace(targets=targets)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from train_lib import tasks
 from train_lib.analysis import pictures
 from train_lib.data import inputs as inputs_lib
 from train_lib.data.dataset import Split
@@ -16,7 +17,6 @@ from train_lib.data.vocabulary import Vocabulary
 from train_lib.records import legacy
 from train_lib.records.folder import RunFolder
 from train_lib.records.result import items_of
-from train_lib import tasks
 from train_lib.tasks.base import Task
 from train_lib.training import processes
 

@@ -16,6 +16,8 @@ from train_lib.records import description, predictions
 from train_lib.records.folder import RunFolder
 from train_lib.tasks.classes import Classes
 
+_OLD_NAMES = ["negative", "positive"]  # Of the classes of older versions.
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -48,6 +50,20 @@ class Run:
     scores_KxN: np.ndarray
     figures_K: list[dict[str, Any]]
     probabilities_KxN: np.ndarray | None
+
+    def mean_scores(self) -> np.ndarray:
+        """The mean score of each seed over all items: `[K]`."""
+        return np.average(self.scores_KxN, axis=1, weights=self.weights_N)
+
+    @property
+    def is_second_N(self) -> np.ndarray:
+        """Of two classes: which examples are of the second."""
+        return np.array(self.targets) == self.result.get("task", {}).get("names", _OLD_NAMES)[1]
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether a higher score is better."""
+        return self.result.get("task", {}).get("higher_score_is_better", True)
 
     @property
     def metric(self) -> str:
@@ -141,7 +157,7 @@ def _read_predictions(folder: RunFolder, seeds: Sequence[dict]) -> tuple:
     header = next(rows)
     columns = dict(zip(header, zip(*rows, strict=True), strict=True))
     if "score" not in columns:
-        return _read_old_predictions(columns, len(seeds))
+        return _read_old_predictions(columns, seeds)
 
     def numbers(column: str) -> np.ndarray:
         return np.array(columns[column], float).reshape(len(seeds), -1)
@@ -150,22 +166,34 @@ def _read_predictions(folder: RunFolder, seeds: Sequence[dict]) -> tuple:
     probabilities_KxN = numbers("probability") if "logit" in columns else None
     return (
         steps_N, weights_N, list(columns["target"][: len(steps_N)]), numbers("score"),
-        [seed.get("test_figures", {}) for seed in seeds], probabilities_KxN,
+        [_figures(seed) for seed in seeds], probabilities_KxN,
     )  # fmt: skip
 
 
-def _read_old_predictions(columns: dict[str, Sequence[str]], seeds: int) -> tuple:
+def _read_old_predictions(columns: dict[str, Sequence[str]], seeds: Sequence[dict]) -> tuple:
     """The same of a run of an older version, all of which had two classes."""
     tokens_KxN, labels_KxN, logits_KxN = (
-        np.array(columns[name], float).reshape(seeds, -1) for name in ("tokens", "label", "logit")
+        np.array(columns[name], float).reshape(len(seeds), -1)
+        for name in ("tokens", "label", "logit")
     )
-    task, labels_N = Classes(["0", "1"], ["negative", "positive"]), labels_KxN[0]
+    task, labels_N = Classes(["0", "1"], _OLD_NAMES), labels_KxN[0]
     kept_K = [{"outputs": logits_N[:, None]} for logits_N in logits_KxN]
     return (
         tokens_KxN[0].astype(int),
         np.ones(len(labels_N)),
         [task.names[int(label)] for label in labels_N],
         np.stack([task.score(kept, labels_N) for kept in kept_K]),
-        [task.figures(kept, labels_N) for kept in kept_K],
+        [
+            _figures(seed | {"test_figures": task.figures(kept, labels_N)})
+            for seed, kept in zip(seeds, kept_K, strict=True)
+        ],
         expit(logits_KxN),
     )
+
+
+def _figures(seed: dict[str, Any]) -> dict[str, float]:
+    """The figures of a seed that are numbers, with those of `macro` as in `macro_f1`."""
+    of_test = seed.get("test_figures", {})
+    macro = {f"macro_{name}": value for name, value in of_test.get("macro", {}).items()}
+    found = {"loss": seed.get("test_loss"), **macro, **of_test}
+    return {name: value for name, value in found.items() if isinstance(value, int | float)}

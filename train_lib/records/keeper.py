@@ -3,7 +3,6 @@
 import hashlib
 import pathlib
 import time
-from collections.abc import Sequence
 from typing import Any
 
 from ml_collections import ConfigDict

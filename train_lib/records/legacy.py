@@ -8,6 +8,7 @@ from train_lib.tasks.classes import Classes
 _PARAMETERS = {
     r"^embedding$": "inputs.table",
     r"^pooling\.": "head.pooling.",
+    r"\.(forward|backward)\.learned_initial_state\.": r".\1_start.",
 }
 
 

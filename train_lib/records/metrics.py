@@ -77,7 +77,9 @@ def line(row: dict, task: Task) -> dict:
         }
         found |= {f"{split}_{name}": of for name, of in summaries(values, items, task).items()}
     several = sum(value is not None for value in row["seeds"]["train_loss"]) > 1
-    ends = {name: [of[end] for end in ENDS] if ENDS[0] in of else None for name, of in found.items()}
+    ends = {
+        name: [of[end] for end in ENDS] if ENDS[0] in of else None for name, of in found.items()
+    }
     first = {name: row[name] for name in ("epoch", "step")}
     rest = {name: row[name] for name in row if name not in (*first, "items")}
     means = {name: of["mean"] for name, of in found.items()}

@@ -32,9 +32,7 @@ def describe_data(data: Dataset) -> str:
 
 def parameter_table(params: nnx.State) -> str:
     """The layers and parameters of a model, and how many there are."""
-    rows = [
-        (path, str(value.shape), f"{value.size:,}") for path, value in weights.named(params)
-    ]
+    rows = [(path, str(value.shape), f"{value.size:,}") for path, value in weights.named(params)]
     total = f"{weights.count(params):,}"
     rows = [("parameter", "shape", "count"), *rows, ("total", "", total)]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]

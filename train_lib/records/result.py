@@ -47,7 +47,12 @@ def result(
     return {
         "config": name,
         "dataset": describe_data(data),
-        "task": {"metric": task.metric, "score": task.score_name, **task.to_json()},
+        "task": {
+            **task.to_json(),
+            "metric": task.metric,
+            "score": task.score_name,
+            "higher_score_is_better": task.higher_score_is_better,
+        },
         "model": dict(model),
         "seeds": list(seeds),
         **{
@@ -75,9 +80,7 @@ def describe_data(data: Dataset) -> dict[str, Any]:
     }
 
 
-def _beside(
-    data: Dataset, task: Task, evaluations: Mapping[str, Evaluation]
-) -> dict[str, Any]:
+def _beside(data: Dataset, task: Task, evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
     """What a trivial guess scores on the test examples, and the average of all seeds' answers."""
     if "test" not in evaluations:
         return {}

@@ -263,7 +263,7 @@ class Task:
         """
         weights_N = np.asarray(self.labelled(targets_N), np.float64)
         scores_N = np.where(weights_N > 0, self.score(kept, targets_N), 0.0)
-        if offsets is None:
+        if offsets is None or not self.per_step:
             return scores_N, weights_N
         examples = len(offsets) - 1
         example_N = np.repeat(np.arange(examples), np.diff(offsets))

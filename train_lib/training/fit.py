@@ -141,9 +141,7 @@ def fit(
             {
                 "epoch": epoch,
                 "step": epoch * num_plans,
-                "items": {
-                    "train": int(sums_K["weight"][0]), "validation": evaluation.items
-                },
+                "items": {"train": int(sums_K["weight"][0]), "validation": evaluation.items},
                 "seeds": _of_splits(train_metrics, evaluation.metrics),
                 "padding_share_of_steps": round(
                     1 - len(seeds) * len(train.values) / position.row_steps, 4

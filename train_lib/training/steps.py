@@ -101,7 +101,10 @@ class Learner(NamedTuple):
 
         def block(rows_R):
             return self._at_width_of(
-                rows_R, split, widths, lambda width: self._kept(params, split, rows_R, width, widths)
+                rows_R,
+                split,
+                widths,
+                lambda width: self._kept(params, split, rows_R, width, widths),
             )
 
         kept, sums_M = jax.lax.map(block, places_MxR)

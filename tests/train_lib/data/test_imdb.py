@@ -12,9 +12,9 @@ import threading
 
 import pytest
 
-from configs import base
-from train_lib.data import imdb, sources
-from train_lib.data.corpus import fingerprint
+from train_lib.data import finding
+from train_lib.data.examples import fingerprint
+from train_lib.data.sources import imdb
 from train_lib.errors import UserError
 
 SIZES = {"train": 4, "test": 2, "unsupervised": 3}
@@ -49,7 +49,7 @@ def write_tar(path, files=None, links=()):
 
 
 def read(root):
-    corpus = imdb.ImdbCorpus(root / imdb.FOLDER)
+    corpus = imdb.Imdb(str(root))
     return corpus.read("train"), corpus.read("test")
 
 
@@ -74,42 +74,47 @@ def test_archive_and_folder_prepare_the_same_data(tmp_path):
         assert not list(root.glob(".preparing-imdb-*"))
     assert len({fingerprint(corpus) for corpus in corpora}) == 1
     train, test = corpora[0]
-    assert sorted(zip(train.labels, train.texts, strict=True)) == [
-        (0, "train neg 0 é"), (0, "train neg 1 é"), (1, "train pos 0 é"), (1, "train pos 1 é"),
+    assert sorted(zip(train.targets, train.inputs, strict=True)) == [
+        ("negative", "train neg 0 é"), ("negative", "train neg 1 é"),
+        ("positive", "train pos 0 é"), ("positive", "train pos 1 é"),
     ]  # fmt: skip
-    assert sorted(zip(test.labels, test.texts, strict=True)) == [(0, "test neg"), (1, "test pos")]
+    assert sorted(zip(test.targets, test.inputs, strict=True)) == [
+        ("negative", "test neg"), ("positive", "test pos"),
+    ]  # fmt: skip
+    unlabelled = imdb.Imdb(str(tmp_path / "root0")).read("unlabelled")
+    assert sorted(unlabelled.inputs) == [f"nobody knows {number}" for number in range(3)]
+    assert unlabelled.targets == [None] * 3
 
 
 def test_what_is_prepared_is_not_prepared_again(tmp_path, monkeypatch):
     imdb.find(str(tmp_path), str(write_tar(tmp_path / "a.tar.gz")))
     monkeypatch.setattr(imdb, "_prepare", None)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    first = imdb.find("", "").identity()
-    assert first == imdb.find(str(tmp_path), "").identity()
+    first = imdb.Imdb().identity()
+    assert first == imdb.Imdb(str(tmp_path)).identity()
 
 
 @pytest.mark.parametrize("source", ["auto", "imdb"])
 def test_a_named_archive_is_never_passed_over_in_silence(tmp_path, source, capsys):
-    config = base.get_config("test", "exact").data
-    config.update(source=source, dir=str(tmp_path), archive=str(write_tar(tmp_path / "a.tar.gz")))
-    corpus = sources.find(config)
+    def find(archive):
+        return finding.find(source, {"dir": str(tmp_path), "archive": str(archive)}, {})
+
+    corpus = find(write_tar(tmp_path / "a.tar.gz"))
     assert "not opened" not in capsys.readouterr().err
-    config.archive = str(write_tar(tmp_path / "b.tar.gz"))
-    assert sources.find(config) == corpus
+    other = write_tar(tmp_path / "b.tar.gz")
+    assert find(other).identity() == corpus.identity()
     told = capsys.readouterr().err
-    assert f"IMDB was prepared in {corpus.folder} before, and is read from there" in told
-    assert f"{config.archive} was not opened" in told
+    assert f"IMDB was prepared in {tmp_path / imdb.FOLDER} before, and is read from there" in told
+    assert f"{other} was not opened" in told
     assert "--config.data.dir=FOLDER" in told
     for missing in ("none.tar.gz", str(tmp_path / "none"), "~/none/at/all"):
-        config.archive = missing
         refused = ""
         try:
-            sources.find(config)
+            find(missing)
         except UserError as error:
             refused = str(error)
         assert refused == f"--config.data.archive={missing} does not exist."
-    config.archive = ""
-    assert sources.find(config) == corpus
+    assert find("").identity() == corpus.identity()
     assert not capsys.readouterr().err
 
 
@@ -173,7 +178,7 @@ def test_a_folder_with_a_link_in_place_of_a_review_is_refused(tmp_path):
 def test_a_byte_order_mark_is_no_part_of_a_review(tmp_path):
     marked = [(name, f"\ufeff{text}") for name, text in members()]
     imdb.find(str(tmp_path), str(write_tar(tmp_path / "a.tar.gz", marked)))
-    texts = [text for reviews in read(tmp_path) for text in reviews.texts]
+    texts = [text for reviews in read(tmp_path) for text in reviews.inputs]
     assert [text for text in texts if text.split()[0] not in ("train", "test")] == []
 
 
@@ -254,7 +259,7 @@ def test_a_run_that_was_faster_is_left_alone(tmp_path, monkeypatch):
 
 
 def test_a_folder_of_other_sizes_is_not_imdb(tmp_path, monkeypatch):
-    corpus = imdb.find(str(tmp_path), str(write_tar(tmp_path / "a.tar.gz")))
+    corpus = imdb.Imdb(str(tmp_path), str(write_tar(tmp_path / "a.tar.gz")))
     monkeypatch.setitem(imdb.SPLIT_SIZES, "test", 4)
     with pytest.raises(UserError, match="not the IMDB data set"):
         corpus.read("test")
@@ -263,7 +268,7 @@ def test_a_folder_of_other_sizes_is_not_imdb(tmp_path, monkeypatch):
 def test_the_identity_follows_the_reviews(tmp_path):
     changed = [(name, text.replace("test pos", "test good")) for name, text in members()]
     identities = {
-        imdb.find(
+        imdb.Imdb(
             str(tmp_path / f"root{number}"), str(write_tar(tmp_path / f"{number}.tar.gz", files))
         ).identity()
         for number, files in enumerate([list(members()), list(members()), changed])
@@ -273,7 +278,7 @@ def test_the_identity_follows_the_reviews(tmp_path):
 
 def test_a_named_folder_comes_before_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "other"))
-    corpus = imdb.find(str(tmp_path / "root"), str(write_tar(tmp_path / "a.tar.gz")))
+    corpus = imdb.Imdb(str(tmp_path / "root"), str(write_tar(tmp_path / "a.tar.gz")))
     assert corpus.folder == tmp_path / "root" / imdb.FOLDER
     assert not (tmp_path / "other").exists()
 
@@ -290,7 +295,7 @@ def test_what_a_killed_run_left_is_removed(tmp_path):
 
 @pytest.mark.parametrize("damage", ["missing", "empty"])
 def test_a_damaged_prepared_folder_is_named(tmp_path, damage):
-    corpus = imdb.find(str(tmp_path), str(write_tar(tmp_path / "a.tar.gz")))
+    corpus = imdb.Imdb(str(tmp_path), str(write_tar(tmp_path / "a.tar.gz")))
     (path,) = (tmp_path / imdb.FOLDER).glob("*-test.array_record-*")
     path.unlink() if damage == "missing" else path.write_bytes(b"")
 
@@ -397,22 +402,17 @@ def test_imdb_from_the_network_is_prepared_and_the_archive_removed(served, tmp_p
     served["content"] = write_tar(tmp_path / "a.tar.gz").read_bytes()
     monkeypatch.setattr(imdb, "URL", served["url"])
     monkeypatch.setattr(imdb, "SHA256", hashlib.sha256(served["content"]).hexdigest())
-    config = base.get_config("test", "exact").data
-    config.dir = str(tmp_path / "root")
-    assert sources.find(config).name == "imdb_reviews"
-    assert sorted(read(tmp_path / "root")[1].texts) == ["test neg", "test pos"]
+    assert finding.find("auto", {"dir": str(tmp_path / "root")}, {}).name == "imdb_reviews"
+    assert sorted(read(tmp_path / "root")[1].inputs) == ["test neg", "test pos"]
     assert not list((tmp_path / "root" / "downloads").iterdir())
 
 
 def test_without_a_network_auto_falls_back_and_imdb_does_not(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(imdb, "URL", "http://127.0.0.1:9/aclImdb_v1.tar.gz")
-    config = base.get_config("test", "exact").data
-    config.dir = str(tmp_path)
-    assert sources.find(config).name == "generated_reviews"
+    assert finding.find("auto", {"dir": str(tmp_path)}, {}).name == "generated_reviews"
     notice = capsys.readouterr().out
     assert "DOES NOT USE IMDB" in notice
     assert "--config.data.source=imdb" in notice
-    config.source = "imdb"
     with pytest.raises(imdb.DownloadFailed):
-        sources.find(config)
+        finding.find("imdb", {"dir": str(tmp_path)}, {})
     assert_nothing_left(tmp_path)

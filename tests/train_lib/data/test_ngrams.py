@@ -4,15 +4,18 @@ import collections
 
 import numpy as np
 import pytest
+from train_lib.data.ngrams import MAX_FEATURES, NGrams
 
 from train_lib.data.dataset import Split
-from train_lib.data.ngrams import MAX_FEATURES, NGrams
 from train_lib.data.vocabulary import Vocabulary
 
 
 def split_of(reviews):
-    words = [review.split() for review in reviews]
-    return Split.encode(Vocabulary("abcdefgh"), words, np.zeros(len(reviews)))
+    sequences = [Vocabulary("abcdefgh").encode(review.split()) for review in reviews]
+    offsets = np.cumsum([0, *map(len, sequences)])
+    return Split(
+        np.concatenate([np.empty(0, np.int32), *sequences]), offsets, [None] * len(reviews)
+    )
 
 
 TRAIN = split_of(["a b a b a", "b a b", "c", ""])

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from train_lib.data.corpus import fingerprint
-from train_lib.data.temporal_order import TemporalOrder
+from train_lib.data.examples import fingerprint
+from train_lib.data.sources.generated import FINGERPRINTED
+from train_lib.data.sources.temporal_order import TemporalOrder
 
 LENGTH = 50
 FINGERPRINT = "cc1fe587ca4f3a12f065be94c6474442a986f7508ee04e69066d77e2bab160d8"
@@ -12,29 +13,33 @@ FINGERPRINT = "cc1fe587ca4f3a12f065be94c6474442a986f7508ee04e69066d77e2bab160d8"
 
 @pytest.fixture(scope="module")
 def corpus():
-    corpus = TemporalOrder(LENGTH, 400, 300)
+    corpus = TemporalOrder(LENGTH, 300, 100, 300)
     return corpus.read("train"), corpus.read("test")
 
 
+def labels_of(examples):
+    return np.array([target == "positive" for target in examples.targets])
+
+
 def test_the_mark_that_stands_first_is_the_label(corpus):
-    for texts, labels in corpus:
-        for text, label in zip(texts, labels, strict=True):
-            assert (text.index("x") < text.index("y")) == label
+    for examples in corpus:
+        for text, target in zip(examples.inputs, examples.targets, strict=True):
+            assert (text.index("x") < text.index("y")) == (target == "positive")
 
 
 def test_marks_stand_where_they_stand_in_the_paper(corpus):
     # The start of a sequence, which the vocabulary adds, is a token too.
-    lengths = {len(text.split()) + 1 for text in corpus[0].texts}
+    lengths = {len(text.split()) + 1 for text in corpus[0].inputs}
     assert lengths == set(range(LENGTH, LENGTH + 6))
     places = np.array(
-        [sorted(text.split().index(mark) for mark in "xy") for text in corpus[0].texts]
+        [sorted(text.split().index(mark) for mark in "xy") for text in corpus[0].inputs]
     )
     assert set(places[:, 0]) == set(range(5, 10))
     assert set(places[:, 1]) == set(range(25, 30))
 
 
 def test_no_count_of_words_tells(corpus):
-    texts, labels = corpus[0]
+    texts, labels = corpus[0].inputs, labels_of(corpus[0])
     counts = np.array([[text.split().count(word) for word in "abcdxy"] for text in texts])
     assert (counts[:, 4:] == 1).all()
     for column in counts[:, :4].T:
@@ -42,16 +47,20 @@ def test_no_count_of_words_tells(corpus):
 
 
 def test_sequences_differ_and_are_the_same_every_time(corpus):
-    texts = corpus[0].texts + corpus[1].texts
+    texts = corpus[0].inputs + corpus[1].inputs
     assert len(set(texts)) == len(texts)
-    assert corpus[0].labels.mean() == corpus[1].labels.mean() == 0.5
-    again = TemporalOrder(LENGTH, 10, 10)
-    assert again.read("train").texts == corpus[0].texts[:10]
+    assert labels_of(corpus[0]).mean() == labels_of(corpus[1]).mean() == 0.5
+    again = TemporalOrder(LENGTH, 6, 4, 10)
+    assert again.read("train").inputs == corpus[0].inputs[:10]
     # Changes only together with temporal_order._VERSION.
-    assert fingerprint((again.read("train"), again.read("test"))) == FINGERPRINT
+    assert fingerprint((again.read("train"), again.read("test")), FINGERPRINTED) == FINGERPRINT
 
 
 def test_everything_that_decides_the_texts_is_in_the_identity():
-    same = TemporalOrder(LENGTH, 4, 2).identity()
-    others = (TemporalOrder(60, 4, 2), TemporalOrder(LENGTH, 6, 2), TemporalOrder(LENGTH, 4, 4))
+    same = TemporalOrder(LENGTH, 2, 2, 2).identity()
+    others = (
+        TemporalOrder(60, 2, 2, 2),
+        TemporalOrder(LENGTH, 4, 2, 2),
+        TemporalOrder(LENGTH, 2, 2, 4),
+    )
     assert all(other.identity() != same for other in others)

@@ -16,12 +16,9 @@ So a model that counts words has only rule 3's hint, one that reads the order of
 without remembering the opening is right in three reviews of four, and 100 % is possible.
 """
 
-import dataclasses
 import random
 
-import numpy as np
-
-from train_lib.data.corpus import Reviews
+from train_lib.data.examples import Examples
 
 # Of the grammar. Raise it when any generated text changes.
 _VERSION = 1
@@ -93,26 +90,51 @@ _SLOTS = {
 _LENGTH_LOG_MEAN, _LENGTH_LOG_SD, _LENGTH_RANGE = 5.16, 0.77, (25, 2_400)
 
 
-@dataclasses.dataclass(frozen=True)
-class GeneratedCorpus:
+LABELS = ("negative", "positive")
+FINGERPRINTED = {label: number for number, label in enumerate(LABELS)}
+DEFAULT_SIZES = {"train": 15_000, "validation": 10_000, "test": 25_000}
+"""Those of IMDB, in whose place it stands."""
+
+
+def sizes(train: int, validation: int, test: int) -> dict[str, int]:
+    """How many examples are used of a generated source; 0: as in `DEFAULT_SIZES`."""
+    asked = {"train": train, "validation": validation, "test": test}
+    return {split: asked[split] or DEFAULT_SIZES[split] for split in asked}
+
+
+def counts(sizes: dict[str, int]) -> dict[str, int]:
+    """How many there are then in its splits; validation examples are drawn from those to train."""
+    return {"train": sizes["train"] + sizes["validation"], "test": sizes["test"]}
+
+
+class Generated:
     """Reviews by the grammar; half of them positive, all of them different.
 
-    Attributes:
-        train_reviews, test_reviews: how many there are.
+    Args:
+        train_examples, validation_examples, test_examples: how many there are; the first two are
+            one split, to draw from. 0: as in `DEFAULT_SIZES`.
     """
 
-    train_reviews: int
-    test_reviews: int
     name = "generated_reviews"
+    fingerprinted = FINGERPRINTED
+
+    def __init__(
+        self, train_examples: int = 0, validation_examples: int = 0, test_examples: int = 0
+    ):
+        self.default_sizes = sizes(train_examples, validation_examples, test_examples)
+        self._counts = counts(self.default_sizes)
 
     def identity(self) -> str:
-        return f"version {_VERSION}, {self.train_reviews} train, {self.test_reviews} test"
+        return f"version {_VERSION}, {self._counts['train']} train, {self._counts['test']} test"
 
-    def read(self, split: str) -> Reviews:
-        count = {"train": self.train_reviews, "test": self.test_reviews}[split]
-        labels = np.arange(count) % 2
-        texts = [_write(random.Random(f"{split} {i}"), bool(i % 2)) for i in range(count)]
-        return Reviews(texts, labels)
+    def splits(self) -> tuple[str, ...]:
+        return tuple(self._counts)
+
+    def read(self, split: str) -> Examples:
+        numbers = range(self._counts[split])
+        texts = [_write(random.Random(f"{split} {i}"), bool(i % 2)) for i in numbers]
+        targets = [LABELS[i % 2] for i in numbers]
+        return Examples.numbered(texts, targets, f"{self.name}, {split}")
 
 
 def _write(rng: random.Random, positive: bool) -> str:

@@ -6,7 +6,6 @@ is the official `imdb_reviews/plain_text/1.0.0`.
 """
 
 import contextlib
-import dataclasses
 import gzip
 import hashlib
 import http.client
@@ -23,19 +22,19 @@ import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
-import numpy as np
 from tqdm import tqdm
 
 from train_lib import files
-from train_lib.data.corpus import Reviews
+from train_lib.data.examples import UNLABELLED, Examples
 from train_lib.encoding import decode
 from train_lib.errors import UserError
 
 URL = "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz"
 SHA256 = "c40f74a18d3b61f90feba1e17730e0d38e8b97c05fde7008942e91923d1658fe"
 FOLDER = pathlib.Path("imdb_reviews") / "plain_text" / "1.0.0"
+LABELS = ("negative", "positive")
 SPLIT_SIZES = {"train": 25_000, "test": 25_000, "unsupervised": 50_000}
 
 _REVIEW = re.compile(r"aclImdb/(?:(train|test)/(neg|pos)|train/(unsup))/\d+_\d+\.txt")
@@ -48,8 +47,8 @@ class DownloadFailed(UserError):
     """IMDB is not on this machine and the network did not deliver it."""
 
 
-def find(directory: str, archive: str) -> "ImdbCorpus":
-    """IMDB from where it is: a prepared folder, else an archive, else the network.
+def find(directory: str, archive: str) -> pathlib.Path:
+    """The folder of IMDB, prepared from an archive or the network if it was not there yet.
 
     Args:
         directory: a tensorflow-datasets folder, to read from or to prepare in; empty:
@@ -76,7 +75,7 @@ def find(directory: str, archive: str) -> "ImdbCorpus":
                     "in with --config.data.dir=FOLDER.",
                     file=sys.stderr,
                 )
-            return ImdbCorpus(folder)
+            return folder
         if archive:
             _prepare(source, root)
         else:
@@ -89,15 +88,22 @@ def find(directory: str, archive: str) -> "ImdbCorpus":
             f"IMDB cannot be prepared in {root}: {error}. Choose another folder with "
             "--config.data.dir=FOLDER."
         ) from error
-    return ImdbCorpus(folder)
+    return folder
 
 
-@dataclasses.dataclass(frozen=True)
-class ImdbCorpus:
-    """IMDB in a folder that tensorflow-datasets prepared."""
+class Imdb:
+    """IMDB as tensorflow-datasets prepares it; prepared now if it was not yet.
 
-    folder: pathlib.Path
+    Args:
+        dir, archive: as in `find`, which says what is raised.
+    """
+
     name = "imdb_reviews"
+    default_sizes: ClassVar = {"train": 15_000, "validation": 10_000, "test": 25_000}
+    fingerprinted: ClassVar = {label: number for number, label in enumerate(LABELS)}
+
+    def __init__(self, dir: str = "", archive: str = ""):
+        self.folder = find(dir, archive)
 
     def identity(self) -> str:
         digest = hashlib.sha256()
@@ -117,29 +123,38 @@ class ImdbCorpus:
                 raise UserError(f"IMDB cannot be read: {error}") from error
         return digest.hexdigest()
 
-    def read(self, split: str) -> Reviews:
+    def splits(self) -> tuple[str, ...]:
+        return ("train", "test", UNLABELLED)
+
+    def read(self, split: str) -> Examples:
         import tensorflow_datasets as tfds  # Slow to import, and not needed with a warm cache.
 
+        own_name = "unsupervised" if split == UNLABELLED else split
         try:
             builder = tfds.builder_from_directory(self.folder)
-            rows = list(builder.as_data_source(split=split))
+            rows = list(builder.as_data_source(split=own_name))
             contents = {
                 f"{split} review {number} in {self.folder}": row["text"]
                 for number, row in enumerate(rows)
             }
-            labels = np.array([row["label"] for row in rows])
+            labels = [int(row["label"]) for row in rows]
         except Exception as error:  # Whatever a damaged file makes the libraries raise.
             raise UserError(
                 f"the {split} reviews in {self.folder} cannot be read ({error}). "
                 "Remove the folder to have it prepared again."
             ) from error
-        half = SPLIT_SIZES[split] // 2
-        if [(labels == label).sum() for label in (0, 1)] != [half, half]:
-            raise UserError(
-                f"{self.folder} is not the IMDB data set: {split} must have {half:,} negative "
-                "and as many positive reviews. Remove the folder to have it prepared again."
-            )
-        return Reviews(decode(contents), labels)
+        size = SPLIT_SIZES[own_name]
+        if split == UNLABELLED and len(rows) != size:
+            expected = f"{size:,} reviews"
+        elif split != UNLABELLED and [labels.count(n) for n in (0, 1)] != [size // 2, size // 2]:
+            expected = f"{size // 2:,} negative and as many positive reviews"
+        else:
+            targets = None if split == UNLABELLED else [LABELS[label] for label in labels]
+            return Examples.numbered(decode(contents), targets, f"{self.folder}, {split}")
+        raise UserError(
+            f"{self.folder} is not the IMDB data set: {split} must have {expected}. Remove the "
+            "folder to have it prepared again."
+        )
 
 
 def download(url: str, sha256: str, path: pathlib.Path) -> None:

@@ -7,11 +7,10 @@ all else is drawn from four symbols that mean nothing. A model that reads forwar
 at least two fifths of the sequence.
 """
 
-import dataclasses
-
 import numpy as np
 
-from train_lib.data.corpus import Reviews
+from train_lib.data.examples import Examples
+from train_lib.data.sources import generated
 
 # Of the rules above. Raise it when any generated text changes.
 _VERSION = 1
@@ -20,44 +19,54 @@ MARKS = ("x", "y")
 NOTHING = ("a", "b", "c", "d")
 
 
-@dataclasses.dataclass(frozen=True)
 class TemporalOrder:
     """Sequences in which y stood first (negative) or x did (positive), half of them each.
 
-    Attributes:
+    Args:
         length_tokens: T, of the shortest; they have up to a tenth more.
-        train_reviews, test_reviews: how many there are.
+        train_examples, validation_examples, test_examples: how many there are; the first two are
+            one split, to draw from. 0: as the generated corpus.
     """
 
-    length_tokens: int
-    train_reviews: int
-    test_reviews: int
     name = "temporal_order"
+    fingerprinted = generated.FINGERPRINTED
+
+    def __init__(
+        self,
+        length_tokens: int = 500,
+        train_examples: int = 0,
+        validation_examples: int = 0,
+        test_examples: int = 0,
+    ):
+        self.length_tokens = length_tokens
+        self.default_sizes = generated.sizes(train_examples, validation_examples, test_examples)
+        self._counts = generated.counts(self.default_sizes)
 
     def identity(self) -> str:
         return (
-            f"version {_VERSION}, {self.length_tokens} tokens, {self.train_reviews} train, "
-            f"{self.test_reviews} test"
+            f"version {_VERSION}, {self.length_tokens} tokens, {self._counts['train']} train, "
+            f"{self._counts['test']} test"
         )
 
-    def read(self, split: str) -> Reviews:
-        split_number, count = {
-            "train": (0, self.train_reviews),
-            "test": (1, self.test_reviews),
-        }[split]
-        labels = np.arange(count) % 2
-        texts = [
-            self._write(np.random.default_rng([split_number, number]), bool(label))
-            for number, label in enumerate(labels)
-        ]
-        return Reviews(texts, labels)
+    def splits(self) -> tuple[str, ...]:
+        return tuple(self._counts)
 
-    def _write(self, rng: np.random.Generator, label: bool) -> str:
+    def read(self, split: str) -> Examples:
+        split_number = {"train": 0, "test": 1}[split]
+        numbers = range(self._counts[split])
+        texts = [
+            self._write(np.random.default_rng([split_number, number]), bool(number % 2))
+            for number in numbers
+        ]
+        targets = [generated.LABELS[number % 2] for number in numbers]
+        return Examples.numbered(texts, targets, f"{self.name}, {split}")
+
+    def _write(self, rng: np.random.Generator, positive: bool) -> str:
         """One sequence; its start and end are marked, the start by the vocabulary."""
         shortest = self.length_tokens
         # Two more are the start and the end.
         length = int(rng.integers(shortest, shortest + shortest // 10 + 1)) - 2
         words = rng.choice(NOTHING, length)
-        for mark, tenth in zip(MARKS if label else MARKS[::-1], (1, 5), strict=True):
+        for mark, tenth in zip(MARKS if positive else MARKS[::-1], (1, 5), strict=True):
             words[rng.integers(tenth * shortest // 10, (tenth + 1) * shortest // 10)] = mark
         return " ".join([*words, "end"])

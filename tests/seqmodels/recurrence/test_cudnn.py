@@ -12,8 +12,9 @@ from jax.experimental import rnn
 from jax.interpreters import mlir
 from jaxlib import gpu_rnn
 
-from seqmodels import cudnn, oracle, recurrence
+from seqmodels import check_cell, recurrence
 from seqmodels.cells import lstm
+from seqmodels.recurrence import cudnn, oracle
 
 WIDTH, INPUT, HIDDEN = 5, 3, 7
 LENGTHS = [5, 1, 0, 3, 4, 5]
@@ -69,6 +70,23 @@ def test_equals_our_own(cell, x_TxDxB, reverse):
     graphdef, params = nnx.split(cell, nnx.Param)
     actual, expected = (
         jit(gradients(functools.partial(run, reverse=reverse), graphdef))(params, x_TxDxB, lengths)
+        for run in (cudnn.run, recurrence.run)
+    )
+    jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, 1e-4, 1e-5), actual, expected)
+
+
+@pytest.mark.usefixtures("reference")
+@pytest.mark.parametrize("reverse", [False, True])
+def test_begins_at_any_carry(cell, x_TxDxB, reverse):
+    start = tuple(jax.random.normal(jax.random.key(number), (HIDDEN,)) for number in (3, 4))
+    lengths = jnp.array(LENGTHS)
+
+    def results(run, start):
+        encoded = run(cell, x_TxDxB, lengths, reverse=reverse, start=start)
+        return check_cell.scalar(encoded), encoded
+
+    actual, expected = (
+        jit(jax.grad(functools.partial(results, run), has_aux=True))(start)
         for run in (cudnn.run, recurrence.run)
     )
     jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, 1e-4, 1e-5), actual, expected)

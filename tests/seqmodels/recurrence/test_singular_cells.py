@@ -10,7 +10,7 @@ from flax import nnx
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
-from seqmodels import check_cell, factory, recurrence
+from seqmodels import check_cell, factory, loading, recurrence
 
 WIDTH, BATCH, SIZE = 5, 4, 8
 
@@ -133,7 +133,7 @@ def check(write_cell, case):
     def gradient(params, tokens_BxT, weights_B, lengths_B, keys_B):
         def loss(params):
             model = nnx.merge(graphdef, params)
-            logits_B = model(tokens_BxT, lengths_B, dropout_keys_B=keys_B)
+            logits_B = model(tokens_BxT, lengths_B, dropout_keys_B=keys_B)[:, 0]
             return jnp.vdot(logits_B, weights_B)
 
         return jax.grad(loss)(params)
@@ -142,7 +142,8 @@ def check(write_cell, case):
     valid_BxT = jnp.arange(WIDTH) < lengths_B[:, None]
     tokens_BxT = jnp.where(valid_BxT, tokens_BxT, 0)
     # In the padding a second layer gets zeros anyway, and the first one where a researcher says so.
-    params["embedding"] = params["embedding"].replace(params["embedding"][...].at[0].set(0))
+    table = params["inputs"]["table"]
+    params["inputs"]["table"] = table.replace(table[...].at[0].set(0))
     arrays = tokens_BxT, weights_B, lengths_B, keys_B
     together = gradient(params, *arrays)
     alone = [gradient(params, *(one[b : b + 1] for one in arrays)) for b in range(BATCH)]
@@ -183,7 +184,7 @@ def test_no_gradient_comes_from_padding_in_any_setting(write_cell, case):
 
 def test_no_gradient_comes_from_a_batch_without_steps_beside_another(write_cell):
     # Under vmap, over seeds say, both take as many steps.
-    cell = factory.find_cell(write_cell("Cell", "norm"))(SIZE, SIZE, rngs=nnx.Rngs(0))
+    cell = loading.find_cell(write_cell("Cell", "norm"))(SIZE, SIZE, rngs=nnx.Rngs(0))
     graphdef, params = nnx.split(cell, nnx.Param)
     x_TxDxB = jnp.zeros((WIDTH, SIZE, BATCH)).at[:3].set(1.0)
 

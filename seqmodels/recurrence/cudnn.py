@@ -13,8 +13,8 @@ import jax.numpy as jnp
 
 from seqmodels.cells import base
 from seqmodels.cells.lstm import LSTM
-from seqmodels.initial_state import LearnedInitialState
-from seqmodels.recurrence import Encoded, valid_steps
+from seqmodels.recurrence.entry import Entry
+from seqmodels.recurrence.sequences import Encoded, initial_carry, valid_steps
 
 try:
     from jax.experimental import rnn
@@ -33,8 +33,6 @@ def why_not(cell: base.Cell) -> str | None:
     """What keeps this cell from cuDNN, on any device; None if nothing does."""
     if rnn is None:
         return "this version of JAX has no jax.experimental.rnn"
-    if isinstance(cell, LearnedInitialState):
-        return "its initial state is learned, and it begins at zero here"
     if type(cell) is not LSTM:
         return "it is not the LSTM that cuDNN knows"
     if cell.recurrent_kernel.dtype != jnp.float32:
@@ -42,8 +40,15 @@ def why_not(cell: base.Cell) -> str | None:
     return None
 
 
-def run(cell: LSTM, x_TxDxB: jax.Array, lengths_B: jax.Array, *, reverse: bool = False) -> Encoded:
-    """`seqmodels.recurrence.run` for the LSTM; differentiable, but not under `vmap`.
+def run(
+    cell: LSTM,
+    x_TxDxB: jax.Array,
+    lengths_B: jax.Array,
+    *,
+    reverse: bool = False,
+    start: base.Carry = None,
+) -> Encoded:
+    """`loop.run` for the LSTM; differentiable, but not under `vmap`.
 
     Products have the precision of `jax.default_matmul_precision`: TF32, or float32 with "highest".
 
@@ -52,6 +57,7 @@ def run(cell: LSTM, x_TxDxB: jax.Array, lengths_B: jax.Array, *, reverse: bool =
         x_TxDxB: the inputs, float32; sequences start at time 0.
         lengths_B: valid steps of each sequence, 0 to T.
         reverse: run from the last valid step to the first.
+        start: the carry of every sequence before its first step; None: zeros.
     """
     width, input_size, _ = x_TxDxB.shape
     valid_Tx1xB = valid_steps(lengths_B, width)[:, None]
@@ -59,11 +65,11 @@ def run(cell: LSTM, x_TxDxB: jax.Array, lengths_B: jax.Array, *, reverse: bool =
     x_TxDxB = jnp.where(valid_Tx1xB, x_TxDxB, 0)
     if reverse:
         x_TxDxB = _turn(x_TxDxB, lengths_B)
-    start_1xBxH = jnp.zeros((1, len(lengths_B), cell.hidden_size), x_TxDxB.dtype)
+    c_HxB, h_HxB = initial_carry(cell, len(lengths_B), x_TxDxB.dtype, start)
     y_BxTxH, last_1xBxH, _ = rnn.lstm(
         x_TxDxB.transpose(2, 0, 1),
-        start_1xBxH,
-        start_1xBxH,
+        h_HxB.T[None],
+        c_HxB.T[None],
         _packed(cell),
         jnp.maximum(lengths_B, 1).astype(jnp.int32),
         input_size=input_size,
@@ -90,3 +96,12 @@ def _turn(array_TxFxB: jax.Array, lengths_B: jax.Array) -> jax.Array:
     time_Tx1 = jnp.arange(len(array_TxFxB))[:, None]
     source_TxB = jnp.where(time_Tx1 < lengths_B, lengths_B - 1 - time_Tx1, time_Tx1)
     return jnp.take_along_axis(array_TxFxB, source_TxB[:, None], axis=0)
+
+
+def _why_not_here(cell: base.Cell) -> str | None:
+    if available(cell):
+        return None
+    return why_not(cell) or "there is no NVIDIA GPU"
+
+
+ENTRY = Entry("cudnn", run, _why_not_here, is_best=available)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seqmodels import gatewise
+from seqmodels.recurrence import gatewise
 
 LANES = 16
 

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from seqmodels.recurrence import Encoded
+from seqmodels.recurrence.sequences import Encoded, own_or
 
 
-def run(cell, x_TxDxB, lengths_B, *, reverse=False):
+def run(cell, x_TxDxB, lengths_B, *, reverse=False, start=None):
     """Steps through each sequence alone, in Python; `lengths_B` is a list of integers.
 
     One step is compiled and called again and again: within `jax.jit` every one would be.
@@ -20,7 +20,7 @@ def run(cell, x_TxDxB, lengths_B, *, reverse=False):
     for number in range(batch_size):
         times = range(lengths_B[number])
         outputs = [jnp.zeros(cell.hidden_size)] * width
-        carry, last = cell.initial_carry(), jnp.zeros(cell.hidden_size)
+        carry, last = own_or(start, cell), jnp.zeros(cell.hidden_size)
         for time in reversed(times) if reverse else times:
             carry, last = _step(graphdef, params, carry, x_TxDxB[time, :, number])
             outputs[time] = last

@@ -7,8 +7,9 @@ import pytest
 from flax import nnx
 from jax.test_util import check_grads
 
-from seqmodels import check_cell, factory, oracle, recurrence
+from seqmodels import check_cell, loading, recurrence
 from seqmodels.check_cell import scalar
+from seqmodels.recurrence import loop, oracle, scan
 
 WIDTH, BATCH, INPUT, HIDDEN = 5, 5, 3, 4
 LENGTHS = [5, 1, 0, 3, 4]
@@ -21,7 +22,7 @@ def slow(*values):
 # A cell with all that makes it fast, and one with nothing of it; `test_check_cell` has them all.
 @pytest.fixture(params=["lstm", "min_gru"])
 def cell(request):
-    cell = factory.find_cell(request.param)(INPUT, HIDDEN, rngs=nnx.Rngs(0))
+    cell = loading.find_cell(request.param)(INPUT, HIDDEN, rngs=nnx.Rngs(0))
     # Nothing at its initial zero: a bias that is left out must show.
     return check_cell.without_zeros(cell)
 
@@ -46,7 +47,7 @@ def assert_close(actual, expected, rtol=1e-4, atol=1e-5):
     jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, rtol, atol), actual, expected)
 
 
-@pytest.mark.parametrize("run", [recurrence.run, recurrence.scan])
+@pytest.mark.parametrize("run", [recurrence.run, scan.run])
 @pytest.mark.parametrize(
     ("lengths", "reverse"), [(LENGTHS, True), ([WIDTH] * 5, False), ([2, 3, 2, 3, 1], True)]
 )
@@ -123,7 +124,7 @@ def test_gradients_match_finite_differences(cell):
 
 
 def test_several_cells_over_parts_equal_each_alone_over_the_whole(cell, x_TxDxB):
-    other = factory.find_cell("lstm")(INPUT, HIDDEN + 1, rngs=nnx.Rngs(3))
+    other = loading.find_cell("lstm")(INPUT, HIDDEN + 1, rngs=nnx.Rngs(3))
     lengths_B = jnp.array(LENGTHS)
 
     def together(x_TxDxB):
@@ -221,7 +222,7 @@ def test_a_sequence_in_two_pieces_is_the_sequence(cell, x_TxDxB, reverse, segmen
 
 @pytest.mark.parametrize(("cells", "segment_steps"), [(1, 1), (2, 2), slow(1, 2), slow(2, 1)])
 def test_products_that_are_kept_change_nothing(cells, segment_steps, x_TxDxB, monkeypatch):
-    cell = check_cell.without_zeros(factory.find_cell("lstm")(INPUT, HIDDEN, rngs=nnx.Rngs(0)))
+    cell = check_cell.without_zeros(loading.find_cell("lstm")(INPUT, HIDDEN, rngs=nnx.Rngs(0)))
     graphdef, params = nnx.split(cell, nnx.Param)
 
     def results(keep_from):
@@ -232,7 +233,7 @@ def test_products_that_are_kept_change_nothing(cells, segment_steps, x_TxDxB, mo
             )  # fmt: skip
             return sum(scalar([one.last_HxB, one.sequence_TxHxB]) for one in encoded)
 
-        monkeypatch.setattr(recurrence, "KEEP_FROM", keep_from)
+        monkeypatch.setattr(loop, "KEEP_FROM", keep_from)
         value, (d_params, d_x) = jax.jit(jax.value_and_grad(loss, (0, 1)))(params, x_TxDxB)
         valid = recurrence.valid_steps(jnp.array(LENGTHS), WIDTH)[:, None]
         return value, d_params, jnp.where(valid, d_x, 0)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.extend import core
 
-from seqmodels import gatewise
+from seqmodels.recurrence import gatewise
 
 try:
     from jax.experimental.pallas import triton

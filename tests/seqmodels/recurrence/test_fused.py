@@ -10,10 +10,11 @@ from flax import nnx
 from jax import export
 from jax.sharding import PartitionSpec
 
-from seqmodels import check_cell, fused, fused_kernels, oracle, recurrence
+from seqmodels import check_cell, recurrence
 from seqmodels.cells import base
 from seqmodels.cells.gru import GRU
 from seqmodels.cells.lstm import LSTM
+from seqmodels.recurrence import fused, fused_kernels, oracle
 
 WIDTH, BATCH, INPUT = 5, 17, 3
 LENGTHS = [0, 3, 1, 2, 3, 3, 0, 1, 2, 3, 1, 1, 2, 3, 0, 2, 5]  # The 17th has a block to itself.

@@ -1,4 +1,4 @@
-"""The whole model: what must not matter, what must, and what it is made of."""
+"""The whole model on tokens: what must not matter, what must, and what it is made of."""
 
 import functools
 
@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from seqmodels import factory, recurrence
+from seqmodels import factory
 from seqmodels.pooling import POOLINGS
+from seqmodels.recurrence import arrays
 
 VOCABULARY = 11
 ONE_LAYER = {"hidden_sizes": (3,), "dropout_rates": (0.3,)}
@@ -27,6 +28,10 @@ def build(**changes):
     return factory.build(**arguments | changes)
 
 
+def logits_of(model, *arguments, **options):
+    return model(*arguments, **options)[:, 0]
+
+
 def logits_and_gradients(model, tokens_BxT, lengths_B, rows, **arguments):
     """The logits of the first `rows` reviews and the gradient of their losses' sum."""
     tokens_and_lengths = jnp.array(tokens_BxT), jnp.array(lengths_B)
@@ -38,7 +43,7 @@ def logits_and_gradients(model, tokens_BxT, lengths_B, rows, **arguments):
 @functools.partial(jax.jit, static_argnums=0, static_argnames=("rows", "padding_side"))
 def _logits_and_gradients(graphdef, params, tokens_BxT, lengths_B, *, rows, **arguments):
     def loss(params):
-        logits_B = nnx.merge(graphdef, params)(tokens_BxT, lengths_B, **arguments)[:rows]
+        logits_B = nnx.merge(graphdef, params)(tokens_BxT, lengths_B, **arguments)[:rows, 0]
         return jnp.sum(jax.nn.softplus(logits_B)), logits_B
 
     gradients, logits_B = jax.grad(loss, has_aux=True)(params)
@@ -111,14 +116,14 @@ def test_what_stands_behind_the_longest_review_is_never_read(pooling, monkeypatc
     def room_of_nan(arrays, width, first):
         return jax.tree.map(lambda one: jnp.full((width, *one.shape), jnp.nan), arrays)
 
-    monkeypatch.setattr(recurrence, "room", room_of_nan)
+    monkeypatch.setattr(arrays, "room", room_of_nan)
     jax.tree.map(
         lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-7), run(77), expected
     )
 
 
 def test_a_batch_is_each_review_alone():
-    run = jax.jit(build())
+    run = jax.jit(functools.partial(logits_of, build()))
     rng = np.random.default_rng(0)
     for lengths in rng.integers(0, 9, (20, 4)):
         reviews = [rng.integers(0, VOCABULARY, length) for length in lengths]
@@ -140,7 +145,7 @@ def test_words_outside_the_batch_get_no_gradient(pooling):
     _, gradients = logits_and_gradients(
         build(pooling=pooling, **ONE_LAYER), [[1, 2, 3, 4]], [3], rows=1
     )
-    used = np.array(gradients["embedding"][...]).any(axis=1)
+    used = np.array(gradients["inputs"]["table"][...]).any(axis=1)
     np.testing.assert_array_equal(np.flatnonzero(used), [1, 2, 3])
 
 
@@ -181,9 +186,11 @@ def test_bfloat16_products_leave_state_and_gradients_in_float32():
 def test_dropout_needs_keys_and_then_differs_from_key_to_key():
     model = build(**ONE_LAYER)
     tokens_BxT, lengths_B = jnp.array([[1, 2, 3]] * 2), jnp.array([3, 3])
-    plain = model(tokens_BxT, lengths_B)
+    plain = logits_of(model, tokens_BxT, lengths_B)
     assert plain[0] == plain[1]
-    dropped = model(tokens_BxT, lengths_B, dropout_keys_B=jax.random.split(jax.random.key(0), 2))
+    dropped = logits_of(
+        model, tokens_BxT, lengths_B, dropout_keys_B=jax.random.split(jax.random.key(0), 2)
+    )
     assert len({float(logit) for logit in [*dropped, plain[0]]}) == 3
 
 
@@ -209,7 +216,7 @@ def test_is_initialised_like_keras():
     )  # fmt: skip
     cell = model.encoder.layers[0].forward
     for array, limit in [
-        (model.embedding, 0.05),
+        (model.inputs.table, 0.05),
         (cell.kernel, np.sqrt(6 / (20 + 120))),
         (model.head.kernel, np.sqrt(6 / (30 + 1))),
     ]:
@@ -257,7 +264,7 @@ def test_padding_and_company_do_not_matter_with_everything_switched_on(direction
     assert_same(run(3, 8, "pre"))
     assert_same(run(4, 9, "post"))
     monkeypatch.setattr(
-        recurrence,
+        arrays,
         "room",
         lambda arrays, width, first: jax.tree.map(
             lambda one: jnp.full((width, *one.shape), jnp.nan), arrays
@@ -304,11 +311,11 @@ def test_drops_in_training_alone(name):
     np.testing.assert_array_equal(
         plain(tokens_BxT, lengths_B, **keys), plain(tokens_BxT, lengths_B)
     )
-    one, other = dropping(tokens_BxT, lengths_B, **keys)
-    assert one != plain(tokens_BxT, lengths_B)[0]
+    one, other = logits_of(dropping, tokens_BxT, lengths_B, **keys)
+    assert one != logits_of(plain, tokens_BxT, lengths_B)[0]
     # A mask of weights is for all sequences, one of words for each.
     assert (one == other) == (name == "weight_drop")
-    again = dropping(tokens_BxT, lengths_B, **{**keys, "step_key": jax.random.key(9)})
+    again = logits_of(dropping, tokens_BxT, lengths_B, **{**keys, "step_key": jax.random.key(9)})
     assert (one == again[0]) == (name != "weight_drop")
 
 
@@ -322,7 +329,7 @@ def test_replaced_words_get_no_gradient_and_the_unknown_one_does():
         rows=1,
         dropout_keys_B=keys_B,
     )
-    used = np.flatnonzero(np.array(gradients["embedding"][...]).any(axis=1))
+    used = np.flatnonzero(np.array(gradients["inputs"]["table"][...]).any(axis=1))
     assert used[0] == 2
     assert 1 < len(used) < 9
 
@@ -337,13 +344,12 @@ def test_a_learned_initial_state_begins_as_none_and_is_trained():
     counts = [sum(leaf.size for leaf in jax.tree.leaves(one)) for one in (without, gradients)]
     assert counts[1] - counts[0] == 2 * 2 * (3 + 2)  # Directions, c and h, units.
     for layer in gradients["encoder"]["layers"].values():
-        for direction in layer.values():
-            leaves = jax.tree.leaves(direction["learned_initial_state"])
-            assert all(leaf.any() for leaf in leaves)
+        for direction in ("forward", "backward"):
+            assert all(leaf.any() for leaf in jax.tree.leaves(layer[f"{direction}_start"]))
 
 
 def test_cell_options_reach_every_cell():
-    for layer in build(cell_options="forget_bias=3.0").encoder.layers:
+    for layer in build(cell_options={"forget_bias": 3.0}).encoder.layers:
         for cell in (layer.forward, layer.backward):
             forget_H = cell.bias[...][cell.hidden_size : 2 * cell.hidden_size]
             np.testing.assert_array_equal(forget_H, 3.0)
@@ -352,7 +358,7 @@ def test_cell_options_reach_every_cell():
 def test_seeds_draw_other_parameters_and_the_same_seed_the_same():
     leaves = [jax.tree.leaves(nnx.split(build(seed=seed), nnx.Param)[1]) for seed in (0, 0, 1)]
     jax.tree.map(np.testing.assert_array_equal, leaves[0], leaves[1])
-    assert (leaves[0][0] != leaves[2][0]).any()
+    assert (leaves[0][-1] != leaves[2][-1]).any()  # The table; the first is a bias.
 
 
 @pytest.mark.parametrize(
@@ -362,8 +368,10 @@ def test_seeds_draw_other_parameters_and_the_same_seed_the_same():
         ({"pooling": "nope"}, "last, mean, max"),
         ({"direction": "nope"}, "forward, backward, bidirectional"),
         ({"hidden_sizes": ()}, "at least one layer"),
-        ({"cell_options": "forget_bais=3.0"}, "LSTM has no option 'forget_bais'; it has forget_b"),
-        ({"cell_options": "forget_bias"}, "cell options 'forget_bias' cannot be read"),
+        (
+            {"cell_options": {"forget_bais": 3.0}},
+            "LSTM has no option 'forget_bais'; it has for",
+        ),
         ({"residual": True}, "of layer 2 the input is 3 [+] 3 wide and the output 2 [+] 2"),
         ({"word_dropout": 0.1}, "given as unknown_token"),
         ({"weight_drop": 0.1, "cell": "min_gru"}, "weight drop has nothing to drop in the cell Mi"),
@@ -397,7 +405,7 @@ def test_tokens_that_all_rows_share_at_the_start_are_read_once(changes):
     @jax.value_and_grad
     def loss(params, tokens_BxT, shared_steps):
         model = nnx.merge(graphdef, params)
-        logits_B = model(tokens_BxT, padding_side="pre", shared_steps=shared_steps)
+        logits_B = logits_of(model, tokens_BxT, padding_side="pre", shared_steps=shared_steps)
         return jnp.sum(jnp.sin(logits_B) * jnp.arange(1, 5))
 
     expected = loss(params, tokens_BxT, None)

@@ -4,7 +4,7 @@ A program of the kernel takes 16 sequences through all their steps. It holds the
 registers and, if that has no more than 64 KiB (four gates of 64 units), the recurrent matrix R in
 shared memory; a larger R it reads anew every step, from the cache. What is left to do in a step is
 `h @ R`, on the matrix unit, and the cell's `update`, which is traced and put into the kernel gate
-by gate (`seqmodels.gatewise`). All that needs no carry is one product over all steps outside of the
+by gate (`gatewise`). All that needs no carry is one product over all steps outside of the
 kernel: the input projection before it and, backwards, `h @ R` again and the gradient of R.
 
 Backwards the kernel reads the carry before every step, which is all the forward pass keeps besides
@@ -21,10 +21,16 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from seqmodels import fused_kernels as kernels
-from seqmodels import gatewise
 from seqmodels.cells import base
-from seqmodels.recurrence import Encoded, real_inputs, without_gradient_of_nothing
+from seqmodels.recurrence import fused_kernels as kernels
+from seqmodels.recurrence import gatewise
+from seqmodels.recurrence.entry import Entry
+from seqmodels.recurrence.sequences import (
+    Encoded,
+    own_or,
+    real_inputs,
+    without_gradient_of_nothing,
+)
 
 _MAX_HIDDEN = 256  # The registers of a program hold the gates of no more units, 16 times.
 
@@ -60,9 +66,10 @@ def run(
     lengths_B: jax.Array,
     *,
     reverse: bool = False,
+    start: base.Carry = None,
     interpret: bool = False,
 ) -> Encoded:
-    """`seqmodels.recurrence.run`, to which it is equal, in one kernel forwards and one backwards.
+    """`loop.run`, to which it is equal, in one kernel forwards and one backwards.
 
     Args:
         cell: a cell for which `why_not` has nothing to say.
@@ -70,6 +77,7 @@ def run(
         lengths_B: valid steps of each sequence, 0 to T. The loop over 16 neighbours in the batch
             ends with the longest of them.
         reverse: run from the last valid step to the first.
+        start: the carry of every sequence before its first step; None: the cell's own.
         interpret: compute what the kernel computes without a GPU, slowly.
 
     Raises:
@@ -87,17 +95,17 @@ def run(
     y_TxHxB, last_HxB = _loop(
         plan,
         jnp.pad(matrix_NxHxH, ((0, 0), lanes, lanes)),
-        jnp.pad(_fixed(plan, cell).astype(z_TxGxB.dtype), ((0, 0), lanes)),
+        jnp.pad(_fixed(plan, cell, own_or(start, cell)).astype(z_TxGxB.dtype), ((0, 0), lanes)),
         jnp.pad(z_TxNxHxB, ((0, 0), (0, 0), lanes, columns)),
         jnp.pad(lengths_B.astype(jnp.int32), columns),
     )
     return Encoded(y_TxHxB[:, :size, :batch_size], last_HxB[:size, :batch_size])
 
 
-def _fixed(plan: kernels.Plan, cell: base.GatedCell) -> jax.Array:
-    """The initial carry and the parameters that `update` reads, part by part: `[F, H]`."""
+def _fixed(plan: kernels.Plan, cell: base.GatedCell, start: base.Carry) -> jax.Array:
+    """The carry to begin at and the parameters that `update` reads, part by part: `[F, H]`."""
     leaves = jax.tree.leaves(nnx.split(cell, nnx.Param)[1])
-    arrays = [*cell.initial_carry(), *(leaves[number] for number, _ in plan.own)]
+    arrays = [*start, *(leaves[number] for number, _ in plan.own)]
     parts = [array.reshape(gatewise.count(array, plan.size), -1) for array in arrays]
     return jnp.concatenate([jnp.broadcast_to(p, (len(p), plan.size)) for p in parts])
 
@@ -198,3 +206,12 @@ def _loop_backward(plan, residuals, cotangents):
 
 
 _loop.defvjp(_loop_forward, _loop_backward)
+
+
+def _run(cell, x_TxDxB, lengths_B, *, reverse=False, start=None):
+    """`run` on a GPU; on other devices interpreted."""
+    interpret = jax.default_backend() != "gpu"
+    return run(cell, x_TxDxB, lengths_B, reverse=reverse, start=start, interpret=interpret)
+
+
+ENTRY = Entry("fused", _run, why_not, is_best=available)

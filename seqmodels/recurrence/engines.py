@@ -1,23 +1,35 @@
-"""The engines that can run a cell, and which of them does.
+"""The table of engines that can run a cell, and which of them does.
 
-All give what the unrolled loop over the cell's steps gives, values and gradients.
+All give what the unrolled loop over the cell's steps gives, values and gradients. A new one is a
+file with an `ENTRY`, and its line in `TABLE`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from seqmodels import cudnn, dropout, fused, parallel, recurrence
+from seqmodels import dropout
 from seqmodels.cells import base
-from seqmodels.recurrence import Encoded
+from seqmodels.recurrence import cudnn, fused, loop, parallel, scan
+from seqmodels.recurrence.sequences import Encoded
 
-ENGINES = ("auto", "loop", "scan", "parallel", "fused", "cudnn")
-"""`auto` chooses; `loop` is `seqmodels.recurrence`; `scan` is `jax.lax.scan` with JAX's own
-derivative, the plain one, for comparison; `parallel` all steps of a linear cell at once; `fused` a
-GPU kernel for any gated cell, which a CPU interprets, slowly; `cudnn` NVIDIA's for the LSTM."""
+TABLE = {
+    entry.name: entry
+    for entry in (
+        cudnn.ENTRY,  # NVIDIA's, for the LSTM.
+        parallel.ENTRY,  # All steps of a linear cell at once.
+        fused.ENTRY,  # A GPU kernel for any gated cell, which a CPU interprets, slowly.
+        scan.ENTRY,  # `jax.lax.scan` with JAX's own derivative, the plain one, for comparison.
+        loop.ENTRY,  # Any cell, anywhere.
+    )
+}
+"""The engines by their names: the first that is best for a cell runs it, unless one is named."""
+
+ENGINES = ("auto", *TABLE)
+"""What an engine may be called; `auto` chooses."""
 
 MATRIX_DTYPES = ("float32", "bfloat16")
 
@@ -55,19 +67,8 @@ def choose(engine: Engine, cell: base.Cell, rates: dropout.Rates = dropout.NOTHI
             )
         return "loop"
     if engine.name == "auto":
-        if cudnn.available(cell):
-            return "cudnn"
-        # A CPU would gain nothing: it takes every step there is, one by one or in a tree.
-        if parallel.why_not(cell) is None and jax.default_backend() != "cpu":
-            return "parallel"
-        return "fused" if fused.available(cell) else "loop"
-    why_not = None
-    if engine.name == "fused":
-        why_not = fused.why_not(cell)
-    elif engine.name == "parallel":
-        why_not = parallel.why_not(cell)
-    elif engine.name == "cudnn" and not cudnn.available(cell):
-        why_not = cudnn.why_not(cell) or "there is no NVIDIA GPU"
+        return next(name for name, entry in TABLE.items() if entry.is_best(cell))
+    why_not = TABLE[engine.name].why_not(cell)
     if why_not is not None:
         name = type(cell).__name__
         raise ValueError(f"the engine {engine.name!r} cannot run the cell {name}: {why_not}")
@@ -97,27 +98,18 @@ def run_all(
     parts: Sequence[jax.Array],
     lengths_B: jax.Array,
     dropped: dropout.Dropout = dropout.NOTHING,
+    starts: Sequence[base.Carry] | None = None,
 ) -> tuple[Encoded, ...]:
-    """`seqmodels.recurrence.run_all` by an engine."""
+    """`loop.run_all` by an engine."""
     names = [choose(engine, cell, dropped.rates) for cell in cells]
     if set(names) == {"loop"}:
-        return recurrence.run_all(cells, reverse, parts, lengths_B, dropped, *engine[1:])
+        return loop.run_all(cells, reverse, parts, lengths_B, dropped, *engine[1:], starts)
     x_TxDxB = jnp.concatenate(parts, axis=1)
     if dropped.keys_B is not None and dropped.rates.inputs > 0:
         x_TxDxB = dropout.drop_all(x_TxDxB, dropped.rates.inputs, dropped.keys_B)
-    run: dict[str, Callable[..., Encoded]] = {
-        "loop": recurrence.run,
-        "scan": recurrence.scan,
-        "parallel": parallel.run,
-        "fused": _fused,
-        "cudnn": cudnn.run,
-    }
     return tuple(
-        run[name](cell, x_TxDxB, lengths_B, reverse=backwards)
-        for name, cell, backwards in zip(names, cells, reverse, strict=True)
+        TABLE[name].run(cell, x_TxDxB, lengths_B, reverse=backwards, start=start)
+        for name, cell, backwards, start in zip(
+            names, cells, reverse, starts or [None] * len(cells), strict=True
+        )
     )
-
-
-def _fused(cell, x_TxDxB, lengths_B, *, reverse):
-    interpret = jax.default_backend() != "gpu"
-    return fused.run(cell, x_TxDxB, lengths_B, reverse=reverse, interpret=interpret)

@@ -1,0 +1,163 @@
+"""Finds the source that a config asks for, and fills the arguments of its constructor.
+
+A source is found by its name (a file in `train_lib/data/sources/`), by the path of a Python file
+with one source of a user's own in it, or it is a file or a folder of data, found by its suffix or
+by what is in it.
+"""
+
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import pathlib
+import sys
+import traceback
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+from train_lib import files
+from train_lib.data import readers
+from train_lib.data.examples import Source
+from train_lib.errors import UserError
+
+_FOLDER = pathlib.Path(__file__).parent / "sources"
+_METHODS = ("identity", "splits", "read")
+
+
+def names() -> list[str]:
+    """The names by which sources are found."""
+    return sorted(path.stem for path in _FOLDER.glob("[!_]*.py"))
+
+
+def find(source: str, fields: Mapping[str, Any], options: Mapping[str, Any]) -> Source:
+    """The source that a config asks for, ready to be read.
+
+    Args:
+        source: a name, the path of a Python file, or data: see above.
+        fields: of `config.data`; the constructor takes those that have the names of its arguments.
+        options: more arguments of the constructor, which win.
+
+    Raises:
+        UserError: there is no such source, it has no such option, or it cannot be had.
+    """
+    cls, first = _class_of(source)
+    arguments = _arguments(cls)
+    if unknown := set(options) - set(arguments):
+        raise UserError(
+            f"the source {source} has no option {', '.join(sorted(unknown))}; those it has: "
+            f"{', '.join(sorted(arguments)) or 'none'}."
+        )
+    given = {name: fields[name] for name in arguments if name in fields} | dict(options)
+    if missing := {name for name, has_default in arguments.items() if not has_default} - set(given):
+        raise UserError(
+            f"the source {source} must be told {', '.join(sorted(missing))}, as in "
+            f'config.data.source_options="{min(missing)}=...".'
+        )
+    found = cls(*first, **given)
+    if not isinstance(getattr(found, "name", None), str):
+        raise UserError(
+            f"the source {source} has no name; give its class one, as in name = 'mine'."
+        )
+    return found
+
+
+def find_data(
+    path: str, fields: Mapping[str, Any], options: Mapping[str, Any], *, labelled: bool
+) -> Source:
+    """A file or a folder of data, for a finished run to answer.
+
+    Args:
+        path: of the data.
+        fields: of `config.data`, as in `find`.
+        options: of the source of the run, of which this one takes those that it has.
+        labelled: False: targets are not read, nor need there be any.
+
+    Raises:
+        UserError: as `find` does.
+    """
+    reader = readers.reader_of(path)
+    if reader is None:
+        raise UserError(f"{path}: there is no such file. Data are {readers.KINDS}.")
+    taken = {name: value for name, value in options.items() if name in _arguments(reader)}
+    return find(path, fields, taken | {"labelled": labelled})
+
+
+def fields_of(source: str) -> frozenset[str]:
+    """The names of the arguments that a source takes, from fields of `config.data` or options.
+
+    Raises:
+        UserError: there is no such source.
+    """
+    return frozenset(_arguments(_class_of(source)[0]))
+
+
+def _class_of(source: str) -> tuple[type, tuple]:
+    """The class of a source, and what its constructor takes before the fields."""
+    if source in names():
+        module = importlib.import_module(f"train_lib.data.sources.{source}")
+        return _only_class(module, source), ()
+    path = files.local(source)
+    if path.suffix == ".py":
+        if not path.is_file():
+            raise UserError(f"the source {source}: there is no such file.")
+        return _only_class(_import(path), source), ()
+    if (reader := readers.reader_of(source)) is not None:
+        return reader, (source,)
+    close = difflib.get_close_matches(source, names(), 1)
+    raise UserError(
+        f"config.data.source = {source!r} is not known"
+        + (f"; did you mean {close[0]}?" if close else ".")
+        + f" It must be one of {', '.join(names())}, the path of a Python file with a source in "
+        f"it, or data: {readers.KINDS}."
+    )
+
+
+def _arguments(cls: type) -> dict[str, bool]:
+    """The arguments of a constructor that fields and options may fill, and if each has a default.
+
+    The first of a reader is its path, which it takes by place alone.
+    """
+    return {
+        parameter.name: parameter.default is not parameter.empty
+        for parameter in inspect.signature(cls).parameters.values()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    }
+
+
+def _import(path: pathlib.Path) -> ModuleType:
+    """A Python file as a module."""
+    # A name of its own, under which what is defined there is found again.
+    digest = hashlib.sha256(str(path.absolute()).encode()).hexdigest()
+    spec = importlib.util.spec_from_file_location(f"{path.stem}_{digest[:8]}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:  # It is a researcher's code: whatever it raises.
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == spec.origin]
+        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else "?"
+        text = f"{type(error).__name__}: {error}"
+        raise UserError(f"{path}, line {line}, cannot be run: {text}") from error
+    return module
+
+
+def _only_class(module: ModuleType, source: str) -> type:
+    """The one source that a module defines."""
+    found = [
+        cls
+        for cls in vars(module).values()
+        if inspect.isclass(cls)
+        and cls.__module__ == module.__name__
+        and all(callable(getattr(cls, method, None)) for method in _METHODS)
+    ]
+    if len(found) != 1:
+        shown = ", ".join(cls.__name__ for cls in found) or "none"
+        raise UserError(
+            f"the source {source} must be one class with the methods {', '.join(_METHODS)}; "
+            f"there is {shown}."
+        )
+    return found[0]

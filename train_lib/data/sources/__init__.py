@@ -1,0 +1,1 @@
+"""Sources that are found by the name of their file."""
