@@ -25,7 +25,7 @@ import matplotlib.figure
 
 from benchmarks import workload
 from benchmarks.peers import chosen
-from seqmodels import factory
+from seqmodels import loading
 from train_lib import devices, files, loop, report
 from train_lib.errors import Diverged, UserError, told_to_user
 
@@ -93,7 +93,7 @@ def entries(cells: Sequence[str], task: Task) -> list[Entry]:
     return rows + [
         Entry(f"{cell}, memory_steps=T", cell, f"memory_steps={length}")
         for cell in cells
-        if "memory_steps" in inspect.signature(factory.find_cell(cell).__init__).parameters
+        if "memory_steps" in inspect.signature(loading.find_cell(cell).__init__).parameters
     ]
 
 
@@ -103,7 +103,7 @@ def main(argv: Sequence[str]) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    names = factory.cell_names()
+    names = loading.cell_names()
     parser.add_argument("--tasks", default=",".join(TASKS), help="separated by commas")
     parser.add_argument("--cells", default=",".join(names), help="separated by commas")
     parser.add_argument(

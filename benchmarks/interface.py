@@ -68,7 +68,7 @@ class Training:
             for direction in self.directions
             for array in ("kernel", "recurrent_kernel", "bias")
         ]
-        return ["embedding", *layers, "head.kernel", "head.bias"]
+        return ["inputs.table", *layers, "head.kernel", "head.bias"]
 
 
 class Peer:

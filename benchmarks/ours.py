@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 import optax
+from train_lib.data.batches import Corpus, fractions
 
 from benchmarks import workload
 from benchmarks.interface import Batch, Peer, Training, Weights
 from configs import base
 from train_lib import devices, loop, metrics, report, state, steps
-from train_lib.data.batches import Corpus, fractions
 from train_lib.data.dataset import Split
 
 devices.configure()

@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
+from train_lib.data.batches import Corpus
 
 from benchmarks import workload
 from train_lib import devices, loop, state, steps
 from train_lib.data import batches, dataset
-from train_lib.data.batches import Corpus
 
 _REPEATS = 5
 

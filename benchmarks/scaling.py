@@ -109,7 +109,7 @@ def measure_models(count: int, repeats: int) -> list[float]:
 
     def gradients(params_K, tokens_BxT, labels_B):
         def loss(params):
-            logits_B = nnx.merge(graphdef, params)(tokens_BxT)
+            logits_B = nnx.merge(graphdef, params)(tokens_BxT)[:, 0]
             return jax.numpy.sum(jax.nn.softplus(logits_B) - labels_B * logits_B)
 
         return jax.lax.psum(jax.vmap(jax.grad(loss))(params_K), "batch")

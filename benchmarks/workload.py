@@ -9,7 +9,7 @@ from flax import nnx
 
 from benchmarks.interface import Batch, Training, Weights
 from seqmodels import factory
-from seqmodels.classifier import Classifier
+from seqmodels.model import SequenceModel
 from train_lib import report
 from train_lib.data import batches
 from train_lib.data.dataset import Split
@@ -39,7 +39,7 @@ def training_of(config) -> Training:
     )
 
 
-def build_model(training: Training) -> Classifier:
+def build_model(training: Training) -> SequenceModel:
     """This project's model, freshly initialised."""
     return factory.build(
         vocabulary_size=training.vocabulary_size,

@@ -16,8 +16,8 @@ def get_config(name: str, treatment: str) -> ConfigDict:
 
     Args:
         name: of the experiment; the run folder is called after it.
-        treatment: of length. `exact`: padding never reaches a result. `tutorial`: every review is
-            pre-padded to the longest training review, longer ones keep their last tokens, and
+        treatment: of length. `exact`: padding never reaches a result. `tutorial`: every sequence is
+            pre-padded to the longest training sequence, longer ones keep their last steps, and
             nothing is masked.
     """
     if treatment not in ("exact", "tutorial"):
@@ -31,15 +31,18 @@ def get_config(name: str, treatment: str) -> ConfigDict:
     config.model.embedding_size = 16  # width of a word's vector
     config.model.hidden_sizes = (16,)  # units of each recurrent layer, from the bottom up
     config.model.direction = "forward"  # of every layer: forward, backward or bidirectional
+    config.model.merge = "concat"  # of a layer's two directions: concat, sum, mean or product
     config.model.learned_initial_state = False  # parameters, which begin at the cell's own
     config.model.residual = False  # layers above the first add their input to their output
     config.model.dropout_rates = (0.0,)  # for each recurrent layer, the rate on its input
-    config.model.recurrent_dropout = 0.0  # rate on h before the recurrent matrix, one mask a review
+    config.model.recurrent_dropout = (
+        0.0  # rate on h before the recurrent matrix, one mask a sequence
+    )
     config.model.zoneout = 0.0  # rate at which elements of the carry stay as they were
     config.model.word_dropout = 0.0  # rate at which a token is read as an unknown word
     config.model.embedding_dropout = 0.0  # rate at which a word is dropped wherever it stands
     config.model.weight_drop = 0.0  # rate at which elements of recurrent matrices are dropped
-    config.model.engine = "auto"  # what runs the cells; see seqmodels/engines.py
+    config.model.engine = "auto"  # what runs the cells; see seqmodels/recurrence/engines.py
     config.model.matrix_dtype = "float32"  # of products; bfloat16 leaves all else in float32
     config.model.segment_steps = (
         1  # between two carries in memory; more take less memory and more time
@@ -47,23 +50,36 @@ def get_config(name: str, treatment: str) -> ConfigDict:
     config.model.pooling = "last"  # sequence to vector: last, mean, max, mean_max or attention
 
     config.data = ConfigDict()
-    config.data.source = "auto"  # imdb, generated, temporal_order, or auto: IMDB if it can be had
-    config.data.length_tokens = 500  # of the shortest sequence of temporal_order
+    # imdb, generated, temporal_order, or auto: IMDB if it can be had; path/to/mine.py; or data: a
+    # .csv, .tsv, .jsonl, .parquet, .npz, .ts or .conll file, a folder of them, tfds:NAME
+    config.data.source = "auto"
+    config.data.source_options = ""  # of its constructor, as in "length_tokens=500"
     config.data.dir = ""  # tensorflow-datasets folder; empty: $TFDS_DATA_DIR, else its default
     config.data.archive = ""  # aclImdb_v1.tar.gz or an extracted aclImdb/, to prepare IMDB from
+    config.data.text_column = ""  # that holds the inputs; empty: a guess, which is printed
+    config.data.target_column = ""  # that holds the targets, or several: "a,b"; empty: a guess
+    config.data.group_column = ""  # rows with the same value stay in one split; empty: none
     config.data.text_rules = "keras"  # to split words: keras, or unicode, for any typography
     config.data.max_features = 5_000  # vocabulary size, the four reserved numbers included
-    config.data.max_length_tokens = 0  # longer reviews keep their last tokens; 0: all keep all
-    config.data.train_reviews = 15_000  # of the 25,000 for training; half of them positive
-    config.data.validation_reviews = 10_000  # of the same 25,000, none of them trained on
-    config.data.test_reviews = 25_000  # of the 25,000 for testing
-    config.data.split_seed = 0  # of the draw of training and validation reviews
+    config.data.max_length_tokens = 0  # longer sequences keep their last steps; 0: all keep all
+    config.data.standardize = False  # features of vectors, by their training mean and deviation
+    config.data.train_examples = 0  # 0: what is left; of IMDB 15,000
+    config.data.validation_examples = 0  # 0: all there are, or a tenth; of IMDB 10,000
+    config.data.test_examples = 0  # 0: all there are, or a fifth
+    config.data.split_seed = 0  # of the draw of splits that the data do not have
     config.data.mask_padding = treatment == "exact"  # False: padding is read like a word
-    config.data.padding_side = "post" if treatment == "exact" else "pre"  # behind or before
+    config.data.padding_side = "post" if treatment == "exact" else "pre"  # after or before
+
+    config.task = ConfigDict()
+    config.task.name = "classes"  # classes, labels, numbers, tags; or path/to/mine.py
+    config.task.options = ""  # of its `of_targets` beside the fields below, as in "alpha=2.0"
+    config.task.metric = ""  # that decides which epoch or model is better; empty: the task's own
+    config.task.class_weights = ""  # in the training loss: balanced, or a JSON object
+    config.task.threshold = ""  # of two classes, or "validation": the best one by its examples
 
     config.train = ConfigDict()
-    config.train.num_epochs = 12  # passes over the training reviews
-    config.train.batch_size = 512  # reviews a step
+    config.train.num_epochs = 12  # passes over the training examples
+    config.train.batch_size = 512  # examples a step
     config.train.learning_rate = 1e-3  # of Adam
     config.train.clip_norm = 0.0  # length to which longer gradients are shortened; 0: none is
     config.train.adam_epsilon = 1e-7  # of Adam, added as Keras does: to the uncorrected root

@@ -13,9 +13,9 @@ def get_config():
     config.model.hidden_sizes = (32,)
     config.data.source = "generated"
     config.data.max_features = 300
-    config.data.train_reviews = 15_000
-    config.data.validation_reviews = 2_000
-    config.data.test_reviews = 5_000
+    config.data.train_examples = 15_000
+    config.data.validation_examples = 2_000
+    config.data.test_examples = 5_000
     config.train.num_epochs = 5
     config.train.batch_size = 64
     config.train.learning_rate = 1e-2

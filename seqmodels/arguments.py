@@ -21,9 +21,15 @@ def lengths(lengths_B: Any, batch_size: int, width: int) -> jax.Array:
     return lengths_B
 
 
-def nan_where_impossible(result_B: jax.Array, lengths_B: jax.Array, width: int) -> jax.Array:
-    """Results `[..., B]`; NaN for a sequence whose length is out of range."""
-    return jnp.where((lengths_B >= 0) & (lengths_B <= width), result_B, jnp.nan)
+def nan_where_impossible(
+    result: jax.Array, lengths_B: jax.Array, width: int, batch_axis: int = -1
+) -> jax.Array:
+    """Results; NaN for a sequence whose length is out of range."""
+    is_possible_B = (lengths_B >= 0) & (lengths_B <= width)
+    shape = [1] * result.ndim
+    shape[batch_axis] = len(is_possible_B)
+    # A reshape costs a compiled program nothing, unlike a broadcast.
+    return jnp.where(jnp.reshape(is_possible_B, shape), result, jnp.nan)
 
 
 def tokens(tokens_BxT: Any, vocabulary_size: int) -> jax.Array:
@@ -38,17 +44,63 @@ def tokens(tokens_BxT: Any, vocabulary_size: int) -> jax.Array:
     return tokens_BxT
 
 
-def vectors(x_BxTxD: Any) -> jax.Array:
+def vectors(x_BxTxD: Any, size: int | None = None) -> jax.Array:
     """The inputs of each sequence, `[B, T, D]`, in float32 where they are narrower.
+
+    Args:
+        x_BxTxD: the inputs.
+        size: D, where it is known.
 
     Raises:
         ValueError: it says what is wrong.
     """
     axes = "[B, T, D]: sequences, their steps, the features of a step"
-    x_BxTxD = _array(x_BxTxD, "inputs", axes, 3)
-    if not jnp.issubdtype(x_BxTxD.dtype, jnp.floating):
-        raise ValueError(f"inputs must be floating point; they are {x_BxTxD.dtype}")
-    return x_BxTxD.astype(jnp.promote_types(x_BxTxD.dtype, jnp.float32))
+    x_BxTxD = _floats(x_BxTxD, axes)
+    if size is not None and x_BxTxD.shape[-1] != size:
+        raise ValueError(f"inputs must be {axes}, with D = {size}; their shape is {x_BxTxD.shape}")
+    return x_BxTxD
+
+
+def vectors_over_time(x_TxDxB: Any) -> jax.Array:
+    """The inputs of a cell, `[T, D, B]`, in float32 where they are narrower.
+
+    Raises:
+        ValueError: it says what is wrong.
+    """
+    return _floats(x_TxDxB, "[T, D, B]: steps, the features of a step, sequences")
+
+
+def check_reads(cell: Any, input_size: int, what: str) -> None:
+    """Checks that a cell takes steps with inputs of D = `input_size` features.
+
+    Raises:
+        ValueError: it does not; the message begins with `what`.
+    """
+
+    def step(x_D):
+        return cell.step(cell.initial_carry(), cell.project(x_D))
+
+    try:
+        jax.eval_shape(step, jax.ShapeDtypeStruct((input_size,), jnp.float32))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{what}, {type(cell).__name__}, does not read inputs with D = {input_size} features: "
+            f"{error}"
+        ) from error
+
+
+def check_carry(start: Any, cell: Any) -> None:
+    """Checks that a cell can begin at a carry of one sequence.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    found, expected = (jax.tree.map(jnp.shape, carry) for carry in (start, cell.initial_carry()))
+    if found != expected:
+        raise ValueError(
+            f"start must be a carry of {type(cell).__name__} for one sequence, with the shapes "
+            f"{expected}; it has {found}"
+        )
 
 
 def check_keys(keys: jax.Array | None, name: str, shape: tuple[int, ...]) -> None:
@@ -65,6 +117,13 @@ def check_keys(keys: jax.Array | None, name: str, shape: tuple[int, ...]) -> Non
             f"{name} must be keys of jax.random.key {list(shape)}; it is "
             f"{jnp.result_type(keys)}{list(jnp.shape(keys))}"
         )
+
+
+def _floats(x, axes: str) -> jax.Array:
+    x = _array(x, "inputs", axes, 3)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"inputs must be floating point; they are {x.dtype}")
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _array(array, name: str, expected: str, axes: int) -> jax.Array:

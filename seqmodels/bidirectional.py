@@ -1,26 +1,57 @@
 """A layer: one cell in one direction, or the wrapper of two directions with one result."""
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Sequence
 
 import jax
 from flax import nnx
 
-from seqmodels import engines, recurrence
+from seqmodels import initial_state, recurrence
 from seqmodels.cells import base
 from seqmodels.dropout import NOTHING, Dropout
-from seqmodels.recurrence import Encoded
+from seqmodels.recurrence import Encoded, engines
+
+MERGES: dict[str, Callable[[jax.Array, jax.Array], jax.Array] | None] = {
+    "concat": None,  # Side by side: they are handed on as they are.
+    "sum": operator.add,
+    "mean": lambda forward, backward: (forward + backward) / 2,
+    "product": operator.mul,
+}
+"""How the two directions of a layer become one output."""
 
 
 class Unidirectional(nnx.Module):
-    """One cell run forwards, or from the last valid step to the first; outputs are H wide."""
+    """One cell run forwards, or from the last valid step to the first; outputs are H wide.
+
+    Args:
+        cell: any cell.
+        backwards: run from the last valid step to the first.
+        engine: what runs the cell.
+        learned_initial_state: the carry before the first step is parameters, which begin at the
+            cell's own.
+
+    Attributes:
+        forward, backward: the cell, by its direction.
+        forward_start, backward_start: the leaves of its learned carry.
+        output_sizes: the width of each direction's output.
+        output_size: of all together.
+    """
 
     forward: base.Cell
     backward: base.Cell
 
     def __init__(
-        self, cell: base.Cell, *, backwards: bool = False, engine: engines.Engine = engines.AUTO
+        self,
+        cell: base.Cell,
+        *,
+        backwards: bool = False,
+        engine: engines.Engine = engines.AUTO,
+        learned_initial_state: bool = False,
     ):
-        setattr(self, "backward" if backwards else "forward", cell)
+        direction = "backward" if backwards else "forward"
+        setattr(self, direction, cell)
+        if learned_initial_state:
+            setattr(self, f"{direction}_start", initial_state.learn(cell))
         self.backwards = backwards
         self.engine = engine
         self.output_sizes = (cell.hidden_size,)
@@ -31,10 +62,18 @@ class Unidirectional(nnx.Module):
         """The one cell."""
         return [self.backward if self.backwards else self.forward]
 
-    def __call__(
+    def encode(
         self, parts: Sequence[jax.Array], lengths_B: jax.Array, dropped: Dropout = NOTHING
     ) -> tuple[Encoded, ...]:
-        return engines.run_all(self.engine, self.cells, [self.backwards], parts, lengths_B, dropped)
+        """What the cell makes of a batch, as `engines.run_all`; undefined after the longest."""
+        starts = [self._start()]
+        return engines.run_all(
+            self.engine, self.cells, [self.backwards], parts, lengths_B, dropped, starts
+        )
+
+    def initial_carry(self, batch_size: int) -> base.Carry:
+        """The carry of every sequence of a batch before its first step."""
+        return recurrence.initial_carry(self.cells[0], batch_size, start=self._start())
 
     def run_from(
         self, start: base.Carry, parts: Sequence[jax.Array], lengths_B: jax.Array, dropped: Dropout
@@ -45,21 +84,58 @@ class Unidirectional(nnx.Module):
         )
         return encoded, carry
 
+    def _start(self) -> base.Carry:
+        return _start_of(self, "backward" if self.backwards else "forward")
+
 
 class Bidirectional(nnx.Module):
-    """Two cells over the same input, one in each direction; side by side they are 2H wide.
+    """Two cells over the same input, one in each direction.
 
     Each direction has its own last step, so both have read the whole sequence by then. Schuster and
     Paliwal, "Bidirectional Recurrent Neural Networks", 1997.
+
+    Args:
+        forward, backward: any two cells; of the same width unless they are concatenated.
+        engine: what runs the cells.
+        merge: how two outputs of a step become one, and the two last ones likewise; one of
+            `MERGES`. Concatenated they are 2H wide, else H.
+        learned_initial_state: the carries before the first step are parameters, which begin at the
+            cells' own.
+
+    Attributes:
+        forward_start, backward_start: the leaves of the learned carries.
+        output_sizes: the widths of what a call returns.
+        output_size: of all together.
+
+    Raises:
+        ValueError: there is no such merge, or it needs cells of one width.
     """
 
     def __init__(
-        self, forward: base.Cell, backward: base.Cell, *, engine: engines.Engine = engines.AUTO
+        self,
+        forward: base.Cell,
+        backward: base.Cell,
+        *,
+        engine: engines.Engine = engines.AUTO,
+        merge: str = "concat",
+        learned_initial_state: bool = False,
     ):
+        sizes = forward.hidden_size, backward.hidden_size
+        if merge not in MERGES:
+            raise ValueError(f"unknown merge {merge!r}; choose one of {', '.join(MERGES)}")
+        if MERGES[merge] is not None and sizes[0] != sizes[1]:
+            raise ValueError(
+                f"the directions have {sizes[0]} and {sizes[1]} units, and their {merge} needs "
+                "equally many; make them so, or merge by concat"
+            )
         self.forward = forward
         self.backward = backward
+        if learned_initial_state:
+            self.forward_start = initial_state.learn(forward)
+            self.backward_start = initial_state.learn(backward)
         self.engine = engine
-        self.output_sizes = forward.hidden_size, backward.hidden_size
+        self.merge = merge
+        self.output_sizes = sizes if MERGES[merge] is None else sizes[:1]
         self.output_size = sum(self.output_sizes)
 
     @property
@@ -67,7 +143,22 @@ class Bidirectional(nnx.Module):
         """The cell of each direction."""
         return [self.forward, self.backward]
 
-    def __call__(
+    def encode(
         self, parts: Sequence[jax.Array], lengths_B: jax.Array, dropped: Dropout = NOTHING
     ) -> tuple[Encoded, ...]:
-        return engines.run_all(self.engine, self.cells, [False, True], parts, lengths_B, dropped)
+        """What each direction makes of a batch, as `engines.run_all`, or both together, merged.
+
+        Outputs after the longest sequence are undefined.
+        """
+        starts = [_start_of(self, direction) for direction in ("forward", "backward")]
+        encoded = engines.run_all(
+            self.engine, self.cells, [False, True], parts, lengths_B, dropped, starts
+        )
+        merge = MERGES[self.merge]
+        return encoded if merge is None else (jax.tree.map(merge, *encoded),)
+
+
+def _start_of(layer: nnx.Module, direction: str) -> base.Carry:
+    """The learned carry of one direction; None if the cell begins at its own."""
+    learned = getattr(layer, f"{direction}_start", None)
+    return initial_state.carry_of(getattr(layer, direction), learned)

@@ -18,9 +18,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.test_util import check_grads
 
-from seqmodels import contract, engines, factory, oracle, program, recurrence
+from seqmodels import contract, loading, program, recurrence
 from seqmodels.cells import base
-from seqmodels.recurrence import Encoded
+from seqmodels.recurrence import Encoded, engines, oracle
 
 _STEPS, _BATCH, _INPUT, _HIDDEN = 5, 5, 3, 4  # Small, odd and all different.
 _LENGTHS = [5, 1, 0, 3, 4]
@@ -41,7 +41,7 @@ def make(name: str) -> base.Cell:
     Raises:
         ValueError: there is no such cell, or it breaks the contract.
     """
-    return without_zeros(contract.make(factory.find_cell(name), _INPUT, _HIDDEN, rngs=nnx.Rngs(0)))
+    return without_zeros(contract.make(loading.find_cell(name), _INPUT, _HIDDEN, rngs=nnx.Rngs(0)))
 
 
 def without_zeros(cell: base.Cell) -> base.Cell:
@@ -92,7 +92,7 @@ def gradients_match_finite_differences(cell: base.Cell) -> None:
 
 
 def padding_is_neither_read_nor_written(cell: base.Cell) -> None:
-    """What stands behind a sequence changes nothing, and gets outputs and gradients of zero."""
+    """What stands after a sequence changes nothing, and gets outputs and gradients of zero."""
     x_TxDxB, lengths_B = _inputs(), jnp.array(_LENGTHS)
     valid_Tx1xB = recurrence.valid_steps(lengths_B, _STEPS)[:, None]
     for reverse in (False, True):
@@ -281,7 +281,7 @@ def main(argv: Sequence[str]) -> int:
         f"engines: loop, {', '.join(qualified(cell))}; here it runs by "
         f"{engines.choose(engines.AUTO, cell)}"
     )
-    mine, lstm = (microseconds_per_step(factory.find_cell(one)) for one in (name, "lstm"))
+    mine, lstm = (microseconds_per_step(loading.find_cell(one)) for one in (name, "lstm"))
     print(f"a step of training takes {mine:.0f} us, the LSTM's {lstm:.0f} us ({mine / lstm:.2f}x)")
     return 1 if failed else 0
 

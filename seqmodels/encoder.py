@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from seqmodels import arguments, dropout, engines, recurrence
+from seqmodels import arguments, dropout, recurrence
 from seqmodels.bidirectional import Bidirectional, Unidirectional
 from seqmodels.cells import base
 from seqmodels.dropout import Dropout, Rates
-from seqmodels.recurrence import Encoded
+from seqmodels.recurrence import Encoded, engines
 
 
 class Encoding(NamedTuple):
@@ -33,7 +33,7 @@ class Encoder(nnx.Module):
 
     Args:
         layers: from the bottom up, each as wide on its input as the one below on its output.
-        rates: for each layer, what is dropped around its cells.
+        rates: for each layer, what is dropped around its cells; None: nothing.
         residual: every layer above the first adds its input, of which nothing is dropped, to its
             output: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016.
         weight_drop: the rate at which elements of recurrent matrices are dropped, in [0, 1).
@@ -49,11 +49,12 @@ class Encoder(nnx.Module):
     def __init__(
         self,
         layers: Sequence[Unidirectional | Bidirectional],
-        rates: Sequence[Rates],
+        rates: Sequence[Rates] | None = None,
         *,
         residual: bool = False,
         weight_drop: float = 0.0,
     ):
+        rates = [Rates()] * len(layers) if rates is None else rates
         if len(layers) != len(rates) or not layers:
             raise ValueError(
                 f"{len(layers)} layers and {len(rates)} rates; there must be one of each for every "
@@ -93,7 +94,7 @@ class Encoder(nnx.Module):
         """
         x_BxTxD = arguments.vectors(x_BxTxD)
         batch_size, width, input_size = x_BxTxD.shape
-        _check_readable(self.layers[0].cells[0], input_size)
+        self.check_reads(input_size)
         if lengths_B is None:
             lengths_B = jnp.full(batch_size, width)
         lengths_B = arguments.lengths(lengths_B, batch_size, width)
@@ -128,11 +129,23 @@ class Encoder(nnx.Module):
         """
         return self._encode(x_TxDxB, lengths_B, dropout_keys_B, step_key, starts)[0]
 
+    def check_reads(self, input_size: int) -> None:
+        """Checks that the first layer reads inputs of D = `input_size` features.
+
+        Raises:
+            ValueError: it does not.
+        """
+        for cell in self.layers[0].cells:
+            arguments.check_reads(cell, input_size, "the first layer")
+
     def last_carries(
         self, x_TxDx1: jax.Array, lengths_1: jax.Array, batch_size: int
     ) -> list[base.Carry]:
         """The carry of each layer after one sequence, for every sequence of a batch to start at."""
-        starts = [recurrence.initial_carry(layer.cells[0], 1) for layer in self.layers]
+        starts = []
+        for layer in self.layers:
+            assert isinstance(layer, Unidirectional)
+            starts.append(layer.initial_carry(1))
         _, carries = self._encode(x_TxDx1, lengths_1, None, None, starts)
         return jax.tree.map(
             lambda leaf: jnp.broadcast_to(leaf, (*leaf.shape[:-1], batch_size)), carries
@@ -166,7 +179,7 @@ class Encoder(nnx.Module):
                 layer = dropout.drop_weights(layer, self.weight_drop, key)
             dropped = Dropout(rates, keys_B)
             if starts is None:
-                encoded = layer(parts, lengths_B, dropped)
+                encoded = layer.encode(parts, lengths_B, dropped)
             else:
                 assert isinstance(layer, Unidirectional)
                 encoded, carry = layer.run_from(starts[number], parts, lengths_B, dropped)
@@ -177,16 +190,6 @@ class Encoder(nnx.Module):
             below = encoded
             parts = [direction.sequence_TxHxB for direction in encoded]
         return encoded, carries
-
-
-def _check_readable(cell: base.Cell, input_size: int) -> None:
-    try:
-        jax.eval_shape(cell.project, jax.ShapeDtypeStruct((input_size,), jnp.float32))
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"the first layer, {type(cell).__name__}, does not read inputs [B, T, D] with D = "
-            f"{input_size}: {error}"
-        ) from error
 
 
 def _check_residual(layers: Sequence[Unidirectional | Bidirectional]) -> None:

@@ -1,6 +1,4 @@
-"""The carry before the first step as parameters."""
-
-import functools
+"""The carry before the first step as parameters, which a layer holds beside its cell."""
 
 import jax
 import jax.numpy as jnp
@@ -9,15 +7,14 @@ from flax import nnx
 from seqmodels.cells import base
 
 
-def learn(cell: base.Cell) -> base.Cell:
-    """The cell itself, whose initial carry is from now on parameters.
+def learn(cell: base.Cell) -> nnx.List[nnx.Param[jax.Array]]:
+    """The leaves of a cell's initial carry as parameters.
 
-    They begin at what it was, but for a maximum, which begins at zero: from minus infinity no
-    gradient would reach it or what it scales. The cell's class becomes one derived from its own, so
-    that engines go on to run it as what it is.
+    They begin at what the cell begins at, but for a maximum, which begins at zero: from minus
+    infinity no gradient would reach it or what it scales.
 
     Args:
-        cell: any cell that keeps the contract.
+        cell: any cell that keeps the contract; it stays as it is.
 
     Raises:
         ValueError: a part of its initial carry is not floating point.
@@ -28,30 +25,13 @@ def learn(cell: base.Cell) -> base.Cell:
             f"an initial state can be learned where it is floating point, and that of the cell "
             f"{type(cell).__name__} holds whole numbers"
         )
-    cell.__class__ = _derived(type(cell))
-    assert isinstance(cell, LearnedInitialState)
     # A new array each: a cell may give one several times, and training gives away its memory.
-    cell.learned_initial_state = nnx.List(
-        [nnx.Param(jnp.where(leaf == base.MINUS_INFINITY, 0, leaf)) for leaf in leaves]
-    )
-    return cell
+    return nnx.List([nnx.Param(jnp.where(leaf == base.MINUS_INFINITY, 0, leaf)) for leaf in leaves])
 
 
-class LearnedInitialState(base.Cell):
-    """What `learn` puts in front of a cell's class.
-
-    Attributes:
-        learned_initial_state: the leaves of the carry.
-    """
-
-    learned_initial_state: nnx.List[nnx.Param[jax.Array]]
-
-    def initial_carry(self):
-        structure = jax.tree.structure(super().initial_carry())
-        return jax.tree.unflatten(structure, [leaf[...] for leaf in self.learned_initial_state])
-
-
-@functools.cache
-def _derived(cell_class: type[base.Cell]) -> type[base.Cell]:
-    """One class for each, by which JAX knows two models as alike."""
-    return type(cell_class.__name__, (LearnedInitialState, cell_class), {})
+def carry_of(cell: base.Cell, learned: nnx.List[nnx.Param[jax.Array]] | None) -> base.Carry:
+    """The carry that the parameters stand for; None, the cell's own, where nothing is learned."""
+    if learned is None:
+        return None
+    structure = jax.tree.structure(cell.initial_carry())
+    return jax.tree.unflatten(structure, [leaf[...] for leaf in learned])

@@ -20,11 +20,13 @@ class Pooling(nnx.Module):
         size: H, of the outputs of all directions side by side.
 
     Attributes:
+        input_size: H.
         output_size: of the vector.
     """
 
     def __init__(self, size: int, *, rngs: nnx.Rngs):
         del rngs
+        self.input_size = size
         self.output_size = size
 
     def __call__(self, encoded: Sequence[Encoded], lengths_B: jax.Array) -> jax.Array:
@@ -59,6 +61,7 @@ class MeanMax(Pooling):
 
     def __init__(self, size: int, *, rngs: nnx.Rngs):
         self.mean, self.max = Mean(size, rngs=rngs), Max(size, rngs=rngs)
+        self.input_size = size
         self.output_size = 2 * size
 
     def __call__(self, encoded, lengths_B):

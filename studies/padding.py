@@ -31,7 +31,7 @@ from ml_collections import ConfigDict
 
 from benchmarks.peers import chosen
 from seqmodels.bidirectional import Unidirectional
-from seqmodels.embedding import embed
+from seqmodels.inputs import embed
 from train_lib import devices, files, loop, metrics, report, state, steps
 from train_lib.data import batches, dataset
 from train_lib.data.dataset import Split
@@ -160,7 +160,7 @@ def gradient_norms(graphdef, params_K: nnx.State, split: Split, data_config) -> 
         def loss(params):
             logits_B = nnx.merge(graphdef, params)(
                 batch.tokens_BxT, lengths_B, padding_side=data_config.padding_side
-            )
+            )[:, 0]
             return metrics.cross_entropy(logits_B, batch.labels_B, batch.weights_B).loss / _REVIEWS
 
         return jax.grad(loss)(params)
@@ -231,7 +231,9 @@ def states(graphdef, params_K: nnx.State, split: Split, direction: str) -> list[
         model = nnx.merge(graphdef, params)
         layer = Unidirectional(getattr(model.encoder.layers[0], direction))
         all_B = jnp.full(_REVIEWS, width)
-        (encoded,) = layer([embed(model.embedding[...], jnp.array(tokens_BxT), all_B)], all_B)
+        (encoded,) = layer.encode(
+            [embed(model.inputs.table[...], jnp.array(tokens_BxT), all_B)], all_B
+        )
         times_PxB = jnp.array(lengths_B)[None] - 1 + jnp.array(PADS)[:, None]
         h_PxHxB = jax.vmap(lambda h_TxH, times_P: h_TxH[times_P], (2, 1), 2)(
             encoded.sequence_TxHxB, times_PxB

@@ -29,12 +29,12 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from train_lib.checkpoint import Checkpoints
+from train_lib.report import REPORTS
 
 from configs import base
 from train_lib import devices, loop, report
-from train_lib.checkpoint import Checkpoints
 from train_lib.errors import STOPPED, UserError, told_to_user
-from train_lib.report import REPORTS
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL = {

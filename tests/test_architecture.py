@@ -9,7 +9,10 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 # From the top down.
-LAYERS = "factory classifier encoder bidirectional engines fused recurrence cells.base".split()
+LAYERS = (
+    "factory model heads pooling inputs encoder bidirectional recurrence.engines recurrence.fused "
+    "recurrence.loop recurrence.derivative recurrence.step recurrence.sequences cells.base"
+).split()
 
 
 def imported(path):
@@ -32,8 +35,35 @@ def test_models_know_nothing_of_training(path):
     assert roots <= {"seqmodels", "jax", "flax"} | sys.stdlib_module_names
 
 
+@pytest.mark.parametrize("path", files("seqmodels"), ids=str)
+def test_a_module_is_no_longer_than_one_can_read(path):
+    assert len(path.read_text("utf-8").splitlines()) <= 350
+
+
+@pytest.mark.parametrize("path", files("seqmodels/recurrence"), ids=str)
+def test_the_recurrence_knows_cells_and_nothing_built_of_them(path):
+    own = [name for name in imported(path) if name.startswith("seqmodels")]
+    below = ("seqmodels.recurrence", "seqmodels.cells", "seqmodels.dropout", "seqmodels.arguments")
+    assert all(name.startswith(below) for name in own)
+
+
+def test_a_new_engine_touches_one_place():
+    """Its file apart, the table alone names it."""
+    room = ROOT / "seqmodels/recurrence"
+    names = [path.stem for path in room.glob("*.py") if "\nENTRY = " in path.read_text("utf-8")]
+    assert len(names) == 5
+    for path in PROGRAM:
+        own = path.parent == room and path.stem in (*names, "engines", "fused_kernels", "__init__")
+        if not own:
+            engines = {f"seqmodels.recurrence.{name}" for name in names}
+            assert not engines & {name.rpartition(".")[0] for name in imported(path)}
+            assert not engines & set(imported(path))
+
+
 @pytest.mark.parametrize("path", files("seqmodels/cells"), ids=str)
 def test_a_cell_stands_alone(path):
+    if path.stem == "__init__":  # It names all of them.
+        return
     roots = {name for name in imported(path) if not name.startswith(("jax", "flax"))}
     assert roots <= {"seqmodels.cells.base", "typing.Any"}
 

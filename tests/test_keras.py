@@ -8,9 +8,9 @@ import keras
 import numpy as np
 import pytest
 from flax import nnx
+from train_lib.data.batches import Corpus
 
 from train_lib import devices, loop, state, steps
-from train_lib.data.batches import Corpus
 from train_lib.data.dataset import Split
 
 VOCABULARY, WIDTH, BATCH_SIZE = 60, 9, 6
@@ -73,7 +73,7 @@ def build_keras(config):
 
 def in_keras_order(model):
     """Our arrays in the order of Keras' `get_weights`."""
-    arrays = [model.embedding]
+    arrays = [model.inputs.table]
     for layer in model.encoder.layers:
         for cell in layer.cells:
             arrays += [cell.kernel, cell.recurrent_kernel, cell.bias]
@@ -98,7 +98,7 @@ def test_logits_and_gradients_equal(ours_and_keras, treatment):
     lengths_B = LENGTHS_B if config.data.mask_padding else None
 
     def our_loss(params):
-        logits_B = nnx.merge(graphdef, params)(tokens_BxT, lengths_B)
+        logits_B = nnx.merge(graphdef, params)(tokens_BxT, lengths_B)[:, 0]
         return jnp.mean(jax.nn.softplus(logits_B) - LABELS_B * logits_B), logits_B
 
     non_trainable = [variable.value for variable in theirs.non_trainable_variables]

@@ -7,11 +7,11 @@ import sys
 
 import numpy as np
 import pytest
+from train_lib.report import RunFolder
 
 from configs import base
 from train_lib import settings
 from train_lib.errors import UserError
-from train_lib.report import RunFolder
 
 ROOT = pathlib.Path(__file__).parent.parent
 FLAGS = (

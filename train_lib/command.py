@@ -8,16 +8,17 @@ from collections.abc import Callable
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from train_lib import devices, files, processes, settings
+from train_lib import files, settings
 from train_lib.errors import UserError, told_to_user
-from train_lib.report import RunFolder
+from train_lib.records.folder import RunFolder
+from train_lib.training import devices, processes
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The experiment, as in configs/stacked.py or configs/stacked.py:tutorial."
 )
 
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "The folder to work in; one that was worked in before is gone on with."
+    "workdir", None, "The folder to work in; a run that was begun there resumes."
 )
 
 _COORDINATOR = flags.DEFINE_string(
@@ -133,6 +134,6 @@ def _usage() -> str:
     experiments = set(glob.glob("configs/[!_]*.py")) - {"configs/base.py"}
     return (
         "\nAn experiment is run as in python main.py --config=configs/stacked.py. There are "
-        f"{', '.join(sorted(experiments))}; :tutorial behind one of them gives the tutorial's "
+        f"{', '.join(sorted(experiments))}; :tutorial after one of them gives the tutorial's "
         "treatment of length."
     )

@@ -1,5 +1,6 @@
 """Where files go, how they are written (whole or not at all), and whether they still are so."""
 
+import datetime
 import hashlib
 import os
 import pathlib
@@ -99,6 +100,17 @@ def sums(folder: pathlib.Path, paths: Iterable[pathlib.Path]) -> str:
     return "".join(lines)
 
 
+def names_in_sums(folder: pathlib.Path) -> list[str]:
+    """The files that `SHA256SUMS` has digests of; none, where it cannot be read."""
+    try:
+        content = (folder / SUMS).read_bytes()
+    except OSError:
+        return []
+    if not _SUMS_CONTENT.fullmatch(content):
+        return []
+    return [line[66:].decode("utf-8", "replace") for line in content.splitlines()]
+
+
 def check_sums(folder: pathlib.Path, paths: Iterable[pathlib.Path]) -> None:
     """Compares the files of a folder with `SHA256SUMS`.
 
@@ -141,3 +153,27 @@ def _sync(path: pathlib.Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def name_by_time(name: str) -> str:
+    """A folder under `runs/` that no other has, as in `runs/lstm-20260131-235959-123456`."""
+    return f"runs/{name}-{datetime.datetime.now():%Y%m%d-%H%M%S-%f}"
+
+
+def new_folder(option: str, path: str | None, name: str) -> pathlib.Path:
+    """Makes the folder that an option names, or one under `runs/` named after the time.
+
+    Raises:
+        UserError: it has files in it already, or cannot be made.
+    """
+    folder = local(path or name_by_time(name))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise UserError(
+                f"{option}={folder} is not empty, and results are never overwritten. Name a new "
+                f"folder, or leave {option} out."
+            )
+    except OSError as error:
+        raise UserError(f"the folder {folder} cannot be made: {error}") from error
+    return folder

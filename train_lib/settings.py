@@ -11,10 +11,13 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import base
-from seqmodels.engines import ENGINES, MATRIX_DTYPES
-from seqmodels.factory import DIRECTIONS, cell_names
+from seqmodels.bidirectional import MERGES
+from seqmodels.factory import DIRECTIONS
+from seqmodels.loading import cell_names
 from seqmodels.pooling import POOLINGS
-from train_lib.data import sources
+from seqmodels.recurrence.engines import ENGINES, MATRIX_DTYPES
+from train_lib import tasks
+from train_lib.data import finding
 from train_lib.data.vocabulary import FIRST_WORD, TEXT_RULES
 from train_lib.errors import UserError
 
@@ -30,6 +33,22 @@ def flatten(config: Mapping, prefix: str = ""):
 
 DEFAULTS = dict(flatten(json.loads(json.dumps(base.get_config("", "exact").to_dict()))))
 """Of every field, by its path, of types that JSON has."""
+
+
+RENAMED = {
+    "data.train_reviews": "data.train_examples",
+    "data.validation_reviews": "data.validation_examples",
+    "data.test_reviews": "data.test_examples",
+    "data.length_tokens": "data.source_options, as in length_tokens=500",
+}
+"""Fields of older versions, and what they are now."""
+
+_SIZES = {
+    "data.train_reviews": 15_000,
+    "data.validation_reviews": 10_000,
+    "data.test_reviews": 25_000,
+}
+"""Which are 0 now, of the sources that there were."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +121,7 @@ RULES: dict[str, Rule] = {
     "model.embedding_size": _integer(1),
     "model.hidden_sizes": _tuple_of(_integer(1)),
     "model.direction": _choice(DIRECTIONS),
+    "model.merge": _choice(tuple(MERGES)),
     "model.learned_initial_state": _BOOLEAN,
     "model.residual": _BOOLEAN,
     "model.dropout_rates": _tuple_of(_RATE),
@@ -114,19 +134,31 @@ RULES: dict[str, Rule] = {
     "model.matrix_dtype": _choice(MATRIX_DTYPES),
     "model.segment_steps": _integer(1),
     "model.pooling": _choice(tuple(POOLINGS)),
-    "data.source": _choice(sources.NAMES),
+    "data.source": Rule(_is_text, f"one of {', '.join(finding.names())}, or the path of data"),
+    "data.source_options": _TEXT,
     "data.dir": _TEXT,
     "data.archive": _TEXT,
-    "data.length_tokens": _integer(20),
+    "data.text_column": _TEXT,
+    "data.target_column": _TEXT,
+    "data.group_column": _TEXT,
     "data.text_rules": _choice(tuple(TEXT_RULES)),
     "data.max_features": _integer(FIRST_WORD + 1),
     "data.max_length_tokens": _integer(0),
-    "data.train_reviews": _integer(2, 25_000, even=True),
-    "data.validation_reviews": _integer(2, 25_000, even=True),
-    "data.test_reviews": _integer(2, 25_000, even=True),
+    "data.standardize": _BOOLEAN,
+    "data.train_examples": _integer(0),
+    "data.validation_examples": _integer(0),
+    "data.test_examples": _integer(0),
     "data.split_seed": _integer(0),
     "data.mask_padding": _BOOLEAN,
     "data.padding_side": _choice(("pre", "post")),
+    "task.name": Rule(
+        lambda value: value in tasks.names() or (_TEXT.accepts(value) and value.endswith(".py")),
+        f"one of {', '.join(tasks.names())}, or the path of a file that ends in .py",
+    ),
+    "task.options": _TEXT,
+    "task.metric": _TEXT,
+    "task.class_weights": _TEXT,
+    "task.threshold": _TEXT,
     "train.num_epochs": _integer(1),
     "train.batch_size": _integer(1),
     "train.learning_rate": _POSITIVE,
@@ -163,7 +195,9 @@ def check_fields(fields: Mapping[str, Any]) -> None:
     for path in RULES.keys() - fields.keys():
         problems.append(f"config.{path} is missing; it must be {RULES[path].expected}")
     for path, value in fields.items():
-        if path not in RULES:
+        if path in RENAMED:
+            problems.append(f"config.{path} is now config.{RENAMED[path]}")
+        elif path not in RULES:
             close = difflib.get_close_matches(path, RULES, 1)
             hint = f"; did you mean config.{close[0]}?" if close else ""
             problems.append(f"config.{path} is not a field{hint}")
@@ -174,7 +208,7 @@ def check_fields(fields: Mapping[str, Any]) -> None:
 
 def _conflicts(config: ConfigDict) -> Iterator[str]:
     """What is wrong with fields together, each being right, or does nothing beside the others."""
-    model, data = config.model, config.data
+    model = config.model
     if len(model.hidden_sizes) != len(model.dropout_rates):
         yield (
             f"config.model.dropout_rates = {model.dropout_rates!r} must have one rate for each "
@@ -186,17 +220,19 @@ def _conflicts(config: ConfigDict) -> Iterator[str]:
             f"{model.hidden_sizes!r} is one layer: it is layers above the first that add their "
             "input to their output"
         )
-    if data.train_reviews + data.validation_reviews > 25_000:
+    if model.merge != "concat" and model.direction != "bidirectional":
         yield (
-            f"config.data.train_reviews = {data.train_reviews} and "
-            f"config.data.validation_reviews = {data.validation_reviews} are drawn from "
-            "the same 25,000 reviews and must not exceed them together"
+            f"config.model.merge = {model.merge!r} does nothing where config.model.direction = "
+            f"{model.direction!r}: a layer of one direction has nothing to merge"
         )
-    for field, names in sources.READ_BY.items():
-        if data.source not in names and data[field] != DEFAULTS[f"data.{field}"]:
+
+    of_source = finding.fields_of(config.data.source)
+    for field in ("dir", "archive", "text_column", "target_column", "group_column"):
+        value = config.data[field]
+        if field not in of_source and value != DEFAULTS[f"data.{field}"]:
             yield (
-                f"config.data.{field} = {data[field]!r} does nothing where config.data.source = "
-                f"{data.source!r}: it is read where that is {' or '.join(names)}"
+                f"config.data.{field} = {value!r} does nothing where config.data.source = "
+                f"{config.data.source!r}, which does not read it"
             )
 
 
@@ -209,15 +245,24 @@ def _tell(problems: Iterable[str]) -> None:
 def complete(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a run of any version of this program, by their paths.
 
-    Those that it did not have yet have their default, which is what it did then. A baseline has a
-    model and training of its own, and is given fields of data alone.
+    Those that were called otherwise have their name of today. Those that it did not have yet have
+    their default, which is what it did then. A baseline has a model and training of its own, and is
+    given fields of data and task alone.
     """
+    fields = dict(fields)
+    for old, size in _SIZES.items():
+        if old in fields:
+            count = fields.pop(old)
+            fields[RENAMED[old]] = 0 if count == size else count
+    length = fields.pop("data.length_tokens", 500)
+    if length != 500 and fields.get("data.source") == "temporal_order":
+        fields["data.source_options"] = f"length_tokens={length}"
     is_baseline = "model.cell" not in fields
     return {
         path: default
         for path, default in DEFAULTS.items()
-        if path.startswith("data.") or not is_baseline
-    } | dict(fields)
+        if path.startswith(("data.", "task.")) or not is_baseline
+    } | fields
 
 
 def of_fields(fields: Mapping[str, Any]) -> ConfigDict:

@@ -1,1 +1,30 @@
-"""One file a cell: the mathematics of one step, nothing else. `base.py` is the contract."""
+"""One file a cell: one step of one sequence; `base` has the contract.
+
+A new file is found by its name at once; a line here is for `from seqmodels import` alone.
+"""
+
+from seqmodels.cells.base import AffineCell, Cell, GatedCell, LinearCell
+from seqmodels.cells.gru import GRU
+from seqmodels.cells.gru_reset_before import ResetBeforeGRU
+from seqmodels.cells.indrnn import IndRNN
+from seqmodels.cells.lstm import LSTM
+from seqmodels.cells.lstm_coupled import CoupledLSTM
+from seqmodels.cells.lstm_layer_norm import LayerNormLSTM
+from seqmodels.cells.lstm_mogrifier import MogrifierLSTM
+from seqmodels.cells.lstm_peephole import PeepholeLSTM
+from seqmodels.cells.lstm_projected import ProjectedLSTM
+from seqmodels.cells.mgu import MGU
+from seqmodels.cells.min_gru import MinGRU
+from seqmodels.cells.min_lstm import MinLSTM
+from seqmodels.cells.mlstm import MLSTM
+from seqmodels.cells.qrnn import QRNN
+from seqmodels.cells.rg_lru import RGLRU
+from seqmodels.cells.simple_rnn import SimpleRNN
+from seqmodels.cells.slstm import SLSTM
+from seqmodels.cells.sru import SRU
+
+__all__ = [
+    "GRU", "LSTM", "MGU", "MLSTM", "QRNN", "RGLRU", "SLSTM", "SRU", "AffineCell", "Cell",
+    "CoupledLSTM", "GatedCell", "IndRNN", "LayerNormLSTM", "LinearCell", "MinGRU", "MinLSTM",
+    "MogrifierLSTM", "PeepholeLSTM", "ProjectedLSTM", "ResetBeforeGRU", "SimpleRNN",
+]  # fmt: skip

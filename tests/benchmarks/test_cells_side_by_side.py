@@ -7,7 +7,7 @@ from flax import nnx
 
 from benchmarks import cells
 from benchmarks.cells import Entry, Task
-from seqmodels import factory
+from seqmodels import loading
 from train_lib import loop
 from train_lib.errors import Diverged, UserError
 
@@ -114,11 +114,11 @@ def test_temporal_order_is_a_task_for_each_length_and_other_tasks_stay():
 
 def test_where_memory_is_all_each_cell_that_can_be_is_told_how_long():
     task = Task("order", "temporal_order", {"data.length_tokens": 20}, (1e-3,))
-    for name in factory.cell_names():
+    for name in loading.cell_names():
         _, *told = cells.entries([name], task)
         for entry in told:
-            options = factory.parse_options(entry.cell_options)
-            factory.find_cell(name)(2, 3, rngs=nnx.Rngs(0), **options)
+            options = loading.parse_options(entry.cell_options)
+            loading.find_cell(name)(2, 3, rngs=nnx.Rngs(0), **options)
     assert cells.entries(["simple_rnn"], task) == [Entry("simple_rnn", "simple_rnn")]
 
 

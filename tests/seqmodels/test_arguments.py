@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from seqmodels import factory, oracle, recurrence
+from seqmodels import factory, recurrence
+from seqmodels.heads import SequenceHead, StepHead
+from seqmodels.inputs import Vectors
+from seqmodels.model import SequenceModel
+from seqmodels.pooling import Last
+from seqmodels.recurrence import oracle
 
 WIDTH = BATCH = INPUT = HIDDEN = 4  # Cubic: shapes alone tell no axis from another.
 LENGTHS = [2, 0, 1, 2]
@@ -14,6 +19,7 @@ ARGUMENTS = {
     "vocabulary_size": 9, "embedding_size": INPUT, "cell": "lstm", "hidden_sizes": (HIDDEN,),
     "direction": "forward", "dropout_rates": (0.0,), "pooling": "last", "seed": 0,
 }  # fmt: skip
+OF_VECTORS = {"vocabulary_size": None, "input_size": INPUT}
 TOKENS_BxT = jnp.array(np.random.default_rng(0).integers(0, 9, (BATCH, WIDTH)))
 X_BxTxD = jax.random.normal(jax.random.key(0), (BATCH, WIDTH, INPUT))
 
@@ -21,6 +27,11 @@ X_BxTxD = jax.random.normal(jax.random.key(0), (BATCH, WIDTH, INPUT))
 @pytest.fixture(scope="module")
 def model():
     return factory.build(**ARGUMENTS)
+
+
+@pytest.fixture(scope="module")
+def of_vectors():
+    return factory.build(**ARGUMENTS | OF_VECTORS)
 
 
 def test_an_encoder_reads_batch_time_and_features_in_that_order(model):
@@ -41,7 +52,8 @@ def test_an_encoders_outputs_are_zero_in_all_of_the_padding(direction):
 
 
 @pytest.mark.parametrize("lengths", [[5, 1, 1, 1], [-1, 1, 1, 1]])
-def test_a_length_out_of_range_is_refused_and_under_jit_makes_nan(model, lengths):
+def test_a_length_out_of_range_is_refused_and_under_jit_makes_nan(model, of_vectors, lengths):
+    per_step = factory.build(**ARGUMENTS | OF_VECTORS | {"per_step": True})
     lengths_B = jnp.array(lengths)
     for function, inputs in (
         (model, TOKENS_BxT),
@@ -49,7 +61,12 @@ def test_a_length_out_of_range_is_refused_and_under_jit_makes_nan(model, lengths
         (lambda x, n: recurrence.run(model.encoder.layers[0].forward, x, n), X_BxTxD),
     ):
         assert refused(lambda f=function, x=inputs: f(x, lengths_B)), lengths
-    for function, inputs in ((model, TOKENS_BxT), (model.encoder, X_BxTxD)):
+    for function, inputs in (
+        (model, TOKENS_BxT),
+        (model.encoder, X_BxTxD),
+        (of_vectors, X_BxTxD),
+        (per_step, X_BxTxD),
+    ):
         results = jax.tree.leaves(jax.jit(function)(inputs, lengths_B))
         for result in results:
             assert jnp.isnan(result[0]).all()
@@ -70,7 +87,7 @@ def test_a_length_out_of_range_is_refused_and_under_jit_makes_nan(model, lengths
         (TOKENS_BxT[:0], []),
     ],
 )
-def test_a_classifier_refuses_what_is_no_batch_of_tokens(model, tokens, lengths):
+def test_a_model_refuses_what_is_no_batch_of_tokens(model, tokens, lengths):
     assert refused(lambda: model(tokens, jnp.array(lengths)))
 
 
@@ -85,8 +102,18 @@ def test_a_classifier_refuses_what_is_no_batch_of_tokens(model, tokens, lengths)
         (X_BxTxD[:0], []),
     ],
 )
-def test_an_encoder_refuses_what_is_no_batch_of_vectors(model, x, lengths):
+def test_what_is_no_batch_of_vectors_is_refused(model, of_vectors, x, lengths):
+    cell = model.encoder.layers[0].forward
     assert refused(lambda: model.encoder(x, jnp.array(lengths)))
+    assert refused(lambda: of_vectors(x, jnp.array(lengths)))
+    over_time = x.transpose(1, 2, 0) if x.ndim == 3 else x
+    assert refused(lambda: recurrence.run(cell, over_time, jnp.array(lengths)))
+
+
+@pytest.mark.parametrize("start", [(), (jnp.zeros(HIDDEN),) * 3, (jnp.zeros((HIDDEN, BATCH)),) * 2])
+def test_a_cell_refuses_a_carry_that_is_not_one_of_its_own(model, start):
+    cell, x_TxDxB = model.encoder.layers[0].forward, X_BxTxD.transpose(1, 2, 0)
+    assert refused(lambda: recurrence.run(cell, x_TxDxB, jnp.array(LENGTHS), start=start))
 
 
 def test_arrays_of_any_width_and_lists_are_read(model):
@@ -99,8 +126,8 @@ def test_arrays_of_any_width_and_lists_are_read(model):
         for one, other in zip(jax.tree.leaves(model.encoder(x, lengths)), expected, strict=True):
             np.testing.assert_allclose(one, other, atol=1e-6)
     assert jnp.isfinite(jax.tree.leaves(model.encoder(X_BxTxD.astype(jnp.bfloat16)))[0]).all()
-    logits_B = model(TOKENS_BxT, jnp.array(LENGTHS))
-    np.testing.assert_array_equal(model(np.array(TOKENS_BxT, np.uint16), LENGTHS), logits_B)
+    outputs = model(TOKENS_BxT, jnp.array(LENGTHS))
+    np.testing.assert_array_equal(model(np.array(TOKENS_BxT, np.uint16), LENGTHS), outputs)
 
 
 @pytest.mark.parametrize(
@@ -117,14 +144,30 @@ def test_keys_that_are_not_one_for_each_are_refused(model, keys):
     assert refused(lambda: model.encoder(X_BxTxD, jnp.array(LENGTHS), **keys))
 
 
-@pytest.mark.parametrize("outputs", [2, 5])
-def test_a_classifier_refuses_a_head_that_has_not_one_output(outputs):
-    model = factory.build(**ARGUMENTS)
-    model.head = nnx.Linear(HIDDEN, outputs, rngs=nnx.Rngs(0))
+@pytest.mark.parametrize("per_step", [False, True])
+def test_a_model_refuses_a_head_of_the_wrong_width(per_step):
+    model, rngs = factory.build(**ARGUMENTS), nnx.Rngs(0)
+    pooling = Last(HIDDEN + 1, rngs=rngs)
+    head = StepHead(HIDDEN + 1, 2, rngs=rngs) if per_step else SequenceHead(pooling, rngs=rngs)
+    assert refused(lambda: SequenceModel(model.inputs, model.encoder, head))
+    model.head = head
     assert refused(lambda: model(TOKENS_BxT, jnp.array(LENGTHS)))
 
 
-def test_a_classifier_refuses_padding_on_no_side(model):
+@pytest.mark.parametrize("size", [INPUT - 1, INPUT + 1])
+def test_a_model_refuses_inputs_that_its_encoder_does_not_read(model, size):
+    assert refused(lambda: SequenceModel(Vectors(size), model.encoder, model.head))
+
+
+def test_a_head_has_an_output():
+    for make in (
+        lambda: StepHead(HIDDEN, 0, rngs=nnx.Rngs(0)),
+        lambda: SequenceHead(Last(HIDDEN, rngs=nnx.Rngs(0)), 0, rngs=nnx.Rngs(0)),
+    ):
+        assert refused(make)
+
+
+def test_a_model_refuses_padding_on_no_side(model):
     assert refused(lambda: model(TOKENS_BxT, jnp.array(LENGTHS), padding_side="left"))
 
 

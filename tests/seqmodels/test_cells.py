@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from seqmodels import check_cell, factory, recurrence
+from seqmodels import check_cell, loading, recurrence
 
 STEPS, BATCH, INPUT, HIDDEN = 7, 2, 3, 5
 
 
 def make(name):
     """A cell none of whose parameters is zero, or like another."""
-    cell = factory.find_cell(name)(INPUT, HIDDEN, rngs=nnx.Rngs(0))
+    cell = loading.find_cell(name)(INPUT, HIDDEN, rngs=nnx.Rngs(0))
     return check_cell.without_zeros(cell)
 
 
@@ -234,7 +234,7 @@ def test_equals_its_equations(equations):
 
 def test_no_cell_is_without_an_independent_check():
     checked = {*OF_KERAS, *(function.__name__ for function in EQUATIONS)}
-    assert checked == set(factory.cell_names())
+    assert checked == set(loading.cell_names())
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ def test_no_cell_is_without_an_independent_check():
 )  # fmt: skip
 def test_forget_bias_is_in_the_forget_gate_alone(name, place):
     plain, other = (
-        factory.find_cell(name)(INPUT, HIDDEN, rngs=nnx.Rngs(0), **options).bias[...]
+        loading.find_cell(name)(INPUT, HIDDEN, rngs=nnx.Rngs(0), **options).bias[...]
         for options in ({}, {"forget_bias": 3.0})
     )
     size = 2 * HIDDEN if name == "lstm_projected" else HIDDEN
@@ -257,7 +257,7 @@ def test_forget_bias_is_in_the_forget_gate_alone(name, place):
 
 @pytest.mark.parametrize(("name", "place"), [("lstm", 1), ("gru", 0), ("gru_reset_before", 0)])
 def test_memories_last_as_long_as_a_cell_is_told(name, place):
-    cell = factory.find_cell(name)(INPUT, 1_000, rngs=nnx.Rngs(0), memory_steps=50)
+    cell = loading.find_cell(name)(INPUT, 1_000, rngs=nnx.Rngs(0), memory_steps=50)
     gates = list(np.array(cell.bias[...], np.float64).reshape(-1, 1_000))
     keep_H = gates.pop(place)
     # Of a memory, 1 / (1 - sigmoid(keep)) steps are left before it fades.
@@ -270,7 +270,7 @@ def test_memories_last_as_long_as_a_cell_is_told(name, place):
 
 
 def test_memories_without_gates_last_as_long_as_a_cell_is_told():
-    cell = factory.find_cell("indrnn")(INPUT, 1_000, rngs=nnx.Rngs(0), memory_steps=50)
+    cell = loading.find_cell("indrnn")(INPUT, 1_000, rngs=nnx.Rngs(0), memory_steps=50)
     left_H = np.array(cell.recurrent_weights[...], np.float64) ** 50
     assert 0.4999 < left_H.min() < 0.51
     assert 1.96 < left_H.max() < 2.0001
@@ -281,7 +281,7 @@ def test_memories_without_gates_last_as_long_as_a_cell_is_told():
 )
 def test_memories_that_cannot_be_are_refused(name, least):
     with pytest.raises(ValueError, match=f"memory_steps must be .* is {least}"):
-        factory.find_cell(name)(INPUT, HIDDEN, rngs=nnx.Rngs(0), memory_steps=least)
+        loading.find_cell(name)(INPUT, HIDDEN, rngs=nnx.Rngs(0), memory_steps=least)
 
 
 @pytest.mark.parametrize("name", ["slstm", "mlstm"])

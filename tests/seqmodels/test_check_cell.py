@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from seqmodels import check_cell, engines, factory, recurrence
+from seqmodels import check_cell, loading, recurrence
 from seqmodels.cells import base, gru
+from seqmodels.recurrence import engines
 
 make = functools.cache(check_cell.make)
 # What hangs on the engine more than on the cell is slow but for one cell of each kind of engine.
@@ -27,7 +28,7 @@ IN_EVERY_CHECK = "lstm", "gru", "min_gru"
             name, check, id=f"{name}-{check.__name__}",
             marks=() if check in OF_EVERY_CELL or name in IN_EVERY_CHECK else pytest.mark.slow,
         )
-        for name, check in itertools.product(factory.cell_names(), check_cell.CHECKS)
+        for name, check in itertools.product(loading.cell_names(), check_cell.CHECKS)
     ],
 )  # fmt: skip
 def test_every_cell_passes(name, check):
@@ -74,7 +75,7 @@ class Counter(base.Cell):
     ],
 )
 def test_a_check_fails(monkeypatch, broken, check, words):
-    monkeypatch.setattr(factory, "find_cell", lambda name: broken)
+    monkeypatch.setattr(loading, "find_cell", lambda name: broken)
     with pytest.raises(check_cell.CheckFailed, match=words):
         check(check_cell.make("broken"))
 
@@ -141,6 +142,6 @@ def test_the_program_tells_what_it_found(capsys, tmp_path, monkeypatch):
     assert check_cell.main(["min_gru"]) == 0
     output = capsys.readouterr().out
     assert output.count("ok ") == 1 + len(check_cell.CHECKS)
-    assert "engines: loop, scan, parallel; here it runs by loop" in output
+    assert "engines: loop, parallel, scan; here it runs by loop" in output
     assert check_cell.main([str(tmp_path / "mine.py")]) == 1
     assert capsys.readouterr().out.startswith("BROKEN  there is no file")

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from seqmodels import contract, factory
+from seqmodels import contract, loading
 
 GOOD = """
 import jax
@@ -43,7 +43,7 @@ AFFINE = GOOD.replace("base.Cell", "base.AffineCell").replace(
 
 def find_and_make(path, source):
     path.write_text(source)
-    return contract.make(factory.find_cell(str(path)), 3, 4, rngs=nnx.Rngs(0))
+    return contract.make(loading.find_cell(str(path)), 3, 4, rngs=nnx.Rngs(0))
 
 
 @pytest.mark.parametrize("source", [GOOD, GATED, AFFINE])
@@ -125,7 +125,7 @@ OPTIONS = GOOD.replace("*, rngs):", "*, rngs, bias=0.5, depth=1):").replace(
 
 def make_with(path, source, **options):
     path.write_text(source)
-    return contract.make(factory.find_cell(str(path)), 3, 4, rngs=nnx.Rngs(0), options=options)
+    return contract.make(loading.find_cell(str(path)), 3, 4, rngs=nnx.Rngs(0), options=options)
 
 
 def test_a_cell_gets_its_options(tmp_path):
@@ -149,9 +149,9 @@ def test_an_option_that_cannot_be_used_is_named_with_the_cell(tmp_path, source, 
 
 
 def test_options_are_read_like_keyword_arguments_of_literals():
-    assert factory.parse_options("") == {}
+    assert loading.parse_options("") == {}
     expected = {"a": 1, "b": True, "c": "x", "d": (-1.5, None)}
-    assert factory.parse_options("a=1, b=True, c='x', d=(-1.5, None)") == expected
+    assert loading.parse_options("a=1, b=True, c='x', d=(-1.5, None)") == expected
 
 
 @pytest.mark.parametrize(
@@ -161,20 +161,20 @@ def test_options_are_read_like_keyword_arguments_of_literals():
 )  # fmt: skip
 def test_options_that_are_anything_else_are_refused(text):
     with pytest.raises(ValueError, match="cannot be read; write names and plain values"):
-        factory.parse_options(text)
+        loading.parse_options(text)
 
 
 def test_an_unknown_name_lists_the_choices_and_a_missing_file_is_named():
     with pytest.raises(ValueError, match=r"unknown cell 'ltsm'; choose one of gru, .*\.py"):
-        factory.find_cell("ltsm")
+        loading.find_cell("ltsm")
     with pytest.raises(ValueError, match="no file 'nowhere/mine"):
-        factory.find_cell("nowhere/mine.py")
+        loading.find_cell("nowhere/mine.py")
 
 
-@pytest.mark.parametrize("name", factory.cell_names())
+@pytest.mark.parametrize("name", loading.cell_names())
 def test_every_cell_draws_parameters_that_train(name):
     """No unit is dead or the same as another at the start."""
-    cell = contract.make(factory.find_cell(name), 8, 8, rngs=nnx.Rngs(0))
+    cell = contract.make(loading.find_cell(name), 8, 8, rngs=nnx.Rngs(0))
     x_TxD = jax.random.normal(jax.random.key(0), (20, 8))
 
     _, y_TxH = jax.lax.scan(

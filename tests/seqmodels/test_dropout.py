@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from seqmodels import check_cell, factory, recurrence
+from seqmodels import check_cell, factory, loading, recurrence
 from seqmodels.cells import base
 from seqmodels.dropout import (
     Dropout,
@@ -21,7 +21,8 @@ from seqmodels.dropout import (
     stream,
     word_scales,
 )
-from seqmodels.embedding import embed
+from seqmodels.inputs import embed
+from seqmodels.recurrence import loop
 
 KEYS_B = jax.random.split(jax.random.key(0), 64)
 ONES_TxDxB = jnp.ones((50, 40, 64))
@@ -56,7 +57,7 @@ X_TxDxB = jax.random.normal(jax.random.key(1), (T, D, B))
 
 
 def make(name):
-    return check_cell.without_zeros(factory.find_cell(name)(D, H, rngs=nnx.Rngs(0)))
+    return check_cell.without_zeros(loading.find_cell(name)(D, H, rngs=nnx.Rngs(0)))
 
 
 def run(cell, x_TxDxB, rates, keys_B, *, reverse=False, lengths_B=LENGTHS_B, segment_steps=1):
@@ -110,7 +111,7 @@ def unrolled(cell, x_TxDxB, rates, keys_B, *, reverse=False):
 )
 def test_around_a_cell_equals_the_unrolled_equations(name, reverse, monkeypatch):
     name, _, kept = name.partition(" ")
-    monkeypatch.setattr(recurrence, "KEEP_FROM", 1 if kept else 1000)
+    monkeypatch.setattr(loop, "KEEP_FROM", 1 if kept else 1000)
     graphdef, params = nnx.split(make(name), nnx.Param)
 
     def gradients(runs, **options):
@@ -338,7 +339,7 @@ def test_a_dropped_weight_has_no_gradient():
 
     def loss(params):
         layer = drop_weights(nnx.merge(graphdef, params), 0.5, key)
-        (encoded,) = layer([x_TxDxB], jnp.array([4, 2, 3]))
+        (encoded,) = layer.encode([x_TxDxB], jnp.array([4, 2, 3]))
         return jnp.sum(encoded.sequence_TxHxB**2)
 
     gradient = np.array(jax.grad(loss)(params)["forward"]["recurrent_kernel"][...])

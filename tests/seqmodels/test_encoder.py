@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from seqmodels import factory, oracle, recurrence
+from seqmodels import factory, recurrence
+from seqmodels.recurrence import oracle
 
 LENGTHS = [6, 0, 1, 4]
 X_TxDxB = jax.random.normal(jax.random.key(0), (6, 3, 4))

@@ -61,7 +61,7 @@ def test_states_are_forgotten_at_the_rate_of_the_forget_gate(direction):
     # Of an LSTM that reads nothing but its forget gates' bias of 1: c shrinks by sigmoid(1).
     params_K = scaled(params_K, "recurrent_kernel", 0)
     params_K = jax.tree_util.tree_map_with_path(
-        lambda keys, leaf: leaf.at[:, 0].set(0) if report.path_of(keys) == "embedding" else leaf,
+        lambda keys, leaf: leaf.at[:, 0].set(0) if report.path_of(keys) == "inputs.table" else leaf,
         params_K,
     )
     for shares_P in np.array(padding.states(graphdef, params_K, data.train, direction)):

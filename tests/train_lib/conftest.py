@@ -6,11 +6,11 @@ import sys
 import numpy as np
 import pytest
 from absl import flags
+from train_lib.report import RunFolder
 
 from configs import base
 from train_lib import command, state, steps
 from train_lib.data.dataset import Split
-from train_lib.report import RunFolder
 
 
 @pytest.fixture

@@ -9,14 +9,14 @@ import sys
 
 import numpy as np
 import pytest
+from train_lib.finished import load
+from train_lib.ngram_models import train_linear
+from train_lib.report import RunFolder
 
 from configs import base
 from train_lib import baselines, predict
 from train_lib.data import dataset
 from train_lib.errors import UserError
-from train_lib.finished import load
-from train_lib.ngram_models import train_linear
-from train_lib.report import RunFolder
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 NAMES = [

@@ -17,11 +17,11 @@ import optax
 import pytest
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from train_lib.checkpoint import Checkpoints
 
 from tests import faults
 from train_lib import checkpoint, files
 from train_lib import state as state_lib
-from train_lib.checkpoint import Checkpoints
 from train_lib.errors import UserError
 
 KILLS = 4  # `python -m tests.faults` makes more of them, and more damage.

@@ -10,9 +10,9 @@ import sys
 
 import numpy as np
 import pytest
+from train_lib.data.generated import GeneratedCorpus
 
 from train_lib import predict, report
-from train_lib.data.generated import GeneratedCorpus
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 

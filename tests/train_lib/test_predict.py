@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from train_lib.data.corpus import Reviews
+from train_lib.report import RunFolder
 
 from configs import base
 from train_lib import devices, loop, metrics, predict, steps
 from train_lib.data import batches, sources
-from train_lib.data.corpus import Reviews
-from train_lib.report import RunFolder
 
 SIZES = {"train": 12, "test": 8}
 

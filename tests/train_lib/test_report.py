@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from train_lib.progress import Stopwatch, _duration
+from train_lib.report import RunFolder
 
 from configs import base
 from train_lib import files, metrics, report
 from train_lib.errors import UserError
-from train_lib.progress import Stopwatch, _duration
-from train_lib.report import RunFolder
 
 CONFIG = base.get_config("name", "exact")
 

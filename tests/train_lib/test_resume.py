@@ -15,12 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from train_lib.resume import Keeper
 
 from configs import base
 from train_lib import devices, files, finished, loop, predict, report
 from train_lib.data import dataset
 from train_lib.errors import STOPPED, Stopped, UserError
-from train_lib.resume import Keeper
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 pytestmark = pytest.mark.usefixtures("compiled_once")

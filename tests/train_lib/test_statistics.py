@@ -8,8 +8,6 @@ import pytest
 import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
-
-from tests.train_lib import coverage as of_shares
 from train_lib.statistics import (
     cohens_d,
     cohens_h,
@@ -23,6 +21,8 @@ from train_lib.statistics import (
     reliability,
     seeds_needed,
 )
+
+from tests.train_lib import coverage as of_shares
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 10])

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType
+from train_lib.data.batches import Corpus, Layout
 
 from train_lib import devices, loop, metrics, state, steps
-from train_lib.data.batches import Corpus, Layout
 from train_lib.data.dataset import Split
 
 BATCH_SIZE, WIDTH = 8, 12

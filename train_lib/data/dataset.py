@@ -67,6 +67,25 @@ class Split:
             cut=self.lengths - kept + (0 if self.cut is None else self.cut),
         )
 
+    def take(self, numbers: np.ndarray) -> Self:
+        """Some of the sequences, in the order of `numbers`."""
+        lengths, first = self.lengths[numbers], self.offsets[numbers]
+        offsets = np.cumsum([0, *lengths], dtype=np.int64)
+        steps = np.arange(offsets[-1]) + np.repeat(first - offsets[:-1], lengths)
+        targets = self.targets
+        if isinstance(targets, np.ndarray):
+            targets = targets[numbers if len(targets) == len(self) else steps]
+        else:
+            targets = [targets[number] for number in numbers]
+        return dataclasses.replace(
+            self,
+            values=self.values[steps],
+            offsets=offsets,
+            targets=targets,
+            rows=None if self.rows is None else self.rows[numbers],
+            cut=None if self.cut is None else self.cut[numbers],
+        )
+
     def most_frequent_words(self, max_features: int) -> Self:
         """The same texts in a smaller vocabulary: its words, and all others unknown."""
         values = np.where(self.values < max_features, self.values, np.int32(UNKNOWN))

@@ -49,6 +49,7 @@ class Task:
         score_name: what `score` is called; the name of a metric if its mean is that metric. Answers
             are right or wrong if it is one of `share_metrics`.
         higher_score_is_better: whether an item with a higher score was answered better.
+        examples: training targets to check the task with; nothing else needs them.
     """
 
     num_outputs: int
@@ -58,6 +59,7 @@ class Task:
     share_metrics: tuple[str, ...] = ()
     score_name: str = "loss"
     higher_score_is_better: bool = False
+    examples: Sequence[Any] = ()
 
     @classmethod
     def of_targets(cls, targets: Sequence[Any], **options: Any) -> Self:
@@ -156,17 +158,23 @@ class Task:
 
     def score(self, kept: Kept, targets_N: np.ndarray) -> np.ndarray:
         """How well each item is answered, float64 `[N]`; anything where there is no label."""
-        losses_N = self.loss(kept["outputs"], self.zero_unlabelled(targets_N))
+        outputs_NxC = jnp.asarray(kept["outputs"], jnp.float32)
+        losses_N = self.loss(outputs_NxC, jnp.asarray(self.zero_unlabelled(targets_N)))
         return np.asarray(losses_N, np.float64)
+
+    def answers(self, kept: Kept) -> np.ndarray:
+        """The answer to each item, as numbers `[N, ...]`; here they are the outputs."""
+        return np.asarray(kept["outputs"], np.float64)
 
     def columns(
         self, kept: Kept, targets_N: np.ndarray | None = None, offsets: np.ndarray | None = None
     ) -> dict[str, list]:
         """Columns with a value for each example: "target" if known, "answer", then details.
 
-        Values are text, integers, floats, or None where there is no label.
+        Of several targets an example, their names begin with "target_" and "answer_". Values are
+        texts, integers, floats, or None where there is none.
         """
-        answers = split_examples(np.asarray(kept["outputs"], np.float64), offsets)
+        answers = split_examples(self.answers(kept), offsets)
         columns = {"answer": [as_text(answer) for answer in answers]}
         if targets_N is None:
             return columns
@@ -255,7 +263,7 @@ class Task:
         """
         weights_N = np.asarray(self.labelled(targets_N), np.float64)
         scores_N = np.where(weights_N > 0, self.score(kept, targets_N), 0.0)
-        if offsets is None:
+        if offsets is None or not self.per_step:
             return scores_N, weights_N
         examples = len(offsets) - 1
         example_N = np.repeat(np.arange(examples), np.diff(offsets))

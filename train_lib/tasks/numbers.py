@@ -27,6 +27,8 @@ class Numbers(base.Task):
         means, deviations: of each over the training targets, in its unit.
     """
 
+    examples = (3.5, -1.0, 12.25, 4.0, 4.0)
+
     def __init__(
         self,
         means: Sequence[float],
@@ -39,7 +41,7 @@ class Numbers(base.Task):
         self.means, self.deviations = list(means), list(deviations)
         self.num_outputs = len(self.means)
         self.names = naming.shown_names(
-            names, [str(number) for number in range(1, self.num_outputs + 1)]
+            names, [str(number) for number in range(1, self.num_outputs + 1)], "numbers"
         )
         # In their own units, numbers of different ones cannot be added.
         is_one = self.num_outputs == 1
@@ -75,10 +77,10 @@ class Numbers(base.Task):
         means_M, deviations_M = values_NxM.mean(0), values_NxM.std(0)
         for number in range(count):
             if np.ptp(values_NxM[:, number]) == 0:
-                which = f"number {number + 1} of all" if count > 1 else "All"
+                what = f"number {number + 1}" if count > 1 else "the number"
                 raise BadTarget(
                     None,
-                    f"{which[0].upper()}{which[1:]} {len(values_NxM):,} training targets is "
+                    f"In all {len(values_NxM):,} training targets {what} is "
                     f"{values_NxM[0, number]:g}; there is nothing to learn.",
                 )
         return cls(means_M.tolist(), deviations_M.tolist(), names, metric=metric)

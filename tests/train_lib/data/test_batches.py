@@ -2,8 +2,6 @@
 
 import numpy as np
 import pytest
-
-from configs import base
 from train_lib.data.batches import (
     NO_REVIEW,
     Corpus,
@@ -15,6 +13,8 @@ from train_lib.data.batches import (
     row_widths,
     steps_taken,
 )
+
+from configs import base
 from train_lib.data.dataset import Dataset, Split
 
 

@@ -4,9 +4,9 @@ import collections
 
 import numpy as np
 import pytest
+from train_lib.data.ngrams import MAX_FEATURES, NGrams
 
 from train_lib.data.dataset import Split
-from train_lib.data.ngrams import MAX_FEATURES, NGrams
 from train_lib.data.vocabulary import Vocabulary
 
 

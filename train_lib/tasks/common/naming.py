@@ -70,7 +70,9 @@ def given_order(given: Sequence[Any] | None, found: Sequence[str], what: str) ->
     return classes
 
 
-def shown_names(names: Sequence[str] | None, classes: Sequence[str]) -> list[str]:
+def shown_names(
+    names: Sequence[str] | None, classes: Sequence[str], what: str = "classes"
+) -> list[str]:
     """What people read in place of the classes.
 
     Raises:
@@ -80,7 +82,7 @@ def shown_names(names: Sequence[str] | None, classes: Sequence[str]) -> list[str
         return list(classes)
     if isinstance(names, str) or len(names) != len(classes) or len(set(names)) != len(names):
         raise ValueError(
-            f"names={names!r} must have a different name for each of the {len(classes)} classes "
+            f"names={names!r} must have a different name for each of the {len(classes)} {what} "
             f"{listed(classes)}"
         )
     return [str(name) for name in names]

@@ -35,7 +35,7 @@ def confusion(counts_CxC: np.ndarray, names: Sequence[str]) -> Any:
         shown = np.sort(np.argsort(-wrong_C, kind="stable")[:MOST_CLASSES])
         title = f"the {MOST_CLASSES} of {len(names):,} classes that are confused most"
     size = len(shown)
-    side = 2.5 + max(2.0, min(0.75 * size, 0.25 * size + 5))
+    side = 2.5 + max(2.0, min(0.75 * size, 0.18 * size + 5))
     figure = new_figure(side + 1, side)
     axes = figure.subplots()
     image = axes.imshow(shares_CxC[np.ix_(shown, shown)], cmap="Blues", vmin=0, vmax=1)
@@ -44,7 +44,7 @@ def confusion(counts_CxC: np.ndarray, names: Sequence[str]) -> Any:
     axes.set_yticks(range(size), labels)
     axes.tick_params(labelsize=10 if size <= _MOST_NUMBERS else 8)
     axes.set(xlabel="answer", ylabel="target", title=title)
-    figure.colorbar(image, ax=axes, label="share of the target's examples", shrink=0.8)
+    figure.colorbar(image, ax=axes, label="share of the target", shrink=0.8)
     for row, target in enumerate(shown):
         for column, answer in enumerate(shown):
             count, share = counts_CxC[target, answer], shares_CxC[target, answer]

@@ -1,0 +1,147 @@
+"""Inputs, encoder, head."""
+
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from seqmodels import arguments
+from seqmodels.encoder import Encoder
+from seqmodels.heads import Head, SequenceHead
+from seqmodels.inputs import Inputs
+from seqmodels.pooling import Last
+
+PaddingSide = Literal["pre", "post"]
+
+
+def align_left(x_BxT: jax.Array, lengths_B: jax.Array) -> jax.Array:
+    """Moves the padding of pre-padded rows after them: `[0, 0, 7, 8] -> [7, 8, 0, 0]`.
+
+    Args:
+        x_BxT: rows, of numbers or of vectors `[B, T, D]`.
+        lengths_B: steps of each sequence, 0 to T.
+    """
+    return _moved(x_BxT, x_BxT.shape[1] - lengths_B)
+
+
+def align_right(x_BxT: jax.Array, lengths_B: jax.Array) -> jax.Array:
+    """Moves the padding of post-padded rows in front of them, as `align_left` takes it away."""
+    return _moved(x_BxT, lengths_B)
+
+
+def _moved(x_BxT: jax.Array, first_B: jax.Array) -> jax.Array:
+    """Rows turned around so that they begin with their step `first_B`."""
+    width = x_BxT.shape[1]
+    times_BxT = (jnp.arange(width) + first_B[:, None]) % width
+    return jnp.take_along_axis(x_BxT, jax.lax.expand_dims(times_BxT, range(2, x_BxT.ndim)), axis=1)
+
+
+class SequenceModel(nnx.Module):
+    """A model of sequences of tokens or vectors.
+
+    Args:
+        inputs: what it reads.
+        encoder: of the vectors that `inputs` makes.
+        head: of what the encoder makes of them: outputs of a sequence, or of every step.
+
+    Raises:
+        ValueError: they do not fit together.
+    """
+
+    def __init__(self, inputs: Inputs, encoder: Encoder, head: Head):
+        encoder.check_reads(inputs.output_size)
+        _check_fits(head, encoder)
+        self.inputs = inputs
+        self.encoder = encoder
+        self.head = head
+
+    def __call__(
+        self,
+        x: Any,
+        lengths_B: Any = None,
+        *,
+        padding_side: PaddingSide = "post",
+        dropout_keys_B: jax.Array | None = None,
+        step_key: jax.Array | None = None,
+        shared_steps: jax.Array | None = None,
+    ) -> jax.Array:
+        """The outputs: `[B, C]` of a sequence; of every step `[B, T, C]`, zero in the padding.
+
+        Args:
+            x: with an `Embedding` tokens, integers in [0, V) `[B, T]`; with `Vectors` floating
+                point `[B, T, D]`.
+            lengths_B: steps of each sequence, the rest of its row being padding that no result
+                depends on; None reads every row to its end, padding included.
+            padding_side: where in the row the padding stands. Outputs of a step stand where its
+                input does.
+            dropout_keys_B: a random key for each sequence, which decides what is dropped from it;
+                None, as in evaluation: nothing.
+            step_key: a random key for the step of training, which decides what weights are dropped;
+                None, as in evaluation: none.
+            shared_steps: where rows are read to their end, how many steps at their start are the
+                same in all of them, such as padding; fewer than T. They are then read once, if
+                nothing is dropped and only a last output of forward layers is asked for.
+
+        Raises:
+            ValueError: an argument has the wrong shape or type, a token or length is out of range,
+                or the head is not as wide as the encoder. Under `jax.jit` tokens out of range are
+                not noticed, and a length out of range makes its sequence's outputs NaN.
+        """
+        x = self.inputs.check(x)
+        _check_fits(self.head, self.encoder)
+        if padding_side not in get_args(PaddingSide):
+            raise ValueError(f"padding_side is {padding_side!r}; it must be 'pre' or 'post'")
+        batch_size, width = x.shape[:2]
+        arguments.check_keys(dropout_keys_B, "dropout_keys_B", (batch_size,))
+        arguments.check_keys(step_key, "step_key", ())
+        keys = {"dropout_keys_B": dropout_keys_B, "step_key": step_key}
+        if lengths_B is None:
+            return self._of_whole_rows(x, shared_steps, keys)
+        if shared_steps is not None:
+            raise ValueError(
+                "shared_steps goes with rows that are read to their end, not with "
+                "lengths_B; leave one of them out"
+            )
+        lengths_B = arguments.lengths(lengths_B, batch_size, width)
+        if padding_side == "pre":
+            x = align_left(x, lengths_B)
+        outputs = self._outputs(x, lengths_B, keys)
+        if padding_side == "pre" and self.head.per_step:
+            outputs = align_right(outputs, lengths_B)
+        return arguments.nan_where_impossible(outputs, lengths_B, width, batch_axis=0)
+
+    def _of_whole_rows(self, x, shared_steps, keys):
+        """The outputs of rows that are read to their end."""
+        batch_size, width = x.shape[:2]
+        lengths_B = jnp.full(batch_size, width)
+        drops = self.drops and any(key is not None for key in keys.values())
+        if shared_steps is None or drops or not self._needs_last_carries():
+            return self._outputs(x, lengths_B, keys)
+        shared_TxDx1 = self.inputs.read(x[:1], shared_steps[None])
+        starts = self.encoder.last_carries(shared_TxDx1, shared_steps[None], batch_size)
+        x = jnp.roll(x, -shared_steps, axis=1)
+        return self._outputs(x, lengths_B - shared_steps, keys, starts)
+
+    def _outputs(self, x, lengths_B, keys, starts=None):
+        x_TxDxB = self.inputs.read(x, lengths_B, keys["dropout_keys_B"])
+        encoded = self.encoder.encode(x_TxDxB, lengths_B, starts=starts, **keys)
+        return self.head.answer(encoded, lengths_B)
+
+    @property
+    def drops(self) -> bool:
+        """Whether anything is dropped in training."""
+        return self.inputs.drops or self.encoder.drops
+
+    def _needs_last_carries(self) -> bool:
+        """Whether its outputs depend on last carries of forward layers alone."""
+        reads_last = isinstance(self.head, SequenceHead) and isinstance(self.head.pooling, Last)
+        return reads_last and self.encoder.gives_carries()
+
+
+def _check_fits(head: Head, encoder: Encoder) -> None:
+    if head.input_size != encoder.output_size:
+        raise ValueError(
+            f"the {type(head).__name__} must read what the encoder makes: it is made for vectors "
+            f"of {head.input_size} numbers, and the encoder's have {encoder.output_size}"
+        )

@@ -1,0 +1,107 @@
+"""The LSTM through NVIDIA's cuDNN, by way of `jax.experimental.rnn`.
+
+cuDNN has kernels for the LSTM of `seqmodels.cells.lstm`, and this file alone knows that it is this
+one. It takes all weights as one vector and knows neither an empty sequence nor a single direction
+that is reversed: an empty sequence gets one step whose results are dropped, and a reversed one is
+turned around within its length.
+
+Chetlur et al., "cuDNN: Efficient Primitives for Deep Learning", 2014.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from seqmodels.cells import base
+from seqmodels.cells.lstm import LSTM
+from seqmodels.recurrence.entry import Entry
+from seqmodels.recurrence.sequences import Encoded, initial_carry, valid_steps
+
+try:
+    from jax.experimental import rnn
+except ImportError:  # It is experimental.
+    rnn = None  # type: ignore[assignment]
+
+
+def available(cell: base.Cell) -> bool:
+    """Whether `run` works for this cell on the default device."""
+    if jax.default_backend() != "gpu" or why_not(cell) is not None:
+        return False
+    return "cuda" in jax.local_devices()[0].client.platform_version.lower()
+
+
+def why_not(cell: base.Cell) -> str | None:
+    """What keeps this cell from cuDNN, on any device; None if nothing does."""
+    if rnn is None:
+        return "this version of JAX has no jax.experimental.rnn"
+    if type(cell) is not LSTM:
+        return "it is not the LSTM that cuDNN knows"
+    if cell.recurrent_kernel.dtype != jnp.float32:
+        return f"its matrix is {cell.recurrent_kernel.dtype}, not float32"
+    return None
+
+
+def run(
+    cell: LSTM,
+    x_TxDxB: jax.Array,
+    lengths_B: jax.Array,
+    *,
+    reverse: bool = False,
+    start: base.Carry = None,
+) -> Encoded:
+    """`loop.run` for the LSTM; differentiable, but not under `vmap`.
+
+    Products have the precision of `jax.default_matmul_precision`: TF32, or float32 with "highest".
+
+    Args:
+        cell: a cell for which `why_not` has nothing to say.
+        x_TxDxB: the inputs, float32; sequences start at time 0.
+        lengths_B: valid steps of each sequence, 0 to T.
+        reverse: run from the last valid step to the first.
+        start: the carry of every sequence before its first step; None: zeros.
+    """
+    width, input_size, _ = x_TxDxB.shape
+    valid_Tx1xB = valid_steps(lengths_B, width)[:, None]
+    # Of its padding cuDNN says neither that it is not read nor that its gradient is zero.
+    x_TxDxB = jnp.where(valid_Tx1xB, x_TxDxB, 0)
+    if reverse:
+        x_TxDxB = _turn(x_TxDxB, lengths_B)
+    c_HxB, h_HxB = initial_carry(cell, len(lengths_B), x_TxDxB.dtype, start)
+    y_BxTxH, last_1xBxH, _ = rnn.lstm(
+        x_TxDxB.transpose(2, 0, 1),
+        h_HxB.T[None],
+        c_HxB.T[None],
+        _packed(cell),
+        jnp.maximum(lengths_B, 1).astype(jnp.int32),
+        input_size=input_size,
+        hidden_size=cell.hidden_size,
+        num_layers=1,
+        dropout=0.0,
+        bidirectional=False,
+    )
+    y_TxHxB = jnp.where(valid_Tx1xB, y_BxTxH.transpose(1, 2, 0), 0)
+    if reverse:
+        y_TxHxB = _turn(y_TxHxB, lengths_B)
+    return Encoded(y_TxHxB, jnp.where(lengths_B > 0, last_1xBxH[0].T, 0))
+
+
+def _packed(cell: LSTM) -> jax.Array:
+    """All weights as cuDNN has them: W and R, transposed, gates i, f, g, o; b and another, zero."""
+    bias_G = cell.bias[...]
+    arrays = cell.kernel.T, cell.recurrent_kernel.T, bias_G, jnp.zeros_like(bias_G)
+    return jnp.concatenate([array.ravel() for array in arrays])
+
+
+def _turn(array_TxFxB: jax.Array, lengths_B: jax.Array) -> jax.Array:
+    """Every sequence from its last valid step to its first; the padding stays where it is."""
+    time_Tx1 = jnp.arange(len(array_TxFxB))[:, None]
+    source_TxB = jnp.where(time_Tx1 < lengths_B, lengths_B - 1 - time_Tx1, time_Tx1)
+    return jnp.take_along_axis(array_TxFxB, source_TxB[:, None], axis=0)
+
+
+def _why_not_here(cell: base.Cell) -> str | None:
+    if available(cell):
+        return None
+    return why_not(cell) or "there is no NVIDIA GPU"
+
+
+ENTRY = Entry("cudnn", run, _why_not_here, is_best=available)

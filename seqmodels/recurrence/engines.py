@@ -1,0 +1,122 @@
+"""The table of engines that can run a cell, and which of them does.
+
+All give what the unrolled loop over the cell's steps gives, values and gradients. A new one is a
+file with an `ENTRY`, and its line in `TABLE`.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from seqmodels import dropout
+from seqmodels.cells import base
+from seqmodels.recurrence import cudnn, fused, loop, parallel, scan
+from seqmodels.recurrence.sequences import Encoded
+
+TABLE = {
+    entry.name: entry
+    for entry in (
+        cudnn.ENTRY,  # NVIDIA's, for the LSTM.
+        parallel.ENTRY,  # All steps of a linear cell at once.
+        fused.ENTRY,  # A GPU kernel for any gated cell, which a CPU interprets, slowly.
+        scan.ENTRY,  # `jax.lax.scan` with JAX's own derivative, the plain one, for comparison.
+        loop.ENTRY,  # Any cell, anywhere.
+    )
+}
+"""The engines by their names: the first that is best for a cell runs it, unless one is named."""
+
+ENGINES = ("auto", *TABLE)
+"""What an engine may be called; `auto` chooses."""
+
+MATRIX_DTYPES = ("float32", "bfloat16")
+
+
+class Engine(NamedTuple):
+    """What to run cells with.
+
+    Attributes:
+        name: one of `ENGINES`.
+        matrix_dtype: that matrices take part in products in, one of `MATRIX_DTYPES`.
+        segment_steps: steps between two carries kept for the backward pass.
+    """
+
+    name: str = "auto"
+    matrix_dtype: str = "float32"
+    segment_steps: int = 1
+
+
+AUTO = Engine()
+
+
+def choose(engine: Engine, cell: base.Cell, rates: dropout.Rates = dropout.NOTHING.rates) -> str:
+    """The name of the engine that runs a cell on the default device.
+
+    Raises:
+        ValueError: there is no such engine, it cannot run the cell, or the cell cannot be run with
+            these rates.
+    """
+    for what, name, names in (
+        ("engine", engine.name, ENGINES),
+        ("matrix_dtype", engine.matrix_dtype, MATRIX_DTYPES),
+    ):
+        if name not in names:
+            raise ValueError(f"unknown {what} {name!r}; choose one of {', '.join(names)}")
+    if rates.recurrent > 0:
+        _check_recurrent_matrices(cell)
+    if engine[1:] != AUTO[1:] or rates.recurrent > 0 or rates.zoneout > 0:
+        if engine.name not in ("auto", "loop"):
+            raise ValueError(
+                f"the engine {engine.name!r} computes in float32 alone, not in segments, and "
+                "without recurrent dropout and zoneout"
+            )
+        return "loop"
+    if engine.name == "auto":
+        return next(name for name, entry in TABLE.items() if entry.is_best(cell))
+    why_not = TABLE[engine.name].why_not(cell)
+    if why_not is not None:
+        name = type(cell).__name__
+        raise ValueError(f"the engine {engine.name!r} cannot run the cell {name}: {why_not}")
+    return engine.name
+
+
+def _check_recurrent_matrices(cell: base.Cell) -> None:
+    name, leaves = type(cell).__name__, jax.tree.leaves(nnx.split(cell, nnx.Param)[1])
+    shapes = [leaves[number].shape for number in dropout.recurrent_matrices(cell)]
+    if not shapes:
+        raise ValueError(
+            f"recurrent dropout has no matrix to hide h from in the cell {name}: no parameter of "
+            "two axes has a name that begins with recurrent_. Zoneout fits every cell"
+        )
+    for shape in shapes:
+        if len(shape) != 2 or shape[0] != cell.hidden_size:
+            raise ValueError(
+                f"recurrent dropout hides units of h from matrices [H, G] whose names begin with "
+                f"recurrent_; one of the cell {name} is {shape}, where H = {cell.hidden_size}"
+            )
+
+
+def run_all(
+    engine: Engine,
+    cells: Sequence[base.Cell],
+    reverse: Sequence[bool],
+    parts: Sequence[jax.Array],
+    lengths_B: jax.Array,
+    dropped: dropout.Dropout = dropout.NOTHING,
+    starts: Sequence[base.Carry] | None = None,
+) -> tuple[Encoded, ...]:
+    """`loop.run_all` by an engine."""
+    names = [choose(engine, cell, dropped.rates) for cell in cells]
+    if set(names) == {"loop"}:
+        return loop.run_all(cells, reverse, parts, lengths_B, dropped, *engine[1:], starts)
+    x_TxDxB = jnp.concatenate(parts, axis=1)
+    if dropped.keys_B is not None and dropped.rates.inputs > 0:
+        x_TxDxB = dropout.drop_all(x_TxDxB, dropped.rates.inputs, dropped.keys_B)
+    return tuple(
+        TABLE[name].run(cell, x_TxDxB, lengths_B, reverse=backwards, start=start)
+        for name, cell, backwards, start in zip(
+            names, cells, reverse, starts or [None] * len(cells), strict=True
+        )
+    )

@@ -1,0 +1,217 @@
+"""A kernel for GPUs that runs any `GatedCell` over time: one launch a direction, not one a step.
+
+A program of the kernel takes 16 sequences through all their steps. It holds their carry in
+registers and, if that has no more than 64 KiB (four gates of 64 units), the recurrent matrix R in
+shared memory; a larger R it reads anew every step, from the cache. What is left to do in a step is
+`h @ R`, on the matrix unit, and the cell's `update`, which is traced and put into the kernel gate
+by gate (`gatewise`). All that needs no carry is one product over all steps outside of the
+kernel: the input projection before it and, backwards, `h @ R` again and the gradient of R.
+
+Backwards the kernel reads the carry before every step, which is all the forward pass keeps besides
+its inputs, and takes the derivative of `update` there. Persistent kernels are due to Diamos et al.,
+"Persistent RNNs: Stashing Recurrent Weights On-Chip", 2016.
+
+It is written in Pallas for its Triton backend. Products have the precision of all products in JAX,
+`jax.default_matmul_precision`: on a GPU that is TF32 unless told otherwise.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from seqmodels.cells import base
+from seqmodels.recurrence import fused_kernels as kernels
+from seqmodels.recurrence import gatewise
+from seqmodels.recurrence.entry import Entry
+from seqmodels.recurrence.sequences import (
+    Encoded,
+    own_or,
+    real_inputs,
+    without_gradient_of_nothing,
+)
+
+_MAX_HIDDEN = 256  # The registers of a program hold the gates of no more units, 16 times.
+
+
+def available(cell: base.Cell) -> bool:
+    """Whether `run` works for this cell on the default device: on NVIDIA GPUs from Ampere on."""
+    if jax.default_backend() != "gpu" or why_not(cell) is not None:
+        return False
+    capability = str(jax.local_devices()[0].compute_capability)  # "9.0", or "gfx942" of AMD.
+    return capability[0].isdigit() and float(capability) >= 8
+
+
+def why_not(cell: base.Cell) -> str | None:
+    """What keeps this cell from the kernel, on any device; None if nothing does."""
+    if kernels.triton is None:
+        return "this version of JAX has no Pallas for Triton"
+    if not isinstance(cell, base.GatedCell):
+        return "it is not a GatedCell"
+    if cell.hidden_size > _MAX_HIDDEN:
+        return f"{cell.hidden_size} units are more than {_MAX_HIDDEN}, which a program can hold"
+    if cell.recurrent_kernel.dtype != jnp.float32:
+        return f"its matrix is {cell.recurrent_kernel.dtype}, not float32"
+    try:
+        _plan(cell, reverse=False, interpret=False)
+    except gatewise.Unsupported as error:
+        return str(error)
+    return None
+
+
+def run(
+    cell: base.GatedCell,
+    x_TxDxB: jax.Array,
+    lengths_B: jax.Array,
+    *,
+    reverse: bool = False,
+    start: base.Carry = None,
+    interpret: bool = False,
+) -> Encoded:
+    """`loop.run`, to which it is equal, in one kernel forwards and one backwards.
+
+    Args:
+        cell: a cell for which `why_not` has nothing to say.
+        x_TxDxB: the inputs; sequences start at time 0.
+        lengths_B: valid steps of each sequence, 0 to T. The loop over 16 neighbours in the batch
+            ends with the longest of them.
+        reverse: run from the last valid step to the first.
+        start: the carry of every sequence before its first step; None: the cell's own.
+        interpret: compute what the kernel computes without a GPU, slowly.
+
+    Raises:
+        gatewise.Unsupported: `why_not` would have said so.
+    """
+    plan = _plan(cell, reverse, interpret)
+    size, width, batch_size = plan.size, len(x_TxDxB), len(lengths_B)
+    lanes, columns = (0, plan.lanes - size), (0, -batch_size % kernels.COLUMNS)
+
+    cell = without_gradient_of_nothing(cell, lengths_B)
+    x_TxDxB = real_inputs(x_TxDxB, lengths_B)
+    z_TxGxB = jax.vmap(jax.vmap(cell.project, in_axes=-1, out_axes=-1))(x_TxDxB)
+    z_TxNxHxB = z_TxGxB.reshape(width, plan.gates, size, batch_size)
+    matrix_NxHxH = cell.recurrent_kernel[...].reshape(size, plan.gates, size).swapaxes(0, 1)
+    y_TxHxB, last_HxB = _loop(
+        plan,
+        jnp.pad(matrix_NxHxH, ((0, 0), lanes, lanes)),
+        jnp.pad(_fixed(plan, cell, own_or(start, cell)).astype(z_TxGxB.dtype), ((0, 0), lanes)),
+        jnp.pad(z_TxNxHxB, ((0, 0), (0, 0), lanes, columns)),
+        jnp.pad(lengths_B.astype(jnp.int32), columns),
+    )
+    return Encoded(y_TxHxB[:, :size, :batch_size], last_HxB[:size, :batch_size])
+
+
+def _fixed(plan: kernels.Plan, cell: base.GatedCell, start: base.Carry) -> jax.Array:
+    """The carry to begin at and the parameters that `update` reads, part by part: `[F, H]`."""
+    leaves = jax.tree.leaves(nnx.split(cell, nnx.Param)[1])
+    arrays = [*start, *(leaves[number] for number, _ in plan.own)]
+    parts = [array.reshape(gatewise.count(array, plan.size), -1) for array in arrays]
+    return jnp.concatenate([jnp.broadcast_to(p, (len(p), plan.size)) for p in parts])
+
+
+def _plan(cell: base.GatedCell, reverse: bool, interpret: bool) -> kernels.Plan:
+    """Traces the cell's `update` and its derivative, and tries both.
+
+    Raises:
+        gatewise.Unsupported: the kernel cannot take them.
+    """
+    graphdef, params = nnx.split(cell, nnx.Param)
+    leaves, structure = jax.tree.flatten(params)
+    carry = cell.initial_carry()
+    size, width = cell.recurrent_kernel.shape
+    gates_G = jax.ShapeDtypeStruct((width,), cell.recurrent_kernel.dtype)
+
+    def update(carry, leaves, z_G, u_G):
+        return nnx.merge(graphdef, jax.tree.unflatten(structure, leaves)).update(carry, z_G, u_G)
+
+    traced = jax.make_jaxpr(update)(carry, leaves, gates_G, gates_G).jaxpr
+    read = {id(atom) for eqn in traced.eqns for atom in eqn.invars}
+    inputs = traced.invars[len(carry) : -2]
+    own = [number for number, var in enumerate(inputs) if id(var) in read]
+    if any(leaves[number].ndim > 1 for number in own):
+        raise gatewise.Unsupported("its update reads a matrix")
+
+    def step(carry, own_leaves, z_G, u_G):
+        replaced = dict(zip(own, own_leaves, strict=True))
+        merged = [replaced.get(number, leaf) for number, leaf in enumerate(leaves)]
+        return update(carry, merged, z_G, u_G)
+
+    def pull_back(carry, own_leaves, z_G, u_G, d_carry):
+        return jax.vjp(step, carry, own_leaves, z_G, u_G)[1](d_carry)
+
+    arguments = carry, [leaves[number] for number in own], gates_G, gates_G
+    plan = kernels.Plan(
+        size=size,
+        lanes=max(16, 1 << (size - 1).bit_length()),
+        gates=width // size,
+        carries=len(carry),
+        own=tuple((i, jax.ShapeDtypeStruct(leaves[i].shape, leaves[i].dtype)) for i in own),
+        step=jax.make_jaxpr(step)(*arguments),
+        pull_back=jax.make_jaxpr(pull_back)(*arguments, carry),
+        reverse=reverse,
+        interpret=interpret,
+    )
+    tile = jax.ShapeDtypeStruct((plan.lanes, kernels.COLUMNS), cell.recurrent_kernel.dtype)
+    for jaxpr in (plan.step, plan.pull_back):
+        number = sum(gatewise.count(var.aval, size) for var in jaxpr.jaxpr.invars)
+        jax.eval_shape(functools.partial(plan.evaluate, jaxpr), [tile] * number)
+    return plan
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _loop(plan: kernels.Plan, matrix_NxHxH, fixed_FxH, z_TxNxHxB, lengths_B):
+    """The loop over time in padded shapes: `(y_TxHxB, last_HxB)`.
+
+    Args:
+        plan: what the kernel is made of.
+        matrix_NxHxH: R, gate by gate, inputs times outputs.
+        fixed_FxH: the initial carry and the own parameters of `update`.
+        z_TxNxHxB: what `project` makes of the inputs, gate by gate.
+        lengths_B: valid steps of each sequence.
+    """
+    return _loop_forward(plan, matrix_NxHxH, fixed_FxH, z_TxNxHxB, lengths_B)[0]
+
+
+def _loop_forward(plan, matrix_NxHxH, fixed_FxH, z_TxNxHxB, lengths_B):
+    width, _, lanes, batch_size = z_TxNxHxB.shape
+    tile = lanes, batch_size
+    y_Tx1xHxB, last_HxB, carries_TxCxHxB = kernels.call(
+        plan,
+        kernels.forward,
+        [(width, 1, *tile), tile, (width, plan.carries, *tile)],
+        [matrix_NxHxH, fixed_FxH],
+        [lengths_B, z_TxNxHxB],
+    )
+    residuals = matrix_NxHxH, fixed_FxH, z_TxNxHxB, lengths_B, carries_TxCxHxB
+    return (y_Tx1xHxB[:, 0], last_HxB), residuals
+
+
+def _loop_backward(plan, residuals, cotangents):
+    matrix_NxHxH, fixed_FxH, z_TxNxHxB, lengths_B, carries_TxCxHxB = residuals
+    d_y_TxHxB, d_last_HxB = cotangents
+    h_TxHxB = carries_TxCxHxB[:, -1]
+    u_TxNxHxB = jnp.einsum("nio,tib->tnob", matrix_NxHxH, h_TxHxB)
+    d_fixed_FxHxB, d_z_TxNxHxB, *d_u = kernels.call(
+        plan,
+        kernels.backward,
+        [(*fixed_FxH.shape, len(lengths_B))] + [z_TxNxHxB.shape] * (1 if plan.adds_up else 2),
+        [matrix_NxHxH, fixed_FxH],
+        [lengths_B, z_TxNxHxB, u_TxNxHxB, carries_TxCxHxB, d_y_TxHxB, d_last_HxB],
+    )
+    d_matrix_NxHxH = jnp.einsum("tib,tnob->nio", h_TxHxB, d_u[0] if d_u else d_z_TxNxHxB)
+    # A parameter that is a single number stands in all lanes, and so does its gradient.
+    counts_FxH = jnp.arange(plan.lanes) < jnp.array(plan.fixed_units())[:, None]
+    return d_matrix_NxHxH, jnp.where(counts_FxH, d_fixed_FxHxB.sum(-1), 0), d_z_TxNxHxB, None
+
+
+_loop.defvjp(_loop_forward, _loop_backward)
+
+
+def _run(cell, x_TxDxB, lengths_B, *, reverse=False, start=None):
+    """`run` on a GPU; on other devices interpreted."""
+    interpret = jax.default_backend() != "gpu"
+    return run(cell, x_TxDxB, lengths_B, reverse=reverse, start=start, interpret=interpret)
+
+
+ENTRY = Entry("fused", _run, why_not, is_best=available)

@@ -1,0 +1,226 @@
+"""What the fused recurrence computes on the GPU: one kernel for each pass, in Pallas for Triton.
+
+A kernel's arrays live in the GPU's memory, and only what is read from them is in registers. There
+all sizes are powers of two, and an array can be neither cut nor joined: hence `gatewise`, and hence
+a product over pieces of h reads the pieces from where h has been written to.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.extend import core
+
+from seqmodels.recurrence import gatewise
+
+try:
+    from jax.experimental.pallas import triton
+except ImportError:  # JAX has announced that it will remove it.
+    triton = None  # type: ignore[assignment]
+
+COLUMNS = 16  # Sequences of a program: the matrix units take no narrower product.
+_HELD = 64 * 256  # Numbers of R that a program holds; A10, L4 and the like have room for no more.
+_PIECE = 64 * 64  # Numbers of R, of each gate, that it reads at a time if it does not hold them.
+
+
+class Plan(NamedTuple):
+    """All of a kernel that is no array.
+
+    Attributes:
+        size: H.
+        lanes: H and the padding that makes it a power of two.
+        gates: N.
+        carries: C, the vectors of a carry.
+        own: number and shape of each leaf of the cell's parameters that `update` reads.
+        step: `(*carry, *own, z, u) -> carry`.
+        pull_back: `(*carry, *own, z, u, *d_carry) -> (*d_carry, *d_own, d_z, d_u)`.
+    """
+
+    size: int
+    lanes: int
+    gates: int
+    carries: int
+    own: tuple[tuple[int, jax.ShapeDtypeStruct], ...]
+    step: core.ClosedJaxpr
+    pull_back: core.ClosedJaxpr
+    reverse: bool
+    interpret: bool
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether `update` uses only the sum z + u: their gradients are the same then."""
+        *_, d_z, d_u = self.pull_back.jaxpr.outvars
+        return d_z is d_u
+
+    @property
+    def holds_matrix(self) -> bool:
+        """Whether a program reads R once; else it reads a piece at a time, every step."""
+        return self.gates * self.lanes**2 <= _HELD
+
+    def fixed_units(self) -> list[int]:
+        """For the initial carry and each part of the own parameters: H, or 1 for single numbers."""
+        units = [self.size] * self.carries
+        for _, leaf in self.own:
+            count = gatewise.count(leaf, self.size)
+            units += [leaf.size // count] * count
+        return units
+
+    def evaluate(self, jaxpr: core.ClosedJaxpr, parts: gatewise.Parts) -> gatewise.Parts:
+        return gatewise.evaluate(jaxpr, parts, self.size, (self.lanes, COLUMNS))
+
+
+def call(plan: Plan, kernel, out_shapes, whole, columns) -> list[jax.Array]:
+    """Calls a kernel for every 16 sequences.
+
+    Args:
+        plan: what the kernel is made of.
+        kernel: `forward` or `backward`.
+        out_shapes: of the results, which all have the batch as their last axis.
+        whole: arrays that every program gets.
+        columns: arrays of which every program gets its part of the batch, their last axis.
+    """
+
+    def part(shape):
+        return pl.BlockSpec((*shape[:-1], COLUMNS), lambda block: (*(0 for _ in shape[1:]), block))
+
+    return pl.pallas_call(
+        functools.partial(kernel, plan),
+        out_shape=[jax.ShapeDtypeStruct(shape, columns[1].dtype) for shape in out_shapes],
+        grid=(columns[0].shape[0] // COLUMNS,),
+        in_specs=[pl.BlockSpec()] * len(whole) + [part(array.shape) for array in columns],
+        out_specs=[part(shape) for shape in out_shapes],
+        # One stage: prefetching would read what this step has yet to write.
+        compiler_params=triton.CompilerParams(num_warps=plan.lanes // 16, num_stages=1),
+        interpret=plan.interpret,
+    )(*whole, *columns)
+
+
+def forward(plan, matrix, fixed, lengths, z, y, last, carries) -> None:
+    """From `matrix_NxHxH, fixed_FxH, lengths_B, z_TxNxHxB`: `y_Tx1xHxB, last_HxB, carries_TxCxHxB`.
+
+    `carries` are those before every step. Nothing is left unwritten: zero stands after the end.
+    """
+    lengths_B = lengths[...]
+    num_steps = lengths_B.max()
+    start, own = _fixed(plan, fixed)
+    tiles = [matrix[gate] for gate in range(plan.gates)] if plan.holds_matrix else []
+
+    def product(h, time):
+        def add(units, u):
+            piece = carries[time, plan.carries - 1, units]
+            return [u[i] + _dot(matrix[i, units], piece, axis=0) for i in range(plan.gates)]
+
+        if plan.holds_matrix:
+            return [_dot(tile, h, axis=0) for tile in tiles]
+        return _over_pieces(plan, add, [jnp.zeros_like(h)] * plan.gates)
+
+    def body(number, carry):
+        time = num_steps - 1 - number if plan.reverse else number
+        _store(carries, time, carry)
+        z_parts = _load(z, time)
+        new = plan.evaluate(plan.step, [*carry, *own, *z_parts, *product(carry[-1], time)])
+        valid = _valid(plan, time, lengths_B)
+        _store(y, time, [jnp.where(valid, new[-1], 0)])
+        return [jnp.where(valid, *pair) for pair in zip(new, carry, strict=True)]
+
+    carry = jax.lax.fori_loop(0, num_steps, body, start)
+    last[...] = jnp.where(lengths_B > 0, carry[-1], 0)
+    _clear(plan, num_steps, y, carries)
+
+
+def backward(
+    plan, matrix, fixed, lengths, z, u, carries, d_y, d_last, d_fixed, d_z, d_u=None
+) -> None:
+    """The gradients `d_fixed_FxHxB`, `d_z_TxNxHxB` and, if it is another, `d_u_TxNxHxB`.
+
+    `u_TxNxHxB` is the product of R with the h of `carries`; the rest is as in `forward`.
+    """
+    lengths_B = lengths[...]
+    num_steps = lengths_B.max()
+    _, own = _fixed(plan, fixed)
+    tiles = [matrix[gate] for gate in range(plan.gates)] if plan.holds_matrix else []
+    num_carries, num_fixed = plan.carries, len(d_fixed)
+
+    def product(d_parts, time, d_h):
+        def add(units, d_h):
+            for gate in range(plan.gates):
+                piece = (d_z if d_u is None else d_u)[time, gate, units]
+                d_h += _dot(matrix[gate, :, units], piece, axis=1)
+            return d_h
+
+        if plan.holds_matrix:
+            return sum((_dot(*pair, axis=1) for pair in zip(tiles, d_parts, strict=True)), d_h)
+        return _over_pieces(plan, add, d_h)
+
+    def body(number, d_fixed):
+        time = number if plan.reverse else num_steps - 1 - number
+        valid = _valid(plan, time, lengths_B)
+        d_new = [*d_fixed[: num_carries - 1], d_fixed[num_carries - 1] + d_y[time]]
+        d_new = [jnp.where(valid, part, 0) for part in d_new]
+        inputs = [*_load(carries, time), *own, *_load(z, time), *_load(u, time)]
+        results = plan.evaluate(plan.pull_back, [*inputs, *d_new])
+        results = [jnp.where(valid, part, 0) for part in results]
+        d_gates = results[-plan.gates :]
+        _store(d_z, time, results[num_fixed : num_fixed + plan.gates])
+        if d_u is not None:
+            _store(d_u, time, d_gates)
+        d_carry, d_own = results[:num_carries], results[num_carries:num_fixed]
+        d_carry[-1] = product(d_gates, time, d_carry[-1])
+        d_carry = [jnp.where(valid, *pair) for pair in zip(d_carry, d_fixed, strict=False)]
+        return d_carry + [a + b for a, b in zip(d_fixed[num_carries:], d_own, strict=True)]
+
+    zero = jnp.zeros_like(d_last[...])
+    d_start = [zero] * num_fixed
+    d_start[num_carries - 1] = jnp.where(lengths_B > 0, d_last[...], 0)
+    for number, part in enumerate(jax.lax.fori_loop(0, num_steps, body, d_start)):
+        d_fixed[number] = part
+    _clear(plan, num_steps, *([d_z] if d_u is None else [d_z, d_u]))
+
+
+def _fixed(plan: Plan, fixed) -> tuple[gatewise.Parts, gatewise.Parts]:
+    """The initial carry and the own parameters of every sequence."""
+    shape = plan.lanes, COLUMNS
+    parts = [jnp.broadcast_to(fixed[i][:, None], shape) for i in range(len(fixed))]
+    return parts[: plan.carries], parts[plan.carries :]
+
+
+def _valid(plan: Plan, time, lengths_B) -> jax.Array:
+    """True for the units of those sequences that this step is a step of: `[H, B]`."""
+    valid_B = jnp.broadcast_to(time < lengths_B, (plan.lanes, COLUMNS))
+    return valid_B & (jnp.arange(plan.lanes) < plan.size)[:, None]
+
+
+def _over_pieces(plan: Plan, add, start):
+    """Adds up a product over h, a piece at a time; no kernel cuts an array, so `add` reads it."""
+    if not plan.interpret:
+        triton.debug_barrier()  # Until all threads of the program have stored their part.
+    piece = min(_PIECE // plan.lanes, plan.lanes)
+    return jax.lax.fori_loop(
+        0, plan.lanes // piece, lambda number, sums: add(pl.ds(number * piece, piece), sums), start
+    )
+
+
+def _dot(tile, part, axis: int) -> jax.Array:
+    return jax.lax.dot_general(tile, part, (((axis,), (0,)), ((), ())))
+
+
+def _load(array, time) -> gatewise.Parts:
+    return [array[time, i] for i in range(array.shape[1])]
+
+
+def _store(array, time, parts: gatewise.Parts) -> None:
+    for i, part in enumerate(parts):
+        array[time, i] = part
+
+
+def _clear(plan: Plan, start, *arrays) -> None:
+    """Zero from time `start` on."""
+
+    def body(time, _):
+        for array in arrays:
+            zero = jnp.zeros((plan.lanes, COLUMNS), array.dtype)
+            _store(array, time, [zero] * array.shape[1])
+
+    jax.lax.fori_loop(start, len(arrays[0]), body, None)

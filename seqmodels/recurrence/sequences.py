@@ -1,0 +1,113 @@
+"""What a cell makes of sequences, and what their lengths say.
+
+Arrays are as long as the longest sequence there may be; loops end with the longest one there is. So
+one compiled program serves every batch, and only real steps cost time. What stands in an array
+after its longest sequence is undefined: nothing in `seqmodels` reads it, and public functions mask
+it.
+"""
+
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from seqmodels.cells import base
+from seqmodels.recurrence import arrays
+
+_Cell = TypeVar("_Cell", bound=base.Cell)
+
+
+class Encoded(NamedTuple):
+    """What a cell makes of its sequences.
+
+    Attributes:
+        sequence_TxHxB: the output of every step, at the time of its input; zero in the padding,
+            undefined after the longest sequence.
+        last_HxB: the output of the last step the cell took: of time `length - 1` forwards, of
+            time 0 in reverse. Zero for a sequence of length 0, which has no step.
+    """
+
+    sequence_TxHxB: jax.Array
+    last_HxB: jax.Array
+
+
+def valid_steps(lengths_B: jax.Array, width: int) -> jax.Array:
+    """True where a step belongs to its sequence and not to the padding after it: `[T, B]`."""
+    return jnp.arange(width)[:, None] < lengths_B
+
+
+def last_time(lengths_B: jax.Array, reverse: bool) -> jax.Array:
+    """The time of the last step that a cell takes in each sequence."""
+    return jnp.zeros_like(lengths_B) if reverse else lengths_B - 1
+
+
+def last_output(sequence_TxHxB: jax.Array, lengths_B: jax.Array, reverse: bool) -> jax.Array:
+    """The output of each sequence's last step: `[H, B]`, zero where there is none."""
+    last_1x1xB = last_time(lengths_B, reverse)[None, None]
+    last_HxB = jnp.take_along_axis(sequence_TxHxB, last_1x1xB, 0, mode="clip")[0]
+    return jnp.where(lengths_B > 0, last_HxB, 0)
+
+
+def real_inputs(x_TxDxB: jax.Array, lengths_B: jax.Array) -> jax.Array:
+    """The inputs, with the first input of the longest sequence wherever there is padding.
+
+    A cell may be singular at zero: it divides by the norm of its input, say. Its derivative there
+    is not finite, and zero times infinity is NaN. So an engine that computes steps over padding
+    gives them an input that a sequence has.
+    """
+    first_Dx1 = arrays.column(x_TxDxB[0], jnp.argmax(lengths_B))
+    valid_Tx1xB = valid_steps(lengths_B, len(x_TxDxB))[:, None]
+    return jnp.where(valid_Tx1xB, x_TxDxB, jax.lax.stop_gradient(first_Dx1))
+
+
+def without_gradient_of_nothing(cell: _Cell, lengths_B: jax.Array) -> _Cell:
+    """The cell, whose parameters get no gradient from a batch without any step.
+
+    Under `vmap` such a batch takes the steps of another one, and has no `real_inputs`.
+    """
+    graphdef, params = nnx.split(cell, nnx.Param)
+    has_steps = lengths_B.max() > 0
+    params = jax.tree.map(
+        lambda leaf: jnp.where(has_steps, leaf, jax.lax.stop_gradient(leaf)), params
+    )
+    return nnx.merge(graphdef, params)
+
+
+@jax.custom_batching.custom_vmap
+def longest(lengths_B: jax.Array) -> jax.Array:
+    """The steps that a loop over all sequences takes.
+
+    Under `vmap`, over seeds say, it is the longest of all of them: a trip count of its own for
+    each would make JAX copy every array of the loop at every step.
+    """
+    return lengths_B.max()
+
+
+@longest.def_vmap
+def _longest_of_all(axis_size, is_batched, lengths_KxB):
+    del axis_size, is_batched
+    return longest(lengths_KxB.reshape(-1)), False
+
+
+def initial_carry(
+    cell: base.Cell, batch_size: int, dtype: Any = jnp.float32, start: base.Carry = None
+) -> base.Carry:
+    """The carry of every sequence of a batch before its first step.
+
+    Args:
+        cell: whose carry it is.
+        batch_size: B.
+        dtype: of the carry.
+        start: the carry of one sequence to begin at; None: the cell's own.
+    """
+
+    def for_all(array):
+        return jnp.broadcast_to(array.astype(dtype)[..., None], (*array.shape, batch_size))
+
+    return jax.tree.map(for_all, own_or(start, cell))
+
+
+def own_or(start: base.Carry, cell: base.Cell) -> base.Carry:
+    """The carry to begin at, of one sequence: `start`, or where that is None the cell's own."""
+    return cell.initial_carry() if start is None else start

@@ -1,0 +1,241 @@
+"""The engine against an unrolled loop, and what must not matter to it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.test_util import check_grads
+
+from seqmodels import check_cell, loading, recurrence
+from seqmodels.check_cell import scalar
+from seqmodels.recurrence import loop, oracle, scan
+
+WIDTH, BATCH, INPUT, HIDDEN = 5, 5, 3, 4
+LENGTHS = [5, 1, 0, 3, 4]
+
+
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+# A cell with all that makes it fast, and one with nothing of it; `test_check_cell` has them all.
+@pytest.fixture(params=["lstm", "min_gru"])
+def cell(request):
+    cell = loading.find_cell(request.param)(INPUT, HIDDEN, rngs=nnx.Rngs(0))
+    # Nothing at its initial zero: a bias that is left out must show.
+    return check_cell.without_zeros(cell)
+
+
+@pytest.fixture
+def x_TxDxB():
+    return jax.random.normal(jax.random.key(2), (WIDTH, INPUT, BATCH))
+
+
+def value_and_gradients(run, cell, x_TxDxB, lengths, reverse):
+    graphdef, params = nnx.split(cell, nnx.Param)
+
+    def loss(params, x_TxDxB):
+        return scalar(run(nnx.merge(graphdef, params), x_TxDxB, lengths, reverse=reverse))
+
+    gradients = jax.value_and_grad(loss, argnums=(0, 1))
+    # The oracle compiles its step.
+    return (gradients if run is oracle.run else jax.jit(gradients))(params, x_TxDxB)
+
+
+def assert_close(actual, expected, rtol=1e-4, atol=1e-5):
+    jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, rtol, atol), actual, expected)
+
+
+@pytest.mark.parametrize("run", [recurrence.run, scan.run])
+@pytest.mark.parametrize(
+    ("lengths", "reverse"), [(LENGTHS, True), ([WIDTH] * 5, False), ([2, 3, 2, 3, 1], True)]
+)
+def test_equals_the_unrolled_loop(run, cell, x_TxDxB, lengths, reverse):
+    expected = oracle.run(cell, x_TxDxB, lengths, reverse=reverse)
+    actual = run(cell, x_TxDxB, jnp.array(lengths), reverse=reverse)
+    assert_close(actual, expected, rtol=1e-5)
+    assert_close(
+        value_and_gradients(run, cell, x_TxDxB, jnp.array(lengths), reverse),
+        value_and_gradients(oracle.run, cell, x_TxDxB, lengths, reverse),
+    )
+
+
+def test_a_batch_of_empty_sequences_gives_zeros_and_no_gradient(cell, x_TxDxB):
+    lengths = jnp.zeros(BATCH, jnp.int32)
+    encoded = recurrence.run(cell, x_TxDxB, lengths)
+    assert not encoded.sequence_TxHxB.any()
+    assert not encoded.last_HxB.any()
+    _, gradients = value_and_gradients(recurrence.run, cell, x_TxDxB, lengths, False)
+    assert not any(gradient.any() for gradient in jax.tree.leaves(gradients))
+
+
+def test_reverse_equals_flipping_by_hand(cell, x_TxDxB):
+    def flip(array_TxFxB):
+        flipped = np.zeros_like(array_TxFxB)
+        for number, length in enumerate(LENGTHS):
+            flipped[:length, :, number] = array_TxFxB[:length, :, number][::-1]
+        return flipped
+
+    forward = recurrence.run(cell, jnp.array(flip(np.array(x_TxDxB))), jnp.array(LENGTHS))
+    backward = recurrence.run(cell, x_TxDxB, jnp.array(LENGTHS), reverse=True)
+    np.testing.assert_allclose(
+        flip(np.array(forward.sequence_TxHxB)), backward.sequence_TxHxB, rtol=1e-5, atol=1e-6
+    )
+    np.testing.assert_allclose(forward.last_HxB, backward.last_HxB, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_padding_and_other_sequences_get_no_gradient(cell, x_TxDxB, reverse):
+    def one_sequence(x_TxDxB):
+        encoded = recurrence.run(cell, x_TxDxB, jnp.array(LENGTHS), reverse=reverse)
+        return jnp.sum(encoded.last_HxB[:, 3]) + jnp.sum(encoded.sequence_TxHxB[..., 3])
+
+    gradient_TxDxB = jax.grad(one_sequence)(x_TxDxB)
+    own = np.zeros(x_TxDxB.shape, bool)
+    own[: LENGTHS[3], :, 3] = True
+    assert (np.array(gradient_TxDxB)[own] != 0).all()
+    assert (np.array(gradient_TxDxB)[~own] == 0).all()
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_an_output_depends_on_nothing_it_has_not_read(cell, x_TxDxB, reverse):
+    jacobian = jax.jacobian(
+        lambda x: recurrence.run(
+            cell, x, jnp.full(BATCH, WIDTH), reverse=reverse
+        ).sequence_TxHxB[..., 0].sum(-1)
+    )(x_TxDxB)[..., 0].any(-1)  # fmt: skip
+    read = np.tri(WIDTH, dtype=bool)
+    np.testing.assert_array_equal(jacobian, read.T if reverse else read)
+
+
+def test_gradients_match_finite_differences(cell):
+    # Of the oracle too, so that no error of automatic differentiation can hide in both.
+    lengths = jnp.array([3, 1])
+    with jax.enable_x64(True):
+        graphdef, params = nnx.split(cell, nnx.Param)
+        params = jax.tree.map(lambda p: p.astype(jnp.float64), params)
+        x_TxDxB = jnp.array(np.random.default_rng(0).normal(size=(3, INPUT, 2)))
+
+        def loss(params, x_TxDxB):
+            return scalar(recurrence.run(nnx.merge(graphdef, params), x_TxDxB, lengths))
+
+        check_grads(loss, (params, x_TxDxB), order=1, modes=["rev"], rtol=1e-6)
+
+
+def test_several_cells_over_parts_equal_each_alone_over_the_whole(cell, x_TxDxB):
+    other = loading.find_cell("lstm")(INPUT, HIDDEN + 1, rngs=nnx.Rngs(3))
+    lengths_B = jnp.array(LENGTHS)
+
+    def together(x_TxDxB):
+        parts = [x_TxDxB[:, :1], x_TxDxB[:, 1:]]
+        encoded = recurrence.run_all([cell, other], [True, False], parts, lengths_B)
+        return scalar([array for one in encoded for array in one])
+
+    def apart(x_TxDxB):
+        encoded = [
+            recurrence.run(cell, x_TxDxB, lengths_B, reverse=True),
+            recurrence.run(other, x_TxDxB, lengths_B),
+        ]
+        return scalar([array for one in encoded for array in one])
+
+    assert_close(*(jax.value_and_grad(loss)(x_TxDxB) for loss in (together, apart)))
+
+
+@pytest.mark.parametrize(
+    ("lengths", "segment_steps"),
+    [
+        (LENGTHS, 2), (LENGTHS, 3), slow(LENGTHS, WIDTH + 1), ([0] * BATCH, 2),
+        slow([0] * BATCH, 3), slow([0] * BATCH, WIDTH + 1),
+    ],
+)  # fmt: skip
+def test_segments_change_nothing(cell, x_TxDxB, lengths, segment_steps):
+    graphdef, params = nnx.split(cell, nnx.Param)
+
+    def loss(params, x_TxDxB, segment_steps):
+        cells, backwards = [nnx.merge(graphdef, params)] * 2, [False, True]
+        encoded = recurrence.run_all(
+            cells, backwards, [x_TxDxB], jnp.array(lengths), segment_steps=segment_steps
+        )
+        return scalar([one.last_HxB for one in encoded])
+
+    gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)), static_argnums=2)
+    (value, d_segments), (expected, d_all) = (
+        gradients(params, x_TxDxB, steps) for steps in (segment_steps, 1)
+    )
+    valid = recurrence.valid_steps(jnp.array(lengths), WIDTH)[:, None]
+    assert_close((value, d_segments[0]), (expected, d_all[0]))
+    assert_close(jnp.where(valid, d_segments[1], 0), jnp.where(valid, d_all[1], 0))
+
+
+@pytest.mark.parametrize("lengths", [[[1, 2, 0, 1, 1], [5, 1, 0, 3, 4]], [[2] * 5, [3] * 5]])
+def test_under_vmap_all_loops_are_as_long_as_the_longest(cell, x_TxDxB, lengths):
+    """Each its own length would make JAX copy all results at every step."""
+    stacked, lengths_KxB = jnp.stack([x_TxDxB, 2 * x_TxDxB]), jnp.array(lengths)
+    run = jax.vmap(lambda x, lengths_B: recurrence.run(cell, x, lengths_B))
+    for number, encoded in enumerate(zip(*run(stacked, lengths_KxB), strict=True)):
+        alone = recurrence.run(cell, stacked[number], lengths_KxB[number])
+        assert_close(recurrence.Encoded(*encoded), alone)
+    _, *conditions = str(jax.make_jaxpr(run)(stacked, lengths_KxB)).split("cond_jaxpr=")
+    assert conditions
+    for condition in conditions:  # One answer, not one for each of the two.
+        assert "bool[2]" not in condition.partition("cond_nconsts")[0]
+
+
+def test_works_under_vmap_and_jit(cell, x_TxDxB):
+    stacked = jnp.stack([x_TxDxB, 2 * x_TxDxB])
+    run = jax.jit(jax.vmap(lambda x: recurrence.run(cell, x, jnp.array(LENGTHS))))
+    for number, encoded in enumerate(zip(*run(stacked), strict=True)):
+        assert_close(
+            recurrence.Encoded(*encoded),
+            recurrence.run(cell, stacked[number], jnp.array(LENGTHS)),
+        )
+
+
+@pytest.mark.parametrize(
+    ("reverse", "segment_steps"), [(False, 2), (True, 1), slow(False, 1), slow(True, 2)]
+)
+def test_a_sequence_in_two_pieces_is_the_sequence(cell, x_TxDxB, reverse, segment_steps):
+    graphdef, params = nnx.split(cell, nnx.Param)
+    pieces = [x_TxDxB[:2], x_TxDxB[2:]]
+
+    def whole(params, pieces):
+        cell, x_TxDxB = nnx.merge(graphdef, params), jnp.concatenate(pieces)
+        return recurrence.run(cell, x_TxDxB, jnp.full(BATCH, WIDTH), reverse=reverse).last_HxB
+
+    def in_pieces(params, pieces):
+        cell = nnx.merge(graphdef, params)
+        starts = [recurrence.initial_carry(cell, BATCH)]
+        for piece in reversed(pieces) if reverse else pieces:
+            (encoded,), starts = recurrence.run_from(
+                starts, [cell], [reverse], [piece], jnp.full(BATCH, len(piece)),
+                segment_steps=segment_steps,
+            )  # fmt: skip
+        return encoded.last_HxB
+
+    (expected, d_expected), (actual, d_actual) = (
+        jax.jit(jax.value_and_grad(lambda *a, run=run: scalar([run(*a)]), (0, 1)))(params, pieces)
+        for run in (whole, in_pieces)
+    )
+    assert_close((actual, d_actual), (expected, d_expected))
+
+
+@pytest.mark.parametrize(("cells", "segment_steps"), [(1, 1), (2, 2), slow(1, 2), slow(2, 1)])
+def test_products_that_are_kept_change_nothing(cells, segment_steps, x_TxDxB, monkeypatch):
+    cell = check_cell.without_zeros(loading.find_cell("lstm")(INPUT, HIDDEN, rngs=nnx.Rngs(0)))
+    graphdef, params = nnx.split(cell, nnx.Param)
+
+    def results(keep_from):
+        def loss(params, x_TxDxB):
+            encoded = recurrence.run_all(
+                [nnx.merge(graphdef, params)] * cells, [True, False][:cells], [x_TxDxB],
+                jnp.array(LENGTHS), segment_steps=segment_steps,
+            )  # fmt: skip
+            return sum(scalar([one.last_HxB, one.sequence_TxHxB]) for one in encoded)
+
+        monkeypatch.setattr(loop, "KEEP_FROM", keep_from)
+        value, (d_params, d_x) = jax.jit(jax.value_and_grad(loss, (0, 1)))(params, x_TxDxB)
+        valid = recurrence.valid_steps(jnp.array(LENGTHS), WIDTH)[:, None]
+        return value, d_params, jnp.where(valid, d_x, 0)
+
+    assert_close(results(INPUT + HIDDEN), results(INPUT + HIDDEN + 1))

@@ -1,0 +1,41 @@
+"""`curves.png`: the course of a training."""
+
+from collections.abc import Sequence
+
+from train_lib.analysis import pictures
+from train_lib.records.folder import RunFolder
+from train_lib.records.metrics import line, plain
+from train_lib.tasks.base import Task
+from train_lib.training import processes
+
+
+def draw(folder: RunFolder, title: str, rows: Sequence[dict], task: Task) -> None:
+    """Draws the loss and the metric that decides, of training and validation, against epochs.
+
+    Args:
+        folder: of the run.
+        title: over them.
+        rows: of each epoch, as `fit` has it.
+        task: whose metrics they are.
+    """
+    if not processes.is_first():
+        return
+    lines = [line(row, task) for row in rows]
+    names = list(dict.fromkeys(("loss", task.metric)))
+    figure = pictures.new_figure(5 * len(names), 4)
+    all_axes = figure.subplots(1, len(names), squeeze=False)[0]
+    for axes, name in zip(all_axes, names, strict=True):
+        for split, style in (("train", "o--"), ("validation", "o-")):
+            there = [one for one in lines if f"{split}_{name}" in one]
+            epochs = [one["epoch"] for one in there]
+            (drawn,) = axes.plot(
+                epochs, [one[f"{split}_{name}"] for one in there], style, label=split
+            )
+            intervals = [one["ci95"] and one["ci95"][f"{split}_{name}"] for one in there]
+            pictures.draw_band(axes, epochs, intervals, drawn.get_color())
+        axes.set(xlabel="epoch", ylabel=plain(name))
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.suptitle(title)
+    folder.write("curves.png", pictures.png(figure))

@@ -1,0 +1,199 @@
+"""Finished runs, read back."""
+
+import csv
+import dataclasses
+import io
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy.special import expit
+
+from train_lib.errors import UserError
+from train_lib.records import description, predictions
+from train_lib.records.folder import RunFolder
+from train_lib.tasks.classes import Classes
+
+_OLD_NAMES = ["negative", "positive"]  # Of the classes of older versions.
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished run of K seeds, and how it answered N test examples.
+
+    Attributes:
+        name: the folder's, or where two have the same the path, for people.
+        folder: where it is.
+        config: every field, as in `{"model.cell": "lstm"}`.
+        result: what `result.json` holds.
+        epochs: what the lines of `metrics.jsonl` hold; none of what is not trained by epochs.
+        seeds: their numbers, ascending.
+        steps_N: lengths of the examples.
+        weights_N: how many items each example's score is the mean of.
+        targets: of each example, as in `predictions.csv`.
+        scores_KxN: how well each seed answered each example.
+        figures_K: figures of each seed, by their names.
+        probabilities_KxN: of two classes, of the second; else None.
+    """
+
+    name: str
+    folder: pathlib.Path
+    config: dict[str, Any]
+    result: dict[str, Any]
+    epochs: list[dict[str, Any]]
+    seeds: list[int]
+    steps_N: np.ndarray
+    weights_N: np.ndarray
+    targets: list[str]
+    scores_KxN: np.ndarray
+    figures_K: list[dict[str, Any]]
+    probabilities_KxN: np.ndarray | None
+
+    def mean_scores(self) -> np.ndarray:
+        """The mean score of each seed over all items: `[K]`."""
+        return np.average(self.scores_KxN, axis=1, weights=self.weights_N)
+
+    @property
+    def is_second_N(self) -> np.ndarray:
+        """Of two classes: which examples are of the second."""
+        return np.array(self.targets) == self.result.get("task", {}).get("names", _OLD_NAMES)[1]
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether a higher score is better."""
+        return self.result.get("task", {}).get("higher_score_is_better", True)
+
+    @property
+    def metric(self) -> str:
+        """The metric that decides."""
+        return description.metric_of(self.result)
+
+    @property
+    def score(self) -> str:
+        """The name of what the examples are scored by."""
+        return self.result.get("task", {}).get("score", "accuracy")
+
+
+def load(workdirs: Sequence[str]) -> list[Run]:
+    """Reads runs in different folders that were tested on the same examples.
+
+    Raises:
+        UserError: one is not finished, or damaged, or they cannot be compared; it says why.
+    """
+    folders = [RunFolder.open_finished(workdir) for workdir in workdirs]
+    paths = [folder.path.resolve() for folder in folders]
+    for workdir, path in zip(workdirs, paths, strict=True):
+        if paths.count(path) > 1:
+            raise UserError(f"{workdir} is named twice; name each run once.")
+    names = [path.name for path in paths]
+    runs = [
+        _read(folder, name if names.count(name) == 1 else str(folder.path))
+        for folder, name in zip(folders, names, strict=True)
+    ]
+    for run in runs[1:]:
+        _check_same_test(runs[0], run)
+    return runs
+
+
+def differing_fields(runs: Sequence[Run]) -> dict[str, list]:
+    """The fields of the config that are not the same in all runs, with each run's value."""
+    fields = dict.fromkeys(field for run in runs for field in run.config)
+    values = {field: [run.config.get(field) for run in runs] for field in fields}
+    return {
+        field: of_field
+        for field, of_field in values.items()
+        if of_field.count(of_field[0]) < len(runs)
+    }
+
+
+def _check_same_test(first: Run, other: Run) -> None:
+    data, others = first.result["dataset"], other.result["dataset"]
+    problems = [
+        f"dataset.{field}: {data[field]} / {others[field]}"
+        for field in ("name", "fingerprint", "test")
+        if data[field] != others[field]
+    ]
+    if first.score != other.score:
+        problems.append(f"scores: {first.score} / {other.score}")
+    if not problems:
+        # The numbers of examples are the same.
+        differs_N = first.steps_N != other.steps_N
+        differs_N |= np.array(first.targets) != np.array(other.targets)
+        if not differs_N.any():
+            return
+        problems = [f"{differs_N.sum():,} examples have other steps or another target"]
+    for field, values in differing_fields([first, other]).items():
+        if field.startswith(("data.", "task.")):
+            problems.append(f"config.{field}: {values[0]} / {values[1]}")
+    between = f"{first.name} and {other.name} were not tested on the same examples:"
+    advice = "\nTo compare them, train one again with the other's config.data and config.task."
+    raise UserError("\n  ".join([between, *problems]) + advice)
+
+
+def _read(folder: RunFolder, name: str) -> Run:
+    result = folder.read_json("result.json")
+    if f"test_{description.metric_of(result)}" not in result:
+        raise UserError(
+            f"{folder.path} has no test result: that run left the test examples unseen."
+        )
+    seeds = [seed for seed in result["seeds"] if "diverged_at_step" not in seed]
+    return Run(
+        name, folder.path, folder.read_fields(), result, _read_epochs(folder),
+        [seed["seed"] for seed in seeds], *_read_predictions(folder, seeds),
+    )  # fmt: skip
+
+
+def _read_epochs(folder: RunFolder) -> list[dict[str, Any]]:
+    where = folder.path / "metrics.jsonl"
+    text = where.read_text("utf-8") if where.exists() else ""
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def _read_predictions(folder: RunFolder, seeds: Sequence[dict]) -> tuple:
+    """What a `Run` has of them: its last six attributes."""
+    rows = csv.reader(io.StringIO(folder.read_text(predictions.NAME), newline=""))
+    header = next(rows)
+    columns = dict(zip(header, zip(*rows, strict=True), strict=True))
+    if "score" not in columns:
+        return _read_old_predictions(columns, seeds)
+
+    def numbers(column: str) -> np.ndarray:
+        return np.array(columns[column], float).reshape(len(seeds), -1)
+
+    steps_N, weights_N = numbers("steps")[0].astype(int), numbers("weight")[0]
+    probabilities_KxN = numbers("probability") if "logit" in columns else None
+    return (
+        steps_N, weights_N, list(columns["target"][: len(steps_N)]), numbers("score"),
+        [_figures(seed) for seed in seeds], probabilities_KxN,
+    )  # fmt: skip
+
+
+def _read_old_predictions(columns: dict[str, Sequence[str]], seeds: Sequence[dict]) -> tuple:
+    """The same of a run of an older version, all of which had two classes."""
+    tokens_KxN, labels_KxN, logits_KxN = (
+        np.array(columns[name], float).reshape(len(seeds), -1)
+        for name in ("tokens", "label", "logit")
+    )
+    task, labels_N = Classes(["0", "1"], _OLD_NAMES), labels_KxN[0]
+    kept_K = [{"outputs": logits_N[:, None]} for logits_N in logits_KxN]
+    return (
+        tokens_KxN[0].astype(int),
+        np.ones(len(labels_N)),
+        [task.names[int(label)] for label in labels_N],
+        np.stack([task.score(kept, labels_N) for kept in kept_K]),
+        [
+            _figures(seed | {"test_figures": task.figures(kept, labels_N)})
+            for seed, kept in zip(seeds, kept_K, strict=True)
+        ],
+        expit(logits_KxN),
+    )
+
+
+def _figures(seed: dict[str, Any]) -> dict[str, float]:
+    """The figures of a seed that are numbers, with those of `macro` as in `macro_f1`."""
+    of_test = seed.get("test_figures", {})
+    macro = {f"macro_{name}": value for name, value in of_test.get("macro", {}).items()}
+    found = {"loss": seed.get("test_loss"), **macro, **of_test}
+    return {name: value for name, value in found.items() if isinstance(value, int | float)}

@@ -1,0 +1,295 @@
+"""The folder of a run."""
+
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+try:
+    import fcntl
+except ImportError:  # Windows.
+    fcntl = None  # type: ignore[assignment]
+
+from train_lib import files, settings
+from train_lib.errors import UserError
+from train_lib.training import processes
+
+OWN_FILES = {"model.cell": "cell.py", "task.name": "task.py"}
+"""Fields that may name a file of the user's own, and what its copy in a run's folder is called."""
+
+REPORTS = (
+    "config.json", *OWN_FILES.values(), "data.json", "vocabulary.txt", "metrics.jsonl",
+    "weights.npz", "best_weights.npz", "predictions.csv", "curves.png", "result.json",
+)  # fmt: skip
+"""What may be in a run's folder when it has ended, beside its checkpoints and a task's pictures."""
+
+FREE_FIELDS = {
+    "data.dir", "data.archive", "train.checkpoint_every_seconds", "train.checkpoint_every_steps",
+    "train.checkpoints_kept",
+}  # fmt: skip
+"""Where data come from and when a run is saved may change before it resumes; data are compared."""
+
+
+class RunFolder:
+    """A run's folder, where nothing of another run is ever overwritten.
+
+    When the run has ended, `SHA256SUMS` has the digest of every file there is beside it, and with
+    that the run is finished. `checkpoints/` has digests of its own.
+    """
+
+    def __init__(self, path: pathlib.Path | str):
+        self.path = files.local(path)
+        self._lock: int | None = None
+        self._written: set[str] = set()
+
+    @classmethod
+    def open(cls, workdir: str | None, config: ConfigDict) -> "RunFolder":
+        """The folder of a new run, or of this one, started before; until it is closed, no other's.
+
+        Of a new run nothing is written before `begin`. In all processes but the first it is but a
+        name, and nothing is ever written.
+
+        Args:
+            workdir: the folder; None: a new one, named after the experiment and the time.
+            config: of the run.
+
+        Raises:
+            UserError: another run's files are in it, or the same run's with another config, or
+                those of a finished run are not as it wrote them; another process is at work in it;
+                or it cannot be made.
+        """
+        folder = cls(processes.from_first(lambda: workdir or files.name_by_time(config.name)))
+        if not processes.is_first():
+            return folder
+        try:
+            folder.path.mkdir(parents=True, exist_ok=True)
+            folder._take()
+            folder._compare(config)
+        except OSError as error:
+            folder.close()
+            raise UserError(f"the run folder {folder.path} cannot be used: {error}") from error
+        except BaseException:
+            folder.close()
+            raise
+        return folder
+
+    @classmethod
+    def open_finished(cls, workdir: str) -> "RunFolder":
+        """The folder of a run that has ended, all of whose files are as it wrote them.
+
+        Raises:
+            UserError: it is not one, or they are not.
+        """
+        folder = cls(workdir)
+        if not folder.is_finished():
+            raise UserError(
+                f"{folder.path} is not the folder of a finished run: it has no {files.SUMS} or no "
+                "results."
+            )
+        folder.check()
+        return folder
+
+    def begin(self, config: ConfigDict) -> None:
+        """Writes a new run's config, and the user's own files that it names.
+
+        Raises:
+            UserError: one of them cannot be read or written.
+        """
+        if not processes.is_first() or self.is_begun():
+            return
+        for field, path in own_files(config).items():
+            self.write(OWN_FILES[field], _content(path))
+        self.write_json("config.json", config.to_dict())
+
+    def close(self) -> None:
+        """Lets others use the folder; removes it if the run never began."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+            if not any(self.path.iterdir()):
+                self.path.rmdir()
+
+    def _take(self) -> None:
+        """Locks the folder for this process; the system unlocks it whatever way that ends."""
+        if fcntl is None:
+            return
+        self._lock = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            self._lock = None
+            raise UserError(
+                f"another process is at work in --workdir={self.path}. Wait for it to end, or name "
+                "another folder."
+            ) from None
+
+    def _compare(self, config: ConfigDict) -> None:
+        """Compares a config with that of the run that is there, if one is."""
+        if self.is_finished():
+            self.check()
+        if not self.is_begun():
+            # A kill in `begin` may have left a copy of a file, or parts of others.
+            names = {path.name for path in self.path.iterdir() if not path.name.startswith(".")}
+            if names - set(OWN_FILES.values()):
+                raise UserError(
+                    f"--workdir={self.path} is not empty, and not the folder of a run. Name a new "
+                    "folder, or leave --workdir out."
+                )
+            return
+        before, now = (fixed_fields(c) for c in (self.read_json("config.json"), config.to_dict()))
+        own = own_files(config)
+        for field, path in own.items():
+            copy = self.path / OWN_FILES[field]
+            if path == copy:  # The run was started by its folder alone.
+                now[field] = before.get(field)
+            elif copy.is_file() and _content(path) != copy.read_bytes():
+                now[field] = f"{path}, which is no longer what {copy} is"
+        if differing := describe_differences(before, now):
+            raise UserError(
+                "\n  ".join(
+                    [f"--workdir={self.path} has a run in it with another config:", *differing]
+                )
+                + "\nResume with the config as it was, or name a new folder."
+            )
+
+    def read_fields(self) -> dict[str, Any]:
+        """The fields of a run that was begun, by any version of this program, with their paths.
+
+        Raises:
+            UserError: they cannot be read.
+        """
+        return settings.complete(dict(settings.flatten(self.read_json("config.json"))))
+
+    def read_config(self) -> ConfigDict:
+        """The config of a run that was begun, with the user's own files as they were then.
+
+        Raises:
+            UserError: it cannot be read, or has fields that it cannot have.
+        """
+        fields = self.read_fields()
+        for field, name in OWN_FILES.items():
+            if str(fields.get(field, "")).endswith(".py"):
+                fields[field] = str(self.path / name)
+        return settings.of_fields(fields)
+
+    def is_begun(self) -> bool:
+        """Whether there is a run in it."""
+        return os.path.isfile(self.path / "config.json")  # Whatever the path: it raises nothing.
+
+    def is_finished(self) -> bool:
+        """Whether the run has ended and reported; a checkpoint's folder has digests too."""
+        there = self.is_begun() or os.path.isfile(self.path / "result.json")
+        return there and os.path.isfile(self.path / files.SUMS)
+
+    def finish(self, result: dict) -> None:
+        """Writes `result.json`, and then the digests of all that there is."""
+        self.write_json("result.json", result)
+        if processes.is_first():
+            self.write(files.SUMS, files.sums(self.path, self._reports(self._written)))
+
+    def _reports(self, names: Iterable[str]) -> list[pathlib.Path]:
+        """The files of these names, and what else a run reports, as far as they are there."""
+        paths = (self.path / name for name in {*REPORTS, *names} - {files.SUMS})
+        return [path for path in paths if path.is_file()]
+
+    def check(self) -> None:
+        """Compares the files of a finished run with their digests.
+
+        Raises:
+            UserError: they are not as it wrote them.
+        """
+        try:
+            files.check_sums(self.path, self._reports(files.names_in_sums(self.path)))
+        except files.Damaged as error:
+            again = ""
+            if not {"config.json", *OWN_FILES.values()} & error.names:
+                again = (
+                    f" Or remove {self.path / files.SUMS}: the command that trained the run makes "
+                    "them again then."
+                )
+            raise UserError(
+                f"{self.path} is damaged: {error}. Put back a copy of them.{again}"
+            ) from error
+
+    def write(self, name: str, content: bytes | str) -> None:
+        """Writes a file, whole or not at all.
+
+        Raises:
+            UserError: it cannot be written; what was there before is untouched.
+        """
+        if not processes.is_first():
+            return
+        try:
+            files.write(self.path / name, content)
+            self._written.add(name)
+        except OSError as error:
+            raise UserError(
+                f"{self.path / name} cannot be written: {error.strerror or error}. What was there "
+                "is as it was. See that there is room and that the folder can be written to, and "
+                "start the same command again."
+            ) from error
+
+    def write_json(self, name: str, content: dict) -> None:
+        self.write(name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+    def read_bytes(self, name: str) -> bytes:
+        try:
+            return (self.path / name).read_bytes()
+        except OSError as error:
+            raise UserError(f"{self.path / name} cannot be read: {error}") from error
+
+    def read_text(self, name: str) -> str:
+        """The text as it was written, with its line ends."""
+        try:
+            return self.read_bytes(name).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{self.path / name} cannot be read: {error}") from error
+
+    def read_json(self, name: str) -> dict:
+        try:
+            content = json.loads(self.read_text(name))
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise UserError(f"{self.path / name} is damaged: {error}") from error
+        if not isinstance(content, dict):
+            raise UserError(f"{self.path / name} is damaged: it is not a JSON object.")
+        return content
+
+
+def own_files(config: ConfigDict) -> dict[str, pathlib.Path]:
+    """The files of the user's own that a config names, by the fields that do.
+
+    Baselines have no cell.
+    """
+    fields = dict(settings.flatten(config))
+    paths = {field: pathlib.Path(str(fields.get(field, ""))) for field in OWN_FILES}
+    return {field: path for field, path in paths.items() if path.suffix == ".py"}
+
+
+def _content(path: pathlib.Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+
+
+def fixed_fields(config: Mapping) -> dict[str, Any]:
+    """The fields that may not change before a run resumes, with their paths, of types JSON has."""
+    fields = settings.complete(dict(settings.flatten(json.loads(json.dumps(config)))))
+    return {path: value for path, value in fields.items() if path not in FREE_FIELDS}
+
+
+def describe_differences(before: Mapping, now: Mapping) -> list[str]:
+    """A line for each field that has changed, with both values."""
+
+    def shown(fields: Mapping, path: str) -> str:
+        return repr(fields[path]) if path in fields else "no field"
+
+    return [
+        f"config.{path} was {shown(before, path)} and is {shown(now, path)}"
+        for path in sorted(before.keys() | now.keys())
+        if path not in before or path not in now or before[path] != now[path]
+    ]

@@ -1,0 +1,49 @@
+"""What older versions of this program called what is in a run's folder."""
+
+import re
+from typing import Any
+
+from train_lib.tasks.classes import Classes
+
+_PARAMETERS = {
+    r"^embedding$": "inputs.table",
+    r"^pooling\.": "head.pooling.",
+    r"\.(forward|backward)\.learned_initial_state\.": r".\1_start.",
+}
+
+
+def parameter_path(path: str) -> str:
+    """The path of a parameter now, from what it was in `weights.npz`."""
+    for old, new in _PARAMETERS.items():
+        path = re.sub(old, new, path)
+    return path
+
+
+def array_name(name: str) -> str:
+    """The name of an array now, from what it was in a checkpoint."""
+    name = re.sub(r"\['embedding'\]", "['inputs']['table']", name)
+    name = re.sub(r"\['pooling'\]", "['head']['pooling']", name)
+    learned = r"\['(forward|backward)'\]\['learned_initial_state'\]"
+    return re.sub(learned, r"['\1_start']", name)
+
+
+def position(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a `Position` now, from what they were in a checkpoint."""
+    if "best_accuracy" not in fields:
+        return fields
+    fields = dict(fields)
+    best = fields.pop("best_accuracy")
+    names = ("loss", "correct", "weight")
+    return fields | {
+        "best_value": [None if value < 0 else value for value in best],
+        "sums": [dict(zip(names, of_call, strict=True)) for of_call in fields["sums"]],
+    }
+
+
+def description(fields: dict[str, Any]) -> dict[str, Any]:
+    """What `data.json` would hold of a run that read texts of two classes, as all did."""
+    task = Classes(["0", "1"], ["negative", "positive"])
+    return {
+        "inputs": {"kind": "text", "rules": fields["data.text_rules"]},
+        "task": task.to_json(),
+    }

@@ -1,0 +1,139 @@
+"""Figures of several seeds: their mean, where it lies, and how both are shown."""
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from train_lib.analysis import statistics
+from train_lib.records.folder import RunFolder
+from train_lib.tasks.base import Task
+from train_lib.training.hooks import Hook, Moment
+
+ENDS = ("ci95_low", "ci95_high")
+
+
+def summary(
+    values_K: np.ndarray, items: float | None = None, lowest: float = -math.inf
+) -> dict[str, Any]:
+    """The mean with an interval, and of what that is; without one where nothing is known.
+
+    Args:
+        values_K: of each seed.
+        items: of how many they are a share; `statistics.mean_interval` has the rest.
+        lowest: that the values can be, where they are no shares.
+    """
+    seeds = len(values_K)
+    counts_items = items is not None and math.isfinite(items)
+    if not counts_items and np.ptp(values_K) == 0:
+        return {"mean": float(np.mean(values_K))}
+    mean, low, high = statistics.mean_interval(values_K, items, lowest)
+    kind = " and ".join(["seeds"] * (seeds > 1) + ["examples"] * counts_items)
+    kind = f"over {kind}, of {seeds} seed{'s' * (seeds > 1)}"
+    one_more = {}
+    if seeds > 1:
+        _, *ends = statistics.one_more_interval(values_K, items, lowest)
+        one_more = dict(zip(("one_seed_low", "one_seed_high"), ends, strict=True))
+    return {"mean": mean, "ci95_low": low, "ci95_high": high, "interval": kind, **one_more}
+
+
+def summaries(metrics: dict[str, np.ndarray], items: int, task: Task) -> dict[str, dict]:
+    """What `summary` says of each metric, from the values of the seeds that have one: `[K]`.
+
+    Metrics that are a share of the items have their interval over items too, where these are
+    independent; the steps of a sequence are not.
+    """
+    found = {}
+    for name, values_K in metrics.items():
+        if not len(values_K) or not np.isfinite(values_K).all():
+            continue
+        counted = items if name in task.share_metrics and not task.per_step else None
+        lowest = 0.0 if name == "loss" and min(values_K) >= 0 else -math.inf
+        found[name] = summary(values_K, counted, lowest)
+    return found
+
+
+def line(row: dict, task: Task) -> dict:
+    """A line of `metrics.jsonl`: means over seeds, their intervals, and what each seed has.
+
+    Seeds that have diverged are left out of the means.
+
+    Args:
+        row: of an epoch, as `fit` has it.
+        task: whose metrics they are.
+    """
+    if "items" not in row:  # It was saved by an older version, with all there is.
+        return row
+    found = {}
+    for split, items in row["items"].items():
+        names = [name for name in row["seeds"] if name.startswith(f"{split}_")]
+        values = {
+            name.removeprefix(f"{split}_"): np.array(
+                [value for value in row["seeds"][name] if value is not None]
+            )
+            for name in names
+        }
+        found |= {f"{split}_{name}": of for name, of in summaries(values, items, task).items()}
+    several = sum(value is not None for value in row["seeds"]["train_loss"]) > 1
+    ends = {
+        name: [of[end] for end in ENDS] if ENDS[0] in of else None for name, of in found.items()
+    }
+    first = {name: row[name] for name in ("epoch", "step")}
+    rest = {name: row[name] for name in row if name not in (*first, "items")}
+    means = {name: of["mean"] for name, of in found.items()}
+    return {**first, **means, "ci95": ends if several else None, **rest}
+
+
+def describe(row: dict, task: Task) -> str:
+    """A line of `metrics.jsonl` for people: the loss, and the metric that decides."""
+
+    def show(name):
+        ends = row["ci95"] and row["ci95"][name]
+        return show_interval(
+            {"mean": row[name]} | (dict(zip(ENDS, ends, strict=True)) if ends else {})
+        )
+
+    names = dict.fromkeys(("loss", task.metric))
+    return "; ".join(
+        f"{split} "
+        + ", ".join(
+            f"{plain(name)} {show(f'{split}_{name}')}" for name in names if f"{split}_{name}" in row
+        )
+        for split in ("train", "validation")
+    )
+
+
+def show_interval(of: dict, scale: float = 1, form: str = ".4f") -> str:
+    """A mean and where it lies, as in `0.8604 [0.8549, 0.8657]`; without, where that is unknown."""
+    mean, *ends = (format(scale * of[name], form) for name in ("mean", *ENDS) if name in of)
+    return f"{mean} [{', '.join(ends)}]" if ends else mean
+
+
+def plain(name: str) -> str:
+    """The name of a metric in words."""
+    return name.replace("_", " ")
+
+
+class MetricsFile(Hook):
+    """Writes `metrics.jsonl`, a line an epoch.
+
+    Args:
+        folder: of the run.
+        task: whose metrics they are.
+    """
+
+    def __init__(self, folder: RunFolder, task: Task):
+        self._folder = folder
+        self._task = task
+
+    def before(self, moment: Moment) -> None:
+        self._write(moment.position.rows)
+
+    def after_epoch(self, moment: Moment) -> None:
+        self._write(moment.position.rows)
+
+    def _write(self, rows: Sequence[dict]) -> None:
+        lines = [json.dumps(line(row, self._task)) + "\n" for row in rows]
+        self._folder.write("metrics.jsonl", "".join(lines))

@@ -1,0 +1,55 @@
+"""`predictions.csv`: what each seed answered to each test example."""
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from train_lib.data.dataset import Split
+from train_lib.records.folder import RunFolder
+from train_lib.records.result import items_of
+from train_lib.tasks.base import Task
+
+NAME = "predictions.csv"
+FIRST_COLUMNS = ("seed", "example", "row", "steps", "score", "weight")
+"""Before those of the task. `example` counts from 0, `row` is where it stands in its file, `score`
+is what runs are compared by, and `weight` is how many items it is the mean of."""
+
+
+def write(
+    folder: RunFolder,
+    seeds: Sequence[int],
+    test: Split,
+    tasks_K: Sequence[Task],
+    kept_K: Sequence[dict[str, np.ndarray]],
+) -> None:
+    """Writes a row a seed and test example.
+
+    Args:
+        folder: of the run.
+        seeds: that have not diverged.
+        test: the examples, whose targets the task has encoded.
+        tasks_K: what was asked, with what validation decided, of each of these seeds.
+        kept_K: what the task kept of the items, of each of them.
+    """
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    for seed, task, kept in zip(seeds, tasks_K, kept_K, strict=True):
+        columns = task.columns(kept, *items_of(test))
+        scores_N, weights_N = task.example_scores(kept, *items_of(test))
+        if seed == seeds[0]:
+            writer.writerow([*FIRST_COLUMNS, *columns])
+        rows = zip(
+            range(len(test)), test.rows, test.lengths, scores_N, weights_N, *columns.values(),
+            strict=True,
+        )  # fmt: skip
+        for row in rows:
+            writer.writerow([seed, *map(_shown, row)])
+    folder.write(NAME, buffer.getvalue())
+
+
+def _shown(value: Any) -> Any:
+    """Six digits of a number, as far as it has them."""
+    return f"{value:.6g}" if isinstance(value, float | np.floating) else value

@@ -1,0 +1,144 @@
+"""`result.json`: what came of a run."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from train_lib.data.dataset import SPLITS, Dataset, Split
+from train_lib.records import environment
+from train_lib.records.metrics import summaries
+from train_lib.tasks.base import Task
+from train_lib.training.program import Evaluation
+from train_lib.training.state import Position
+
+
+def result(
+    name: str,
+    data: Dataset,
+    task: Task,
+    tasks_K: Sequence[Task],
+    model: Mapping[str, Any],
+    seeds: Sequence[dict[str, Any]],
+    evaluations: Mapping[str, Evaluation],
+    seconds: Mapping[str, float],
+) -> dict:
+    """What `result.json` holds.
+
+    Args:
+        name: of the experiment.
+        data: that it was trained and tested on.
+        task: what was asked.
+        tasks_K: the same, with what validation decided, of each seed that has not diverged.
+        model: its `architecture` and number of `parameters`.
+        seeds: of each its number, and what else is known of it; or at which step it diverged.
+        evaluations: of each split that was evaluated, with the seeds that have not diverged.
+        seconds: what took how long.
+    """
+    alive = [seed for seed in seeds if "diverged_at_step" not in seed]
+    for number, (seed, decided) in enumerate(zip(alive, tasks_K, strict=True)):
+        for split, evaluation in evaluations.items():
+            seed |= {f"{split}_{key}": float(of[number]) for key, of in evaluation.metrics.items()}
+        if "test" in evaluations:
+            kept = each_seed(evaluations["test"].kept)[number]
+            seed["test_figures"] = decided.figures(kept, *items_of(data.test))
+        if decided is not task:
+            seed["task"] = decided.to_json()
+    return {
+        "config": name,
+        "dataset": describe_data(data),
+        "task": {
+            **task.to_json(),
+            "metric": task.metric,
+            "score": task.score_name,
+            "higher_score_is_better": task.higher_score_is_better,
+        },
+        "model": dict(model),
+        "seeds": list(seeds),
+        **{
+            f"{split}_{key}": of
+            for split, evaluation in evaluations.items()
+            for key, of in summaries(evaluation.metrics, evaluation.items, task).items()
+        },
+        **_beside(data, task, evaluations),
+        "seconds": dict(seconds),
+        "device": environment.describe_device(),
+        "versions": environment.versions(),
+    }
+
+
+def describe_data(data: Dataset) -> dict[str, Any]:
+    """The data set in figures."""
+    return {
+        "name": data.name,
+        "fingerprint": data.fingerprint,
+        "test_examples_repeated": data.repeated,
+        **{split: len(getattr(data, split)) for split in SPLITS},
+        "longest_steps": {
+            split: int(getattr(data, split).lengths.max(initial=0)) for split in SPLITS
+        },
+    }
+
+
+def _beside(data: Dataset, task: Task, evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
+    """What a trivial guess scores on the test examples, and the average of all seeds' answers."""
+    if "test" not in evaluations:
+        return {}
+    beside = {"guess": task.measure(task.guess(data.train.targets), data.test.targets)}
+    kept_K = each_seed(evaluations["test"].kept)
+    if len(kept_K) > 1:
+        in_validation = task.average(each_seed(evaluations["validation"].kept))
+        together = task.decided(in_validation, data.validation.targets)
+        kept, items = task.average(kept_K), items_of(data.test)
+        scores_N, weights_N = together.example_scores(kept, *items)
+        beside["seeds_together"] = {
+            task.score_name: float(np.average(scores_N, weights=weights_N)),
+            **together.figures(kept, *items),
+        }
+        if together is not task:
+            beside["task_of_seeds_together"] = together.to_json()
+    return beside
+
+
+def decided(
+    evaluation: Evaluation, task: Task, tasks_K: Sequence[Task], split: Split
+) -> Evaluation:
+    """An evaluation, with what validation decided of the task of each seed."""
+    if all(one is task for one in tasks_K):
+        return evaluation
+    metrics = [
+        one.measure(kept["outputs"], split.targets)
+        for one, kept in zip(tasks_K, each_seed(evaluation.kept), strict=True)
+    ]
+    by_name = {name: np.array([one[name] for one in metrics]) for name in metrics[0]}
+    return evaluation._replace(metrics=by_name)
+
+
+def items_of(split: Split) -> tuple[np.ndarray, np.ndarray]:
+    """The targets of the items, and where each example's steps begin: as tasks ask for them."""
+    return split.targets, split.offsets
+
+
+def seeds_of(seeds: Sequence[int], position: Position, metric: str) -> list[dict[str, Any]]:
+    """What is known of each seed after its training."""
+    rows = []
+    for number, seed in enumerate(seeds):
+        row: dict[str, Any] = {"seed": seed}
+        if seed in position.diverged:
+            row["diverged_at_step"] = position.diverged[seed]
+        elif position.best_epoch[number]:
+            row[f"best_validation_{metric}"] = position.best_value[number]
+            row["best_epoch"] = position.best_epoch[number]
+        rows.append(row)
+    return rows
+
+
+def each_seed(kept: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """What was kept, seed by seed."""
+    count = len(next(iter(kept.values())))
+    return [{name: of_seeds[number] for name, of_seeds in kept.items()} for number in range(count)]
+
+
+def diverged_seeds(result: Mapping[str, Any]) -> list[int]:
+    """The seeds of which a finished run has no figures."""
+    return [seed["seed"] for seed in result["seeds"] if "diverged_at_step" in seed]

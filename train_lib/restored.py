@@ -1,0 +1,160 @@
+"""A finished run's models, ready to answer."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from train_lib import run
+from train_lib.data.dataset import Split
+from train_lib.data.inputs import Inputs, Text
+from train_lib.data.inputs import split as split_words
+from train_lib.data.vocabulary import START
+from train_lib.errors import UserError
+from train_lib.records import description, weights
+from train_lib.records.folder import RunFolder
+from train_lib.tasks.base import Task
+from train_lib.training import devices
+from train_lib.training.program import Program
+
+_BATCH_SIZE = 64
+_MAX_BATCH_STEPS = 1 << 18  # Of sequences that are longer than any in training fewer at once.
+_MIN_WIDTH = 64  # Powers of two from here on: few programs to compile, for any sequences.
+
+
+class Restored:
+    """The models of a finished run, without the seeds that diverged.
+
+    Args:
+        workdir: the run's folder.
+        best: each seed as it was after its best epoch by validation; else as it was at the end.
+
+    Attributes:
+        config: of the run.
+        inputs: what turns texts, tokens or vectors into arrays.
+        task: what was asked.
+        tasks_K: the same, with what validation decided for each seed.
+        together: and for the average of their answers.
+
+    Raises:
+        UserError: it is not the folder of a finished run, its files were damaged or are of another
+            version of this program, or it is a baseline's, which has no weights.
+    """
+
+    def __init__(self, workdir: str, *, best: bool = False):
+        name = weights.BEST_WEIGHTS if best else weights.WEIGHTS
+        folder = RunFolder.open_finished(workdir)
+        if not (folder.path / name).is_file():
+            raise UserError(f"{folder.path} has no {name}, so there is no model to answer with.")
+        self.config: ConfigDict = folder.read_config()
+        result = folder.read_json("result.json")
+        self.inputs: Inputs
+        self.inputs, self.task = description.read(folder, self.config.task.name)
+        models = run.build_models(self.config, self.inputs, self.task, run.seeds_asked(self.config))
+        self._program = Program(
+            models, self.task, batch_size=_BATCH_SIZE, treatment=run.treatment_of(self.config)
+        )
+        params_K = weights.read(folder, name, self._program.params_K)
+        self._params_K = devices.spread_seeds(params_K, self._program.mesh)
+        self._longest = description.longest(result)["train"]
+        alive = [seed for seed in result["seeds"] if "diverged_at_step" not in seed]
+        self._is_alive_K = np.array(["diverged_at_step" not in one for one in result["seeds"]])
+        self.tasks_K: list[Task] = [
+            type(self.task).from_json(seed["task"]) if "task" in seed else self.task
+            for seed in alive
+        ]
+        decided = result.get("task_of_seeds_together")
+        self.together = type(self.task).from_json(decided) if decided else self.task
+
+    def encode(self, sequences: Sequence[Any], where: Callable[[int], str]) -> Split:
+        """Sequences without targets as a split.
+
+        Args:
+            sequences: texts, lists of words, token numbers or vectors, as in training.
+            where: says where one of a number is found, for messages.
+
+        Raises:
+            UserError: one of them is not what the run was trained on.
+        """
+        if isinstance(self.inputs, Text):  # One without a word can be answered too.
+            encode, rules = self.inputs.vocabulary.encode, self.inputs.rules
+            tokens = [encode(split_words(one, rules)) for one in sequences]
+            values = np.concatenate(tokens)
+            offsets = np.cumsum([0, *map(len, tokens)], dtype=np.int64)
+        else:
+            values, offsets = self.inputs.encode(sequences, where)
+        lengths = np.diff(offsets)
+        nothing = [[None] * n for n in lengths] if self.task.per_step else [None] * len(lengths)
+        split = Split(values, offsets, self.task.encode(nothing), np.arange(len(lengths)), "")
+        return split.last_steps(self.config.data.max_length_tokens)
+
+    def answer(self, split: Split) -> list[dict[str, np.ndarray]]:
+        """What the task keeps of every item of a split, of each seed."""
+        groups = []
+        for width, numbers in self._by_width(split.lengths):
+            batch_size = min(_BATCH_SIZE, len(numbers), max(1, _MAX_BATCH_STEPS // width))
+            found = self._program.evaluate(
+                self._params_K, split.take(numbers), (width,), batch_size
+            ).of_seeds(self._is_alive_K)
+            groups.append((numbers, found.kept))
+        return [
+            {
+                name: self._in_order(split, [(of, kept[name][k]) for of, kept in groups])
+                for name in groups[0][1]
+            }
+            for k in range(len(self.tasks_K))
+        ]
+
+    def items(self, split: Split, kept: dict[str, np.ndarray]) -> tuple[dict, np.ndarray]:
+        """What was kept of the steps that a sequence came with, and where each begins.
+
+        Of texts that is all but the one in front, which has no answer.
+        """
+        if not (self.task.per_step and isinstance(self.inputs, Text)):
+            return kept, split.offsets
+        is_word = split.values != START
+        lengths = np.add.reduceat(is_word, split.offsets[:-1])
+        kept = {name: of_steps[is_word] for name, of_steps in kept.items()}
+        return kept, np.cumsum([0, *lengths], dtype=np.int64)
+
+    def describe(self, split: Split) -> list[str]:
+        """The answer to each sequence, for people: the average of all seeds', and if they agree."""
+        kept_K = [self.items(split, kept) for kept in self.answer(split)]
+        offsets = kept_K[0][1]
+        together = self.together.average([kept for kept, _ in kept_K])
+        answers = self.together.answer(together, offsets)
+        if len(kept_K) == 1:
+            return answers
+        columns = self.together.columns(together, None, offsets)
+        of_seeds = [
+            task.columns(kept, None, offsets)
+            for task, (kept, _) in zip(self.tasks_K, kept_K, strict=True)
+        ]
+        return [
+            f"{answer}  [{sum(one['answer'][n] == columns['answer'][n] for one in of_seeds)} of "
+            f"{len(of_seeds)} seeds]"
+            for n, answer in enumerate(answers)
+        ]
+
+    def _by_width(self, lengths_N: np.ndarray) -> list[tuple[int, np.ndarray]]:
+        """The widths of rows, and which sequences are computed in each."""
+        if self.config.data.mask_padding:
+            powers_N = np.ceil(np.log2(np.maximum(lengths_N, 1))).astype(int)
+            widths_N = np.maximum(_MIN_WIDTH, 1 << powers_N)
+        else:
+            # Where padding is read like a step, its amount is part of the input: training's.
+            widths_N = np.full(len(lengths_N), self._longest)
+        return [
+            (width, np.flatnonzero(widths_N == width)) for width in np.unique(widths_N).tolist()
+        ]
+
+    def _in_order(self, split: Split, groups: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+        """What there is of the items of some examples each, as that of all in their order."""
+        numbers = np.concatenate([of for of, _ in groups])
+        items = np.concatenate([of_items for _, of_items in groups])
+        if not self.task.per_step:
+            return items[np.argsort(numbers)]
+        lengths = split.lengths[numbers]
+        parts = np.split(items, np.cumsum(lengths)[:-1])
+        return np.concatenate([parts[place] for place in np.argsort(numbers)])

@@ -1,0 +1,225 @@
+"""The flow of a run, top to bottom: config, data, task, model, state, train_step, loop, report."""
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from seqmodels import SequenceModel, factory, loading
+from train_lib import settings, tasks
+from train_lib.data import finding
+from train_lib.data import loading as data_loading
+from train_lib.data.dataset import Dataset
+from train_lib.data.inputs import Inputs, Tokens, Vectors
+from train_lib.data.vocabulary import UNKNOWN
+from train_lib.errors import Diverged, UserError
+from train_lib.records import curves, description, predictions, report, weights
+from train_lib.records.folder import RunFolder
+from train_lib.records.keeper import Keeper
+from train_lib.records.metrics import MetricsFile
+from train_lib.records.progress import Progress
+from train_lib.records.result import decided, each_seed, result, seeds_of
+from train_lib.tasks.base import Task
+from train_lib.training import batching, devices, fit, optimizers, processes
+from train_lib.training.batching import Treatment
+from train_lib.training.fit import Fitted
+from train_lib.training.program import Evaluation, Program
+from train_lib.training.stopwatch import Stopwatch
+
+
+def run(config: ConfigDict, workdir: str | None = None, *, evaluate_test: bool = True) -> dict:
+    """Trains, evaluates and reports one experiment, or resumes it where it was saved.
+
+    Args:
+        config: as `configs/base.py` describes it.
+        workdir: the run's folder; None: a new one under `runs/`. One of the same run resumes from
+            its last checkpoint, and if that run has ended, nothing is done.
+        evaluate_test: a search, which is to choose by validation alone, leaves the test examples
+            unseen.
+
+    Returns:
+        What `result.json` holds.
+
+    Raises:
+        UserError: the config, the data or the folder cannot be used; nothing was overwritten.
+        Stopped: the run was asked to end, and has been saved.
+    """
+    settings.check(config)
+    stopwatch = Stopwatch()
+    with contextlib.closing(RunFolder.open(workdir, config)) as folder:
+        if processes.from_first(folder.is_finished):
+            found = processes.from_first(lambda: folder.read_json("result.json"))
+            metric = description.metric_of(found)
+            closing = report.describe_result(found, metric, folder)
+            print(f"{folder.path} is finished{closing}", flush=True)
+            return found
+        print(report.header(folder), flush=True)
+        with stopwatch.phase("data"):
+            data, task = load_data(config)
+        return _run(config, data, task, folder, stopwatch, evaluate_test)
+
+
+def _run(
+    config: ConfigDict,
+    data: Dataset,
+    task: Task,
+    folder: RunFolder,
+    stopwatch: Stopwatch,
+    evaluate_test: bool,
+) -> dict:
+    seeds = seeds_asked(config)
+    models = build_models(config, data.inputs, task, seeds)
+    train = config.train
+    program = Program(
+        models,
+        task,
+        optimizers.adam(train.learning_rate, train.adam_epsilon, train.clip_norm),
+        batch_size=train.batch_size,
+        treatment=treatment_of(config),
+    )
+    folder.begin(config)
+    description.write(folder, data.inputs, task)
+    print(report.describe_data(data), report.describe_task(task), sep="\n", flush=True)
+    devices.connect(program.mesh)
+    print(report.parameter_table(nnx.state(models[0], nnx.Param)), flush=True)
+    print(report.describe_engine(models[0], program.layout, program.mesh, seeds), flush=True)
+
+    widths = batching.row_widths(data.train, [data.validation, data.test], program.treatment)
+    with Keeper(config, folder, data, program, stopwatch) as keeper:
+        begin = keeper.resume(fit.start(program, seeds))
+        try:
+            fitted = fit.fit(
+                program,
+                data.train,
+                data.validation,
+                seeds=seeds,
+                num_epochs=train.num_epochs,
+                widths=widths,
+                begin=begin,
+                hooks=[MetricsFile(folder, task), keeper, Progress(task, train.num_epochs)],
+                stopwatch=stopwatch,
+            )
+        except Diverged as error:
+            raise Diverged(
+                f"{error} {keeper.last_saved()}. A lower config.train.learning_rate, or "
+                "config.train.clip_norm=1, may prevent it."
+            ) from error
+
+    evaluations = {"validation": fitted.validation}
+    if evaluate_test:
+        with stopwatch.phase("evaluate"):
+            params_K = fitted.training.state.params
+            evaluations["test"] = program.evaluate(params_K, data.test, widths)
+    return _report(config, data, task, program, fitted, evaluations, folder, stopwatch)
+
+
+def _report(
+    config: ConfigDict,
+    data: Dataset,
+    task: Task,
+    program: Program,
+    fitted: Fitted,
+    evaluations: dict[str, Evaluation],
+    folder: RunFolder,
+    stopwatch: Stopwatch,
+) -> dict:
+    seeds, position = seeds_asked(config), fitted.position
+    is_alive_K = position.alive(seeds)
+    evaluations = {split: one.of_seeds(is_alive_K) for split, one in evaluations.items()}
+    tasks_K = [
+        task.decided(kept, data.validation.targets)
+        for kept in each_seed(evaluations["validation"].kept)
+    ]
+    evaluations = {
+        split: decided(one, task, tasks_K, getattr(data, split))
+        for split, one in evaluations.items()
+    }
+    alive = np.array(seeds)[is_alive_K].tolist()
+    if "test" in evaluations:
+        kept_K = each_seed(evaluations["test"].kept)
+        predictions.write(folder, alive, data.test, tasks_K, kept_K)
+        description.write_pictures(folder, data.test, tasks_K, kept_K)
+    weights.write(folder, weights.WEIGHTS, devices.fetch(fitted.training.state.params))
+    weights.write(folder, weights.BEST_WEIGHTS, devices.fetch(fitted.training.best))
+    curves.draw(folder, f"{config.name} on {data.name}", position.rows, task)
+    parameters = weights.count(program.params_K) // len(seeds)
+    found = result(
+        config.name,
+        data,
+        task,
+        tasks_K,
+        {"architecture": config.model.to_dict(), "parameters": parameters},
+        seeds_of(seeds, position, task.metric),
+        evaluations,
+        stopwatch.report(),
+    )
+    folder.finish(found)
+    print(report.describe_result(found, task.metric, folder), flush=True)
+    return found
+
+
+def load_data(config: ConfigDict) -> tuple[Dataset, Task]:
+    """The data set that a config asks for, and the task that its targets make.
+
+    Raises:
+        UserError: they cannot be had, or do not go together; the message says what to do.
+    """
+    options = _options(config.data.source_options, "source")
+    source = finding.find(config.data.source, config.data.to_dict(), options)
+    given = {name: config.data[name] for name in data_loading.DataSettings._fields}
+    data = data_loading.load(source, data_loading.DataSettings(**given))
+    fields = {name: config.task[name] for name in config.task if name not in ("name", "options")}
+    defaults = {name: settings.DEFAULTS[f"task.{name}"] for name in fields}
+    try:
+        options = _options(config.task.options, "task")
+        task = tasks.make(config.task.name, data.train.targets, fields, defaults, options)
+    except tasks.BadTarget as error:
+        raise data.train.refused(error) from error
+    except ValueError as error:
+        raise UserError(f"config.task cannot be used: {error}.") from error
+    return data.encoded(task), task
+
+
+def _options(text: str, what: str) -> dict[str, Any]:
+    """Keyword arguments that a field of the config holds as text."""
+    try:
+        return loading.parse_options(text, what)
+    except ValueError as error:
+        raise UserError(f"{error}.") from error
+
+
+def treatment_of(config: ConfigDict) -> Treatment:
+    """How sequences of different lengths share a batch."""
+    return Treatment(config.data.mask_padding, config.data.padding_side)
+
+
+def seeds_asked(config: ConfigDict) -> Sequence[int]:
+    """The seeds that a config asks for: the first, and those that follow it."""
+    return range(config.train.seed, config.train.seed + config.train.seeds)
+
+
+def build_models(
+    config: ConfigDict, inputs: Inputs, task: Task, seeds: Sequence[int]
+) -> list[SequenceModel]:
+    """The models that a config describes, one for each seed, freshly initialised.
+
+    Raises:
+        UserError: its parts do not fit together, or not this machine.
+    """
+    model = config.model.to_dict()
+    if isinstance(inputs, Vectors):
+        sizes = {"input_size": inputs.size}
+    elif isinstance(inputs, Tokens):
+        sizes = {"vocabulary_size": inputs.size}
+    else:
+        sizes = {"vocabulary_size": config.data.max_features, "unknown_token": UNKNOWN}
+    try:
+        model["cell_options"] = _options(model["cell_options"], "cell")
+        return factory.build_all(
+            **sizes, num_outputs=task.num_outputs, per_step=task.per_step, seeds=seeds, **model
+        )
+    except ValueError as error:
+        raise UserError(f"config.model cannot be built: {error}.") from error

@@ -1,0 +1,75 @@
+"""Puts a task through all that the codebase will ask of it.
+
+python -m train_lib.tasks.check_task classes
+python -m train_lib.tasks.check_task path/to/mine.py
+python -m train_lib.tasks.check_task path/to/mine.py --targets="[1, 5, 2, 4]"
+
+The tests do the same with every task in `train_lib/tasks`.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+from seqmodels import program
+from train_lib import tasks
+from train_lib.tasks.base import BadTarget
+from train_lib.tasks.common import checks
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m train_lib.tasks.check_task", description="Puts a task through its contract."
+    )
+    parser.add_argument("task", help="a module in train_lib/tasks, or the path of a file")
+    parser.add_argument(
+        "--targets", help="training targets as a JSON list; else the task's own examples"
+    )
+    arguments = parser.parse_args(argv)
+    try:
+        program.configure_jax()
+        task_class = tasks.find(arguments.task)
+        targets = list(task_class.examples)
+        if arguments.targets:
+            targets = json.loads(arguments.targets)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    if not isinstance(targets, list) or not targets:
+        sys.exit(
+            f"error: {task_class.__name__} has no targets to be checked with; give it an attribute "
+            "examples, a few training targets, or give some by --targets as a JSON list"
+        )
+    try:
+        task = task_class.of_targets(targets)
+        case = checks.make(task, targets)
+    except checks.CheckFailed as error:
+        print(f"BROKEN  {error}")
+        return 1
+    except BadTarget as error:
+        where = "" if error.number is None else f"the target of example {error.number} "
+        print(f"BROKEN  {where}{error}")
+        return 1
+    except Exception as error:
+        print(f"BROKEN  {checks.raised(task_class, error)}")
+        return 1
+    failed = 0
+    for words, failure in checks.check(case):
+        failed += bool(failure)
+        print(f"FAILED  {words}: {failure}" if failure else f"ok      {words}", flush=True)
+    per = "step" if task.per_step else "sequence"
+    better = "higher" if task.higher_is_better else "lower"
+    print(
+        f"{task.num_outputs} outputs a {per}; {task.metric} decides, {better} is better; "
+        f"guessing, the metrics are "
+        + ", ".join(
+            f"{name} {value:.4g}"
+            for name, value in task.measure(task.guess(case.targets_N), case.targets_N).items()
+        )
+    )
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    with program.lasting_streams():
+        sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,238 @@
+"""Which examples share a batch, where each is computed, and the batch itself."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from train_lib.data.dataset import Split
+from train_lib.tasks.base import Task
+
+NO_EXAMPLE = -1
+"""Stands in a plan for a row that is left empty."""
+
+Array = np.ndarray | jax.Array
+
+
+class Treatment(NamedTuple):
+    """How sequences of different lengths share a batch.
+
+    Attributes:
+        mask_padding: padding never reaches a result. Else it is read like any step, so that all
+            rows have one width.
+        padding_side: `post`, after a sequence, or `pre`, before it.
+    """
+
+    mask_padding: bool = True
+    padding_side: str = "post"
+
+
+EXACT = Treatment()
+
+
+class DeviceSplit(NamedTuple):
+    """A split as it lies on a device.
+
+    Attributes:
+        values: the steps of all sequences, end to end: tokens `[S]`, or vectors `[S, D]`.
+        starts_N, lengths_N: where each sequence starts in `values`, and its steps.
+        targets: for each sequence, `[N, ...]`, or for each step, `[S, ...]`. Zero where there is
+            no label.
+        weights: 1 for an item with a label, 0 for one without; None: all have one.
+    """
+
+    values: Array
+    starts_N: Array
+    lengths_N: Array
+    targets: Array
+    weights: Array | None = None
+
+    @classmethod
+    def of(cls, split: Split, task: Task) -> "DeviceSplit":
+        """A split whose targets the task has encoded."""
+        has_label = np.asarray(task.labelled(split.targets))
+        targets = split.targets if has_label.all() else task.zero_unlabelled(split.targets)
+        return cls(
+            split.values,
+            split.offsets[:-1].astype(np.int32),
+            split.lengths.astype(np.int32),
+            targets.astype(jax.dtypes.canonicalize_dtype(targets.dtype)),
+            None if has_label.all() else has_label.astype(np.float32),
+        )
+
+
+class Batch(NamedTuple):
+    """Arrays for one step. Rows without an example are empty: length 0, weight 0.
+
+    Attributes:
+        inputs: tokens `[B, T]`, or vectors `[B, T, D]`.
+        lengths_B: steps of each sequence.
+        targets: of each item: `[I, ...]`; an item is a row or, in row-major order, a step of one.
+        weights_I: 1, or 0 for padding and where there is no label.
+    """
+
+    inputs: jax.Array
+    lengths_B: jax.Array
+    targets: jax.Array
+    weights_I: jax.Array
+
+
+def gather(
+    split: DeviceSplit, examples_B: jax.Array, width: int, padding_side: str, *, per_step: bool
+) -> Batch:
+    """Lays sequences out in rows of `width` steps; `NO_EXAMPLE` leaves a row empty."""
+    is_example_B = examples_B != NO_EXAMPLE
+    lengths_B = jnp.where(is_example_B, split.lengths_N[examples_B], 0)
+    times_BxT = jnp.arange(width) - (width - lengths_B[:, None] if padding_side == "pre" else 0)
+    valid_BxT = (times_BxT >= 0) & (times_BxT < lengths_B[:, None])
+    places_BxT = split.starts_N[examples_B][:, None] + times_BxT
+    inputs = jnp.take(split.values, places_BxT, axis=0, mode="clip")
+    is_real = valid_BxT.reshape(valid_BxT.shape + (1,) * (inputs.ndim - 2))
+    inputs = jnp.where(is_real, inputs, jnp.zeros((), inputs.dtype))  # 0 is padding.
+    if per_step:
+        places_I, is_item_I = places_BxT.reshape(-1), valid_BxT.reshape(-1)
+        targets = jnp.take(split.targets, places_I, axis=0, mode="clip")
+    else:
+        places_I, is_item_I = examples_B, is_example_B
+        targets = split.targets[examples_B]
+
+    weights_I = is_item_I.astype(jnp.float32)
+    if split.weights is not None:
+        weights_I *= jnp.take(split.weights, places_I, mode="clip")
+    return Batch(inputs, lengths_B, targets, weights_I)
+
+
+def plan_bucketed(
+    lengths: np.ndarray, batch_size: int, rng: np.random.Generator | None = None
+) -> list[np.ndarray]:
+    """Batches of sequences of similar length.
+
+    Args:
+        lengths: of all sequences.
+        batch_size: sequences a batch; one batch has what is left over.
+        rng: for training: blurs the lengths by up to a tenth before they are sorted, so that other
+            sequences meet in every epoch, puts the left-over batch anywhere, and shuffles the
+            batches. None: sorted by length, in order.
+    """
+    count = -(-len(lengths) // batch_size)
+    sizes = np.full(count, batch_size)
+    sizes[-1] = len(lengths) - batch_size * (count - 1)
+    if rng is None:
+        order = np.argsort(lengths, kind="stable")
+    else:
+        order = np.argsort(lengths * rng.uniform(0.9, 1.1, len(lengths)), kind="stable")
+        rng.shuffle(sizes)
+    groups = np.split(order, np.cumsum(sizes)[:-1])
+    if rng is not None:
+        groups = [groups[number] for number in rng.permutation(count)]
+    return groups
+
+
+def plan_uniform(
+    lengths: np.ndarray, batch_size: int, rng: np.random.Generator | None = None
+) -> list[np.ndarray]:
+    """Batches of any sequences.
+
+    Args:
+        lengths: of all sequences.
+        batch_size: sequences a batch; the last has what is left over.
+        rng: shuffles the sequences; None: in order.
+    """
+    order = np.arange(len(lengths)) if rng is None else rng.permutation(len(lengths))
+    return np.split(order, range(batch_size, len(lengths), batch_size))
+
+
+def plans(
+    lengths: np.ndarray,
+    treatment: Treatment,
+    batch_size: int,
+    rng: np.random.Generator | None = None,
+) -> list[np.ndarray]:
+    """One pass over a split in a treatment of length; shuffled where there is an `rng`."""
+    plan = plan_bucketed if treatment.mask_padding else plan_uniform
+    return plan(lengths, batch_size, rng)
+
+
+def row_widths(train: Split, others: Sequence[Split], treatment: Treatment) -> tuple[int, ...]:
+    """The widths that rows may have, in ascending order.
+
+    Where padding is read, its amount is part of the input, so that there is one width for whatever
+    the model ever reads: the length of the longest training sequence. Else it is that of the
+    longest of all splits, so that one program can evaluate them all, and fractions of it: a loop
+    ends with the longest sequence that is there, but room for its results is made for the width.
+    """
+    if not treatment.mask_padding:
+        return (int(train.lengths.max()),)
+    return fractions(max(int(split.lengths.max(initial=1)) for split in (train, *others)))
+
+
+def fractions(width: int) -> tuple[int, ...]:
+    """A width, a third and a ninth of it, in ascending order."""
+    return tuple(sorted({-(-width // part) for part in (9, 3, 1)}))
+
+
+class Layout(NamedTuple):
+    """How the rows of a batch are spread.
+
+    Attributes:
+        devices: P.
+        blocks: N, that a device computes one after the other.
+        rows: R, of a block.
+    """
+
+    devices: int
+    blocks: int
+    rows: int
+
+    @classmethod
+    def of(cls, batch_size: int, devices: int, max_rows: float) -> "Layout":
+        """The layout with the fewest blocks of at most `max_rows` rows, as even as they can be."""
+        blocks = -(-batch_size // (devices * max_rows))
+        return cls(devices, int(blocks), -(-batch_size // int(devices * blocks)))
+
+    def place(self, plan: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """The examples of a batch in their places, `[P, N, R]`.
+
+        Longest first, dealt out to the devices in turn: devices have as much to do as each other,
+        and the sequences of a block, whose loop ends with the longest, are of similar length.
+        """
+        order = plan[np.argsort(-lengths[plan], kind="stable")]
+        places = np.full(self.devices * self.blocks * self.rows, NO_EXAMPLE, np.int32)
+        places[: len(order)] = order
+        return places.reshape(self.blocks, self.rows, self.devices).transpose(2, 0, 1)
+
+    def place_all(self, plans: Sequence[np.ndarray], lengths: np.ndarray, steps: int) -> np.ndarray:
+        """Several batches, `[S, P, N, R]`, and empty ones after them to make up so many steps."""
+        places = [self.place(plan, lengths) for plan in plans]
+        empty = self.place(np.empty(0, np.int32), lengths)
+        return np.stack(places + [empty] * (steps - len(places)))
+
+
+def steps_taken(places: np.ndarray, lengths: np.ndarray, widths: Sequence[int]) -> int:
+    """Steps that all rows take together, those in padding included.
+
+    The rows of a block take as many as the longest sequence among them has; with one width to
+    choose from, where padding is read, as many as that: what is asked for, though padding that all
+    rows share may be read once.
+    """
+    if len(widths) == 1:
+        return places.size * widths[0]
+    lengths = np.where(places == NO_EXAMPLE, 0, lengths[places])
+    return int(lengths.max(-1).sum() * places.shape[-1])
+
+
+def by_example(kept: dict[str, Any], places: np.ndarray, count: int) -> dict[str, np.ndarray]:
+    """What was kept of every row, `[K, *places.shape, ...]`, in the order of the examples.
+
+    Returns:
+        Arrays `[K, N, ...]`, N = `count`.
+    """
+    is_example = places != NO_EXAMPLE
+    ordered = {}
+    for name, of_places in kept.items():
+        rows = of_places[:, is_example]
+        ordered[name] = np.empty((len(rows), count, *rows.shape[2:]), rows.dtype)
+        ordered[name][:, places[is_example]] = rows
+    return ordered

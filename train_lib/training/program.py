@@ -1,0 +1,188 @@
+"""The compiled program of K seeds: training and evaluation steps on all devices."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh, PartitionSpec
+
+from train_lib.data.dataset import Split
+from train_lib.tasks.base import Task
+from train_lib.training import batching, devices, metrics, state
+from train_lib.training.batching import EXACT, DeviceSplit, Treatment
+from train_lib.training.state import TrainState
+from train_lib.training.steps import Learner, Sums
+
+# K seeds, S steps, P devices, N blocks of R rows: see `batching.Layout`.
+
+
+class Compiled(NamedTuple):
+    """Compiled functions. Their last argument are the widths that rows may have, in steps.
+
+    Attributes:
+        train: `(state_K, split, places_KxSxPxNxR, num_steps, widths) -> (state_K, sums_KxS)`; takes
+            the first `num_steps` of the S steps; gives the old state's memory to the new one.
+        evaluate: `(params_K, split, places_SxPxNxR, widths) -> (kept_KxSxPxNxR, sums_K)`.
+    """
+
+    train: Callable[
+        [TrainState, DeviceSplit, jax.Array, int, tuple[int, ...]], tuple[TrainState, Sums]
+    ]
+    evaluate: Callable[
+        [nnx.State, DeviceSplit, jax.Array, tuple[int, ...]], tuple[dict[str, jax.Array], Sums]
+    ]
+
+
+def compile_steps(learner: Learner, mesh: Mesh, seeds_at_once: int = 1) -> Compiled:
+    """The steps of many seeds, which have nothing to do with each other.
+
+    Args:
+        learner: of each seed.
+        mesh: as `devices.mesh` makes it.
+        seeds_at_once: of a device's seeds, by `vmap`; one group of so many after the other.
+    """
+    whole, of_seed = PartitionSpec(), PartitionSpec("seed")
+    of_rows, of_seed_and_rows = PartitionSpec(None, "batch"), PartitionSpec("seed", None, "batch")
+    on_devices = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
+
+    def of_each_seed(function, *arrays_K):
+        return jax.lax.map(
+            lambda arrays: function(*arrays),
+            arrays_K,
+            batch_size=None if seeds_at_once == 1 else seeds_at_once,
+        )
+
+    @functools.partial(jax.jit, static_argnums=4, donate_argnums=0)
+    def train(state_K, split, places_KxSxPxNxR, num_steps, widths):
+        def on_device(state_K, split, places_KxSxPxNxR, num_steps):
+            def one_seed(state, places_SxPxNxR):
+                places_SxNxR = places_SxPxNxR[:, 0]  # Of this device.
+                return learner.train(state, places_SxNxR, split, num_steps, widths, "batch")
+
+            return of_each_seed(one_seed, state_K, places_KxSxPxNxR)
+
+        return on_devices(
+            on_device, in_specs=(of_seed, whole, of_seed_and_rows, whole), out_specs=of_seed
+        )(state_K, split, places_KxSxPxNxR, num_steps)
+
+    @functools.partial(jax.jit, static_argnums=3)
+    def evaluate(params_K, split, places_SxPxNxR, widths):
+        def on_device(params_K, split, places_SxPxNxR):
+            shape = places_SxPxNxR.shape
+
+            def one_seed(params):
+                places_MxR = places_SxPxNxR.reshape(-1, shape[-1])
+                kept, sums = learner.evaluate(params, places_MxR, split, widths, "batch")
+                kept = {name: rows.reshape(*shape, *rows.shape[2:]) for name, rows in kept.items()}
+                return kept, sums
+
+            return of_each_seed(one_seed, params_K)
+
+        return on_devices(
+            on_device,
+            in_specs=(of_seed, whole, of_rows),
+            out_specs=(of_seed_and_rows, of_seed),
+        )(params_K, split, places_SxPxNxR)
+
+    return Compiled(train, evaluate)
+
+
+class Evaluation(NamedTuple):
+    """What K seeds did with a split of N examples.
+
+    Attributes:
+        metrics: each of the task's metrics, `[K]`.
+        kept: what the task keeps of every item, in order: `[K, N, ...]` or, where the items are
+            steps, those of all sequences end to end, `[K, S, ...]`.
+        items: how many of them have a label.
+    """
+
+    metrics: dict[str, np.ndarray]
+    kept: dict[str, np.ndarray]
+    items: int
+
+    def of_seeds(self, chosen_K: np.ndarray) -> "Evaluation":
+        """That of some of the seeds."""
+        return Evaluation(
+            {name: values_K[chosen_K] for name, values_K in self.metrics.items()},
+            {name: of_items[chosen_K] for name, of_items in self.kept.items()},
+            self.items,
+        )
+
+
+class Program:
+    """Models that differ in their parameters alone, what is asked of them, and where they run.
+
+    Args:
+        models: one a seed, freshly initialised.
+        task: what is asked of them.
+        optimizer: of each seed; None: they are not to be trained.
+        batch_size: examples a step.
+        treatment: of length.
+
+    Attributes:
+        params_K: the models' parameters, with an axis of seeds in front, on the host's first device.
+        mesh: that they are computed on.
+        layout: of the rows of a batch on it.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[nnx.Module],
+        task: Task,
+        optimizer: optax.GradientTransformation | None = None,
+        *,
+        batch_size: int,
+        treatment: Treatment = EXACT,
+    ):
+        self.task, self.treatment, self.batch_size = task, treatment, batch_size
+        self.optimizer = optax.identity() if optimizer is None else optimizer
+        self.num_seeds = len(models)
+        graphdef, self.params_K = state.split(models)
+        self.mesh = devices.mesh(len(models))
+        self.layout = devices.layout(batch_size, self.mesh)
+        learner = Learner(graphdef, task, self.optimizer, treatment)
+        self.compiled = compile_steps(learner, self.mesh, _seeds_at_once(models, self.mesh))
+
+    def evaluate(
+        self,
+        params_K: nnx.State,
+        split: Split,
+        widths: tuple[int, ...],
+        batch_size: int | None = None,
+    ) -> Evaluation:
+        """What each seed does with a split.
+
+        Args:
+            params_K: of each seed.
+            split: sequences longer than the widest row keep their last steps.
+            widths: that rows may have, ascending.
+            batch_size: None: the program's.
+        """
+        split, batch_size = split.last_steps(widths[-1]), batch_size or self.batch_size
+        plans = batching.plans(split.lengths, self.treatment, batch_size)
+        layout = devices.layout(batch_size, self.mesh)
+        places = layout.place_all(plans, split.lengths, len(plans))
+        on_device = devices.replicate(DeviceSplit.of(split, self.task), self.mesh)
+        kept, sums_K = self.compiled.evaluate(
+            params_K, on_device, devices.spread(places, self.mesh), widths
+        )
+        sums_K = devices.fetch(sums_K)
+        kept = batching.by_example(devices.fetch(kept), places, len(split))
+        if self.task.per_step:
+            is_step = np.arange(widths[-1]) < split.lengths[:, None]
+            kept = {name: of_rows[:, is_step] for name, of_rows in kept.items()}
+        of_seeds = metrics.of_seeds(self.task, sums_K)
+        return Evaluation(of_seeds, kept, int(sums_K["weight"][0]))
+
+
+def _seeds_at_once(models: Sequence[Any], mesh: Mesh) -> int:
+    """How many of its seeds a device computes together."""
+    encoder = getattr(models[0], "encoder", None)
+    if encoder is not None and "cudnn" in encoder.engine_names():
+        return 1  # `jax.experimental.rnn` has no batching rule.
+    return devices.seeds_at_once(len(models), mesh)

@@ -1,0 +1,121 @@
+"""Everything that training changes."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+
+class TrainState(NamedTuple):
+    """One seed's run at one moment, or, every array with an axis in front, that of K seeds.
+
+    Attributes:
+        step: updates made.
+        params: the model's `nnx.Param`s.
+        opt_state: the optimiser's.
+        key: of the run's dropout; the step is folded into it.
+    """
+
+    step: jax.Array
+    params: nnx.State
+    opt_state: optax.OptState
+    key: jax.Array
+
+
+def split(models: Sequence[nnx.Module]) -> tuple[nnx.GraphDef[Any], nnx.State]:
+    """What K models that differ in their parameters alone have in common, and the parameters."""
+    graphdefs, params = zip(*(nnx.split(model, nnx.Param) for model in models), strict=True)
+    return graphdefs[0], jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+
+
+def create(
+    params_K: nnx.State, optimizer: optax.GradientTransformation, seeds: Sequence[int]
+) -> TrainState:
+    """The state of K seeds before the first step."""
+    return TrainState(
+        step=jnp.zeros(len(seeds), jnp.int32),
+        params=params_K,
+        opt_state=jax.vmap(optimizer.init)(params_K),
+        key=jnp.stack([jax.random.key(seed) for seed in seeds]),
+    )
+
+
+class Training(NamedTuple):
+    """The state of K seeds, and of each the parameters that validated best so far."""
+
+    state: TrainState
+    best: nnx.State
+
+
+@dataclasses.dataclass
+class Position:
+    """Where a run stands, beside its arrays; of types that JSON has, but for `sums`.
+
+    Attributes:
+        epoch: the one in work, from 1.
+        steps: of that epoch which are done.
+        sums: of each call in it so far, `[K, S, ...]`.
+        row_steps: as `batching.steps_taken` counts them, in this epoch so far.
+        rows: what is known of each epoch that is done.
+        best_value: of each seed, the best validation value of the metric that decides; None
+            before the first.
+        best_epoch: after which it was that; 0 before the first.
+        diverged: of seeds whose loss or gradient is no longer finite, the step at which it was not.
+    """
+
+    best_value: list[float | None]
+    best_epoch: list[int]
+    epoch: int = 1
+    steps: int = 0
+    sums: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    row_steps: int = 0
+    rows: list[dict] = dataclasses.field(default_factory=list)
+    diverged: dict[int, int] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def first(cls, num_seeds: int) -> "Position":
+        return cls([None] * num_seeds, [0] * num_seeds)
+
+    def alive(self, seeds: Sequence[int]) -> np.ndarray:
+        """Which of the seeds have not diverged: `[K]`."""
+        return np.array([seed not in self.diverged for seed in seeds])
+
+    def note_best(self, values_K: np.ndarray, *, higher_is_better: bool) -> np.ndarray:
+        """Takes down the best validation; returns which of the seeds have it now: `[K]`."""
+        sign = 1 if higher_is_better else -1
+        is_best_K = np.array(
+            [
+                np.isfinite(value) and (best is None or sign * value > sign * best)
+                for value, best in zip(values_K, self.best_value, strict=True)
+            ]
+        )
+        for number in np.flatnonzero(is_best_K):
+            self.best_value[number] = float(values_K[number])
+            self.best_epoch[number] = self.epoch
+        return is_best_K
+
+    def end_epoch(self, row: dict) -> None:
+        """Takes down an epoch that is done, and begins the next."""
+        self.rows.append(row)
+        self.epoch, self.steps, self.sums, self.row_steps = self.epoch + 1, 0, [], 0
+
+    def to_json(self) -> dict:
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        sums = [
+            {name: np.asarray(leaf).tolist() for name, leaf in of_call.items()}
+            for of_call in self.sums
+        ]
+        return fields | {"sums": sums, "diverged": [*self.diverged.items()]}
+
+    @classmethod
+    def from_json(cls, fields: dict) -> "Position":
+        sums = [
+            {name: np.array(leaf, np.float32) for name, leaf in of_call.items()}
+            for of_call in fields["sums"]
+        ]
+        return cls(**fields | {"sums": sums, "diverged": dict(fields["diverged"])})
