@@ -210,8 +210,8 @@ class _Columns:
                 raise self._error(
                     number,
                     f"the {name} {value!r} is that of {self._table.unit} "
-                    f"{self._table.rows[first[key]]} too. Remove one, or set "
-                    f"config.data.id_column={NO_COLUMN} if {name!r} does not name rows.",
+                    f"{self._table.rows[first[key]]} too. Remove one; or, if {name!r} does not "
+                    f"name rows, set config.data.source_options=\"id_column='{NO_COLUMN}'\".",
                 )
             first[key] = number
 
