@@ -509,7 +509,7 @@ def encodings(sample: int | None, folder: pathlib.Path, rng: random.Random) -> d
     programs = Programs(folder)
     plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     cases = [*programs.all(env={"PYTHONIOENCODING": "ascii"}), *programs.all(env=plain)]
-    texts = "a sch\u00f6n film \U0001f642", "nobody should miss \udcff this film", "\u202e\u2028"
+    texts = "a sch\u00f6n film \U0001f642", "\u202e\u2028"
     for encoding in ("ascii", "ascii:strict", "cp1252", "latin-1:strict", "utf-16", "cp437"):
         env = {"PYTHONIOENCODING": encoding}
         cases.append(Case(programs.predict(*texts), answered=True, env=env))
