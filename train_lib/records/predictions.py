@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,10 +47,12 @@ def write(
             strict=True,
         )  # fmt: skip
         for row in rows:
-            writer.writerow([seed, *map(_shown, row)])
+            writer.writerow([seed, *map(shown, row)])
     folder.write(NAME, buffer.getvalue())
 
 
-def _shown(value: Any) -> Any:
-    """Six digits of a number, as far as it has them."""
+def shown(value: Any) -> Any:
+    """Six digits of a number, as far as it has them; a list as JSON."""
+    if isinstance(value, list | dict):
+        return json.dumps(value, ensure_ascii=False)
     return f"{value:.6g}" if isinstance(value, float | np.floating) else value

@@ -125,7 +125,7 @@ class Program:
         treatment: of length.
 
     Attributes:
-        params_K: the models' parameters, with an axis of seeds in front, on the host's first device.
+        params_K: the models' parameters, with an axis of seeds in front.
         mesh: that they are computed on.
         layout: of the rows of a batch on it.
     """
