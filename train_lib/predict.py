@@ -80,7 +80,8 @@ def predict_data(workdir: str, path: str, out: str, *, best: bool = False) -> in
 def _read_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The options and the texts, which may begin with a dash."""
     parser = argparse.ArgumentParser(
-        prog="python -m train_lib.predict", usage="%(prog)s --workdir FOLDER [--best] text ... | --data DATA --out FILE",
+        prog="python -m train_lib.predict", 
+        usage="%(prog)s --workdir FOLDER [--best] (text ... | --data DATA --out FILE)",
         description="Asks a finished run about texts. A text - reads one a line from the "
         "input, and after -- all arguments are texts.", add_help=False, allow_abbrev=False,
     )  # fmt: skip
