@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 from train_lib import files
 from train_lib.data.inputs import Text
+from train_lib.data.readers.base import Files
 from train_lib.encoding import decode, escape
 from train_lib.errors import UserError, told_to_user
 from train_lib.records import predictions
@@ -62,8 +63,8 @@ def predict_data(workdir: str, path: str, out: str, *, best: bool = False) -> in
     restored = Restored(workdir, best=best)
     split, source = restored.read(path, labelled=False)
     columns = restored.columns(split)
-    kept = getattr(source, "columns", lambda _: {})(source.splits()[0])
-    beside = kept or {"row": split.rows.tolist()}
+    beside = source.columns(source.splits()[0]) if isinstance(source, Files) else {}
+    beside = beside or {"row": split.row_names}
     names = [name if name not in beside else f"{name}_2" for name in columns]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -80,7 +81,7 @@ def predict_data(workdir: str, path: str, out: str, *, best: bool = False) -> in
 def _read_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The options and the texts, which may begin with a dash."""
     parser = argparse.ArgumentParser(
-        prog="python -m train_lib.predict", 
+        prog="python -m train_lib.predict",
         usage="%(prog)s --workdir FOLDER [--best] (text ... | --data DATA --out FILE)",
         description="Asks a finished run about texts. A text - reads one a line from the "
         "input, and after -- all arguments are texts.", add_help=False, allow_abbrev=False,

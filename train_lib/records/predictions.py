@@ -43,7 +43,7 @@ def write(
         if seed == seeds[0]:
             writer.writerow([*FIRST_COLUMNS, *columns])
         rows = zip(
-            range(len(test)), test.rows, test.lengths, scores_N, weights_N, *columns.values(),
+            range(len(test)), test.row_names, test.lengths, scores_N, weights_N, *columns.values(),
             strict=True,
         )  # fmt: skip
         for row in rows:
