@@ -53,7 +53,7 @@ from train_lib.records import curves, description, finished
 from train_lib.records.folder import RunFolder
 from train_lib.restored import Restored
 from train_lib.tasks.classes import Classes
-from train_lib.training import batching, devices, fit, optimizers, state
+from train_lib.training import batching, devices, fit, optimizers
 from train_lib.training.program import Program
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
