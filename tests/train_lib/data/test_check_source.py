@@ -199,7 +199,7 @@ def test_the_program_says_what_is_wrong_and_where(tmp_path, capsys):
     pathlib.Path(path).write_text(text.replace(".index(split))", ".index(split) and None)"))
     assert main([path, "--options", "size=40"]) == 1
     told = capsys.readouterr().out
-    assert "FAILED  reading twice gives the same examples: read('train') gives other" in told
+    assert "FAILED  reading twice gives the same examples: read('test') gives other" in told
     with pytest.raises(UserError, match="cannot be read; write names and plain values"):
         main([path, "--options", "size"])
     assert main(["nowhere.csv"]) == 1
