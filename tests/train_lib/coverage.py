@@ -8,7 +8,7 @@ import math
 import numpy as np
 from scipy.special import ndtr, ndtri
 
-from train_lib import report
+from train_lib.records.metrics import summary
 
 SHARES = (0.002, 0.02, 0.5, 0.86, 0.98, 0.998)
 REVIEWS = (20, 80, 200, 2_000, 25_000)
@@ -47,7 +47,7 @@ def coverage(share, scatter, seeds, reviews, *, same, trials, seed=0):
     rng = np.random.default_rng(seed)
     scores, true = simulate(rng, share, scatter, seeds, reviews, same=same, trials=trials)
     _, one_more = simulate(rng, share, scatter, 1, reviews, same=same, trials=trials)
-    found = [report.summary(values, reviews) for values in scores]
+    found = [summary(values, reviews) for values in scores]
     low, high, low_of_one, high_of_one = (
         np.array([of[name] for of in found])
         for name in ("ci95_low", "ci95_high", "one_seed_low", "one_seed_high")
@@ -68,7 +68,8 @@ def main(trials=2_000):
         "`python -m tests.train_lib.coverage > docs/intervals.md` makes this page.\n\n"
         f"Each cell has three figures from {trials:,} simulations:\n\n"
         "1. how often, in %, the 95 % interval of the mean over K seeds (`mean_interval` in\n"
-        "   `train_lib/statistics.py`) holds the expected accuracy of a new seed on new reviews;\n"
+        "   `train_lib/analysis/statistics.py`) holds the expected accuracy of a new seed on new\n"
+        "   reviews;\n"
         "2. in brackets, how often the interval of one more seed (`one_more_interval`) holds that\n"
         "   seed's accuracy on new reviews;\n"
         f"3. the median width with {REVIEWS[-1]:,} reviews, relative to an interval that knows\n"

@@ -8,10 +8,12 @@ import pytest
 import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
-from train_lib.statistics import (
+
+from tests.train_lib import coverage as of_shares
+from train_lib.analysis.scores import difference
+from train_lib.analysis.statistics import (
     cohens_d,
     cohens_h,
-    difference,
     equal_count_bins,
     expected_best,
     holm,
@@ -21,8 +23,6 @@ from train_lib.statistics import (
     reliability,
     seeds_needed,
 )
-
-from tests.train_lib import coverage as of_shares
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 10])

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from train_lib.analysis import statistics
+from train_lib.analysis import scores, statistics
 from train_lib.records import finished
 from train_lib.records.finished import Run
 from train_lib.records.metrics import summary
@@ -71,7 +71,7 @@ def _run(run: Run, bins_BxN: Sequence[np.ndarray], figures: Sequence[str]) -> di
         "name": run.name,
         "folder": str(run.folder),
         "parameters": run.result["model"]["parameters"],
-        "score": score_summary(run.scores_KxN, run.weights_N),
+        "score": score_summary(run.scores_KxN, run.weights_N, are_shares=run.are_shares),
         "score_sd": float(scores_K.std(ddof=1)) if seeds > 1 else None,
         "figures": {
             # Of other seeds on these examples.
@@ -105,17 +105,18 @@ def _run(run: Run, bins_BxN: Sequence[np.ndarray], figures: Sequence[str]) -> di
             for k, seed in enumerate(run.seeds)
         ],
         "by_length": [
-            score_summary(run.scores_KxN[:, bin_N], run.weights_N[bin_N]) for bin_N in bins_BxN
+            score_summary(run.scores_KxN[:, bin_N], run.weights_N[bin_N], are_shares=run.are_shares)
+            for bin_N in bins_BxN
         ],
         "reliability": reliability,
     }
 
 
-def score_summary(scores_KxN: np.ndarray, weights_N: np.ndarray) -> dict:
+def score_summary(scores_KxN: np.ndarray, weights_N: np.ndarray, *, are_shares: bool) -> dict:
     """What `summary` says of the mean score, over seeds and examples."""
     if is_right_or_wrong(scores_KxN) and (weights_N == 1).all():
         return summary(scores_KxN.mean(1), scores_KxN.shape[1])
-    mean, low, high = statistics.mean_score_interval(scores_KxN, weights_N)
+    mean, low, high = scores.mean_score_interval(scores_KxN, weights_N, are_shares=are_shares)
     return {"mean": mean, "ci95_low": low, "ci95_high": high}
 
 
@@ -128,8 +129,12 @@ def _pair(first: Run, second: Run) -> dict:
     """How much higher the second run scores than the first."""
     paired = first.seeds == second.seeds
     first_KxN, second_KxN = first.scores_KxN, second.scores_KxN
-    difference = statistics.difference(
-        first_KxN, second_KxN, paired=paired, weights_N=first.weights_N
+    difference = scores.difference(
+        first_KxN,
+        second_KxN,
+        paired=paired,
+        weights_N=first.weights_N,
+        are_shares=first.are_shares,
     )
     first_K, second_K = first.mean_scores(), second.mean_scores()
     are_answers = is_right_or_wrong(first_KxN) and is_right_or_wrong(second_KxN)
@@ -184,7 +189,7 @@ def _notes(runs: Sequence[Run], pairs: Sequence[dict]) -> list[str]:
     if False in one_seed:
         notes += [
             "The interval of a difference, and p, are for other seeds and examples than these: "
-            "both count as drawn at random (`difference` in train_lib/statistics.py).",
+            "both count as drawn at random (`difference` in train_lib/analysis/scores.py).",
             "Cohen's d counts standard deviations over seeds. Runs with the same seeds are paired: "
             "d_z counts those of the difference.",
             "Seeds for 80 % power: that many of each run, and a t-test over seeds shows a "

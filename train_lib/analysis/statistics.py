@@ -1,7 +1,7 @@
 """What can be said from so many seeds and so many reviews."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -100,90 +100,6 @@ def expected_best(values: Sequence[float] | np.ndarray) -> np.ndarray:
         # That the best of n has rank r has the probability C(r - 1, n - 1) / C(N, n).
         weights = weights * (ranks - n) * (n + 1) / (n * max(count - n, 1))
     return best
-
-
-class Difference(NamedTuple):
-    """A difference of two means, where the true one lies with 95 % confidence, and its p-value.
-
-    The p-value, two-sided, is below 0.05 where the interval leaves out 0, and nowhere else.
-    """
-
-    mean: float
-    low: float
-    high: float
-    p: float
-
-
-def difference(first_KxN: np.ndarray, second_KxN: np.ndarray, *, paired: bool) -> Difference:
-    """How much higher the second of two runs scores, over all seeds and all reviews there are.
-
-    Seeds and reviews are both samples, crossed, and both move the difference. The variance of each
-    is estimated apart (by analysis of variance, as for readers and cases in Hillis, Statistics in
-    Medicine 26(3), 2007), gives a half-width of its own, Student's for the few seeds and normal for
-    the many reviews, and these are added as squares (Zou and Donner, Statistics in Medicine 27(10),
-    2008). The interval is never narrower than that over reviews alone, and lies in [-1, 1]. With
-    two reviews more, one for either run (Bonett and Price, Journal of Educational and Behavioral
-    Statistics 37(4), 2012), it has a width where all are right about the same ones.
-
-    In 4,000 simulations each (`coverage` in tests/train_lib/test_statistics.py: 2,000 reviews;
-    seeds scattered by 0, 0.7 or 2.2 points; with a true difference and without) it held the truth
-    in 95 % at K = 1, 95 to 99 % at K = 3, and 95 to 97 % at K = 5 and at K = 10. Bootstraps of both
-    seeds and reviews, tried beside it at K = 3, did so in 81 to 99 % with plain percentiles, and in
-    98 to 100 %, up to twice as wide, with K - 1 seeds a draw and Student's quantile.
-
-    Args:
-        first_KxN, second_KxN: each seed's score on each review, from 0 to 1, such as 1 for right
-            and 0 for wrong. The numbers of seeds may differ, the reviews are the same.
-        paired: row k of both has the same seed; only their difference is then a sample. Otherwise
-            the seeds of the two are independent samples.
-
-    With one seed in either, the seeds are taken as they are: only reviews are a sample, and nothing
-    is said of other seeds.
-    """
-    first_KxN, second_KxN = first_KxN.astype(float), second_KxN.astype(float)
-    over_reviews_N = second_KxN.mean(0) - first_KxN.mean(0)
-    mean = float(over_reviews_N.mean())
-    of_reviews = float(np.append(over_reviews_N, (1, -1)).var(ddof=1)) / (len(over_reviews_N) + 2)
-    of_seeds, of_both, freedom = 0.0, 0.0, math.inf
-    if min(len(first_KxN), len(second_KxN)) > 1:
-        samples = [second_KxN - first_KxN] if paired else [first_KxN, second_KxN]
-        parts = [_variances(scores_KxN) for scores_KxN in samples]
-        of_seeds, of_both = (sum(column) for column in zip(*parts, strict=True))
-        # Satterthwaite, Biometrics Bulletin 2(6), 1946; of a single sample it is K - 1.
-        uncertainty = sum(
-            part**2 / (len(scores_KxN) - 1)
-            for scores_KxN, (part, _) in zip(samples, parts, strict=True)
-        )
-        freedom = of_seeds**2 / uncertainty if uncertainty else math.inf
-
-    def half_width(p: float) -> float:
-        t, z = -float(stdtrit(freedom, p / 2)), -float(ndtri(p / 2))
-        alone = z * math.sqrt(max(0.0, of_reviews - of_both))
-        return max(math.hypot(t * math.sqrt(of_seeds), alone), z * math.sqrt(of_reviews))
-
-    half = half_width(0.05)
-    low, high = max(-1.0, mean - half), min(1.0, mean + half)
-    return Difference(mean, low, high, _p_value(half_width, abs(mean)))
-
-
-def _variances(scores_KxN: np.ndarray) -> tuple[float, float]:
-    """What seeds, and seeds on single reviews, add to the variance of the mean score."""
-    seeds, reviews = scores_KxN.shape
-    over_seeds_K, over_reviews_N = scores_KxN.mean(1), scores_KxN.mean(0)
-    rest_KxN = scores_KxN - over_seeds_K[:, None] - over_reviews_N + over_seeds_K.mean()
-    of_both = float((rest_KxN**2).sum()) / ((seeds - 1) * max(1, reviews - 1))
-    return float(over_seeds_K.var(ddof=1)) / seeds, of_both / (seeds * reviews)
-
-
-def _p_value(half_width: Callable[[float], float], distance: float) -> float:
-    """The p at which an interval of confidence 1 - p ends at this distance from its middle."""
-    low, high = 1e-30, 1.0  # Far below, `stdtrit` fails.
-    if distance == 0:
-        return high
-    while high / low > 1 + 1e-9:
-        middle = math.sqrt(low) * math.sqrt(high)
-        low, high = (middle, high) if half_width(middle) > distance else (low, middle)
-    return high
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -66,6 +66,11 @@ class Run:
         return self.result.get("task", {}).get("higher_score_is_better", True)
 
     @property
+    def are_shares(self) -> bool:
+        """Whether scores lie in 0 to 1."""
+        return self.result.get("task", {}).get("score_is_share", True)
+
+    @property
     def metric(self) -> str:
         """The metric that decides."""
         return description.metric_of(self.result)

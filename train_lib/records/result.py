@@ -52,6 +52,7 @@ def result(
             "metric": task.metric,
             "score": task.score_name,
             "higher_score_is_better": task.higher_score_is_better,
+            "score_is_share": task.score_is_share,
         },
         "model": dict(model),
         "seeds": list(seeds),
