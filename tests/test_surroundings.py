@@ -7,11 +7,11 @@ import sys
 
 import numpy as np
 import pytest
-from train_lib.report import RunFolder
 
 from configs import base
 from train_lib import settings
 from train_lib.errors import UserError
+from train_lib.records.folder import RunFolder
 
 ROOT = pathlib.Path(__file__).parent.parent
 FLAGS = (
@@ -77,7 +77,7 @@ def test_output_that_is_lost_is_told_of():
 
 def test_a_program_goes_on_without_its_streams():
     code, _, errors = start('"$@" <&- >&-', "-m", "train_lib.predict", "--workdir=none", "-")
-    assert (code, errors) == (1, "error: there is nothing to classify: the input is empty.\n")
+    assert (code, errors) == (1, "error: there is no text: the input is empty.\n")
 
 
 @pytest.mark.parametrize(
