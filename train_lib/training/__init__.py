@@ -1,0 +1,1 @@
+"""Training: a function of models, a task, an optimiser and data, and what watches it."""
