@@ -26,8 +26,10 @@ def nan_where_impossible(
 ) -> jax.Array:
     """Results; NaN for a sequence whose length is out of range."""
     is_possible_B = (lengths_B >= 0) & (lengths_B <= width)
-    axes = [axis for axis in range(result.ndim) if axis != batch_axis % result.ndim]
-    return jnp.where(jax.lax.expand_dims(is_possible_B, axes), result, jnp.nan)
+    shape = [1] * result.ndim
+    shape[batch_axis] = len(is_possible_B)
+    # A reshape costs a compiled program nothing, unlike a broadcast.
+    return jnp.where(jnp.reshape(is_possible_B, shape), result, jnp.nan)
 
 
 def tokens(tokens_BxT: Any, vocabulary_size: int) -> jax.Array:

@@ -92,7 +92,7 @@ def gradients_match_finite_differences(cell: base.Cell) -> None:
 
 
 def padding_is_neither_read_nor_written(cell: base.Cell) -> None:
-    """What stands behind a sequence changes nothing, and gets outputs and gradients of zero."""
+    """What stands after a sequence changes nothing, and gets outputs and gradients of zero."""
     x_TxDxB, lengths_B = _inputs(), jnp.array(_LENGTHS)
     valid_Tx1xB = recurrence.valid_steps(lengths_B, _STEPS)[:, None]
     for reverse in (False, True):

@@ -64,7 +64,7 @@ class SequenceHead(Head):
         self.input_size = pooling.input_size
 
     def answer(self, encoded, lengths_B):
-        return self.pooling(encoded, lengths_B).T @ self.kernel[...] + self.bias
+        return self.pooling(encoded, lengths_B).T @ self.kernel[...] + self.bias[...].reshape(1, -1)
 
 
 class StepHead(Head):
@@ -88,7 +88,7 @@ class StepHead(Head):
     def answer(self, encoded, lengths_B):
         parts = [one.sequence_TxHxB for one in encoded]
         valid_Tx1xB = valid_steps(lengths_B, len(parts[0]))[:, None]
-        if jax.default_backend() == "cpu":
+        if _on_cpu():
             # Step by step, as far as there are steps: a product of all would read across memory.
             affine = _Affine(self.kernel, self.bias)
             outputs_TxCxB = run_all([affine], [False], parts, lengths_B)[0].sequence_TxHxB
@@ -98,6 +98,10 @@ class StepHead(Head):
             outputs_TxCxB = jnp.einsum("hc,thb->tcb", self.kernel[...], y_TxHxB)
             outputs_TxCxB += self.bias[:, None]
         return jnp.where(valid_Tx1xB, outputs_TxCxB, 0).transpose(2, 0, 1)
+
+
+def _on_cpu() -> bool:
+    return jax.default_backend() == "cpu"
 
 
 class _Affine(base.Cell):

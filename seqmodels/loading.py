@@ -9,12 +9,10 @@ import pkgutil
 import sys
 import traceback
 import types
-from typing import Any, TypeVar
+from typing import Any
 
 from seqmodels import cells
 from seqmodels.cells.base import Cell
-
-_Base = TypeVar("_Base")
 
 
 def names(package: types.ModuleType) -> list[str]:
@@ -40,7 +38,7 @@ def find_cell(name: str) -> type[Cell]:
     return find(name, Cell, cells, "cell")
 
 
-def find(name: str, base: type[_Base], package: types.ModuleType, what: str) -> type[_Base]:
+def find(name: str, base: type, package: types.ModuleType, what: str) -> type[Any]:
     """The class that a module of a package defines, or a file of the user's own.
 
     Args:
@@ -62,7 +60,7 @@ def find(name: str, base: type[_Base], package: types.ModuleType, what: str) -> 
             f"unknown {what} {name!r}; choose one of {', '.join(names(package))}, or give the path "
             "of a file of your own, which ends in .py"
         )
-    defined: list[type[_Base]] = [
+    defined = [
         value
         for key, value in vars(module).items()
         if inspect.isclass(value)

@@ -4,7 +4,7 @@
 and is never made again:
 
     reference.json, reference.npz  `measure()` of this file, called at commit 5c8d0d5 (where
-                                   `batches.row_widths` took the split besides) under the compiler
+                                   the functions had other names) under the compiler
                                    flags of `tests/conftest.py`: its two results.
     operations.json                `count_operations` and `count_compiled_operations`, at commit
                                    5c8d0d5 and at 1bb8eb8, the last one before the redesign, which
@@ -42,18 +42,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import expit
 
 from seqmodels import dropout
-from train_lib import compare, devices, finished, loop, predict, state, steps
-from train_lib.data import batches, dataset
-from train_lib.report import RunFolder
+from train_lib import run
+from train_lib.analysis import comparison
+from train_lib.data.inputs import Text
+from train_lib.data.vocabulary import Vocabulary
+from train_lib.records import curves, description, finished
+from train_lib.records.folder import RunFolder
+from train_lib.restored import Restored
+from train_lib.tasks.classes import Classes
+from train_lib.training import batching, devices, fit, optimizers
+from train_lib.training.program import Program
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 MODELS = ("lstm", "bilstm", "stacked")
 EXPERIMENTS = [(name, treatment) for name in MODELS for treatment in ("exact", "tutorial")]
 SEEDS = (1, 3)
 SMALL_DATA = {
-    "source": "generated", "train_reviews": 192, "validation_reviews": 64, "test_reviews": 64,
+    "source": "generated", "train_examples": 192, "validation_examples": 64, "test_examples": 64,
     "max_length_tokens": 60, "max_features": 400,
 }  # fmt: skip
 BATCH_SIZE = 32
@@ -73,21 +81,36 @@ def small_config(name, treatment, seeds=1):
 
 def read_data(config):
     """The fingerprint and, of each split, its arrays of whole numbers by their names."""
-    data = dataset.load(config.data)
+    data, _ = run.load_data(config)
     return data.fingerprint, {
         split: {
-            "tokens": getattr(data, split).tokens,
+            "tokens": getattr(data, split).values,
             "offsets": getattr(data, split).offsets,
-            "targets": getattr(data, split).labels.astype(np.int64),
+            "targets": getattr(data, split).targets.astype(np.int64),
         }
         for split in SPLITS
     }
 
 
+def program_of(config, inputs=None, task=None):
+    """The program of a config, and where training begins."""
+    inputs = inputs or Text(Vocabulary([]), "keras")
+    task = task or Classes(["negative", "positive"])
+    seeds = run.seeds_asked(config)
+    program = Program(
+        run.build_models(config, inputs, task, seeds),
+        task,
+        optimizers.adam(config.train.learning_rate, config.train.adam_epsilon),
+        batch_size=config.train.batch_size,
+        treatment=run.treatment_of(config),
+    )
+    return program, fit.start(program, seeds).training
+
+
 def first_parameters(config):
     """The parameters that training starts from, by their paths; each `[K, ...]`."""
-    _, params_K = state.split(loop.build_models(config))
-    leaves = jax.tree_util.tree_leaves_with_path(params_K)
+    program, _ = program_of(config)
+    leaves = jax.tree_util.tree_leaves_with_path(program.params_K)
     return {
         jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf)
         for path, leaf in leaves
@@ -95,15 +118,15 @@ def first_parameters(config):
 
 
 def plan(config, epochs):
-    """Of each seed and epoch, which reviews meet in a batch, and their places: `[S, P, N, R]`."""
-    data, mesh = dataset.load(config.data), devices.mesh(config.train.seeds)
-    layout = devices.layout(BATCH_SIZE, mesh)
+    """Of each seed and epoch, which examples meet in a batch, and their places: `[S, P, N, R]`."""
+    data, mesh = run.load_data(config)[0], devices.mesh(config.train.seeds)
+    layout, lengths = devices.layout(BATCH_SIZE, mesh), data.train.lengths
     planned = []
-    for seed in loop.seeds_of(config):
+    for seed in run.seeds_asked(config):
         for epoch in range(1, epochs + 1):
             rng = np.random.default_rng([seed, epoch])
-            plans = batches.plans(data.train, config.data, BATCH_SIZE, rng)
-            planned.append((plans, layout.place_all(plans, data.train.lengths, len(plans))))
+            plans = batching.plans(lengths, run.treatment_of(config), BATCH_SIZE, rng)
+            planned.append((plans, layout.place_all(plans, lengths, len(plans))))
     return planned
 
 
@@ -115,31 +138,28 @@ def train(config, all_widths=True):
         all_widths: that rows may have; else only the widest, which is compiled sooner.
 
     Returns:
-        The loss of each step, `[K, S]`, and the logits of validation and test reviews, `[K, N]`.
+        The loss of each step, `[K, S]`, and the logits of validation and test examples, `[K, N]`.
     """
-    data, mesh = dataset.load(config.data), devices.mesh(config.train.seeds)
-    compiled, training = loop.prepare(config, loop.build_models(config), mesh)
-    corpus = devices.replicate(batches.Corpus.of(data.train), mesh)
-    widths = batches.row_widths(data, config.data)
+    data, task = run.load_data(config)
+    program, training = program_of(config, data.inputs, task)
+    on_device = batching.DeviceSplit.of(data.train, task)
+    on_device = devices.replicate(on_device, program.mesh)
+    widths = batching.row_widths(data.train, [data.validation, data.test], program.treatment)
     widths = widths if all_widths else widths[-1:]
-    layout = devices.layout(BATCH_SIZE, mesh)
     state_K, losses = training.state, []
-    steps_an_epoch = SMALL_DATA["train_reviews"] // BATCH_SIZE
+    steps_an_epoch = SMALL_DATA["train_examples"] // BATCH_SIZE
     planned = plan(config, -(-UPDATES // steps_an_epoch))
     by_epoch = np.array([places for _, places in planned])
     places_KxS = by_epoch.reshape(config.train.seeds, -1, *by_epoch.shape[2:])
     for first in range(0, UPDATES, steps_an_epoch):
-        places = devices.spread(places_KxS[:, first : first + steps_an_epoch], mesh)
+        places = devices.spread(places_KxS[:, first : first + steps_an_epoch], program.mesh)
         count = min(steps_an_epoch, UPDATES - first)
-        state_K, sums_KxS = compiled.train(state_K, corpus, places, count, widths)
-        losses.append(np.asarray(sums_KxS.loss)[:, :count] / BATCH_SIZE)
-    logits = []
-    for split in (data.validation, data.test):
-        plans = batches.plans(split, config.data, BATCH_SIZE)
-        _, logits_KxN = steps.evaluate_plans(
-            compiled, state_K.params, split, plans, layout, mesh, widths
-        )
-        logits.append(logits_KxN)
+        state_K, sums_KxS = program.compiled.train(state_K, on_device, places, count, widths)
+        losses.append(np.asarray(sums_KxS["loss"])[:, :count] / BATCH_SIZE)
+    logits = [
+        program.evaluate(state_K.params, split, widths).kept["outputs"][..., 0]
+        for split in (data.validation, data.test)
+    ]
     return np.concatenate(losses, 1), *logits
 
 
@@ -151,32 +171,25 @@ def masks():
     return [np.asarray(dropout.drop_all(ones, rate, keys_B)) == 0 for rate in (0.3, 0.2)]
 
 
-def lowered_steps(name, treatment):
-    """The train and the evaluate step of a reference as on IMDB, lowered for two devices."""
+def lowered_step(name, treatment):
+    """The train step of a reference as on IMDB, lowered for two devices."""
     config = importlib.import_module(f"configs.{name}").get_config(treatment)
-    mesh = devices.mesh(1)
-    compiled, training = loop.prepare(config, loop.build_models(config), mesh)
+    program, training = program_of(config)
     longest = 2494
-    widths = batches.fractions(longest) if config.data.mask_padding else (longest,)
-    layout = devices.layout(config.train.batch_size, mesh)
+    widths = batching.fractions(longest) if config.data.mask_padding else (longest,)
+    layout = program.layout
     shape = layout.devices, layout.blocks, layout.rows
 
-    def corpus(reviews):
-        arrays = (np.int32, 230 * reviews), (np.int32, reviews), (np.int32, reviews)
-        arrays = batches.Corpus(*arrays, (np.float32, reviews))
-        return devices.replicate([np.zeros(size, dtype) for dtype, size in arrays], mesh)
+    def split(examples):
+        arrays = (np.int32, 230 * examples), (np.int32, examples), (np.int32, examples)
+        arrays = [np.zeros(size, dtype) for dtype, size in (*arrays, (np.float32, examples))]
+        return devices.replicate(batching.DeviceSplit(*arrays), program.mesh)
 
-    places = devices.spread(np.zeros((1, loop.STEPS_A_CALL, *shape), np.int32), mesh)
-    train = compiled.train.lower(
-        training.state, batches.Corpus(*corpus(config.data.train_reviews)), places,
-        loop.STEPS_A_CALL, widths,
-    )  # fmt: skip
-    steps = -(-config.data.test_reviews // config.train.batch_size)
-    places = devices.spread(np.zeros((steps, *shape), np.int32), mesh)
-    evaluate = compiled.evaluate.lower(
-        training.state.params, batches.Corpus(*corpus(config.data.test_reviews)), places, widths
+    places = devices.spread(np.zeros((1, fit.STEPS_A_CALL, *shape), np.int32), program.mesh)
+    train = program.compiled.train.lower(
+        training.state, split(15_000), places, fit.STEPS_A_CALL, widths
     )
-    return {"train": train, "evaluate": evaluate}
+    return train
 
 
 SMALL_TEXTS = [
@@ -189,21 +202,25 @@ SMALL_TEXTS = [
 
 def probabilities(folder, weights):
     """What each seed of a finished run says of `SMALL_TEXTS`: `[K, N]`."""
-    return predict.predict(str(folder), SMALL_TEXTS, weights)
+    restored = Restored(str(folder), best=weights.startswith("best"))
+    split = restored.encode(SMALL_TEXTS, str)
+    logits = [kept["outputs"][:, 0] for kept in restored.answer(split)]
+    return expit(np.stack(logits))
 
 
 def compared(folders):
     """What `compare` finds: of each run its mean accuracy, and of each pair the difference."""
-    found = compare.compare(finished.load([str(folder) for folder in folders]))
-    accuracies = [run["test_accuracy"]["mean"] for run in found["runs"]]
+    found = comparison.compare(finished.load([str(folder) for folder in folders]))
+    accuracies = [one["score"]["mean"] for one in found["runs"]]
     return accuracies, [pair["mean"] for pair in found["pairs"]]
 
 
-def go_on(folder):
-    """Goes on with a run of which there is only the folder; draws nothing."""
+def resume(folder):
+    """Resumes a run of which there is only the folder; draws nothing."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RunFolder, "plot_curves", lambda *_: None)
-        return loop.run(RunFolder(folder).read_config(), str(folder))
+        patch.setattr(curves, "draw", lambda *_: None)
+        patch.setattr(description, "write_pictures", lambda *_: None)
+        return run.run(RunFolder(folder).read_config(), str(folder))
 
 
 # What is written down of it.
@@ -380,14 +397,14 @@ def test_updates_are_the_same_in_rows_of_every_width(name, treatment, seeds, arr
 
 
 def check_operations(name, treatment, kind, count):
-    for step, lowered in lowered_steps(name, treatment).items():
-        before, now = OPERATIONS["1bb8eb8"][f"{name}-{treatment}-{step}"][kind], count(lowered)
-        more = {
-            operation: (before.get(operation, 0), number)
-            for operation, number in now.items()
-            if number > before.get(operation, 0)
-        }
-        assert count_work(now) <= count_work(before), f"{step}: more of (before, now) {more}"
+    before = OPERATIONS["1bb8eb8"][f"{name}-{treatment}-train"][kind]
+    now = count(lowered_step(name, treatment))
+    more = {
+        operation: (before.get(operation, 0), number)
+        for operation, number in now.items()
+        if number > before.get(operation, 0)
+    }
+    assert count_work(now) <= count_work(before), f"more of (before, now) {more}"
 
 
 @pytest.mark.parametrize(("name", "treatment"), [("lstm", "exact"), ("stacked", "tutorial")])
@@ -448,17 +465,17 @@ def test_a_finished_run_of_then_is_read(runs, capsys):
     check_predicted(runs, "finished")
     check_compared(runs / "finished", runs / "baseline")
     before = (runs / "finished" / "result.json").read_bytes()
-    assert go_on(runs / "finished") == json.loads(before)
+    assert resume(runs / "finished") == json.loads(before)
     assert "is finished" in capsys.readouterr().out
     assert (runs / "finished" / "result.json").read_bytes() == before
 
 
-def test_a_run_killed_then_goes_on(runs, capsys):
+def test_a_run_killed_then_resumes(runs, capsys):
     """In the second of two epochs, and ends as it did when the same program went on with it."""
     recorded = (runs / "resumed").rename(runs / "recorded")
     folder = (runs / "killed").rename(runs / "resumed")
-    go_on(folder)
-    assert "goes on from step 56, in epoch 2" in capsys.readouterr().out
+    resume(folder)
+    assert "resumes from step 56, in epoch 2" in capsys.readouterr().out
     np.testing.assert_allclose(read_logits(folder), read_logits(recorded), rtol=0, atol=1e-5)
     for name in ("validation_accuracy", "test_accuracy"):
         assert read_result(folder)[name]["mean"] == read_result(recorded)[name]["mean"]

@@ -210,6 +210,7 @@ def build_models(
         UserError: its parts do not fit together, or not this machine.
     """
     model = config.model.to_dict()
+    sizes: dict[str, Any]
     if isinstance(inputs, Vectors):
         sizes = {"input_size": inputs.size}
     elif isinstance(inputs, Tokens):

@@ -144,7 +144,7 @@ class Cell(nnx.Module):
         """The carry that zoneout leaves: `share` of the old one, the rest of the new one.
 
         Args:
-            old, new: before and behind a step.
+            old, new: before and after a step.
             share: for each element, in [0, 1].
         """
         return jax.tree.map(lambda a, b, share: share * a + (1 - share) * b, old, new, share)
@@ -164,7 +164,7 @@ class GatedCell(Cell):
     def update(
         self, carry: tuple[jax.Array, ...], z_G: jax.Array, u_G: jax.Array
     ) -> tuple[jax.Array, ...]:
-        """The step behind the product: `(carry, project(x), h @ R) -> carry`.
+        """The step after the product: `(carry, project(x), h @ R) -> carry`.
 
         It may hold parameters of its own (peepholes, a gain), but no matrix of them.
         """
@@ -187,7 +187,7 @@ class AffineCell(GatedCell):
     bias: nnx.Param[jax.Array]
 
     def activate(self, carry: tuple[jax.Array, ...], a_G: jax.Array) -> tuple[jax.Array, ...]:
-        """The step behind the affine function: `(carry, a) -> carry`.
+        """The step after the affine function: `(carry, a) -> carry`.
 
         As `update`, it may hold parameters of its own, but no matrix of them.
         """

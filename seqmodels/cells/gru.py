@@ -1,4 +1,4 @@
-"""Gated recurrent unit, with the reset gate behind the product.
+"""Gated recurrent unit, with the reset gate after the product.
 
 Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder", EMNLP 2014, in the form of
 cuDNN, Keras' `reset_after=True` and PyTorch.

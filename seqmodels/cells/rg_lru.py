@@ -1,7 +1,7 @@
 """Real-gated linear recurrent unit.
 
 De et al., "Griffin: Mixing Gated Linear Recurrences with Local Attention for Efficient Language
-Models", 2024: equations 1 to 4, behind a matrix of its own, since D may differ from H.
+Models", 2024: equations 1 to 4, after a matrix of its own, since D may differ from H.
 """
 
 import jax

@@ -55,8 +55,15 @@ def choose(engine: Engine, cell: base.Cell, rates: dropout.Rates = dropout.NOTHI
     """The name of the engine that runs a cell on the default device.
 
     Raises:
-        ValueError: the one that was named cannot, or the cell cannot with these rates.
+        ValueError: there is no such engine, it cannot run the cell, or the cell cannot be run with
+            these rates.
     """
+    for what, name, names in (
+        ("engine", engine.name, ENGINES),
+        ("matrix_dtype", engine.matrix_dtype, MATRIX_DTYPES),
+    ):
+        if name not in names:
+            raise ValueError(f"unknown {what} {name!r}; choose one of {', '.join(names)}")
     if rates.recurrent > 0:
         _check_recurrent_matrices(cell)
     if engine[1:] != AUTO[1:] or rates.recurrent > 0 or rates.zoneout > 0:

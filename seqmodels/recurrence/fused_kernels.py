@@ -100,7 +100,7 @@ def call(plan: Plan, kernel, out_shapes, whole, columns) -> list[jax.Array]:
 def forward(plan, matrix, fixed, lengths, z, y, last, carries) -> None:
     """From `matrix_NxHxH, fixed_FxH, lengths_B, z_TxNxHxB`: `y_Tx1xHxB, last_HxB, carries_TxCxHxB`.
 
-    `carries` are those before every step. Nothing is left unwritten: zero stands behind the end.
+    `carries` are those before every step. Nothing is left unwritten: zero stands after the end.
     """
     lengths_B = lengths[...]
     num_steps = lengths_B.max()

@@ -378,6 +378,8 @@ def test_seeds_draw_other_parameters_and_the_same_seed_the_same():
         ({"recurrent_dropout": 0.1, "cell": "min_gru"}, "no matrix to hide h from in the cell Min"),
         ({"zoneout": 0.1, "engine": "scan"}, "'scan' .* without recurrent dropout and zoneout"),
         ({"engine": "cudnn"}, "there is no NVIDIA GPU"),
+        ({"engine": "nope"}, "unknown engine 'nope'; choose one of auto, cudnn, parallel"),
+        ({"matrix_dtype": "float16"}, "unknown matrix_dtype 'float16'; choose one of float32"),
         ({"dropout_rates": (0.1,)}, "2 hidden sizes and 1 dropout rates"),
     ],
 )

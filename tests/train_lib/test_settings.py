@@ -32,7 +32,7 @@ def test_every_field_has_a_rule_and_every_rule_a_field(config):
     [
         ("model.cell", "nope"), ("model.cell", 3), ("model.embedding_size", 0),
         ("model.hidden_sizes", ()), ("model.hidden_sizes", (16, -1)), ("model.hidden_sizes", 16),
-        ("model.direction", "both"), ("model.dropout_rates", (1.0,)),
+        ("model.direction", "both"), ("model.merge", "max"), ("model.dropout_rates", (1.0,)),
         ("model.dropout_rates", (float("nan"),)), ("model.pooling", "first"),
         ("model.segment_steps", 0), ("model.cell_options", 1),
         ("model.learned_initial_state", 1), ("model.residual", None),
@@ -75,6 +75,7 @@ def test_all_problems_are_told_at_once(config):
     ("changes", "told"),
     [
         ({"model.residual": True}, "config.model.residual = True does nothing where"),
+        ({"model.merge": "sum"}, "config.model.merge = 'sum' does nothing where"),
         ({"model.residual": True, "model.hidden_sizes": (8,)}, "hidden_sizes = (8,) is one layer"),
         (
             {"data.source": "generated", "data.archive": "a.tar.gz"},
@@ -100,6 +101,7 @@ def test_a_field_that_would_do_nothing_is_told(config, changes, told):
     "changes",
     [
         {"model.residual": True, "model.hidden_sizes": (8, 8), "model.dropout_rates": (0, 0)},
+        {"model.merge": "sum", "model.direction": "bidirectional"},
         {"data.source": "imdb", "data.archive": "a", "data.dir": "b"},
         {"data.archive": "a", "data.dir": "b"},
         {"data.source": "temporal_order", "data.length_tokens": 50},

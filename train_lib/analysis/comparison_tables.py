@@ -152,7 +152,8 @@ def draw(comparison: dict) -> Any:
             label=label,
         )  # fmt: skip
     times.set(
-        title=f"validation {plain(runs[0]['metric'])} by time", xlabel="seconds from the start, all seeds",
+        title=f"validation {plain(runs[0]['metric'])} by time",
+        xlabel="seconds from the start, all seeds",
         xscale="log",
     )  # fmt: skip
     sizes.set(

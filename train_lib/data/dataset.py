@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
@@ -32,7 +32,7 @@ class Split:
 
     values: np.ndarray
     offsets: np.ndarray
-    targets: Sequence[Any] | np.ndarray
+    targets: Any
     rows: np.ndarray | None = None
     origin: str = ""
     unit: str = "line"
@@ -45,6 +45,11 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
+
+    @property
+    def row_names(self) -> list[Any]:
+        """Where each stands in `origin`."""
+        return list(range(len(self))) if self.rows is None else self.rows.tolist()
 
     def where(self, number: int) -> str:
         """Where an example is found, as in `reviews.csv, line 3`."""
@@ -63,7 +68,7 @@ class Split:
             self,
             values=self.values[is_kept],
             offsets=np.cumsum([0, *kept], dtype=np.int64),
-            targets=self.targets[is_kept] if is_a_step else self.targets,  # type: ignore[call-overload]
+            targets=self.targets[is_kept] if is_a_step else self.targets,
             cut=self.lengths - kept + (0 if self.cut is None else self.cut),
         )
 

@@ -20,6 +20,7 @@ import numpy as np
 from train_lib import files
 from train_lib.errors import UserError
 from train_lib.files import Damaged
+from train_lib.records import legacy
 from train_lib.training import devices, processes
 
 _NAME = re.compile(r"(\d+)-step-\d+")
@@ -227,7 +228,10 @@ def _files(folder: pathlib.Path) -> list[pathlib.Path]:
 
 def _load(path: pathlib.Path, manifest: dict, leaves: dict[str, jax.Array]) -> list[np.ndarray]:
     """The arrays in a checkpoint whose files are as they were written."""
-    saved, wanted = manifest["arrays"], {name: _signature(leaf) for name, leaf in leaves.items()}
+    # By the names of today, whatever version saved them.
+    names = {legacy.array_name(name): name for name in manifest["arrays"]}
+    saved = {name: manifest["arrays"][there] for name, there in names.items()}
+    wanted = {name: _signature(leaf) for name, leaf in leaves.items()}
     differing = [
         f"{name}: {saved.get(name, 'none')} there, {wanted.get(name, 'none')} in this run"
         for name in {**wanted, **saved}
@@ -244,7 +248,7 @@ def _load(path: pathlib.Path, manifest: dict, leaves: dict[str, jax.Array]) -> l
         arrays = _orbax().restore(path / _ARRAYS)
     except Exception as error:  # Whatever Orbax raises of what it cannot read.
         raise Damaged(f"Orbax cannot read it: {error}") from error
-    return [arrays[name] if leaf.size else _zeros(leaf) for name, leaf in leaves.items()]
+    return [arrays[names[name]] if leaf.size else _zeros(leaf) for name, leaf in leaves.items()]
 
 
 def _named(state: Any) -> dict[str, jax.Array]:

@@ -5,7 +5,7 @@ import dataclasses
 import io
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -170,7 +170,7 @@ def _read_predictions(folder: RunFolder, seeds: Sequence[dict]) -> tuple:
     )  # fmt: skip
 
 
-def _read_old_predictions(columns: dict[str, Sequence[str]], seeds: Sequence[dict]) -> tuple:
+def _read_old_predictions(columns: Mapping[str, Sequence[str]], seeds: Sequence[dict]) -> tuple:
     """The same of a run of an older version, all of which had two classes."""
     tokens_KxN, labels_KxN, logits_KxN = (
         np.array(columns[name], float).reshape(len(seeds), -1)

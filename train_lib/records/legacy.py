@@ -19,6 +19,14 @@ def parameter_path(path: str) -> str:
     return path
 
 
+def array_name(name: str) -> str:
+    """The name of an array now, from what it was in a checkpoint."""
+    name = re.sub(r"\['embedding'\]", "['inputs']['table']", name)
+    name = re.sub(r"\['pooling'\]", "['head']['pooling']", name)
+    learned = r"\['(forward|backward)'\]\['learned_initial_state'\]"
+    return re.sub(learned, r"['\1_start']", name)
+
+
 def position(fields: dict[str, Any]) -> dict[str, Any]:
     """The fields of a `Position` now, from what they were in a checkpoint."""
     if "best_accuracy" not in fields:

@@ -10,7 +10,8 @@ import sklearn.metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from train_lib import statistics, tasks
+from train_lib import tasks
+from train_lib.analysis import statistics
 from train_lib.tasks.classes import Classes
 from train_lib.tasks.common import confusion, figures, threshold
 

@@ -123,6 +123,9 @@ class Tables(Files):
         path = self.paths[split]
         return rows.read(path, rows.header(path, self._quotes), self._quotes).columns
 
+    def content_bytes(self, path: pathlib.Path) -> int:
+        return rows.content_bytes(path)
+
     def read_file(self, path: pathlib.Path, split: str) -> Examples:
         targets = [] if split == UNLABELLED else self.target_columns
         others = [
