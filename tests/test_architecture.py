@@ -76,7 +76,7 @@ def test_a_layer_imports_only_what_is_below_it(number):
 
 
 # Beside main.py, what takes an experiment on its command line.
-PROGRAMS = {"baselines", "command", "sweep"}
+PROGRAMS = {"baselines", "command", "scripts", "sweep"}
 
 
 @pytest.mark.parametrize("path", files("train_lib"), ids=str)
