@@ -11,7 +11,9 @@ import pytest
 from configs import base
 from train_lib import settings
 from train_lib.errors import UserError
+from train_lib.records import curves
 from train_lib.records.folder import RunFolder
+from train_lib.tasks.classes import Classes
 
 ROOT = pathlib.Path(__file__).parent.parent
 FLAGS = (
@@ -139,7 +141,7 @@ def test_a_path_that_is_too_long_is_no_run():
 def test_a_name_with_signs_of_mathematics_can_be_drawn(tmp_path):
     folder = RunFolder(tmp_path)
     try:
-        folder.plot_curves("the price, $x^$", [])
+        curves.draw(folder, "the price, $x^$", [], Classes(["a", "b"]))
     except ValueError as error:
         pytest.fail(f"the title is not drawn: {error}")
     assert (tmp_path / "curves.png").exists()
