@@ -1,11 +1,15 @@
-"""Every review once, in its place, and little padding."""
+"""Every example once, in its place, and little padding."""
 
 import numpy as np
 import pytest
-from train_lib.data.batches import (
-    NO_REVIEW,
-    Corpus,
+
+from train_lib.data.dataset import Split
+from train_lib.tasks.classes import Classes
+from train_lib.training.batching import (
+    NO_EXAMPLE,
+    DeviceSplit,
     Layout,
+    Treatment,
     gather,
     plan_bucketed,
     plan_uniform,
@@ -14,15 +18,15 @@ from train_lib.data.batches import (
     steps_taken,
 )
 
-from configs import base
-from train_lib.data.dataset import Dataset, Split
+TASK = Classes(["a", "b"])
+TREATMENTS = {"exact": Treatment(), "tutorial": Treatment(False, "pre")}
 
 
 def make_split(lengths, seed=0):
     rng = np.random.default_rng(seed)
     offsets = np.cumsum([0, *lengths], dtype=np.int64)
     tokens = rng.integers(1, 99, offsets[-1]).astype(np.int32)
-    return Split(tokens, offsets, rng.integers(0, 2, len(lengths)).astype(np.int8))
+    return Split(tokens, offsets, rng.integers(0, 2, len(lengths)).astype(np.float32))
 
 
 LENGTHS = np.random.default_rng(1).lognormal(5, 0.8, 103).astype(int) + 1
@@ -31,7 +35,7 @@ LENGTHS = np.random.default_rng(1).lognormal(5, 0.8, 103).astype(int) + 1
 @pytest.mark.parametrize("plan", [plan_bucketed, plan_uniform])
 @pytest.mark.parametrize("seed", [None, 0])
 @pytest.mark.parametrize("batch_size", [1, 10, 103, 500])
-def test_every_review_stands_in_one_batch(plan, seed, batch_size):
+def test_every_example_stands_in_one_batch(plan, seed, batch_size):
     rng = None if seed is None else np.random.default_rng(seed)
     plans = plan(LENGTHS, batch_size, rng)
     reviews = np.concatenate(plans)
@@ -55,14 +59,14 @@ def test_bucketing_takes_few_steps_beside_words():
 @pytest.mark.parametrize("batch_size", [1, 2, 7, 64, 100, 512])
 @pytest.mark.parametrize("devices", [1, 2, 3, 8])
 @pytest.mark.parametrize("max_rows", [1, 16, 128, float("inf")])
-def test_a_layout_has_a_place_for_every_review_and_few_empty_ones(batch_size, devices, max_rows):
+def test_a_layout_has_a_place_for_every_example_and_few_empty_ones(batch_size, devices, max_rows):
     layout = Layout.of(batch_size, devices, max_rows)
     assert layout.rows <= max_rows
     reviews = np.random.default_rng(0).choice(len(LENGTHS), min(batch_size, 103), replace=False)
     places = layout.place(reviews, LENGTHS)
     assert places.shape == layout
     assert places.size < batch_size + devices * layout.blocks
-    np.testing.assert_array_equal(np.sort(places[places != NO_REVIEW]), np.sort(reviews))
+    np.testing.assert_array_equal(np.sort(places[places != NO_EXAMPLE]), np.sort(reviews))
 
 
 def test_devices_share_the_work_and_blocks_are_of_similar_length():
@@ -85,36 +89,34 @@ def test_the_order_belongs_to_the_seed(plan):
 
 
 @pytest.mark.parametrize("side", ["pre", "post"])
-def test_rows_equal_a_loop_over_reviews(side):
+def test_rows_equal_a_loop_over_examples(side):
     split = make_split([3, 1, 5, 2])
-    reviews = np.array([2, NO_REVIEW, 0, 3, 1, NO_REVIEW])
-    rows = gather(Corpus.of(split), reviews, 6, side)
-    assert rows.tokens_BxT.shape == (6, 6)
+    reviews = np.array([2, NO_EXAMPLE, 0, 3, 1, NO_EXAMPLE])
+    rows = gather(DeviceSplit.of(split, TASK), reviews, 6, side, per_step=False)
+    assert rows.inputs.shape == (6, 6)
     for row, review in enumerate(reviews):
-        is_review = review != NO_REVIEW
-        tokens = list(split.tokens[slice(*split.offsets[review : review + 2])]) if is_review else []
+        is_review = review != NO_EXAMPLE
+        tokens = list(split.values[slice(*split.offsets[review : review + 2])]) if is_review else []
         padding = [0] * (6 - len(tokens))
         expected = padding + tokens if side == "pre" else tokens + padding
-        assert list(rows.tokens_BxT[row]) == expected
+        assert list(rows.inputs[row]) == expected
         assert rows.lengths_B[row] == len(tokens)
-        assert rows.weights_B[row] == is_review
+        assert rows.weights_I[row] == is_review
         if is_review:
-            assert rows.labels_B[row] == split.labels[review]
+            assert rows.targets[row] == split.targets[review]
 
 
 @pytest.mark.parametrize("plan", [plan_bucketed, plan_uniform])
 @pytest.mark.parametrize("rng", [None, np.random.default_rng(0)])
-def test_one_review_is_one_batch(plan, rng):
+def test_one_example_is_one_batch(plan, rng):
     (only,) = plan(np.array([7]), 32, rng)
     assert list(only) == [0]
 
 
 @pytest.mark.parametrize("treatment", ["exact", "tutorial"])
-def test_every_review_that_is_read_whole_fits_the_widest_row(treatment):
+def test_every_example_that_is_read_whole_fits_the_widest_row(treatment):
     splits = [make_split(LENGTHS[:40]), make_split(LENGTHS[40:50]), make_split(LENGTHS[50:])]
-    data = Dataset("test", "", None, *splits)
-    config = base.get_config("test", treatment).data
-    widths = row_widths(data, config)
+    widths = row_widths(splits[0], splits[1:], TREATMENTS[treatment])
     if treatment == "tutorial":
         assert widths == (splits[0].lengths.max(),)  # Longer reviews are cut: see `test_steps`.
     else:
@@ -138,7 +140,7 @@ def test_bucketing_with_a_generator_blurs_and_shuffles():
     )
 
 
-def test_the_left_over_batch_is_not_always_of_the_longest_reviews():
+def test_the_left_over_batch_is_not_always_of_the_longest_examples():
     places = set()
     for seed in range(10):
         one_pass = plan_bucketed(LENGTHS, 10, np.random.default_rng(seed))
@@ -153,7 +155,7 @@ def test_a_pass_delivers_every_token_and_label_once(side):
     delivered = []
     for plan in plan_bucketed(split.lengths, 10, np.random.default_rng(0)):
         places = layout.place(plan, split.lengths).ravel()
-        rows = gather(Corpus.of(split), places, int(LENGTHS.max()), side)
+        rows = gather(DeviceSplit.of(split, TASK), places, int(LENGTHS.max()), side, per_step=False)
         # Real tokens are never 0 here, so what is not 0 is what the model is to read.
         for tokens, length, label, weight in zip(*map(np.asarray, rows), strict=True):
             assert (tokens != 0).sum() == length
@@ -163,7 +165,7 @@ def test_a_pass_delivers_every_token_and_label_once(side):
     expected = [
         (tuple(tokens), label)
         for tokens, label in zip(
-            np.split(split.tokens, split.offsets[1:-1]), split.labels, strict=True
+            np.split(split.values, split.offsets[1:-1]), split.targets, strict=True
         )
     ]
     assert sorted(delivered) == sorted(expected)
@@ -173,8 +175,8 @@ def test_a_pass_delivers_every_token_and_label_once(side):
     ("treatment", "plan"), [("exact", plan_bucketed), ("tutorial", plan_uniform)]
 )
 def test_the_treatment_chooses_the_plan(treatment, plan):
-    split, config = make_split(LENGTHS), base.get_config("test", treatment).data
-    chosen = plans(split, config, 10, np.random.default_rng(0))
+    split = make_split(LENGTHS)
+    chosen = plans(split.lengths, TREATMENTS[treatment], 10, np.random.default_rng(0))
     expected = plan(split.lengths, 10, np.random.default_rng(0))
     for one, other in zip(chosen, expected, strict=True):
         np.testing.assert_array_equal(one, other)
