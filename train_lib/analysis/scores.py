@@ -47,9 +47,9 @@ def mean_score_interval(
     Shares have the interval of Clopper and Pearson (Biometrika 26, 1934) for as many examples as
     would tell as much (Korn and Graubard, Survey Methodology 24, 1998). With two examples more, a 0
     and a 1, it has a width where all scores are alike. Other scores that are at least 0, such as
-    squared errors, have Student's interval of the logarithm; its upper end is further out the more
-    the scores are skewed, because a sample then often lacks the rare high ones. Scores that can be
-    negative have Student's interval.
+    squared errors, have Student's interval of the logarithm over examples; its upper end is further
+    out the more the scores are skewed, because a sample then often lacks the rare high ones. Scores
+    that can be negative have Student's interval.
 
     Args:
         scores_KxN: each seed's score on each example.
@@ -65,22 +65,26 @@ def mean_score_interval(
         of_seeds, of_both = _over_seeds(scores_KxN, weights_N)
         freedom = len(scores_KxN) - 1
     count = _effective(weights_N, 2 * are_shares)
-    half = _half_width(0.05, of_seeds, freedom, of_examples, of_both, count - 1)
+
+    def half_width(factor: float = 1.0) -> float:
+        return _half_width(0.05, of_seeds, freedom, of_examples, of_both, count - 1, factor)
+
     if are_shares:
-        count = middle * (1 - middle) / (half / float(ndtri(0.975))) ** 2
+        count = middle * (1 - middle) / (half_width() / float(ndtri(0.975))) ** 2
         right, wrong = mean * count, (1 - mean) * count
         low = float(betaincinv(right, wrong + 1, 0.025)) if right > 0 else 0.0
         high = 1 - float(betaincinv(wrong, right + 1, 0.025)) if wrong > 0 else 1.0
         return Interval(mean, min(low, mean), max(high, mean))
-    if scores_KxN.min() < 0 or mean == 0:
-        lowest = 0.0 if scores_KxN.min() == 0 else -math.inf
-        return Interval(mean, max(lowest, mean - half), mean + half)
-    up = half / mean
-    if 0 < half < math.inf:
-        share = of_examples / (of_examples + of_seeds)  # Of the variance.
-        up *= 1 + share * max(0.0, _skewness(examples_N, weights_N)) / math.sqrt(count)
-    high = mean * math.exp(up) if up < _LONGEST else math.inf
-    return Interval(mean, mean * math.exp(-half / mean), high)
+    if scores_KxN.min() < 0:
+        return Interval(mean, mean - half_width(), mean + half_width())
+    if mean == 0 or of_examples in (0, math.inf):
+        return Interval(mean, max(0.0, mean - half_width()), mean + half_width())
+    # On the scale of the logarithm, the interval over examples alone.
+    exponent = _quantile(0.05, count - 1) * math.sqrt(of_examples) / mean
+    up = exponent * (1 + max(0.0, _skewness(examples_N, weights_N)) / math.sqrt(count))
+    factors = -math.expm1(-exponent) / exponent, math.expm1(min(up, _LONGEST)) / exponent
+    down, up = map(half_width, factors)
+    return Interval(mean, max(0.0, mean - down), mean + up)
 
 
 def difference(
@@ -181,14 +185,23 @@ def _half_width(
     of_examples: float,
     of_both: float,
     freedom_of_examples: float,
+    factor: float = 1.0,
 ) -> float:
-    """Of the interval of confidence 1 - p, from the parts of the variance of the mean."""
-    t, z = (
-        -float(stdtrit(freedom, p / 2) if freedom < math.inf else ndtri(p / 2))
-        for freedom in (freedom_of_seeds, max(1.0, freedom_of_examples))
-    )
+    """Of the interval of confidence 1 - p, from the parts of the variance of the mean.
+
+    Args:
+        factor: of the part over examples, at an end that is as much further out.
+    """
+    t = _quantile(p, freedom_of_seeds)
+    z = _quantile(p, freedom_of_examples) * factor
     alone = z * math.sqrt(max(0.0, of_examples - of_both))
     return max(math.hypot(t * math.sqrt(of_seeds), alone), z * math.sqrt(of_examples))
+
+
+def _quantile(p: float, freedom: float) -> float:
+    """Of Student's distribution, two-sided; with infinite freedom the normal one."""
+    freedom = max(1.0, freedom)
+    return -float(stdtrit(freedom, p / 2) if freedom < math.inf else ndtri(p / 2))
 
 
 def _effective(weights_N: np.ndarray, more: int = 0) -> float:
