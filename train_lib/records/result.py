@@ -50,6 +50,7 @@ def result(
         "task": {
             **task.to_json(),
             "metric": task.metric,
+            "higher_is_better": task.higher_is_better,
             "score": task.score_name,
             "higher_score_is_better": task.higher_score_is_better,
             "score_is_share": task.score_is_share,
