@@ -51,7 +51,9 @@ def evaluate(restored: Restored, path: str, folder: RunFolder) -> dict:
         "data": path,
         "examples": len(split),
         "score": task.score_name,
-        task.score_name: score_summary(np.stack([one for one, _ in scored]), weights_N),
+        task.score_name: score_summary(
+            np.stack([one for one, _ in scored]), weights_N, are_shares=task.score_is_share
+        ),
         "seeds": [
             {"seed": seed, **of.figures(kept, *items_of(split))}
             for seed, of, kept in zip(seeds, tasks_K, kept_K, strict=True)

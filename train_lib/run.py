@@ -23,9 +23,9 @@ from train_lib.records.metrics import MetricsFile
 from train_lib.records.progress import Progress
 from train_lib.records.result import decided, each_seed, result, seeds_of
 from train_lib.tasks.base import Task
-from train_lib.training import batching, devices, fit, optimizers, processes
+from train_lib.training import batching, devices, fitting, optimizers, processes
 from train_lib.training.batching import Treatment
-from train_lib.training.fit import Fitted
+from train_lib.training.fitting import Fitted
 from train_lib.training.program import Evaluation, Program
 from train_lib.training.stopwatch import Stopwatch
 
@@ -89,9 +89,9 @@ def _run(
 
     widths = batching.row_widths(data.train, [data.validation, data.test], program.treatment)
     with Keeper(config, folder, data, program, stopwatch) as keeper:
-        begin = keeper.resume(fit.start(program, seeds))
+        begin = keeper.resume(fitting.start(program, seeds))
         try:
-            fitted = fit.fit(
+            fitted = fitting.fit(
                 program,
                 data.train,
                 data.validation,

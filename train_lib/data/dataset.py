@@ -3,13 +3,13 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import numpy as np
 
 from train_lib.data.examples import SPLITS, place
-from train_lib.data.inputs import Inputs
+from train_lib.data.inputs import Inputs, Tokens, Vectors
 from train_lib.data.vocabulary import UNKNOWN
 from train_lib.errors import UserError
 from train_lib.tasks.base import BadTarget, Task
@@ -37,6 +37,38 @@ class Split:
     origin: str = ""
     unit: str = "line"
     cut: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, sequences: Sequence[Any], targets: Sequence[Any]) -> Self:
+        """Arrays of one's own; their targets are still to be `encoded` by a task.
+
+        Args:
+            sequences: token numbers, `[T]` each, or vectors, `[T, D]` each, of any lengths.
+            targets: of each sequence, as the task reads them; None: no label.
+
+        Raises:
+            UserError: a sequence cannot be used, or there is not one target for each.
+        """
+        arrays = [np.asarray(one) for one in sequences]
+        if not arrays or len(arrays) != len(targets):
+            raise UserError(
+                f"there are {len(arrays)} sequences and {len(targets)} targets; there must be a "
+                "target for each sequence, and at least one sequence."
+            )
+
+        def where(number: int) -> str:
+            return place("the sequences", "number", number)
+
+        for number, one in enumerate(arrays):
+            if one.dtype.kind not in "iuf":
+                raise UserError(
+                    f"{where(number)} has elements of type {one.dtype}; they must be integers, the "
+                    "numbers of tokens, or floating point numbers, in vectors."
+                )
+        is_vectors = arrays[0].dtype.kind == "f"
+        kind = Vectors.learn(arrays, where, False) if is_vectors else Tokens.learn(arrays, where)
+        values, offsets = kind.encode(arrays, where)
+        return cls(values, offsets, list(targets), origin="the sequences", unit="number")
 
     @functools.cached_property
     def lengths(self) -> np.ndarray:
@@ -96,7 +128,7 @@ class Split:
         values = np.where(self.values < max_features, self.values, np.int32(UNKNOWN))
         return dataclasses.replace(self, values=values)
 
-    def encoded(self, task: Task, starts: int) -> Self:
+    def encoded(self, task: Task, starts: int = 0) -> Self:
         """The same sequences with their targets as an array.
 
         Args:

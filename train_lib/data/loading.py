@@ -51,7 +51,7 @@ def load(source: Source, settings: DataSettings) -> Dataset:
     path = cache.path(source.name, {"source": source.identity(), "code": _code(source)} | shaping)
     dataset = cache.read(path)
     if dataset is None:
-        dataset = _build(source, settings)
+        dataset = build(source, settings)
         cache.write(path, dataset)
     _check_settings(dataset.inputs, settings, source.name)
     return dataset.map(lambda split: split.last_steps(settings.max_length_tokens))
@@ -82,7 +82,7 @@ def _check_settings(kind: Inputs, settings: DataSettings, name: str) -> None:
             )
 
 
-def _build(source: Source, settings: DataSettings) -> Dataset:
+def build(source: Source, settings: DataSettings) -> Dataset:
     """Reads, draws and encodes."""
     names = source.splits()
     if unknown := set(names) - {*SPLITS, UNLABELLED}:

@@ -432,6 +432,7 @@ def test_more_than_fits_into_memory_is_refused_with_the_number(tmp_path, monkeyp
 IMDB = pathlib.Path(os.environ.get("TFDS_DATA_DIR", "")) / "imdb_reviews"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not IMDB.exists(), reason="no prepared IMDB in $TFDS_DATA_DIR")
 def test_what_tensorflow_datasets_prepared_is_read(monkeypatch):
     source = find("tfds:imdb_reviews", {}, {})

@@ -81,6 +81,8 @@ class Tables(Files):
             raise UserError(f"{first} is empty.")
         self.group_column = group_column
         self.id_column = id_column or next((one for one in columns if one.lower() == "id"), "")
+        if not labelled:  # Whatever is there is answered.
+            self.group_column = self.id_column = ""
         self._choose(first, columns, text_column, target_column, labelled)
         named = [self.text_column, *self.target_columns, self.group_column, self.id_column]
         rows.check_columns(first, [one for one in named if one not in ("", NO_COLUMN)], columns)
@@ -210,8 +212,8 @@ class _Columns:
                 raise self._error(
                     number,
                     f"the {name} {value!r} is that of {self._table.unit} "
-                    f"{self._table.rows[first[key]]} too. Remove one, or set "
-                    f"config.data.id_column={NO_COLUMN} if {name!r} does not name rows.",
+                    f"{self._table.rows[first[key]]} too. Remove one; or, if {name!r} does not "
+                    f"name rows, set config.data.source_options=\"id_column='{NO_COLUMN}'\".",
                 )
             first[key] = number
 
