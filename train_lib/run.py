@@ -161,8 +161,12 @@ def _report(
     return found
 
 
-def load_data(config: ConfigDict) -> tuple[Dataset, Task]:
+def load_data(config: ConfigDict, *, joined: bool = False) -> tuple[Dataset, Task]:
     """The data set that a config asks for, and the task that its targets make.
+
+    Args:
+        config: of which the data and the task are read.
+        joined: whether the validation examples are among the training examples, and nowhere else.
 
     Raises:
         UserError: they cannot be had, or do not go together; the message says what to do.
@@ -170,7 +174,7 @@ def load_data(config: ConfigDict) -> tuple[Dataset, Task]:
     options = _options(config.data.source_options, "source")
     source = finding.find(config.data.source, config.data.to_dict(), options)
     given = {name: config.data[name] for name in data_loading.DataSettings._fields}
-    data = data_loading.load(source, data_loading.DataSettings(**given))
+    data = data_loading.load(source, data_loading.DataSettings(**given), joined=joined)
     fields = {name: config.task[name] for name in config.task if name not in ("name", "options")}
     defaults = {name: settings.DEFAULTS[f"task.{name}"] for name in fields}
     try:

@@ -1,4 +1,4 @@
-"""What can be said from so many seeds and so many reviews."""
+"""What can be said from so many seeds and so many examples."""
 
 import math
 from collections.abc import Sequence
@@ -21,59 +21,59 @@ class Interval(NamedTuple):
 
 
 def mean_interval(
-    values_K: Sequence[float] | np.ndarray, reviews: float | None = None, lowest: float = 0.0
+    values_K: Sequence[float] | np.ndarray, items: float | None = None, lowest: float = 0.0
 ) -> Interval:
     """The mean over seeds, and where the true mean lies.
 
-    Shares of N reviews, such as accuracies: seeds and reviews are both samples, as in `difference`,
-    and the interval is for newly trained models on newly drawn reviews. It is that of Clopper and
-    Pearson (Biometrika 26, 1934), but for fewer reviews than N: the more the seeds scatter, the
-    fewer independent reviews would tell as much (Korn and Graubard, Survey Methodology 24, 1998).
-    It lies in [0, 1] and always has a width. With many seeds and reviews it is Student's. A single
-    seed is taken as it is, and only reviews are a sample.
+    Shares of N items, such as accuracies on N examples: seeds and items are both samples, as in
+    `scores.difference`, and the interval is for newly trained models on newly drawn items. It is
+    that of Clopper and Pearson (Biometrika 26, 1934), but for fewer items than N: the more the
+    seeds scatter, the fewer independent items would tell as much (Korn and Graubard, Survey
+    Methodology 24, 1998). It lies in [0, 1] and always has a width. With many seeds and items it is
+    Student's. A single seed is taken as it is, and only items are a sample.
 
-    What reviews add to the variance is taken to be as much as N independent ones could add, since
-    shares do not tell whether seeds are right about the same reviews. If they are, the width is
+    What items add to the variance is taken to be as much as N independent ones could add, since
+    shares do not tell whether seeds are right about the same items. If they are, the width is
     what it has to be; K seeds with nothing in common get up to sqrt(K) times that.
 
-    In 2,000 simulations of each case (docs/intervals.md: 2 to 10 seeds, 20 to 25,000 reviews,
+    In 2,000 simulations of each case (docs/intervals.md: 2 to 10 seeds, 20 to 25,000 items,
     accuracies of .002 to .998, seeds that scatter not at all to four times as much as any on IMDB)
     it held the truth in 93 to 100 %. Where nearly all seeds are alike and a rare one fails, it
     holds less often, because few seeds seldom include the rare one.
 
     Args:
         values_K: of each seed.
-        reviews: how many the shares are of; `math.inf`: the reviews are taken as they are, and only
+        items: how many the shares are of; `math.inf`: they are taken as they are, and only
             seeds are a sample. None: the values are no shares, and the interval is Student's, over
             seeds alone.
         lowest: where an interval of values that are no shares is cut off.
 
-    Without reviews to count, a single seed or seeds that agree tell nothing of others, and the
+    Without items to count, a single seed or seeds that agree tell nothing of others, and the
     interval is all there can be.
     """
-    return _interval(np.asarray(values_K), reviews, 1 / len(values_K), lowest)
+    return _interval(np.asarray(values_K), items, 1 / len(values_K), lowest)
 
 
 def one_more_interval(
-    values_K: Sequence[float] | np.ndarray, reviews: float | None = None, lowest: float = 0.0
+    values_K: Sequence[float] | np.ndarray, items: float | None = None, lowest: float = 0.0
 ) -> Interval:
-    """Where the value of one more seed lies; of shares, its share of all reviews there are.
+    """Where the value of one more seed lies; of shares, its share of all items there are.
 
     As `mean_interval`, with the variance of a prediction in place of the mean's.
     """
-    return _interval(np.asarray(values_K), reviews, 1 + 1 / len(values_K), lowest)
+    return _interval(np.asarray(values_K), items, 1 + 1 / len(values_K), lowest)
 
 
-def _interval(values_K: np.ndarray, reviews: float | None, parts: float, lowest: float) -> Interval:
+def _interval(values_K: np.ndarray, items: float | None, parts: float, lowest: float) -> Interval:
     """The interval of an error whose variance has so many parts of the variance over seeds."""
     mean, variance, t = float(values_K.mean()), 0.0, 0.0
     if np.ptp(values_K) > 0:
         variance = parts * float(values_K.var(ddof=1))
         t = float(stdtrit(len(values_K) - 1, 0.975))
-    if reviews is None:
+    if items is None:
         half = t * math.sqrt(variance) or math.inf
         return Interval(mean, max(lowest, mean - half), mean + half)
-    inverse = 1 / reviews  # Of the number of reviews that tell as much.
+    inverse = 1 / items  # Of the number of items that tell as much.
     if 0 < mean < 1:
         inverse += (t / _Z) ** 2 * variance / (mean * (1 - mean))
     if inverse < 1e-20:  # By rounding alone.
@@ -116,7 +116,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 class McNemar(NamedTuple):
-    """On how many reviews one alone of two models is right, and the p-value of that."""
+    """On how many examples one alone of two models is right, and the p-value of that."""
 
     first_alone: int
     second_alone: int
@@ -129,7 +129,7 @@ def mcnemar(first_N: np.ndarray, second_N: np.ndarray) -> McNemar:
     It was Psychometrika 12(2), 1947; here its probabilities are binomial.
 
     Args:
-        first_N, second_N: whether each is right about a review.
+        first_N, second_N: whether each is right about an example.
     """
     first_alone = int((first_N & ~second_N).sum())
     second_alone = int((second_N & ~first_N).sum())
@@ -139,7 +139,7 @@ def mcnemar(first_N: np.ndarray, second_N: np.ndarray) -> McNemar:
 
 
 _ROUNDING = 1e-12
-"""Accuracies that differ by less are equal: with as many reviews as there are, they cannot."""
+"""Accuracies that differ by less are equal: with as many examples as there are, they cannot."""
 
 
 def cohens_d(first_K: np.ndarray, second_K: np.ndarray, *, paired: bool) -> float:
@@ -192,7 +192,7 @@ def equal_count_bins(values_N: np.ndarray, bins: int) -> np.ndarray:
 
 
 class Reliability(NamedTuple):
-    """Of each of B bins: the mean probability, the share that is positive, and of all reviews."""
+    """Of each of B bins: the mean probability, the share that is positive, and of all examples."""
 
     predicted_B: np.ndarray
     observed_B: np.ndarray

@@ -56,6 +56,27 @@ class Run:
         return np.average(self.scores_KxN, axis=1, weights=self.weights_N)
 
     @property
+    def metrics(self) -> list[str]:
+        """The names of the metrics of each seed's test."""
+        of_seeds = [seed for seed in self.result["seeds"] if "diverged_at_step" not in seed]
+        return [name.removeprefix("test_") for name in of_seeds[0] if _is_metric(name)]
+
+    def labelled(self) -> "Run":
+        """The run without the test examples that have no label."""
+        chosen_N = self.weights_N > 0
+        if chosen_N.all():
+            return self
+        probabilities_KxN = self.probabilities_KxN
+        return dataclasses.replace(
+            self,
+            steps_N=self.steps_N[chosen_N],
+            weights_N=self.weights_N[chosen_N],
+            targets=[self.targets[number] for number in np.flatnonzero(chosen_N)],
+            scores_KxN=self.scores_KxN[:, chosen_N],
+            probabilities_KxN=None if probabilities_KxN is None else probabilities_KxN[:, chosen_N],
+        )
+
+    @property
     def is_second_N(self) -> np.ndarray:
         """Of two classes: which examples are of the second."""
         return np.array(self.targets) == self.result.get("task", {}).get("names", _OLD_NAMES)[1]
@@ -200,5 +221,11 @@ def _figures(seed: dict[str, Any]) -> dict[str, float]:
     """The figures of a seed that are numbers, with those of `macro` as in `macro_f1`."""
     of_test = seed.get("test_figures", {})
     macro = {f"macro_{name}": value for name, value in of_test.get("macro", {}).items()}
-    found = {"loss": seed.get("test_loss"), **macro, **of_test}
+    metrics = {name.removeprefix("test_"): seed[name] for name in seed if _is_metric(name)}
+    found = {**macro, **of_test, **metrics}
     return {name: value for name, value in found.items() if isinstance(value, int | float)}
+
+
+def _is_metric(name: str) -> bool:
+    """Whether a field of a seed in `result.json` is a metric of its test."""
+    return name.startswith("test_") and name != "test_figures"
