@@ -55,7 +55,7 @@ def classes(train: Binary) -> Trainer:
             # Under a softmax, these are the probabilities over their sum.
             yield Answerer(
                 answerer.parameters,
-                lambda features, answerer=answerer: log_expit(answerer.outputs(features)),
+                lambda features, of=answerer: log_expit(of.outputs(features)),  # type: ignore[misc]
             )
 
     return train_all
@@ -80,7 +80,7 @@ def _each_column(
         ]
         yield Answerer(
             sum(model.parameters for model in models),
-            lambda features, models=models: np.stack([one.logits(features) for one in models], 1),
+            lambda features, of=models: np.stack([one.logits(features) for one in of], 1),  # type: ignore[misc]
         )
 
 
@@ -128,5 +128,6 @@ def most_frequent(features, targets_N, task, grid, seed) -> Iterator[Answerer]:
         logs_VxC = np.log(smoothed / smoothed.sum(1, keepdims=True))
         parameters = int((counts_VxC.sum(1) > 0).sum() + 1) * task.num_outputs
         yield Answerer(
-            parameters, lambda tokens, logs_VxC=logs_VxC: logs_VxC[np.minimum(tokens, size)]
+            parameters,
+            lambda tokens, of=logs_VxC: of[np.minimum(tokens, size)],  # type: ignore[misc]
         )

@@ -117,11 +117,11 @@ def _of_ngrams(inputs: Inputs, task: Task, max_features: int) -> Iterator[Baseli
         return Baseline(name, read, train, grid, architecture, known, **rest)
 
     if isinstance(task, Numbers):
-        train, grid = baseline_models.numbers, _ridge_grid("tf-idf")
+        ridge, grid = baseline_models.numbers, _ridge_grid("tf-idf")
         if is_text:
-            yield baseline(f"ridge-{max_features}", 1, train, grid, max_features)
-        for words in (1, 2):
-            yield baseline(f"ridge-{words}", words, train, grid)
+            yield baseline(f"ridge-{max_features}", 1, ridge, grid, max_features)
+        for longest in (1, 2):
+            yield baseline(f"ridge-{longest}", longest, ridge, grid)
         return
     train, words, ratio = _linear(task), _grid("binary", "tf-idf"), _grid("log-count ratio")
     wang = "Wang and Manning 2012"
