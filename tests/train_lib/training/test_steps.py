@@ -12,7 +12,7 @@ from flax import nnx
 from jax.sharding import AxisType
 
 from tests.train_lib import cases
-from tests.train_lib.cases import CASES, Case
+from tests.train_lib.cases import CASES, FEW, Case
 from train_lib import run
 from train_lib.data.dataset import Split
 from train_lib.data.inputs import Text
@@ -69,14 +69,12 @@ class Trainer:
         self.program.compiled = compile_steps(learner, self.mesh, seeds_at_once)
         self.state = devices.spread_seeds(state.create(params_K, optimizer, seeds), self.mesh)
 
-    def train(self, split, plans=None, room_for=None, plans_K=None):
+    def train(self, split, plans=None, room_for=3, plans_K=None):
         """Takes a step for each plan, in one call; by default, one with the whole split."""
         plans = [np.arange(len(split))] if plans is None else plans
         plans_K = plans_K or [plans] * len(self.state.step)
         num_steps = len(plans_K[0])
-        places = [
-            self.layout.place_all(plans, split.lengths, room_for or num_steps) for plans in plans_K
-        ]
+        places = [self.layout.place_all(plans, split.lengths, room_for) for plans in plans_K]
         self.state, sums_KxS = self.program.compiled.train(
             self.state,
             devices.replicate(DeviceSplit.of(split, self.task), self.mesh),
@@ -105,10 +103,22 @@ def of_config(name="stacked", treatment="exact", seeds=(0,), model=(), **changes
     return Trainer(models, treatment=run.treatment_of(config), seeds=seeds, **changes)
 
 
+EXAMPLES = 3 * BATCH_SIZE
+_COMPILED: dict = {}  # What cases have compiled, so that tests share it.
+
+
 def of_case(case, seeds=(0,), model=(), **changes):
     """The trainer of small models of two directions, with dropout."""
     models = cases.models_of(case, seeds, **dict(model))
-    return Trainer(models, cases.task_of(case), seeds=seeds, **changes)
+    trainer = Trainer(models, cases.task_of(case), seeds=seeds, **changes)
+    key = case, *sorted(dict(model).items()), *sorted(changes.items())
+    trainer.program.compiled = _COMPILED.setdefault(key, trainer.program.compiled)
+    return trainer
+
+
+def thirds(split):
+    """Three batches of a split."""
+    return np.split(np.arange(len(split)), 3)
 
 
 def assert_close(one, other, atol=1e-5):
@@ -125,9 +135,8 @@ def assert_same_kept(one, other, atol=1e-5):
 
 def assert_same_training(case, *trainers):
     """Trains all on the same three batches; rounding may differ, dropout may not."""
-    split = cases.split_of(case, 3 * BATCH_SIZE)
-    plans = np.split(np.arange(len(split)), 3)
-    first, *others = (trainer.train(split, plans)["loss"] for trainer in trainers)
+    split = cases.split_of(case, EXAMPLES)
+    first, *others = (trainer.train(split, thirds(split))["loss"] for trainer in trainers)
     for loss, trainer in zip(others, trainers[1:], strict=True):
         np.testing.assert_allclose(loss, first, rtol=1e-5)
         assert_close(trainers[0].leaves(), trainer.leaves())
@@ -157,132 +166,126 @@ def test_a_small_batch_is_learned_by_heart(name):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_empty_rows_count_for_nothing(case):
-    few = cases.split_of(case, 5)
-    with_room, without = of_case(case), of_case(case, num_devices=1)
-    without.layout = Layout.of(len(few), 1, 128)
-    losses = [trainer.train(few)["loss"] for trainer in (with_room, without)]
-    np.testing.assert_allclose(*losses, rtol=1e-6)
-    assert_close(with_room.leaves(), without.leaves(), 1e-6)
-
-
-@pytest.mark.parametrize("case", CASES)
 def test_devices_blocks_and_widths_do_not_matter(case):
-    """Nor does the padding, which is in all of them another."""
-    assert_same_training(
-        case,
-        of_case(case),
-        of_case(case, num_devices=1),
-        of_case(case, max_rows=1),
-        of_case(case, max_rows=2, widths=(3, 8, WIDTH)),
-    )
+    """Nor does the padding, of which there is more in the one than in the other."""
+    spread = {"num_devices": 1, "max_rows": 2, "widths": (5, WIDTH)}
+    assert_same_training(case, of_case(case), of_case(case, **spread))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "spread",
+    [{"num_devices": 1}, {"max_rows": 1}, {"max_rows": 2, "widths": (3, 8, WIDTH)}],
+    ids=["devices", "blocks", "widths"],
+)
+def test_each_of_devices_blocks_and_widths_does_not_matter(case, spread):
+    assert_same_training(case, of_case(case), of_case(case, **spread))
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_padding_company_and_order_do_not_matter_to_an_answer(case):
-    split, trainer = cases.split_of(case, 2 * BATCH_SIZE), of_case(case)
+    split, trainer = cases.split_of(case, EXAMPLES), of_case(case)
     expected = trainer.evaluate(split)
-    wide = trainer.evaluate(split, (2 * WIDTH,))
-    before = of_case(case, treatment=batching.Treatment(padding_side="pre")).evaluate(split)
-    for other in (wide, before):
-        assert_same_kept(other.kept, expected.kept)
-        for name, values_K in expected.metrics.items():
-            np.testing.assert_allclose(other.metrics[name], values_K, rtol=1e-5, err_msg=name)
+    before = of_case(case, treatment=batching.Treatment(padding_side="pre"))
+    wide = before.evaluate(split, (WIDTH + 5,))
+    assert_same_kept(wide.kept, expected.kept)
+    for name, values_K in expected.metrics.items():
+        np.testing.assert_allclose(wide.metrics[name], values_K, rtol=1e-5, err_msg=name)
     order = np.random.default_rng(0).permutation(len(split))
     turned = trainer.evaluate(split.take(order)).kept
     offsets = split.offsets if trainer.task.per_step else np.arange(len(split) + 1)
     items = np.concatenate([np.arange(offsets[n], offsets[n + 1]) for n in order])
     assert_same_kept(turned, {name: of[:, items] for name, of in expected.kept.items()})
-    for number in (0, 3):
-        alone = trainer.evaluate(split.take(np.array([number]))).kept
-        one = slice(offsets[number], offsets[number + 1])
-        assert_same_kept(alone, {name: of[:, one] for name, of in expected.kept.items()})
+    alone = trainer.evaluate(split.take(np.array([3]))).kept
+    one = slice(offsets[3], offsets[4])
+    assert_same_kept(alone, {name: of[:, one] for name, of in expected.kept.items()})
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_step_is_that_of_a_loop_over_examples_without_padding(case):
-    task, model = cases.task_of(case), {"dropout_rates": (0.0,)}
-    (one,) = cases.models_of(case, **model)
-    trainer, split = of_case(case, model=model), cases.split_of(case, BATCH_SIZE)
-    graphdef, params_1 = state.split([one])
+    """Empty rows count for nothing, nor do items without a label; dropout is each example's own."""
+    task, trainer, split = cases.task_of(case), of_case(case), cases.split_of(case, EXAMPLES)
+    chosen = np.array([1, 4, 6])
+    graphdef, params_1 = state.split(cases.models_of(case))
     params = jax.tree.map(lambda leaf: leaf[0], params_1)
     items = split.offsets if task.per_step else np.arange(len(split) + 1)
+    step_key = jax.random.fold_in(jax.random.key(0), 0)
 
+    @jax.jit
+    @jax.value_and_grad
     def loss(params):
         model, losses = nnx.merge(graphdef, params), []
-        for number in range(len(split)):
+        for number in chosen:
             values = split.values[split.offsets[number] : split.offsets[number + 1]]
-            outputs = model(values[None]).reshape(-1, task.num_outputs)
+            key = jax.random.fold_in(step_key, number)
+            outputs = model(values[None], dropout_keys_B=key[None], step_key=step_key)
             targets = split.targets[items[number] : items[number + 1]]
             is_known = np.asarray(task.labelled(targets))
             if is_known.any():
-                losses.append(task.training_loss(outputs[is_known], jnp.asarray(targets[is_known])))
+                outputs_IxC = outputs.reshape(-1, task.num_outputs)[is_known]
+                losses.append(task.training_loss(outputs_IxC, jnp.asarray(targets[is_known])))
         return jnp.concatenate(losses).mean()
 
-    expected_loss, gradient = jax.value_and_grad(loss)(params)
+    expected_loss, gradient = loss(params)
     optimizer = optimizers.adam(1e-3, 1e-7)
     updates, _ = optimizer.update(gradient, optimizer.init(params), params)
-    np.testing.assert_allclose(trainer.train(split)["loss"], expected_loss, rtol=1e-5)
+    np.testing.assert_allclose(trainer.train(split, [chosen])["loss"], expected_loss, rtol=1e-5)
     expected = jax.tree.leaves(optax.apply_updates(params, updates))
     assert_close([leaf[0] for leaf in trainer.leaves()], expected, 1e-6)
 
 
-def test_a_batch_without_a_label_changes_nothing_and_has_no_loss():
-    case = Case("tags", "tokens")
-    split, trainer = cases.split_of(case, BATCH_SIZE), of_case(case)
-    split.targets[split.offsets[2] :] = -1
-    split.targets[0] = 0  # So that one of the first two has a label.
-    before = trainer.leaves()
-    found = trainer.train(split, [np.arange(2, len(split))])
-    assert np.isnan(found["accuracy"][0])
-    assert_close(before, trainer.leaves(), 0)
-    assert np.isfinite(trainer.train(split)["loss"])
-
-
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", FEW)
 def test_many_steps_in_one_call_are_the_same_bits_as_one_a_call(case, monkeypatch):
     # These are two programs, in which the emitters that tests compile with round differently.
     options = {"xla_cpu_use_fusion_emitters": True}
     monkeypatch.setattr(jax, "jit", functools.partial(jax.jit, compiler_options=options))
-    split, order = cases.split_of(case, 3 * BATCH_SIZE), np.random.default_rng(0)
+    monkeypatch.setattr("test_steps._COMPILED", {})
+    split, order = cases.split_of(case, EXAMPLES), np.random.default_rng(0)
     plans = np.split(order.permutation(len(split)), 3)
     together, apart = of_case(case), of_case(case)
     together.train(split, plans, room_for=5)
     for plan in plans:
-        apart.train(split, [plan])
+        apart.train(split, [plan], room_for=1)
     assert together.state.step.tolist() == apart.state.step.tolist() == [3]
     for first, second in zip(together.leaves(), apart.leaves(), strict=True):
         np.testing.assert_array_equal(first, second)
 
 
+def test_a_batch_without_a_label_changes_nothing_and_has_no_loss():
+    case = Case("tags", "tokens")
+    split, trainer = cases.split_of(case, EXAMPLES), of_case(case)
+    split.targets[split.offsets[16] :] = -1
+    before = trainer.leaves()
+    found = trainer.train(split, [np.arange(16, 24)])
+    assert np.isnan(found["accuracy"][0])
+    assert_close(before, trainer.leaves(), 0)
+    assert np.isfinite(trainer.train(split)["loss"])
+
+
 SEEDS = range(4)
 TUTORIAL = batching.Treatment(mask_padding=False, padding_side="pre")
-SMALL = {"embedding_size": 3, "hidden_sizes": (2,), "direction": "forward"}
 
 
-@pytest.fixture(scope="module", params=CASES + [pytest.param(None, marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=[*FEW, pytest.param(None, marks=pytest.mark.slow)])
 def alone(request):
     """What each of four seeds, whose batches are long when others' are short, becomes alone.
 
     Without a case, of two classes where padding is read.
     """
-    case, treatment, widths = request.param, batching.EXACT, (6, WIDTH)
+    case, changes = request.param, {}
     if case is None:
-        case, treatment, widths = Case("two", "tokens"), TUTORIAL, (WIDTH,)
-    make = functools.partial(
-        of_case, case, model=SMALL, treatment=treatment, widths=widths, max_rows=4
-    )
-    split, unseen = cases.split_of(case, 3 * BATCH_SIZE), cases.split_of(case, BATCH_SIZE, seed=1)
+        case, changes = Case("two", "tokens"), {"treatment": TUTORIAL}
+    split = cases.split_of(case, EXAMPLES)
     by_length = np.split(np.argsort(split.lengths), 3)
     plans_K = [[by_length[(seed + number) % 3] for number in range(3)] for seed in SEEDS]
-    found, compiled = [], None
+    found = []
     for seed in SEEDS:
-        trainer = make(seeds=[seed])
-        compiled = trainer.program.compiled = compiled or trainer.program.compiled
+        trainer = of_case(case, seeds=[seed], **changes)
         loss = trainer.train(split, plans_K[seed])["loss"][0]
-        kept = trainer.evaluate(unseen).kept
+        kept = trainer.evaluate(split).kept
         found.append((loss, kept, [leaf[0] for leaf in trainer.leaves()]))
-    return make, split, plans_K, unseen, found
+    return case, changes, split, plans_K, found
 
 
 @pytest.mark.parametrize(
@@ -296,10 +299,11 @@ def alone(request):
 )
 def test_each_of_many_seeds_is_trained_as_if_it_were_alone(alone, spread):
     """Its initialisation, data order and dropout, whatever the lengths of the others' batches."""
-    make, split, plans_K, unseen, found = alone
-    together = make(seeds=SEEDS, **spread)
+    case, changes, split, plans_K, found = alone
+    widths = (WIDTH,) if changes else (6, WIDTH)
+    together = of_case(case, seeds=SEEDS, widths=widths, max_rows=4, **spread, **changes)
     loss_K = together.train(split, plans_K=plans_K)["loss"]
-    kept_K = together.evaluate(unseen).kept
+    kept_K = together.evaluate(split).kept
     leaves_K = together.leaves()
     for seed, (loss, kept, leaves) in enumerate(found):
         np.testing.assert_allclose(loss_K[seed], loss, rtol=1e-5)
