@@ -17,12 +17,14 @@ import optax
 import pytest
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from train_lib.checkpoint import Checkpoints
 
 from tests import faults
-from train_lib import checkpoint, files
-from train_lib import state as state_lib
+from train_lib import files
 from train_lib.errors import UserError
+from train_lib.records import checkpoint
+from train_lib.records.checkpoint import Checkpoints
+from train_lib.training import optimizers
+from train_lib.training import state as state_lib
 
 KILLS = 4  # `python -m tests.faults` makes more of them, and more damage.
 DAMAGED = 7
@@ -106,7 +108,7 @@ def test_a_state_on_two_devices_comes_back_on_one_and_on_two(tmp_path, devices):
 
     def create():
         params_K = nnx.State({"kernel": nnx.Param(jnp.arange(24.0).reshape(4, 2, 3))})
-        return state_lib.create(params_K, state_lib.adam(1e-3, 1e-7), range(4))
+        return state_lib.create(params_K, optimizers.adam(1e-3, 1e-7), range(4))
 
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(0, on(2), {})
@@ -131,7 +133,7 @@ def test_what_is_saved_is_the_state_at_the_call_although_its_memory_is_given_awa
 
 
 def test_a_restored_state_goes_on_as_if_nothing_had_been(tmp_path):
-    optimizer = state_lib.adam(1e-2, 1e-7, clip_norm=1.0)
+    optimizer = optimizers.adam(1e-2, 1e-7, clip_norm=1.0)
 
     @jax.jit
     def update(state):
