@@ -26,8 +26,11 @@ import matplotlib.figure
 from benchmarks import workload
 from benchmarks.peers import chosen
 from seqmodels import loading
-from train_lib import devices, files, loop, report
+from train_lib import files
+from train_lib import run as train_lib_run
 from train_lib.errors import Diverged, UserError, told_to_user
+from train_lib.records.result import diverged_seeds
+from train_lib.training import devices
 
 
 class Task(NamedTuple):
@@ -53,6 +56,7 @@ TASKS = {
     # Nothing may take the place of IMDB in a table that says so.
     "imdb": Task("IMDB", "lstm", {"data.source": "imdb"}, (1e-3, 1e-2)),
 }
+_LENGTH = "length_tokens="
 CHANCE = 0.5
 """Accuracy of guessing; the classes of every task are balanced."""
 
@@ -66,7 +70,7 @@ def at_lengths(tasks: dict[str, Task], lengths: Sequence[int]) -> dict[str, Task
             continue
         for length in lengths:
             title = f"{task.title}, T = {length:,}"
-            changes = task.changes | {"data.length_tokens": length}
+            changes = task.changes | {"data.source_options": f"{_LENGTH}{length}"}
             result[f"{name}-{length}"] = task._replace(title=title, changes=changes)
     return result
 
@@ -87,8 +91,8 @@ class Entry(NamedTuple):
 def entries(cells: Sequence[str], task: Task) -> list[Entry]:
     """The rows of a task; where memory is all, some cells are told how long it is to last too."""
     rows = [Entry(cell, cell) for cell in cells]
-    length = task.changes.get("data.length_tokens")
-    if length is None:
+    _, _, length = task.changes.get("data.source_options", "").partition(_LENGTH)
+    if not length:
         return rows
     return rows + [
         Entry(f"{cell}, memory_steps=T", cell, f"memory_steps={length}")
@@ -167,7 +171,7 @@ def run(
     config.name = f"{name}-{entry.cell}"
     identity = json.dumps(config.to_dict(), sort_keys=True)
     folder = runs / f"{config.name}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
-    result = loop.run(config, str(folder))
+    result = train_lib_run.run(config, str(folder))
     epochs = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     accuracy = result["test_accuracy"]
     return {
@@ -175,7 +179,7 @@ def run(
         "cell": entry.name,
         "cell_options": entry.cell_options,
         "learning_rate": learning_rate,
-        "diverged": report.diverged_seeds(result),
+        "diverged": diverged_seeds(result),
         "parameters": result["model"]["parameters"],
         "test_accuracy": accuracy["mean"],
         "ci95": [accuracy["ci95_low"], accuracy["ci95_high"]],

@@ -38,10 +38,10 @@ import numpy as np
 from benchmarks import workload
 from benchmarks.interface import PEERS, Batch, Training, Weights
 from benchmarks.workers import PeerError, Worker
-from train_lib import devices, files
-from train_lib.data import dataset
+from train_lib import files, run
 from train_lib.data.dataset import Dataset
 from train_lib.errors import UserError, told_to_user
+from train_lib.training import devices
 
 SETTINGS = {
     "padded": "step, padded to the longest review",
@@ -75,7 +75,7 @@ def main(argv: Sequence[str]) -> int:
     peers = installed(chosen("peers", options.peers, PEERS))
 
     devices.configure()
-    data = dataset.load(workload.config_of(architectures[0], masked=True).data)
+    data, _ = run.load_data(workload.config_of(architectures[0], masked=True))
     results = {
         "machine": workload.machine(),
         "data": {"name": data.name, "fingerprint": data.fingerprint},
@@ -198,7 +198,9 @@ def measure(
     configs = {mask: workload.config_of(architecture, mask) for mask in (False, True)}
     trainings = {mask: workload.training_of(config) for mask, config in configs.items()}
     batches = {
-        mask: workload.epoch_of(data.train, config.data)[: 1 if setting == "padded" else None]
+        mask: workload.epoch_of(data.train, run.treatment_of(config))[
+            : 1 if setting == "padded" else None
+        ]
         for mask, config in configs.items()
     }
     weights = workload.draw_weights(trainings[True])

@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
-from train_lib.data.batches import Corpus
 
 from benchmarks import workload
-from train_lib import devices, loop, state, steps
-from train_lib.data import batches, dataset
+from train_lib import run
+from train_lib.training import Program, batching, devices, fitting, optimizers
+from train_lib.training.batching import DeviceSplit
 
 _REPEATS = 5
 
@@ -75,38 +75,46 @@ def kept_bytes_a_step(training) -> int:
     return 2 * 4 * floats
 
 
-def epoch_seconds(architecture: str, data, mesh) -> tuple[float, int]:
+def epoch_seconds(architecture: str, data, task) -> tuple[float, int]:
     """Seconds of an epoch's updates in the exact treatment, and the steps of all its rows."""
     config = workload.config_of(architecture, masked=True)
-    graphdef, params_K = state.split(loop.build_models(config))
-    optimizer = state.adam(config.train.learning_rate, config.train.adam_epsilon)
-    compiled = steps.make(graphdef, optimizer, mesh, config.data)
-    train_state = devices.spread_seeds(state.create(params_K, optimizer, [0]), mesh)
+    program = Program(
+        run.build_models(config, data.inputs, task, [0]),
+        task,
+        optimizers.adam(config.train.learning_rate, config.train.adam_epsilon),
+        batch_size=workload.BATCH_SIZE,
+        treatment=run.treatment_of(config),
+    )
+    train_state = fitting.start(program, [0]).training.state
     lengths = data.train.lengths
-    plans = batches.plans(data.train, config.data, workload.BATCH_SIZE, np.random.default_rng(0))
-    places = devices.layout(workload.BATCH_SIZE, mesh).place_all(plans, lengths, len(plans))[None]
-    corpus, spread = devices.replicate(Corpus.of(data.train), mesh), devices.spread(places, mesh)
-    widths = batches.row_widths(data, config.data)
+    rng = np.random.default_rng(0)
+    plans = batching.plans(lengths, program.treatment, workload.BATCH_SIZE, rng)
+    places = program.layout.place_all(plans, lengths, len(plans))[None]
+    spread = devices.spread(places, program.mesh)
+    on_device = devices.replicate(DeviceSplit.of(data.train, task), program.mesh)
+    widths = batching.row_widths(data.train, [data.validation, data.test], program.treatment)
 
     def epoch():
         nonlocal train_state
-        train_state, sums = compiled.train(train_state, corpus, spread, len(plans), widths)
+        train_state, sums = program.compiled.train(
+            train_state, on_device, spread, len(plans), widths
+        )
         return sums
 
-    return seconds_of(epoch), batches.steps_taken(places, lengths, widths)
+    return seconds_of(epoch), batching.steps_taken(places, lengths, widths)
 
 
 def main() -> None:
     devices.configure()
     mesh = devices.mesh()
-    data = dataset.load(workload.config_of("lstm", masked=True).data)
+    data, task = run.load_data(workload.config_of("lstm", masked=True))
     words = int(data.train.lengths.sum())
     matrix, memory = matrix_flops(mesh), memory_bytes(mesh)
     print(f"machine: {workload.machine()['device']}")
     print(f"large float32 products: {matrix / 1e9:.0f} GFLOP/s; memory: {memory / 1e9:.1f} GB/s")
     for architecture in workload.ARCHITECTURES:
         training = workload.training_of(workload.config_of(architecture, masked=True))
-        seconds, padded = epoch_seconds(architecture, data, mesh)
+        seconds, padded = epoch_seconds(architecture, data, task)
         reached = flops_a_step(training) * padded / seconds
         moved = kept_bytes_a_step(training) * padded / seconds
         print(

@@ -24,8 +24,9 @@ from benchmarks import workload
 from benchmarks.interface import Batch, Training, Weights
 from benchmarks.peers import chosen, installed, started
 from benchmarks.workers import Worker
-from train_lib import devices, files
+from train_lib import files
 from train_lib.errors import told_to_user
+from train_lib.training import devices
 
 PEERS = ("ours", "torch-padded", "flax-nnx")
 FIXED = {"T": 256, "B": 256, "H": 64}

@@ -19,8 +19,9 @@ import jax
 
 from benchmarks import workload
 from benchmarks.peers import chosen
-from train_lib import devices, loop, steps
+from train_lib import run
 from train_lib.errors import told_to_user
+from train_lib.training import devices, fitting, program
 
 
 def main(argv: Sequence[str]) -> None:
@@ -53,8 +54,8 @@ def main(argv: Sequence[str]) -> None:
 
 def first_update(architecture: str) -> None:
     """Runs the project's own loop until it has made one update, and says when that was."""
-    make = steps.make
-    loop.STEPS_A_CALL = 1
+    make = program.compile_steps
+    fitting.STEPS_A_CALL = 1
 
     def make_one(*arguments):
         compiled = make(*arguments)
@@ -66,10 +67,10 @@ def first_update(architecture: str) -> None:
 
         return compiled._replace(train=train)
 
-    steps.make = make_one
+    program.compile_steps = make_one
     devices.configure()
     with tempfile.TemporaryDirectory() as folder:
-        loop.run(workload.config_of(architecture, masked=True), folder)
+        run.run(workload.config_of(architecture, masked=True), folder)
 
 
 if __name__ == "__main__":

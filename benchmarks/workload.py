@@ -8,11 +8,10 @@ import numpy as np
 from flax import nnx
 
 from benchmarks.interface import Batch, Training, Weights
-from seqmodels import factory
-from seqmodels.model import SequenceModel
-from train_lib import report
-from train_lib.data import batches
+from seqmodels import SequenceModel, factory
 from train_lib.data.dataset import Split
+from train_lib.records import environment, weights
+from train_lib.training import Treatment, batching
 
 ARCHITECTURES = ("lstm", "bilstm", "stacked")
 BATCH_SIZE = 512
@@ -55,31 +54,31 @@ def build_model(training: Training) -> SequenceModel:
 
 def draw_weights(training: Training) -> Weights:
     """This project's initial weights, but for the biases: random, so that none can be left out."""
-    arrays = dict(report.named_arrays(nnx.split(build_model(training), nnx.Param)[1]))
-    weights = {name: np.array(arrays[name]) for name in training.weight_names()}
+    arrays = dict(weights.named(nnx.split(build_model(training), nnx.Param)[1]))
+    drawn = {name: np.array(arrays[name]) for name in training.weight_names()}
     rng = np.random.default_rng(_SEED)
-    for name, array in weights.items():
+    for name, array in drawn.items():
         if name.endswith("bias"):
             array += rng.uniform(0.1, 0.5, array.shape).astype(np.float32)
-    return weights
+    return drawn
 
 
-def epoch_of(split: Split, data_config) -> list[Batch]:
-    """The batches of a shuffled epoch in a config's treatment of length."""
+def epoch_of(split: Split, treatment: Treatment) -> list[Batch]:
+    """The batches of a shuffled epoch in a treatment of length."""
     rng = np.random.default_rng([_SEED, 1])
-    plans = batches.plans(split, data_config, BATCH_SIZE, rng)
-    return [rows_of(split, plan, data_config) for plan in plans]
+    plans = batching.plans(split.lengths, treatment, BATCH_SIZE, rng)
+    return [rows_of(split, plan, treatment) for plan in plans]
 
 
-def rows_of(split: Split, plan: np.ndarray, data_config) -> Batch:
+def rows_of(split: Split, plan: np.ndarray, treatment: Treatment) -> Batch:
     """Reviews in padded rows: as wide as the longest of all, or as the longest of them needs."""
     lengths = split.lengths[plan]
-    width = bucket_width(lengths.max()) if data_config.mask_padding else split.lengths.max()
+    width = bucket_width(lengths.max()) if treatment.mask_padding else split.lengths.max()
     tokens_BxT = np.zeros((len(plan), width), np.int32)
     for row, review, length in zip(tokens_BxT, plan, lengths, strict=True):
-        place = slice(width - length, None) if data_config.padding_side == "pre" else slice(length)
-        row[place] = split.tokens[split.offsets[review] : split.offsets[review + 1]]
-    return Batch(tokens_BxT, lengths.astype(np.int32), split.labels[plan].astype(np.float32))
+        place = slice(width - length, None) if treatment.padding_side == "pre" else slice(length)
+        row[place] = split.values[split.offsets[review] : split.offsets[review + 1]]
+    return Batch(tokens_BxT, lengths.astype(np.int32), split.targets[plan].astype(np.float32))
 
 
 def bucket_width(length: int) -> int:
@@ -97,7 +96,7 @@ def bucket_width(length: int) -> int:
 def machine() -> dict:
     """What the figures depend on beside the libraries."""
     return {
-        "device": report.describe_device(),
+        "device": environment.describe_device(),
         "usable_cores": len(os.sched_getaffinity(0)),
         "system": platform.platform(),
         "python": platform.python_version(),

@@ -18,10 +18,12 @@ from seqmodels.cells.base import Cell
 def names(package: types.ModuleType) -> list[str]:
     """The names that `find` takes from a package, in alphabetical order: its modules.
 
-    But for `base`, and those that begin with an underscore.
+    But for `base`, the programs `check_...`, and those that begin with an underscore.
     """
-    modules = (module.name for module in pkgutil.iter_modules(package.__path__))
-    return sorted(name for name in modules if name != "base" and not name.startswith("_"))
+    modules = (one.name for one in pkgutil.iter_modules(package.__path__) if not one.ispkg)
+    return sorted(
+        name for name in modules if name != "base" and not name.startswith(("_", "check_"))
+    )
 
 
 def cell_names() -> list[str]:

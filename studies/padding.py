@@ -25,19 +25,21 @@ import jax
 import jax.numpy as jnp
 import matplotlib.figure
 import numpy as np
-import optax
 from flax import nnx
 from ml_collections import ConfigDict
 
 from benchmarks.peers import chosen
-from seqmodels.bidirectional import Unidirectional
+from seqmodels import SequenceModel, Unidirectional
 from seqmodels.inputs import embed
-from train_lib import devices, files, loop, metrics, report, state, steps
-from train_lib.data import batches, dataset
-from train_lib.data.dataset import Split
+from train_lib import files, run
+from train_lib.data.dataset import Dataset, Split
 from train_lib.data.vocabulary import PADDING
 from train_lib.errors import told_to_user
-from train_lib.predict import load_model
+from train_lib.records import environment, weights
+from train_lib.records.folder import RunFolder
+from train_lib.records.metrics import show_interval, summary
+from train_lib.tasks.base import Task
+from train_lib.training import Program, Treatment, batching, devices, state
 
 ARCHITECTURES = {
     "forward": ("lstm", "forward"),
@@ -123,10 +125,14 @@ def look(architecture: str, padding: str, pooling: str, options) -> dict:
     config = config_of(architecture, padding, pooling, options)
     length = options.max_length_tokens or "all"
     path = options.runs / f"{config.name}-{length}-{options.seeds}"
-    result = loop.run(config, str(path))
-    data = dataset.load(config.data)
-    config, graphdef, trained_K = load_model(report.RunFolder.open_finished(str(path)))
-    _, initial_K = state.split(loop.build_models(config))
+    result = run.run(config, str(path))
+    data, task = run.load_data(config)
+    models = run.build_models(config, data.inputs, task, run.seeds_asked(config))
+    graphdef, initial_K = state.split(models)
+    folder = RunFolder.open_finished(str(path))
+    trained_K = weights.read(folder, weights.WEIGHTS, initial_K)
+    treatment = run.treatment_of(config)
+    program = Program(models, task, batch_size=config.train.batch_size, treatment=treatment)
     accuracies_K = [seed["test_accuracy"] for seed in result["seeds"]]
     seen = DIRECTIONS if ARCHITECTURES[architecture][1] == "bidirectional" else (architecture,)
     late = READS_PADDING_LAST.get(padding, "")
@@ -138,36 +144,39 @@ def look(architecture: str, padding: str, pooling: str, options) -> dict:
         "test_accuracy": accuracies_K,
         "test_reviews": result["dataset"]["test"],
         "gradients": {
-            when: gradient_norms(graphdef, params_K, data.train, config.data)
+            when: gradient_norms(graphdef, params_K, data.train, task, treatment)
             for when, params_K in both
         },
-        "halves": halves(graphdef, trained_K, data, config),
+        "halves": halves(models[0], program, trained_K, data),
         "states": {when: states(graphdef, params_K, data.train, late) for when, params_K in both}
         if late in seen
         else {},
     }
 
 
-def gradient_norms(graphdef, params_K: nnx.State, split: Split, data_config) -> dict:
+def gradient_norms(
+    graphdef, params_K: nnx.State, split: Split, task: Task, treatment: Treatment
+) -> dict:
     """The length of the loss' gradient in the parameters of each direction's cells: `[K]` each."""
     reviews = np.random.default_rng(0).choice(len(split), _REVIEWS, replace=False)
     width = int(split.lengths.max())
-    batch = batches.gather(batches.Corpus.of(split), reviews, width, data_config.padding_side)
-    lengths_B = batch.lengths_B if data_config.mask_padding else None
+    side = treatment.padding_side
+    on_device = jax.tree.map(jnp.asarray, batching.DeviceSplit.of(split, task))
+    batch = batching.gather(on_device, reviews, width, side, per_step=False)
+    lengths_B = batch.lengths_B if treatment.mask_padding else None
 
     @jax.jit
     def gradient(params):
         def loss(params):
-            logits_B = nnx.merge(graphdef, params)(
-                batch.tokens_BxT, lengths_B, padding_side=data_config.padding_side
-            )[:, 0]
-            return metrics.cross_entropy(logits_B, batch.labels_B, batch.weights_B).loss / _REVIEWS
+            model = nnx.merge(graphdef, params)
+            outputs_BxC = model(batch.inputs, lengths_B, padding_side=side)
+            return jnp.mean(task.loss(outputs_BxC, batch.targets))
 
         return jax.grad(loss)(params)
 
     norms: dict[str, list[float]] = {}
     for params in of_each_seed(params_K):
-        named = report.named_arrays(gradient(params))
+        named = weights.named(gradient(params))
         for direction in DIRECTIONS:
             squares = [float(jnp.sum(g**2)) for path, g in named if f".{direction}." in path]
             if squares:
@@ -175,38 +184,37 @@ def gradient_norms(graphdef, params_K: nnx.State, split: Split, data_config) -> 
     return norms
 
 
-def halves(graphdef, params_K: nnx.State, data: dataset.Dataset, config: ConfigDict) -> dict:
+def halves(model: SequenceModel, program: Program, params_K: nnx.State, data: Dataset) -> dict:
     """What the classifier makes of each direction's half of the vector that it is given.
 
     The logit is a sum of one term of either half. `spread` is the standard deviation of that term
     over the validation reviews, and `accuracy_without` the accuracy where the term is replaced by
     its mean, beside `accuracy` of the whole: `[K]` each.
     """
-    model = nnx.merge(graphdef, next(of_each_seed(params_K)))
     if len(model.encoder.layers[-1].cells) < 2:
         return {}
-    split, mesh = data.validation, devices.mesh(config.train.seeds)
-    compiled = steps.make(graphdef, optax.identity(), mesh, config.data)
+    split = data.validation
+    widths = batching.row_widths(data.train, [split, data.test], program.treatment)
 
     def logits(params_K):
-        return loop.evaluate(
-            config, data, split, compiled, mesh, devices.spread_seeds(params_K, mesh)
-        )[1].astype(np.float64)  # fmt: skip
+        params_K = devices.spread_seeds(params_K, program.mesh)
+        kept = program.evaluate(params_K, split, widths).kept
+        return kept["outputs"][..., 0].astype(np.float64)
 
     full_KxN = logits(params_K)
 
     def without_backward(keys, leaf_K):
-        is_kernel = report.path_of(keys) == "head.kernel"
+        is_kernel = weights.path_of(keys) == "head.kernel"
         return leaf_K.at[:, leaf_K.shape[1] // 2 :].set(0) if is_kernel else leaf_K
 
     backward_KxN = full_KxN - logits(jax.tree_util.tree_map_with_path(without_backward, params_K))
-    forward_KxN = full_KxN - backward_KxN - dict(report.named_arrays(params_K))["head.bias"]
-    found: dict = {"accuracy": ((full_KxN > 0) == split.labels).mean(1).tolist()}
+    forward_KxN = full_KxN - backward_KxN - dict(weights.named(params_K))["head.bias"]
+    found: dict = {"accuracy": ((full_KxN > 0) == split.targets).mean(1).tolist()}
     for direction, term_KxN in (("forward", forward_KxN), ("backward", backward_KxN)):
         ablated_KxN = full_KxN - term_KxN + term_KxN.mean(1, keepdims=True)
         found[direction] = {
             "spread": term_KxN.std(1).tolist(),
-            "accuracy_without": ((ablated_KxN > 0) == split.labels).mean(1).tolist(),
+            "accuracy_without": ((ablated_KxN > 0) == split.targets).mean(1).tolist(),
         }
     return found
 
@@ -223,7 +231,7 @@ def states(graphdef, params_K: nnx.State, split: Split, direction: str) -> list[
     width = int(lengths_B.max()) + PADS[-1]
     tokens_BxT = np.full((_REVIEWS, width), PADDING, np.int32)
     for row, review in zip(tokens_BxT, reviews, strict=True):
-        tokens = split.tokens[split.offsets[review] : split.offsets[review + 1]]
+        tokens = split.values[split.offsets[review] : split.offsets[review + 1]]
         row[: len(tokens)] = tokens if direction == "forward" else tokens[::-1]
 
     @jax.jit
@@ -256,13 +264,13 @@ def markdown(rows: Sequence[dict], command: str) -> str:
     lines = [
         "# Where the padding stands, and who reads it last",
         "",
-        f"Made by `{command}` on {report.describe_device()}; {seeds} seeds a figure: "
+        f"Made by `{command}` on {environment.describe_device()}; {seeds} seeds a figure: "
         "mean test accuracy and, in brackets, its 95 % interval, over seeds and reviews.",
         "",
         "| pooling | padding | " + " | ".join(ARCHITECTURES) + " |",
         "|---|---" + "|---" * len(ARCHITECTURES) + "|",
     ]
-    accuracies = {_condition(row): report.show_interval(_accuracy(row)) for row in rows}
+    accuracies = {_condition(row): show_interval(_accuracy(row)) for row in rows}
     for pooling, padding in dict.fromkeys((row["pooling"], row["padding"]) for row in rows):
         cells = [accuracies.get((name, padding, pooling), "") for name in ARCHITECTURES]
         lines.append(f"| {pooling} | {padding} | " + " | ".join(cells) + " |")
@@ -298,7 +306,7 @@ def _condition(row: dict) -> tuple[str, str, str]:
 
 
 def _accuracy(row: dict) -> dict:
-    return report.summary(np.array(row["test_accuracy"]), row["test_reviews"])
+    return summary(np.array(row["test_accuracy"]), row["test_reviews"])
 
 
 def _inside(row: dict) -> list[str]:

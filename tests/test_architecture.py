@@ -76,7 +76,7 @@ def test_a_layer_imports_only_what_is_below_it(number):
 
 
 # Beside main.py, what takes an experiment on its command line.
-PROGRAMS = {"baselines", "command", "sweep"}
+PROGRAMS = {"baselines", "command", "scripts", "sweep"}
 
 
 @pytest.mark.parametrize("path", files("train_lib"), ids=str)
@@ -99,7 +99,7 @@ def test_a_start_does_not_wait_for_scikit_learn(path):
 def test_only_one_file_knows_how_checkpoints_are_stored():
     paths = [ROOT / "main.py", *files("train_lib"), *files("seqmodels"), *files("benchmarks")]
     orbax = [path for path in paths if any(n.startswith("orbax") for n in imported(path))]
-    assert orbax == [ROOT / "train_lib" / "checkpoint.py"]
+    assert orbax == [ROOT / "train_lib" / "records" / "checkpoint.py"]
 
 
 PROGRAM = [

@@ -53,7 +53,7 @@ from train_lib.records import curves, description, finished
 from train_lib.records.folder import RunFolder
 from train_lib.restored import Restored
 from train_lib.tasks.classes import Classes
-from train_lib.training import batching, devices, fit, optimizers, state
+from train_lib.training import batching, devices, fitting, optimizers
 from train_lib.training.program import Program
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -104,7 +104,7 @@ def program_of(config, inputs=None, task=None):
         batch_size=config.train.batch_size,
         treatment=run.treatment_of(config),
     )
-    return program, fit.start(program, seeds).training
+    return program, fitting.start(program, seeds).training
 
 
 def first_parameters(config):
@@ -185,9 +185,9 @@ def lowered_step(name, treatment):
         arrays = [np.zeros(size, dtype) for dtype, size in (*arrays, (np.float32, examples))]
         return devices.replicate(batching.DeviceSplit(*arrays), program.mesh)
 
-    places = devices.spread(np.zeros((1, fit.STEPS_A_CALL, *shape), np.int32), program.mesh)
+    places = devices.spread(np.zeros((1, fitting.STEPS_A_CALL, *shape), np.int32), program.mesh)
     train = program.compiled.train.lower(
-        training.state, split(15_000), places, fit.STEPS_A_CALL, widths
+        training.state, split(15_000), places, fitting.STEPS_A_CALL, widths
     )
     return train
 

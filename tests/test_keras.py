@@ -8,10 +8,15 @@ import keras
 import numpy as np
 import pytest
 from flax import nnx
-from train_lib.data.batches import Corpus
 
-from train_lib import devices, loop, state, steps
+from train_lib import run
 from train_lib.data.dataset import Split
+from train_lib.data.inputs import Text
+from train_lib.data.vocabulary import Vocabulary
+from train_lib.tasks.classes import Classes
+from train_lib.training import devices, optimizers, state
+from train_lib.training.batching import DeviceSplit
+from train_lib.training.program import Program
 
 VOCABULARY, WIDTH, BATCH_SIZE = 60, 9, 6
 LENGTHS_B = np.array([9, 1, 4, 8, 2, 6], np.int32)
@@ -42,13 +47,13 @@ def make_config(name, treatment):
 def make_split():
     """Reviews without the number 0, which stands for padding in Keras too."""
     tokens = np.random.default_rng(0).integers(1, VOCABULARY, LENGTHS_B.sum()).astype(np.int32)
-    return Split(tokens, np.cumsum([0, *LENGTHS_B], dtype=np.int64), LABELS_B.astype(np.int8))
+    return Split(tokens, np.cumsum([0, *LENGTHS_B], dtype=np.int64), LABELS_B.astype(np.float32))
 
 
 def rows(split, treatment):
     """The reviews in padded rows, as Keras takes them."""
     tokens_BxT = np.zeros((BATCH_SIZE, WIDTH), np.int32)
-    reviews = np.split(split.tokens, split.offsets[1:-1])
+    reviews = np.split(split.values, split.offsets[1:-1])
     for row, review in zip(tokens_BxT, reviews, strict=True):
         row[slice(len(review)) if treatment == "exact" else slice(-len(review), None)] = review
     return tokens_BxT
@@ -71,6 +76,14 @@ def build_keras(config):
     return keras.Sequential([*layers, keras.layers.Dense(1)])
 
 
+TASK = Classes(["negative", "positive"])
+
+
+def build_ours(config):
+    (model,) = run.build_models(config, Text(Vocabulary([]), "keras"), TASK, [0])
+    return model
+
+
 def in_keras_order(model):
     """Our arrays in the order of Keras' `get_weights`."""
     arrays = [model.inputs.table]
@@ -83,7 +96,7 @@ def in_keras_order(model):
 @pytest.fixture
 def ours_and_keras(name, treatment):
     config = make_config(name, treatment)
-    graphdef, params = nnx.split(loop.build_models(config)[0], nnx.Param)
+    graphdef, params = nnx.split(build_ours(config), nnx.Param)
     keys = iter(jax.random.split(jax.random.key(1), 100))
     # No weight at its initial value, biases least of all.
     params = jax.tree.map(lambda p: p + 0.3 * jax.random.normal(next(keys), p.shape), params)
@@ -132,21 +145,24 @@ def test_five_steps_of_adam_stay_together(ours_and_keras, treatment):
         keras.optimizers.Adam(config.train.learning_rate),
         keras.losses.BinaryCrossentropy(from_logits=True),
     )
-    mesh = devices.mesh()
-    optimizer = state.adam(config.train.learning_rate, config.train.adam_epsilon)
-    train = steps.make(graphdef, optimizer, mesh, config.data).train
+    optimizer = optimizers.adam(config.train.learning_rate, config.train.adam_epsilon)
+    program = Program(
+        [nnx.merge(graphdef, params)], TASK, optimizer, batch_size=BATCH_SIZE,
+        treatment=run.treatment_of(config),
+    )  # fmt: skip
+    mesh, train = program.mesh, program.compiled.train
     train_state = devices.spread_seeds(
         state.create(jax.tree.map(lambda leaf: leaf[None], params), optimizer, [0]), mesh
     )
-    corpus = devices.replicate(Corpus.of(split), mesh)
+    on_device = devices.replicate(DeviceSplit.of(split, TASK), mesh)
     places = devices.layout(BATCH_SIZE, mesh).place_all(
         [np.arange(BATCH_SIZE)], split.lengths, steps=1
     )
     places = devices.spread(places[None], mesh)
     for _ in range(5):
-        train_state, sums = train(train_state, corpus, places, 1, (WIDTH,))
+        train_state, sums = train(train_state, on_device, places, 1, (WIDTH,))
         loss = theirs.train_on_batch(rows(split, treatment), LABELS_B[:, None])
-        np.testing.assert_allclose(sums.loss[0, 0] / sums.reviews[0, 0], loss, rtol=1e-5)
+        np.testing.assert_allclose(sums["loss"][0, 0] / sums["weight"][0, 0], loss, rtol=1e-5)
     for our, their in zip(
         in_keras_order(nnx.merge(graphdef, jax.tree.map(lambda leaf: leaf[0], train_state.params))),
         theirs.get_weights(),
@@ -161,5 +177,5 @@ def test_five_steps_of_adam_stay_together(ours_and_keras, treatment):
 def test_parameters_count_as_in_keras(name):
     config = make_config(name, "tutorial")
     assert build_keras(config).count_params() == sum(
-        array.size for array in in_keras_order(loop.build_models(config)[0])
+        array.size for array in in_keras_order(build_ours(config))
     )

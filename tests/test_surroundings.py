@@ -7,11 +7,13 @@ import sys
 
 import numpy as np
 import pytest
-from train_lib.report import RunFolder
 
 from configs import base
 from train_lib import settings
 from train_lib.errors import UserError
+from train_lib.records import curves
+from train_lib.records.folder import RunFolder
+from train_lib.tasks.classes import Classes
 
 ROOT = pathlib.Path(__file__).parent.parent
 FLAGS = (
@@ -77,7 +79,7 @@ def test_output_that_is_lost_is_told_of():
 
 def test_a_program_goes_on_without_its_streams():
     code, _, errors = start('"$@" <&- >&-', "-m", "train_lib.predict", "--workdir=none", "-")
-    assert (code, errors) == (1, "error: there is nothing to classify: the input is empty.\n")
+    assert (code, errors) == (1, "error: there is no text: the input is empty.\n")
 
 
 @pytest.mark.parametrize(
@@ -139,7 +141,7 @@ def test_a_path_that_is_too_long_is_no_run():
 def test_a_name_with_signs_of_mathematics_can_be_drawn(tmp_path):
     folder = RunFolder(tmp_path)
     try:
-        folder.plot_curves("the price, $x^$", [])
+        curves.draw(folder, "the price, $x^$", [], Classes(["a", "b"]))
     except ValueError as error:
         pytest.fail(f"the title is not drawn: {error}")
     assert (tmp_path / "curves.png").exists()

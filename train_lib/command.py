@@ -1,7 +1,7 @@
 """The command line of a program that takes an experiment's config."""
 
-import glob
 import json
+import pathlib
 import re
 from collections.abc import Callable
 
@@ -16,6 +16,25 @@ from train_lib.training import devices, processes
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The experiment, as in configs/stacked.py or configs/stacked.py:tutorial."
 )
+
+
+def _find(experiment: str) -> str:
+    """The path of an experiment, which may be one of those that come with this program.
+
+    Args:
+        experiment: a file, as in `configs/lstm.py`, and what follows a colon after it. One that is
+            not there, seen from the working folder, is looked for beside `configs/base.py`.
+    """
+    path, colon, argument = experiment.partition(":")
+    folder, _, name = path.rpartition("/")
+    ours = settings.EXPERIMENTS / name
+    if folder == settings.EXPERIMENTS.name and not pathlib.Path(path).exists() and ours.is_file():
+        return f"{ours}{colon}{argument}"
+    return experiment
+
+
+_PARSER = flags.FLAGS["config"].parser
+_PARSER.parse = lambda text, parse=_PARSER.parse: parse(_find(text))
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "The folder to work in; a run that was begun there resumes."
@@ -131,7 +150,8 @@ def _parse(argv):
 
 
 def _usage() -> str:
-    experiments = set(glob.glob("configs/[!_]*.py")) - {"configs/base.py"}
+    names = {path.name for path in settings.EXPERIMENTS.glob("[!_]*.py")} - {"base.py"}
+    experiments = [f"{settings.EXPERIMENTS.name}/{name}" for name in names]
     return (
         "\nAn experiment is run as in python main.py --config=configs/stacked.py. There are "
         f"{', '.join(sorted(experiments))}; :tutorial after one of them gives the tutorial's "

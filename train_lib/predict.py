@@ -2,16 +2,24 @@
 
 python -m train_lib.predict --workdir=runs/stacked-... "A film to forget." "A delight."
 python -m train_lib.predict --workdir=runs/stacked-... --best - < one_text_a_line.txt
+python -m train_lib.predict --workdir=runs/stacked-... --data=mine.csv --out=answers.csv
+
+Data are what `config.data.source` may name; the answers go into a table beside their columns.
 """
 
 import argparse
+import csv
+import io
 import re
 import sys
 from collections.abc import Sequence
 
+from train_lib import files
 from train_lib.data.inputs import Text
+from train_lib.data.readers.base import Files
 from train_lib.encoding import decode, escape
 from train_lib.errors import UserError, told_to_user
+from train_lib.records import predictions
 from train_lib.restored import Restored
 from train_lib.training import devices
 
@@ -37,10 +45,44 @@ def predict(workdir: str, texts: Sequence[str], *, best: bool = False) -> list[s
     return restored.describe(split)
 
 
+def predict_data(workdir: str, path: str, out: str, *, best: bool = False) -> int:
+    """Writes what a finished run answers to data, beside their columns; returns to how many.
+
+    Args:
+        workdir: the run's folder.
+        path: of a file or folder of data; there need be no targets.
+        out: the CSV file to write.
+        best: each seed as it was after its best epoch by validation.
+
+    Raises:
+        UserError: as `predict` does; or the data cannot be read, or `out` is there already.
+    """
+    target = files.local(out)
+    if target.exists():
+        raise UserError(f"--out={out} is there already, and is not overwritten; name another file.")
+    restored = Restored(workdir, best=best)
+    split, source = restored.read(path, labelled=False)
+    columns = restored.columns(split)
+    beside = source.columns(source.splits()[0]) if isinstance(source, Files) else {}
+    beside = beside or {"row": split.row_names}
+    names = [name if name not in beside else f"{name}_2" for name in columns]
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([*beside, *names])
+    for row in zip(*beside.values(), *columns.values(), strict=True):
+        writer.writerow(map(predictions.shown, row))
+    try:
+        files.write(target, buffer.getvalue())
+    except OSError as error:
+        raise UserError(f"--out={out} cannot be written: {error.strerror or error}.") from error
+    return len(split)
+
+
 def _read_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The options and the texts, which may begin with a dash."""
     parser = argparse.ArgumentParser(
-        prog="python -m train_lib.predict", usage="%(prog)s --workdir FOLDER [--best] text ...",
+        prog="python -m train_lib.predict",
+        usage="%(prog)s --workdir FOLDER [--best] (text ... | --data DATA --out FILE)",
         description="Asks a finished run about texts. A text - reads one a line from the "
         "input, and after -- all arguments are texts.", add_help=False, allow_abbrev=False,
     )  # fmt: skip
@@ -49,6 +91,8 @@ def _read_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
     parser.add_argument(
         "--best", action="store_true", help="each seed as it was after its best epoch by validation"
     )
+    parser.add_argument("--data", help="a file or folder of data in place of texts")
+    parser.add_argument("--out", help="the CSV file to write the answers to data to")
     end = argv.index("--") if "--" in argv else len(argv)
     # With -h as an option, argparse would take "-horrible" for it.
     options = ["--help" if argument == "-h" else argument for argument in argv[:end]]
@@ -57,8 +101,10 @@ def _read_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
         if re.fullmatch(r"--\S+", text):  # A mistyped option is no text.
             parser.error(f"{text} is not an option; to ask about it as a text, write it after --")
     texts += argv[end + 1 :]
-    if not texts:
-        parser.error("a text is missing")
+    if (arguments.data is None) != (arguments.out is None):
+        parser.error("--data and --out are given both, or neither")
+    if bool(texts) == bool(arguments.data):
+        parser.error("a text is missing" if not texts else "there are texts beside --data")
     return arguments, texts
 
 
@@ -71,6 +117,11 @@ def _lines(text: str) -> list[str]:
 def main(argv: Sequence[str]) -> None:
     texts: list[str] = []
     arguments, given = _read_arguments(argv)
+    if arguments.data:
+        devices.configure()
+        count = predict_data(arguments.workdir, arguments.data, arguments.out, best=arguments.best)
+        print(f"{count:,} answers in {arguments.out}")
+        return
     for number, text in enumerate(given, 1):
         if text == "-":
             texts += _lines(*decode({"the input": sys.stdin.buffer.read()}))

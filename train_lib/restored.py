@@ -1,13 +1,17 @@
 """A finished run's models, ready to answer."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
+from seqmodels import loading
 from train_lib import run
+from train_lib.data import finding
 from train_lib.data.dataset import Split
+from train_lib.data.examples import Source
 from train_lib.data.inputs import Inputs, Text
 from train_lib.data.inputs import split as split_words
 from train_lib.data.vocabulary import START
@@ -31,7 +35,9 @@ class Restored:
         best: each seed as it was after its best epoch by validation; else as it was at the end.
 
     Attributes:
-        config: of the run.
+        folder: of the run.
+        seeds: of it.
+        config: of it.
         inputs: what turns texts, tokens or vectors into arrays.
         task: what was asked.
         tasks_K: the same, with what validation decided for each seed.
@@ -59,6 +65,7 @@ class Restored:
         self._params_K = devices.spread_seeds(params_K, self._program.mesh)
         self._longest = description.longest(result)["train"]
         alive = [seed for seed in result["seeds"] if "diverged_at_step" not in seed]
+        self.folder, self.seeds = folder, [seed["seed"] for seed in alive]
         self._is_alive_K = np.array(["diverged_at_step" not in one for one in result["seeds"]])
         self.tasks_K: list[Task] = [
             type(self.task).from_json(seed["task"]) if "task" in seed else self.task
@@ -89,6 +96,33 @@ class Restored:
         split = Split(values, offsets, self.task.encode(nothing), np.arange(len(lengths)), "")
         return split.last_steps(self.config.data.max_length_tokens)
 
+    def read(self, path: str, *, labelled: bool) -> tuple[Split, Source]:
+        """The examples of a file or folder of data: its test split, or all there are without one.
+
+        Args:
+            path: of data as `config.data.source` may name them.
+            labelled: whether there are targets, which the task then encodes.
+
+        Raises:
+            UserError: they cannot be read, or are not what the run was trained on.
+        """
+        options = loading.parse_options(self.config.data.source_options, "source")
+        source = finding.find_data(path, self.config.data.to_dict(), options, labelled=labelled)
+        names = ["test"] if "test" in source.splits() else list(source.splits())
+        if len(names) > 1:
+            raise UserError(
+                f"{path} has the splits {', '.join(names)} and no test split; name the file of one."
+            )
+        examples = source.read(names[0])
+        split = self.encode(examples.inputs, examples.where)
+        split = dataclasses.replace(
+            split, rows=examples.rows, origin=examples.origin, unit=examples.unit
+        )
+        if labelled:
+            split = dataclasses.replace(split, targets=examples.targets)
+            split = split.encoded(self.task, self.inputs.starts)
+        return split, source
+
     def answer(self, split: Split) -> list[dict[str, np.ndarray]]:
         """What the task keeps of every item of a split, of each seed."""
         groups = []
@@ -118,24 +152,45 @@ class Restored:
         kept = {name: of_steps[is_word] for name, of_steps in kept.items()}
         return kept, np.cumsum([0, *lengths], dtype=np.int64)
 
+    def columns(self, split: Split) -> dict[str, list]:
+        """What the average of all seeds answers to each sequence, as columns of a table.
+
+        Of several seeds, `seeds` says how many of them give that answer or, of numbers, the least
+        and the largest.
+        """
+        kept_K = [self.items(split, kept) for kept in self.answer(split)]
+        offsets = kept_K[0][1]
+        together = self.together.average([kept for kept, _ in kept_K])
+        columns = self.together.columns(together, None, offsets)
+        return columns | self._agreement(columns["answer"], kept_K)
+
     def describe(self, split: Split) -> list[str]:
-        """The answer to each sequence, for people: the average of all seeds', and if they agree."""
+        """The same for people, a line for each sequence."""
         kept_K = [self.items(split, kept) for kept in self.answer(split)]
         offsets = kept_K[0][1]
         together = self.together.average([kept for kept, _ in kept_K])
         answers = self.together.answer(together, offsets)
-        if len(kept_K) == 1:
-            return answers
         columns = self.together.columns(together, None, offsets)
+        agreement = self._agreement(columns["answer"], kept_K).get("seeds")
+        if agreement is None:
+            return answers
+        return [f"{one}  [{of}]" for one, of in zip(answers, agreement, strict=True)]
+
+    def _agreement(self, answers: list, kept_K: list[tuple[dict, np.ndarray]]) -> dict[str, list]:
+        """How far the seeds agree with their average; nothing of a single one."""
+        if len(kept_K) == 1:
+            return {}
         of_seeds = [
-            task.columns(kept, None, offsets)
-            for task, (kept, _) in zip(self.tasks_K, kept_K, strict=True)
+            task.columns(kept, None, offsets)["answer"]
+            for task, (kept, offsets) in zip(self.tasks_K, kept_K, strict=True)
         ]
-        return [
-            f"{answer}  [{sum(one['answer'][n] == columns['answer'][n] for one in of_seeds)} of "
-            f"{len(of_seeds)} seeds]"
-            for n, answer in enumerate(answers)
-        ]
+        agreement = []
+        for answer, given in zip(answers, zip(*of_seeds, strict=True), strict=True):
+            if isinstance(answer, float):
+                agreement.append(f"{min(given):.6g} to {max(given):.6g}")
+            else:
+                agreement.append(f"{given.count(answer)} of {len(given)} seeds")
+        return {"seeds": agreement}
 
     def _by_width(self, lengths_N: np.ndarray) -> list[tuple[int, np.ndarray]]:
         """The widths of rows, and which sequences are computed in each."""

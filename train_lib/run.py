@@ -23,9 +23,9 @@ from train_lib.records.metrics import MetricsFile
 from train_lib.records.progress import Progress
 from train_lib.records.result import decided, each_seed, result, seeds_of
 from train_lib.tasks.base import Task
-from train_lib.training import batching, devices, fit, optimizers, processes
+from train_lib.training import batching, devices, fitting, optimizers, processes
 from train_lib.training.batching import Treatment
-from train_lib.training.fit import Fitted
+from train_lib.training.fitting import Fitted
 from train_lib.training.program import Evaluation, Program
 from train_lib.training.stopwatch import Stopwatch
 
@@ -89,9 +89,9 @@ def _run(
 
     widths = batching.row_widths(data.train, [data.validation, data.test], program.treatment)
     with Keeper(config, folder, data, program, stopwatch) as keeper:
-        begin = keeper.resume(fit.start(program, seeds))
+        begin = keeper.resume(fitting.start(program, seeds))
         try:
-            fitted = fit.fit(
+            fitted = fitting.fit(
                 program,
                 data.train,
                 data.validation,
@@ -161,8 +161,12 @@ def _report(
     return found
 
 
-def load_data(config: ConfigDict) -> tuple[Dataset, Task]:
+def load_data(config: ConfigDict, *, joined: bool = False) -> tuple[Dataset, Task]:
     """The data set that a config asks for, and the task that its targets make.
+
+    Args:
+        config: of which the data and the task are read.
+        joined: whether the validation examples are among the training examples, and nowhere else.
 
     Raises:
         UserError: they cannot be had, or do not go together; the message says what to do.
@@ -170,7 +174,7 @@ def load_data(config: ConfigDict) -> tuple[Dataset, Task]:
     options = _options(config.data.source_options, "source")
     source = finding.find(config.data.source, config.data.to_dict(), options)
     given = {name: config.data[name] for name in data_loading.DataSettings._fields}
-    data = data_loading.load(source, data_loading.DataSettings(**given))
+    data = data_loading.load(source, data_loading.DataSettings(**given), joined=joined)
     fields = {name: config.task[name] for name in config.task if name not in ("name", "options")}
     defaults = {name: settings.DEFAULTS[f"task.{name}"] for name in fields}
     try:
@@ -210,6 +214,7 @@ def build_models(
         UserError: its parts do not fit together, or not this machine.
     """
     model = config.model.to_dict()
+    sizes: dict[str, Any]
     if isinstance(inputs, Vectors):
         sizes = {"input_size": inputs.size}
     elif isinstance(inputs, Tokens):

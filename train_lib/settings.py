@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import json
 import math
+import pathlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -34,6 +35,8 @@ def flatten(config: Mapping, prefix: str = ""):
 DEFAULTS = dict(flatten(json.loads(json.dumps(base.get_config("", "exact").to_dict()))))
 """Of every field, by its path, of types that JSON has."""
 
+EXPERIMENTS = pathlib.Path(base.__file__).parent
+"""The folder of the experiments that come with this program."""
 
 RENAMED = {
     "data.train_reviews": "data.train_examples",

@@ -8,12 +8,12 @@ from flax import nnx
 from benchmarks import cells
 from benchmarks.cells import Entry, Task
 from seqmodels import loading
-from train_lib import loop
+from train_lib import run as train_lib_run
 from train_lib.errors import Diverged, UserError
 
 SMALL = {
-    "data.train_reviews": 32, "data.validation_reviews": 8,
-    "data.test_reviews": 8, "train.num_epochs": 1, "model.hidden_sizes": (3,),
+    "data.train_examples": 32, "data.validation_examples": 8,
+    "data.test_examples": 8, "train.num_epochs": 1, "model.hidden_sizes": (3,),
 }  # fmt: skip
 
 
@@ -26,7 +26,7 @@ def arguments(monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_interrupted_and_started_again_it_makes_what_is_missing(arguments, monkeypatch, tmp_path):
-    run, made = loop.run, []
+    run, made = train_lib_run.run, []
 
     def run_and_note(config, workdir):
         made.append((config.model.cell, config.model.cell_options))
@@ -37,11 +37,11 @@ def test_interrupted_and_started_again_it_makes_what_is_missing(arguments, monke
             raise KeyboardInterrupt
         return run_and_note(config, workdir)
 
-    monkeypatch.setattr(loop, "run", run_one)
+    monkeypatch.setattr(train_lib_run, "run", run_one)
     with pytest.raises(KeyboardInterrupt):
         cells.main(arguments)
     assert made == [("lstm", "")]
-    monkeypatch.setattr(loop, "run", run_and_note)
+    monkeypatch.setattr(train_lib_run, "run", run_and_note)
     cells.main(arguments)
     assert made[1:] == [("lstm", ""), ("simple_rnn", ""), ("lstm", "memory_steps=20")]
     weights = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("weights.npz")}
@@ -61,7 +61,7 @@ def test_interrupted_and_started_again_it_makes_what_is_missing(arguments, monke
 @pytest.mark.slow
 def test_another_budget_is_another_run(tmp_path):
     for epochs in (1, 2):
-        changes = SMALL | {"data.length_tokens": 20, "train.num_epochs": epochs}
+        changes = SMALL | {"data.source_options": "length_tokens=20", "train.num_epochs": epochs}
         task = Task("order", "temporal_order", changes, (1e-3,))
         row = cells.run("order-20", task, Entry("simple_rnn", "simple_rnn"), 1e-3, 1, tmp_path)
         assert len(row["validation_accuracy"]) == epochs
@@ -105,15 +105,15 @@ def test_of_learning_rates_the_best_in_validation_is_shown(arguments, monkeypatc
 def test_temporal_order_is_a_task_for_each_length_and_other_tasks_stay():
     tasks = cells.at_lengths(cells.TASKS, [500, 2000])
     assert list(tasks) == ["temporal_order-500", "temporal_order-2000", "generated", "imdb"]
-    lengths = [task.changes.get("data.length_tokens") for task in tasks.values()]
-    assert lengths == [500, 2000, None, None]
+    options = [task.changes.get("data.source_options") for task in tasks.values()]
+    assert options == ["length_tokens=500", "length_tokens=2000", None, None]
     names = [entry.name for entry in cells.entries(["lstm"], tasks["temporal_order-500"])]
     assert names == [entry.name for entry in cells.entries(["lstm"], tasks["temporal_order-2000"])]
     assert [entry.name for entry in cells.entries(["lstm"], tasks["imdb"])] == ["lstm"]
 
 
 def test_where_memory_is_all_each_cell_that_can_be_is_told_how_long():
-    task = Task("order", "temporal_order", {"data.length_tokens": 20}, (1e-3,))
+    task = Task("order", "temporal_order", {"data.source_options": "length_tokens=20"}, (1e-3,))
     for name in loading.cell_names():
         _, *told = cells.entries([name], task)
         for entry in told:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from studies import padding
-from train_lib import loop, report, state
-from train_lib.data import dataset
+from train_lib import run
+from train_lib.records import weights
+from train_lib.training import Program, state
 
 OPTIONS = argparse.Namespace(max_length_tokens=12, seeds=2)
 
@@ -17,23 +18,25 @@ OPTIONS = argparse.Namespace(max_length_tokens=12, seeds=2)
 def small(architecture="bidirectional", side="pre", pooling="last"):
     config = padding.config_of(architecture, side, pooling, OPTIONS)
     config.data.update(
-        source="generated", train_reviews=300, validation_reviews=20, test_reviews=4
+        source="generated", train_examples=300, validation_examples=20, test_examples=4
     )  # fmt: skip
     config.model.embedding_size, config.model.hidden_sizes = 3, (2,)
-    graphdef, params_K = state.split(loop.build_models(config))
-    return config, dataset.load(config.data), graphdef, params_K
+    data, task = run.load_data(config)
+    models = run.build_models(config, data.inputs, task, run.seeds_asked(config))
+    program = Program(models, task, batch_size=64, treatment=run.treatment_of(config))
+    return data, models[0], program, program.params_K
 
 
 def scaled(params_K, part, factor):
     return jax.tree_util.tree_map_with_path(
-        lambda keys, leaf: leaf * (factor if part in report.path_of(keys) else 1), params_K
+        lambda keys, leaf: leaf * (factor if part in weights.path_of(keys) else 1), params_K
     )
 
 
 def test_a_half_that_says_nothing_has_no_spread_and_is_not_missed():
-    config, data, graphdef, params_K = small()
+    data, model, program, params_K = small()
     silent_K = scaled(scaled(params_K, "backward.kernel", 0), "backward.recurrent_kernel", 0)
-    found = padding.halves(graphdef, silent_K, data, config)
+    found = padding.halves(model, program, silent_K, data)
     np.testing.assert_allclose(found["backward"]["spread"], 0, atol=1e-6)
     assert min(found["forward"]["spread"]) > 1e-4
     assert found["backward"]["accuracy_without"] == found["accuracy"]
@@ -42,26 +45,36 @@ def test_a_half_that_says_nothing_has_no_spread_and_is_not_missed():
 
 
 def test_gradients_are_those_of_their_direction():
-    config, data, graphdef, params_K = small()
-    norms = padding.gradient_norms(graphdef, params_K, data.train, config.data)
+    data, model, program, params_K = small()
+    graphdef, _ = state.split([model])
+
+    def norms_of(params_K):
+        return padding.gradient_norms(
+            graphdef, params_K, data.train, program.task, program.treatment
+        )
+
+    norms = norms_of(params_K)
     assert set(norms) == {"forward", "backward"}
     assert [len(of_seeds) for of_seeds in norms.values()] == [2, 2]
     half = {"head.kernel": np.array([1, 1, 0, 0])[:, None]}
     deaf_K = jax.tree_util.tree_map_with_path(
-        lambda keys, leaf: leaf * half.get(report.path_of(keys), 1), params_K
+        lambda keys, leaf: leaf * half.get(weights.path_of(keys), 1), params_K
     )
-    norms = padding.gradient_norms(graphdef, deaf_K, data.train, config.data)
+    norms = norms_of(deaf_K)
     assert norms["backward"] == [0, 0]
     assert min(norms["forward"]) > 0
 
 
 @pytest.mark.parametrize("direction", padding.DIRECTIONS)
 def test_states_are_forgotten_at_the_rate_of_the_forget_gate(direction):
-    _, data, graphdef, params_K = small()
+    data, model, _, params_K = small()
+    graphdef, _ = state.split([model])
     # Of an LSTM that reads nothing but its forget gates' bias of 1: c shrinks by sigmoid(1).
     params_K = scaled(params_K, "recurrent_kernel", 0)
     params_K = jax.tree_util.tree_map_with_path(
-        lambda keys, leaf: leaf.at[:, 0].set(0) if report.path_of(keys) == "inputs.table" else leaf,
+        lambda keys, leaf: (
+            leaf.at[:, 0].set(0) if weights.path_of(keys) == "inputs.table" else leaf
+        ),
         params_K,
     )
     for shares_P in np.array(padding.states(graphdef, params_K, data.train, direction)):

@@ -8,9 +8,11 @@ import sys
 import pytest
 
 from configs import base
-from train_lib import devices, report
-from train_lib.data import dataset, imdb
+from train_lib import files, run
+from train_lib.data.sources import imdb
 from train_lib.errors import UserError
+from train_lib.records.folder import RunFolder
+from train_lib.training import devices
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 ADDRESSES = [
@@ -20,11 +22,11 @@ ADDRESSES = [
 
 
 def name_workdir(address, _):
-    report.RunFolder.open(address, base.get_config("name", "exact"))
+    RunFolder.open(address, base.get_config("name", "exact"))
 
 
 def name_out(address, _):
-    report.new_folder("--out", address, "name")
+    files.new_folder("--out", address, "name")
 
 
 def name_data_dir(address, _):
@@ -42,9 +44,9 @@ def name_archive(address, _):
 
 def name_cache(address, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", address)
-    config = base.get_config("name", "exact").data
-    config.update(source="generated", train_reviews=4, validation_reviews=2, test_reviews=2)
-    dataset.load(config)
+    config = base.get_config("name", "exact")
+    config.data.update(source="generated", train_examples=4, validation_examples=2, test_examples=2)
+    run.load_data(config)
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
@@ -91,13 +93,13 @@ def test_an_address_that_jax_cannot_read_is_refused(address, monkeypatch):
 
 @pytest.mark.parametrize("path", ["a", "/a/b", "./gs:/x", "a b:c", "a/gs://b", "C:/x", "a:b"])
 def test_what_only_looks_like_an_address_is_a_path(path):
-    assert report.RunFolder(path).path == pathlib.Path(path)
+    assert RunFolder(path).path == pathlib.Path(path)
 
 
 def test_the_home_of_nobody_is_refused():
     refused = ""
     try:
-        report.RunFolder("~nobody_of_that_name/x")
+        RunFolder("~nobody_of_that_name/x")
     except (UserError, RuntimeError) as error:
         refused = f"{type(error).__name__}: {error}"
     assert refused.startswith("UserError: ~nobody_of_that_name/x: ")

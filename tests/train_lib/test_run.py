@@ -10,9 +10,12 @@ import sys
 
 import numpy as np
 import pytest
-from train_lib.data.generated import GeneratedCorpus
+from scipy.special import expit
 
-from train_lib import predict, report
+from train_lib import restored
+from train_lib.data.sources.generated import Generated
+from train_lib.records.folder import RunFolder
+from train_lib.restored import Restored
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
@@ -22,8 +25,8 @@ def slow(*values):
 
 
 SMALL = [
-    "--config.data.source=generated", "--config.data.train_reviews=60",
-    "--config.data.validation_reviews=20", "--config.data.test_reviews=30",
+    "--config.data.source=generated", "--config.data.train_examples=60",
+    "--config.data.validation_examples=20", "--config.data.test_examples=30",
     "--config.train.batch_size=32", "--config.train.num_epochs=2",
 ]  # fmt: skip
 # One layer: a second one would cost as much again at every start.
@@ -77,6 +80,7 @@ def test_a_run_tells_and_keeps_what_it_did(finished):
     workdir, output, result = finished
     for words in (
         "330,401",
+        "task:   Classes, 1 output a sequence; accuracy decides",
         "epoch 2/2: train loss",
         "test:       accuracy",
         "jax ",
@@ -86,7 +90,7 @@ def test_a_run_tells_and_keeps_what_it_did(finished):
         assert words in output  # fmt: skip
     assert {path.name for path in workdir.iterdir()} == {
         "config.json", "metrics.jsonl", "vocabulary.txt", "weights.npz", "best_weights.npz",
-        "predictions.csv", "curves.png", "result.json", "SHA256SUMS",
+        "predictions.csv", "curves.png", "result.json", "SHA256SUMS", "data.json", "confusion.png",
     }  # fmt: skip
     assert (workdir / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((workdir / "config.json").read_text())["train"]["num_epochs"] == 2
@@ -108,8 +112,9 @@ def test_predictions_add_up_to_the_result(finished):
     workdir, _, result = finished
     with open(workdir / "predictions.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [int(row["review"]) for row in rows] == list(range(30))
-    right = [(float(row["probability"]) > 0.5) == (row["label"] == "1") for row in rows]
+    assert [int(row["example"]) for row in rows] == list(range(30))
+    right = [row["answer"] == row["target"] for row in rows]
+    assert [row["score"] for row in rows] == [str(int(one)) for one in right]
     accuracy = result["test_accuracy"]
     assert np.mean(right) == pytest.approx(accuracy["mean"])
     assert accuracy["ci95_low"] < accuracy["mean"] < accuracy["ci95_high"]
@@ -117,7 +122,7 @@ def test_predictions_add_up_to_the_result(finished):
 
 def test_predict_repeats_the_test_predictions(finished):
     workdir = finished[0]
-    reviews = GeneratedCorpus(80, 30).read("test").texts
+    reviews = Generated(60, 20, 30).read("test").inputs
     done = python("-m", "train_lib.predict", f"--workdir={workdir}", "-", *reviews[:2],
                   stdin="\n".join(reviews).encode())  # fmt: skip
     assert done.returncode == 0, done.stderr.decode()
@@ -131,7 +136,7 @@ def test_predict_repeats_the_test_predictions(finished):
 def test_the_tutorial_treatment_predicts_with_the_padding_it_was_trained_with(tmp_path):
     _, result = run(tmp_path, "--config=configs/lstm.py:tutorial", *SMALL)
     assert result["config"] == "lstm-tutorial"
-    reviews = GeneratedCorpus(80, 30).read("test").texts
+    reviews = Generated(60, 20, 30).read("test").inputs
     done = python("-m", "train_lib.predict", f"--workdir={tmp_path}", *reviews)
     assert done.returncode == 0, done.stderr.decode()
     with open(tmp_path / "predictions.csv", newline="") as file:
@@ -156,7 +161,10 @@ def test_seeds_at_once_are_the_runs_they_would_be_alone(finished, tmp_path):
     assert "one more seed lies between" in output
     assert [seed["seed"] for seed in result["seeds"]] == [0, 1, 2]
     for name, value in finished[2]["seeds"][0].items():
-        assert result["seeds"][0][name] == pytest.approx(value, rel=1e-4)
+        if isinstance(value, float):
+            assert result["seeds"][0][name] == pytest.approx(value, rel=1e-4)
+    together = result["seeds_together"]["accuracy"]
+    assert f"the average of all seeds' answers: accuracy {together:.4f}" in output
     accuracies = [seed["test_accuracy"] for seed in result["seeds"]]
     assert result["test_accuracy"]["mean"] == pytest.approx(np.mean(accuracies))
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -165,15 +173,16 @@ def test_seeds_at_once_are_the_runs_they_would_be_alone(finished, tmp_path):
         assert low < row["validation_loss"] == np.mean(row["seeds"]["validation_loss"]) < high
     with open(tmp_path / "predictions.csv", newline="") as file:
         predictions = list(csv.DictReader(file))
-    assert [(int(p["seed"]), int(p["review"])) for p in predictions] == [
+    assert [(int(p["seed"]), int(p["example"])) for p in predictions] == [
         (seed, review) for seed in range(3) for review in range(30)
     ]
-    of_first = [float(p["probability"]) for p in predictions if p["review"] == "0"]
-    review = GeneratedCorpus(80, 30).read("test").texts[0]
+    of_first = [float(p["probability"]) for p in predictions if p["example"] == "0"]
+    review = Generated(60, 20, 30).read("test").inputs[0]
     done = python("-m", "train_lib.predict", f"--workdir={tmp_path}", review)
-    mean, low, high = (float(word.strip("[,]")) for word in done.stdout.decode().split()[1:4])
-    expected = np.mean(of_first), min(of_first), max(of_first)
-    assert (mean, low, high) == pytest.approx(expected, abs=2e-4)
+    label, mean, said = done.stdout.decode().split("  ")[:3]
+    assert float(mean) == pytest.approx(np.mean(of_first), abs=2e-4)
+    agreeing = sum((one > 0.5) == (label == "positive") for one in of_first)
+    assert said == f"[{agreeing} of 3 seeds]"
 
 
 def test_predict_refuses_bytes_that_are_no_text(finished):
@@ -184,12 +193,18 @@ def test_predict_refuses_bytes_that_are_no_text(finished):
 
 def test_what_predict_says_of_a_text_does_not_depend_on_the_company(finished, monkeypatch):
     texts = ["good " * 3_000, "bad", "", "a " * 100, "xyzzy"]
-    together = predict.predict(str(finished[0]), texts)
-    monkeypatch.setattr(predict, "_MAX_BATCH_TOKENS", 1)
-    apart = predict.predict(str(finished[0]), texts[::-1])[:, ::-1]
-    np.testing.assert_allclose(together, apart)
-    alone = np.concatenate([predict.predict(str(finished[0]), [text]) for text in texts], axis=1)
+    together = logits(finished[0], texts)
+    monkeypatch.setattr(restored, "_MAX_BATCH_STEPS", 1)
+    apart = logits(finished[0], texts[::-1])[::-1]
+    np.testing.assert_allclose(together, apart, rtol=1e-6)
+    alone = np.concatenate([logits(finished[0], [text]) for text in texts])
     np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def logits(workdir, texts):
+    answerer = Restored(str(workdir))
+    (kept,) = answerer.answer(answerer.encode(texts, str))
+    return kept["outputs"][:, 0]
 
 
 def test_predict_takes_the_weights_after_the_best_epoch_where_it_is_asked_to(finished, tmp_path):
@@ -197,11 +212,11 @@ def test_predict_takes_the_weights_after_the_best_epoch_where_it_is_asked_to(fin
     with np.load(tmp_path / "weights.npz") as last:
         opposite = {name: -a if name.startswith("head") else a for name, a in last.items()}
     np.savez(tmp_path / "best_weights.npz", **opposite)
-    folder = report.RunFolder(tmp_path)
+    folder = RunFolder(tmp_path)
     folder.finish(folder.read_json("result.json"))
-    (probability,) = predict.predict(str(tmp_path), ["good"])[:, 0]
+    (logit,) = logits(tmp_path, ["good"])
     done = python("-m", "train_lib.predict", f"--workdir={tmp_path}", "--best", "good")
-    assert float(done.stdout.split()[1]) == pytest.approx(1 - probability, abs=1e-4)
+    assert float(done.stdout.split()[1]) == pytest.approx(expit(-logit), abs=1e-4)
 
 
 @pytest.mark.parametrize("name", ["weights.npz", slow("config.json"), slow("vocabulary.txt")])
@@ -267,8 +282,8 @@ def test_a_wrong_command_is_told_and_leaves_nothing_behind(arguments, words, tmp
 def test_one_epoch_on_imdb(tmp_path):
     _, result = run(
         tmp_path, "--config=configs/lstm.py", "--config.data.source=imdb",
-        "--config.train.num_epochs=1", "--config.data.train_reviews=4000",
-        "--config.data.validation_reviews=1000", "--config.data.test_reviews=1000",
+        "--config.train.num_epochs=1", "--config.data.train_examples=4000",
+        "--config.data.validation_examples=1000", "--config.data.test_examples=1000",
         "--config.train.batch_size=64", "--config.train.learning_rate=0.01",
         "--config.model.pooling=mean",
     )  # fmt: skip
@@ -285,7 +300,7 @@ def test_a_model_of_many_options_is_built_again_to_predict(tmp_path):
         "--config.model.word_dropout=0.1", "--config.model.embedding_dropout=0.1",
         "--config.model.weight_drop=0.2",
     )  # fmt: skip
-    review = GeneratedCorpus(80, 30).read("test").texts[0]
+    review = Generated(60, 20, 30).read("test").inputs[0]
     done = python("-m", "train_lib.predict", f"--workdir={tmp_path}", review)
     assert done.returncode == 0, done.stderr.decode()
     with open(tmp_path / "predictions.csv", newline="") as file:

@@ -1,253 +1,286 @@
-"""Classical baselines on an experiment's reviews: what a recurrent model has to be better than.
+"""Classical baselines of each task: what there is, how options are chosen, and what they answer.
 
-python -m train_lib.baselines [--config=configs/lstm.py] [--workdir=runs/baselines] [--full]
-
-Each is trained, validated and tested on the reviews that `main.py` has with the same config, and
-leaves the folder of a finished run. Words are split as for the recurrent models, but all of them
-are known, not only the config's vocabulary, unless the name says so. Options are chosen by
-the validation reviews. `--full` then trains on these too, as was done for the published figures.
+Words are split as for the recurrent models, but all of them are known, not only the config's
+vocabulary, unless the name says so. Options are chosen by the metric that decides in the task, on
+the validation examples.
 """
 
-import contextlib
 import dataclasses
+import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
-from importlib import metadata
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from absl import flags
-from ml_collections import ConfigDict
-from scipy.sparse import csr_array
-from train_lib.data.imdb import ImdbCorpus
-from train_lib.data.ngrams import MAX_FEATURES, NGrams
-from train_lib.metrics import Metrics
-from train_lib.ngram_models import Model, Options, train_averaged, train_linear
-from train_lib.progress import Stopwatch
-from train_lib.state import Position
 
-from train_lib import command, loop, metrics, report, settings
-from train_lib.data import dataset
-from train_lib.data.dataset import SPLITS, Dataset
+from train_lib.analysis import baseline_models, features
+from train_lib.analysis.baseline_models import Answerer, Trainer
+from train_lib.analysis.ngram_models import Options, train_averaged, train_linear
+from train_lib.analysis.ngrams import MAX_FEATURES, NGrams
+from train_lib.data.dataset import SPLITS, Dataset, Split
+from train_lib.data.inputs import Inputs, Text, Tokens, Vectors
+from train_lib.data.vocabulary import START
 from train_lib.errors import UserError
+from train_lib.tasks.base import Task
+from train_lib.tasks.classes import Classes
+from train_lib.tasks.labels import Labels
+from train_lib.tasks.numbers import Numbers
+from train_lib.tasks.tags import Tags
+from train_lib.training import metrics
+from train_lib.training.program import Evaluation
 
 MIN_COUNT = 2
-"""How often the training reviews must have an n-gram. With all of them, NB-SVM has five times as
+"""How often the training examples must have an n-gram. With all of them, NB-SVM has five times as
 many parameters and a validation accuracy of .9105 instead of .9123 (three words, IMDB)."""
+
+_COSTS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+
+Reader = Callable[[Dataset], dict[str, Any]]
+"""From a data set to the features of each of `SPLITS`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Baseline:
-    """One way to classify counted n-grams.
+    """One way to answer a task.
 
     Attributes:
         name: of its folder.
-        words: of the longest n-grams.
-        train: from counts, labels, a grid of options and a seed to a model for each of the options.
+        read: the features of a data set.
+        train: models from the features.
         grid: the options to choose from; the first of equals is chosen.
-        max_features: of its vocabulary.
+        architecture: what else `config.json` says of it.
+        max_features: of its vocabulary; None: its inputs have none.
         is_random: whether another seed makes another model.
         published: accuracy on IMDB's test reviews, trained on all 25,000 others; and whose it is.
     """
 
     name: str
-    words: int
-    train: Callable[[csr_array, np.ndarray, Sequence[Options], int], Iterator[Model]]
+    read: Reader
+    train: Trainer
     grid: Sequence[Options]
-    max_features: int = MAX_FEATURES
+    architecture: dict[str, Any]
+    max_features: int | None = None
     is_random: bool = False
     published: str = ""
 
 
-def baselines(max_features: int) -> list[Baseline]:
-    """All there are; `max_features` is that of the recurrent models."""
-
-    def grid(*weightings: str) -> list[Options]:
-        costs = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
-        return [{"weighting": name, "cost": cost} for name in weightings for cost in costs]
-
-    words, ratio = grid("binary", "tf-idf"), grid("log-count ratio")
-    epochs = [{"embedding_size": 10, "epochs": number} for number in range(1, 7)]
-    wang = "Wang and Manning 2012"
-    return [
-        Baseline(f"logistic-regression-{max_features}", 1, train_linear, words, max_features),
-        Baseline("logistic-regression", 1, train_linear, words, published=f".8695 (SVM), {wang}"),
-        Baseline("nb-svm-1", 1, train_linear, ratio, published=f".8829, {wang}"),
-        Baseline("nb-svm-2", 2, train_linear, ratio, published=f".9122, {wang}"),
-        Baseline("nb-svm-3", 3, train_linear, ratio, published=".9187, Mesnil et al. 2014"),
-        Baseline("fasttext-2", 2, train_averaged, epochs, is_random=True,
-                 published=".9056, Keras' example imdb_fasttext"),
-    ]  # fmt: skip
-
-
-def run(config: ConfigDict, workdir: str | None = None, *, full: bool = False) -> list[dict]:
-    """Chooses, trains and tests all baselines, and prints a table of them.
+def baselines(inputs: Inputs, task: Task, max_features: int) -> list[Baseline]:
+    """All there are.
 
     Args:
-        config: as `configs/base.py` describes it; its data and seeds are the baselines'.
-        workdir: where each baseline gets a run folder; None: under `runs/`. Those that are finished
-            there are left as they are.
-        full: train on the validation reviews too, once they have chosen the options.
-
-    Returns:
-        What `result.json` of each of them holds.
+        inputs: what a model reads.
+        task: what is asked.
+        max_features: vocabulary size of the recurrent models.
 
     Raises:
-        UserError: the config, the data or a folder cannot be used; nothing was overwritten.
+        UserError: there are none for a task of the user's own.
     """
-    settings.check(config)
-    everyone = baselines(config.data.max_features)
-    configs = [_describe(baseline, config, full) for baseline in everyone]
-    with contextlib.ExitStack() as stack:
-        folders = [
-            report.RunFolder.open(workdir and f"{workdir}/{described.name}", described)
-            for described in configs
-        ]
-        for folder in folders:
-            stack.callback(folder.close)
-        to_choose = to_train = _load(config.data)
-        if full:
-            to_train = _load(configs[0].data)
-        print(report.describe_data(to_train), flush=True)
-        results = []
-        for baseline, described, folder in zip(everyone, configs, folders, strict=True):
-            print(f"{described.name}: {folder.path}", flush=True)
-            if not folder.is_finished():
-                _run(baseline, described, to_choose, to_train, folder)
-            results.append(folder.read_json("result.json"))
-    print(f"\n{_table(everyone, results)}", flush=True)
-    return results
+    if not isinstance(task, Classes | Labels | Numbers | Tags):
+        raise UserError(
+            f"there is no baseline for the task {type(task).__name__}: those there are answer "
+            "classes, labels, numbers and tags. What the same guess for all scores is in every "
+            "run's result.json."
+        )
+    if isinstance(task, Tags):
+        return list(_of_tags(inputs))
+    if isinstance(inputs, Vectors):
+        return list(_of_vectors(task))
+    return list(_of_ngrams(inputs, task, max_features))
 
 
-def _describe(baseline: Baseline, config: ConfigDict, full: bool) -> ConfigDict:
-    """The config of one baseline."""
-    data = config.data.to_dict() | {"max_features": baseline.max_features}
-    if full:
-        data["train_reviews"] += data["validation_reviews"]
-        data["validation_reviews"] = 0
-    seeds = config.train.seeds if baseline.is_random else 1
-    return ConfigDict(
-        {
-            "name": baseline.name,
-            "model": {"ngram_words": baseline.words, "min_count": MIN_COUNT},
-            "data": data,
-            "train": {"seeds": seeds, "seed": config.train.seed},
-        }
-    )
+def _grid(*weightings: str) -> list[Options]:
+    return [{"weighting": name, "cost": cost} for name in weightings for cost in _COSTS]
 
 
-def _load(data_config: ConfigDict) -> Dataset:
-    """The reviews of a config, with all their words."""
-    config = ConfigDict(data_config.to_dict())
-    config.max_features = MAX_FEATURES
-    return dataset.load(config)
+def _ridge_grid(weighting: str) -> list[Options]:
+    return [{"weighting": weighting, "penalty": 10.0**power} for power in range(-2, 5)]
 
 
-def _run(
-    baseline: Baseline,
-    config: ConfigDict,
-    to_choose: Dataset,
-    to_train: Dataset,
-    folder: report.RunFolder,
-) -> None:
-    """Chooses a baseline's options with one data set, and trains and tests it with another."""
-    stopwatch = Stopwatch()
-    seeds = loop.seeds_of(config)
-    with stopwatch.phase("data"):
-        counts = _count(baseline, to_choose)
-    with stopwatch.phase("train"):
-        search = _search(baseline, to_choose, counts, seeds[0])
-        options = max(search, key=lambda choice: choice[1])[0]
-    if to_train is not to_choose:
-        with stopwatch.phase("data"):
-            counts = _count(baseline, to_train)
-    with stopwatch.phase("train"):
-        train = counts["train"], to_train.train.labels
-        models = [next(baseline.train(*train, [options], seed)) for seed in seeds]
-    with stopwatch.phase("evaluate"):
-        logits = {
-            split: np.stack([model.logits(counts[split]) for model in models])
-            for split in ("validation", "test")
-            if len(getattr(to_train, split))
-        }
-        evaluated = {
-            split: _metrics(logits_KxN, getattr(to_train, split).labels)
-            for split, logits_KxN in logits.items()
-        }
+def _linear(task: Task) -> Trainer:
+    """The trainer of linear models of a task whose outputs are logits."""
+    if isinstance(task, Labels):
+        return baseline_models.labels(train_linear)
+    of_two = isinstance(task, Classes) and task.num_outputs == 1
+    return (baseline_models.two_classes if of_two else baseline_models.classes)(train_linear)
 
-    folder.write_predictions(seeds, to_train.test, logits["test"])
-    result = report.result(
-        config, to_train, seeds, models[0].parameters, Position.first(len(seeds)),
-        evaluated.get("validation"), evaluated["test"], stopwatch,
+
+def _of_ngrams(inputs: Inputs, task: Task, max_features: int) -> Iterator[Baseline]:
+    """Those that count words and groups of words, or token numbers and groups of them."""
+    is_text = isinstance(inputs, Text)
+
+    def baseline(name, words, train, grid, known=MAX_FEATURES, **rest) -> Baseline:
+        read = functools.partial(_counts, words=words, max_features=known if is_text else None)
+        architecture = {"ngram_words": words, "min_count": MIN_COUNT}
+        known = known if is_text else None
+        return Baseline(name, read, train, grid, architecture, known, **rest)
+
+    if isinstance(task, Numbers):
+        train, grid = baseline_models.numbers, _ridge_grid("tf-idf")
+        if is_text:
+            yield baseline(f"ridge-{max_features}", 1, train, grid, max_features)
+        for words in (1, 2):
+            yield baseline(f"ridge-{words}", words, train, grid)
+        return
+    train, words, ratio = _linear(task), _grid("binary", "tf-idf"), _grid("log-count ratio")
+    wang = "Wang and Manning 2012"
+    if is_text:
+        yield baseline(f"logistic-regression-{max_features}", 1, train, words, max_features)
+    yield baseline("logistic-regression", 1, train, words, published=f".8695 (SVM), {wang}")
+    yield baseline("nb-svm-1", 1, train, ratio, published=f".8829, {wang}")
+    yield baseline("nb-svm-2", 2, train, ratio, published=f".9122, {wang}")
+    yield baseline("nb-svm-3", 3, train, ratio, published=".9187, Mesnil et al. 2014")
+    if isinstance(task, Classes) and task.num_outputs == 1:
+        yield baseline(
+            "fasttext-2",
+            2,
+            baseline_models.two_classes(train_averaged),
+            [{"embedding_size": 10, "epochs": number} for number in range(1, 7)],
+            is_random=True,
+            published=".9056, Keras' example imdb_fasttext",
+        )
+
+
+def _of_vectors(task: Task) -> Iterator[Baseline]:
+    """Those that read what is typical of the vectors of a sequence."""
+    read, what = _of_each(features.summary), {"features": "mean, sd, first, last, min, max"}
+    if isinstance(task, Numbers):
+        train, grid = baseline_models.numbers, _ridge_grid("standardised")
+        yield Baseline("ridge-summary", read, train, grid, what)
+    else:
+        yield Baseline(
+            "logistic-regression-summary", read, _linear(task), _grid("standardised"), what
+        )
+
+
+def _of_tags(inputs: Inputs) -> Iterator[Baseline]:
+    """Those that read a step, and those that read its neighbours too."""
+    train = baseline_models.classes(train_linear)
+    places = {"neighbours": list(features.NEIGHBOURS)}
+    name = "logistic-regression-neighbours"
+    if isinstance(inputs, Vectors):
+        read = _of_each(features.vector_neighbours)
+        yield Baseline(name, read, train, _grid("standardised"), places)
+        return
+    known = MAX_FEATURES if isinstance(inputs, Text) else None
+    yield Baseline(
+        "most-frequent-tag", _of_each(features.tokens), baseline_models.most_frequent,
+        [{"smoothing": 1.0}], {"neighbours": [0]}, known,
     )  # fmt: skip
-    result["model"]["architecture"] |= options
-    result["versions"]["scikit-learn"] = metadata.version("scikit-learn")
-    result["search"] = [options | {"validation_accuracy": value} for options, value in search]
-    folder.finish(result)
+    yield Baseline(name, _neighbours, train, _grid("binary"), places, known)
 
 
-def _count(baseline: Baseline, data: Dataset) -> dict[str, csr_array]:
-    """The counts `[N, F]` of each split's reviews."""
-    splits = {
-        name: getattr(data, name).most_frequent_words(baseline.max_features) for name in SPLITS
-    }
-    ngrams = NGrams(splits["train"], baseline.words, MIN_COUNT)
+def _of_each(read: Callable[[Split], Any]) -> Reader:
+    """The features of each split by itself."""
+    return lambda data: {split: read(getattr(data, split)) for split in SPLITS}
+
+
+def _neighbours(data: Dataset) -> dict[str, Any]:
+    """Which tokens stand around each step, of each split."""
+    size = 1 + max(int(split.values.max(initial=0)) for split in data.splits)
+    return {name: features.neighbours(getattr(data, name), size) for name in SPLITS}
+
+
+def _counts(data: Dataset, words: int, max_features: int | None) -> dict[str, Any]:
+    """The counts `[N, F]` of each split's n-grams.
+
+    Raises:
+        UserError: there is nothing to count.
+    """
+    splits = {name: getattr(data, name) for name in SPLITS}
+    start = START if isinstance(data.inputs, Text) else None
+    if isinstance(data.inputs, Tokens) and data.inputs.size > MAX_FEATURES:
+        raise UserError(
+            f"baselines count token numbers below {MAX_FEATURES:,}, and {data.name} has numbers up "
+            f"to {data.inputs.size - 1:,}."
+        )
+    if max_features is not None:
+        splits = {name: split.most_frequent_words(max_features) for name, split in splits.items()}
+    ngrams = NGrams(splits["train"], words, MIN_COUNT, start)
     if not len(ngrams):
         raise UserError(
-            f"no word stands in the {len(data.train)} training reviews {MIN_COUNT} times, so there "
-            "is nothing to count; raise --config.data.train_reviews."
+            f"no word stands in the {len(data.train)} training examples {MIN_COUNT} times, so "
+            "there is nothing to count; raise --config.data.train_examples."
         )
     return {name: ngrams.count(split) for name, split in splits.items()}
 
 
-def _search(
-    baseline: Baseline, data: Dataset, counts: dict[str, csr_array], seed: int
-) -> list[tuple[Options, float]]:
-    """Validation accuracy with each of the options."""
-    models = baseline.train(counts["train"], data.train.labels, baseline.grid, seed)
-    labels_N = data.validation.labels
-    return [
-        (options, float(_metrics(model.logits(counts["validation"])[None], labels_N).accuracy[0]))
-        for options, model in zip(baseline.grid, models, strict=True)
-    ]
+def search(
+    baseline: Baseline, data: Dataset, task: Task, of_splits: dict[str, Any], seed: int
+) -> list[tuple[Options, float | None]]:
+    """What the metric that decides is on validation with each of the options; None: no number."""
+    measure = jax.jit(task.all_sums)  # Once for all options.
+    models = _models(baseline, data, task, of_splits, baseline.grid, seed)
+    found: list[tuple[Options, float | None]] = []
+    for options, model in zip(baseline.grid, models, strict=True):
+        outputs_NxC = jnp.asarray(model.outputs(of_splits["validation"]), jnp.float32)
+        sums = measure(outputs_NxC, data.validation.targets)
+        metrics_of = task.metrics({name: np.asarray(of, np.float64) for name, of in sums.items()})
+        value = metrics_of[task.metric]
+        found.append((options, value if math.isfinite(value) else None))
+    return found
 
 
-def _metrics(logits_KxN: np.ndarray, labels_N: np.ndarray) -> Metrics:
-    """Loss and accuracy of each of K models."""
-    of_each = jax.vmap(metrics.cross_entropy, (0, None, None))
-    return metrics.mean([of_each(logits_KxN, labels_N, np.ones(len(labels_N)))])
+def chosen(found: Sequence[tuple[Options, float | None]], task: Task) -> tuple[Options, float]:
+    """The options with the best value, the first of equals, and that value.
 
-
-def _table(everyone: Sequence[Baseline], results: Sequence[dict]) -> str:
-    """All baselines, for people; the published figures where they are of the same reviews."""
-    data = results[0]["dataset"]
-    rows = [["baseline", "options", "parameters", "validation", "test [95 %]", "seconds", ""]]
-    if data["name"] == ImdbCorpus.name:
-        rows[0][-1] = "published, of 25,000"
-    for baseline, result in zip(everyone, results, strict=True):
-        options, test = result["model"]["architecture"], result["test_accuracy"]
-        best = max(choice["validation_accuracy"] for choice in result["search"])
-        rows.append(
-            [
-                baseline.name,
-                ", ".join(f"{name} {options[name]}" for name in baseline.grid[0]),
-                f"{result['model']['parameters']:,}",
-                f"{best:.4f}",
-                f"{test['mean']:.4f} [{test['ci95_low']:.4f}, {test['ci95_high']:.4f}]",
-                f"{result['seconds']['total']:.0f}",
-                baseline.published if rows[0][-1] else "",
-            ]
+    Raises:
+        UserError: no value is a number.
+    """
+    values = [(options, value) for options, value in found if value is not None]
+    if not values:
+        raise UserError(
+            f"{task.metric} is not a number on the validation examples, whatever the options; "
+            "choose another --config.task.metric."
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-    title = f"{data['name']}, trained on {data['train']:,} reviews, tested on {data['test']:,}"
-    return "\n".join([title, "", *lines])
+    sign = 1 if task.higher_is_better else -1
+    return max(values, key=lambda pair: sign * pair[1])
 
 
-if __name__ == "__main__":
-    flags.adopt_module_key_flags(command)
-    _FULL = flags.DEFINE_bool(
-        "full", False, "Train on the validation reviews too, once the options are chosen."
+def train(
+    baseline: Baseline,
+    data: Dataset,
+    task: Task,
+    of_splits: dict[str, Any],
+    options: Options,
+    seeds: Sequence[int],
+) -> list[Answerer]:
+    """A model of each seed."""
+    return [next(_models(baseline, data, task, of_splits, [options], seed)) for seed in seeds]
+
+
+def _models(
+    baseline: Baseline,
+    data: Dataset,
+    task: Task,
+    of_splits: dict[str, Any],
+    grid: Sequence[Options],
+    seed: int,
+) -> Iterator[Answerer]:
+    """Models of the training items that have a label."""
+    is_known_N = np.asarray(task.labelled(data.train.targets))
+    known, targets_N = of_splits["train"], data.train.targets
+    if not is_known_N.all():
+        known, targets_N = known[is_known_N], targets_N[is_known_N]
+    return baseline.train(known, targets_N, task, grid, seed)
+
+
+def evaluate(
+    models: Sequence[Answerer], task: Task, rows: Any, targets_N: np.ndarray
+) -> Evaluation:
+    """What the models of K seeds do with the items of a split, of which `rows` are the features."""
+    all_sums, kept_K, sums_K = jax.jit(task.all_sums), [], []
+    for model in models:
+        outputs_NxC = model.outputs(rows)
+        sums_K.append(all_sums(jnp.asarray(outputs_NxC, jnp.float32), targets_N))
+        kept_K.append({name: np.asarray(of) for name, of in task.kept(outputs_NxC).items()})
+    stacked = {
+        name: np.stack([np.asarray(sums[name], np.float64) for sums in sums_K])
+        for name in sums_K[0]
+    }
+    return Evaluation(
+        metrics.of_seeds(task, stacked),
+        {name: np.stack([kept[name] for kept in kept_K]) for name in kept_K[0]},
+        int(np.asarray(task.labelled(targets_N)).sum()),
     )
-    flags.FLAGS.set_default("config", "configs/lstm.py")
-    jax.config.update("jax_platforms", "cpu")  # Where scikit-learn is.
-    command.run(lambda config, workdir: run(config, workdir, full=_FULL.value))

@@ -6,25 +6,33 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from train_lib.analysis import statistics
+from train_lib.analysis import scores, statistics
 from train_lib.records import finished
 from train_lib.records.finished import Run
-from train_lib.records.metrics import summary
+from train_lib.records.metrics import plain, summary
 from train_lib.records.result import diverged_seeds
 
 LENGTH_BINS = 5
 
-FIGURES = ("loss", "macro_f1", "auroc", "r2", "mae", "ece", "brier")
-"""Figures of each seed that are compared beside the score, where all runs have them."""
+FIGURES = ("macro_f1", "auroc", "ece", "brier")
+"""Figures of each seed that are compared beside the score and the task's metrics."""
 
-_SHARES = {"macro_f1", "auroc", "ece", "brier"}  # From 0 to 1.
+# From 0 to 1; Brier's score is so of two classes alone.
+_SHARES = {
+    "accuracy", "subset_accuracy", "f1", "macro_f1", "micro_f1", "samples_f1", "auroc", "ece",
+}  # fmt: skip
+_NEVER_NEGATIVE = {"loss", "mse", "mae", "brier"}
 
 # What changes the examples learnt from, and not those tested on.
 _TRAINING_DATA = ("data.max_features", "data.split_seed", "data.train_examples")
 
 
 def compare(runs: Sequence[Run]) -> dict:
-    """What `compare.json` holds: of each run, of each pair of runs, and what to know of both."""
+    """What `compare.json` holds: of each run, of each pair of runs, and what to know of both.
+
+    Examples without a label are left out.
+    """
+    runs = [run.labelled() for run in runs]
     steps_N = runs[0].steps_N
     bins_N = statistics.equal_count_bins(steps_N, LENGTH_BINS)
     bins_BxN = [bins_N == number for number in range(bins_N.max() + 1)]
@@ -32,10 +40,17 @@ def compare(runs: Sequence[Run]) -> dict:
     for pair, p in zip(pairs, statistics.holm([pair["p"] for pair in pairs]), strict=True):
         pair["p_holm"] = p
     data = runs[0].result["dataset"]
-    figures = [name for name in FIGURES if all(_has(run, name) for run in runs)]
+    names = dict.fromkeys((*runs[0].metrics, *FIGURES))
+    figures = [
+        name for name in names if name != runs[0].score and all(_has(run, name) for run in runs)
+    ]
     return {
         "dataset": {field: data[field] for field in ("name", "fingerprint", "test")},
-        "score": {"name": runs[0].score, "higher_is_better": runs[0].higher_is_better},
+        "score": {
+            "name": runs[0].score,
+            "higher_is_better": runs[0].higher_is_better,
+            "is_share": runs[0].are_shares,
+        },
         "runs": [_run(run, bins_BxN, figures) for run in runs],
         "pairs": pairs,
         "length_bins": [
@@ -71,19 +86,22 @@ def _run(run: Run, bins_BxN: Sequence[np.ndarray], figures: Sequence[str]) -> di
         "name": run.name,
         "folder": str(run.folder),
         "parameters": run.result["model"]["parameters"],
-        "score": score_summary(run.scores_KxN, run.weights_N),
+        "score": score_summary(run.scores_KxN, run.weights_N, are_shares=run.are_shares),
         "score_sd": float(scores_K.std(ddof=1)) if seeds > 1 else None,
         "figures": {
-            # Of other seeds on these examples.
-            key: summary(values_K, math.inf if key in _SHARES else None)
+            key: _figure_summary(key, values_K, are_two_classes=reliability is not None)
             for key, values_K in each_K.items()
         },
         "train_seconds": run.result["seconds"]["train"],
         "device": run.result["device"],
         # What is not trained by epochs has one, its end.
         "course": [
-            {"epoch": epoch["epoch"], "seconds": epoch["seconds"], "value": epoch[name]}
-            | {"ci95": epoch["ci95"] and epoch["ci95"][name]}
+            {
+                "epoch": epoch["epoch"],
+                "seconds": epoch["seconds"],
+                "value": epoch[name],
+                "ci95": epoch["ci95"] and epoch["ci95"][name],
+            }
             for epoch in run.epochs
             if name in epoch
         ]
@@ -105,34 +123,49 @@ def _run(run: Run, bins_BxN: Sequence[np.ndarray], figures: Sequence[str]) -> di
             for k, seed in enumerate(run.seeds)
         ],
         "by_length": [
-            score_summary(run.scores_KxN[:, bin_N], run.weights_N[bin_N]) for bin_N in bins_BxN
+            score_summary(run.scores_KxN[:, bin_N], run.weights_N[bin_N], are_shares=run.are_shares)
+            for bin_N in bins_BxN
         ],
         "reliability": reliability,
     }
 
 
-def score_summary(scores_KxN: np.ndarray, weights_N: np.ndarray) -> dict:
+def _figure_summary(name: str, values_K: np.ndarray, *, are_two_classes: bool) -> dict:
+    """A mean over seeds; its interval is of other seeds on these examples."""
+    if name in _SHARES or (name == "brier" and are_two_classes):
+        return summary(values_K, math.inf)
+    is_positive = name in _NEVER_NEGATIVE and min(values_K) >= 0
+    return summary(values_K, None, 0.0 if is_positive else -math.inf)
+
+
+def score_summary(scores_KxN: np.ndarray, weights_N: np.ndarray, *, are_shares: bool) -> dict:
     """What `summary` says of the mean score, over seeds and examples."""
-    if is_right_or_wrong(scores_KxN) and (weights_N == 1).all():
+    if are_shares and is_right_or_wrong(scores_KxN, weights_N):
         return summary(scores_KxN.mean(1), scores_KxN.shape[1])
-    mean, low, high = statistics.mean_score_interval(scores_KxN, weights_N)
+    mean, low, high = scores.mean_score_interval(scores_KxN, weights_N, are_shares=are_shares)
     return {"mean": mean, "ci95_low": low, "ci95_high": high}
 
 
-def is_right_or_wrong(scores_KxN: np.ndarray) -> bool:
-    """Whether answers are right or wrong, and nothing between."""
-    return bool(np.isin(scores_KxN, (0, 1)).all())
+def is_right_or_wrong(scores_KxN: np.ndarray, weights_N: np.ndarray) -> bool:
+    """Whether answers are right or wrong, nothing between, and there is one an example."""
+    return bool(np.isin(scores_KxN, (0, 1)).all() and (weights_N == 1).all())
 
 
 def _pair(first: Run, second: Run) -> dict:
     """How much higher the second run scores than the first."""
     paired = first.seeds == second.seeds
     first_KxN, second_KxN = first.scores_KxN, second.scores_KxN
-    difference = statistics.difference(
-        first_KxN, second_KxN, paired=paired, weights_N=first.weights_N
+    difference = scores.difference(
+        first_KxN,
+        second_KxN,
+        paired=paired,
+        weights_N=first.weights_N,
+        are_shares=first.are_shares,
     )
     first_K, second_K = first.mean_scores(), second.mean_scores()
-    are_answers = is_right_or_wrong(first_KxN) and is_right_or_wrong(second_KxN)
+    are_answers = first.are_shares and all(
+        is_right_or_wrong(scores_KxN, first.weights_N) for scores_KxN in (first_KxN, second_KxN)
+    )
     d = statistics.cohens_d(first_K, second_K, paired=paired)
     needed = None
     if not math.isnan(d):
@@ -169,14 +202,20 @@ def _pair(first: Run, second: Run) -> dict:
 def _notes(runs: Sequence[Run], pairs: Sequence[dict]) -> list[str]:
     """What has to be known to read the figures that there are."""
     one_seed = {pair["one_seed"] for pair in pairs}
-    better = "higher is better" if runs[0].higher_is_better else "lower is better"
+    score = plain(runs[0].score)
+    better = "higher" if runs[0].higher_is_better else "lower"
     notes = [
-        "The score is compared. Its interval holds that of new seeds on new examples, both drawn "
-        "at random; with one seed, that of this trained model on new examples.",
+        f"The interval of {score} holds that of new seeds on new examples, both drawn at random; "
+        "with one seed, that of this trained model on new examples.",
         "Other figures are means over seeds, and their intervals are of other seeds on these "
         "examples.",
-        f"Difference: the second run's score minus the first's; {better}.",
+        f"Difference: the second run's {score} minus the first's; {better} is better.",
     ]
+    if not (runs[0].weights_N == runs[0].weights_N[0]).all():
+        notes.append(
+            "An example counts as often as it has steps with a label; they are drawn together, as "
+            "one."
+        )
     for run in runs:
         if lost := diverged_seeds(run.result):
             shown = ", ".join(map(str, lost))
@@ -184,7 +223,7 @@ def _notes(runs: Sequence[Run], pairs: Sequence[dict]) -> list[str]:
     if False in one_seed:
         notes += [
             "The interval of a difference, and p, are for other seeds and examples than these: "
-            "both count as drawn at random (`difference` in train_lib/statistics.py).",
+            "both count as drawn at random (`difference` in train_lib/analysis/scores.py).",
             "Cohen's d counts standard deviations over seeds. Runs with the same seeds are paired: "
             "d_z counts those of the difference.",
             "Seeds for 80 % power: that many of each run, and a t-test over seeds shows a "
@@ -195,10 +234,11 @@ def _notes(runs: Sequence[Run], pairs: Sequence[dict]) -> list[str]:
             r"\* One of the two has a single seed, so the interval and p are over examples and "
             "speak of these trained models alone. Other seeds may well turn the difference round."
         )
-    notes.append(
-        "McNemar's test compares two trained models, of the same seed where there are several, and "
-        "says nothing of others."
-    )
+    if any(pair["mcnemar"] for pair in pairs):
+        notes.append(
+            "McNemar's test compares two trained models, of the same seed where there are several, "
+            "and says nothing of others."
+        )
     if len(pairs) > 1:
         notes.append(f"p (Holm) allows for there being {len(pairs)} comparisons.")
     for pair in pairs:
@@ -215,9 +255,10 @@ def _notes(runs: Sequence[Run], pairs: Sequence[dict]) -> list[str]:
         )
     if len({run.result["device"] for run in runs}) > 1:
         notes.append("Training seconds are of different devices.")
-    if not any("model.ngram_words" in run.config for run in runs):
+    if all("model.cell" in run.config for run in runs):
         notes.append(
             "No baseline is among the runs. `python -m train_lib.baselines` trains what counts "
-            "words and groups of words; a recurrent model that does not beat it is no success."
+            "words and groups of words or, of vectors, takes their mean and range; a recurrent "
+            "model that does not beat it is no success."
         )
     return notes

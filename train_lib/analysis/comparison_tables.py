@@ -14,23 +14,29 @@ def markdown(comparison: dict) -> str:
     data, runs, pairs = (comparison[name] for name in ("dataset", "runs", "pairs"))
     names = [run["name"] for run in runs]
     score, scale, unit = _units(comparison)
+    form = ".4f" if unit == "points" else ".4g"
+
+    def shown(of: dict) -> str:
+        return show_interval(of, form=form)
+
+    better = "higher" if comparison["score"]["higher_is_better"] else "lower"
     tables = {
         f"{data['test']:,} test examples of {data['name']} {data['fingerprint'][:12]}": [
             {
                 "run": run["name"],
                 "parameters": f"{run['parameters']:,}",
                 "seeds": str(len(run["seeds"])),
-                f"{score} [95 %]": show_interval(run["score"]),
-                "sd over seeds": _number(run["score_sd"], ".4f"),
-                **{plain(name): show_interval(of) for name, of in run["figures"].items()},
+                f"{score} [95 %]": shown(run["score"]),
+                "sd over seeds": _number(run["score_sd"], form),
+                **{plain(name): shown(of) for name, of in run["figures"].items()},
                 "training s": f"{run['train_seconds']:,.0f}",
             }
             for run in runs
         ],
-        f"Differences of {score}": [
+        f"Differences of {score}, of which {better} is better": [
             {
                 "second minus first": f"{pair['second']} minus {pair['first']}",
-                f"{unit} [95 %]": show_interval(pair, scale, "+.2f" if scale > 1 else "+.4g")
+                f"{unit} [95 %]": show_interval(pair, scale, "+.2f" if unit == "points" else "+.4g")
                 + " *" * pair["one_seed"],
                 "p": _p(pair["p"]),
                 **({"p (Holm)": _p(pair["p_holm"])} if len(pairs) > 1 else {}),
@@ -49,7 +55,7 @@ def markdown(comparison: dict) -> str:
         ],
         f"{score.capitalize()} by length [95 %]": [
             {"steps": _steps(of_bin), "examples": f"{of_bin['examples']:,}"}
-            | dict(zip(names, map(show_interval, of_runs), strict=True))
+            | dict(zip(names, map(shown, of_runs), strict=True))
             for of_bin, *of_runs in zip(
                 comparison["length_bins"], *(run["by_length"] for run in runs), strict=True
             )
@@ -91,32 +97,31 @@ def _steps(of_bin: dict) -> str:
 
 
 def _units(comparison: dict) -> tuple[str, float, str]:
-    """What the score is called, and by how much and in what its differences are shown."""
-    in_points = (
-        all(0 <= seed["score"] <= 1 for run in comparison["runs"] for seed in run["seeds"])
-        and comparison["score"]["higher_is_better"]
-    )
+    """What the score is called, and by how much and in what its differences are shown.
+
+    Those of shares in points, others in their own unit.
+    """
     name = plain(comparison["score"]["name"])
-    return name, *((100, "points") if in_points else (1, name))
+    return (name, 100, "points") if comparison["score"]["is_share"] else (name, 1, name)
 
 
 def draw(comparison: dict) -> Any:
-    """A Matplotlib figure: accuracies, differences, by length, time and size, calibration."""
+    """A Matplotlib figure: scores, differences, by length, time and size, calibration."""
     runs, pairs = comparison["runs"], comparison["pairs"]
     score, scale, unit = _units(comparison)
     has_calibration = all(run["reliability"] for run in runs)
     above = 1.5 + 0.4 * max(len(runs), len(pairs))
     figure = pictures.new_figure(19, above + 4.8)
     upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=(above, 4.8)).ravel()
-    accuracies, differences = upper.subplots(1, 2)
+    all_scores, differences = upper.subplots(1, 2)
     lengths, times, sizes, *rest = lower.subplots(1, 3 + has_calibration)
     times.sharey(sizes)
     for row, run in enumerate(runs):
         seeds = [seed["score"] for seed in run["seeds"]]
-        accuracies.plot(seeds, [row] * len(seeds), "|", color=f"C{row}", ms=16, alpha=0.6)
-        _draw_interval(accuracies, row, run["score"], 1, f"C{row}")
-    _label_rows(accuracies, [run["name"] for run in runs])
-    accuracies.set(title=f"test {score} with 95 % interval; a stroke is a seed")
+        all_scores.plot(seeds, [row] * len(seeds), "|", color=f"C{row}", ms=16, alpha=0.6)
+        _draw_interval(all_scores, row, run["score"], 1, f"C{row}")
+    _label_rows(all_scores, [run["name"] for run in runs])
+    all_scores.set(title=f"test {score} with 95 % interval; a stroke is a seed")
 
     differences.axvline(0, color="0.5", ls="--")
     for row, pair in enumerate(pairs):
@@ -152,7 +157,8 @@ def draw(comparison: dict) -> Any:
             label=label,
         )  # fmt: skip
     times.set(
-        title=f"validation {plain(runs[0]['metric'])} by time", xlabel="seconds from the start, all seeds",
+        title=f"validation {plain(runs[0]['metric'])} by time",
+        xlabel="seconds from the start, all seeds",
         xscale="log",
     )  # fmt: skip
     sizes.set(

@@ -1,6 +1,6 @@
 """Models that classify counted n-grams: linear ones, and the mean of an embedding.
 
-Counts are sparse, `[N, F]`: N reviews, F n-grams.
+Counts are sparse, `[N, F]`: N examples, F n-grams.
 """
 
 import functools
@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from scipy.sparse import csr_array, diags_array
-from train_lib.state import adam
+
+from train_lib.training.optimizers import adam
 
 Options = dict[str, Any]
 
@@ -58,19 +59,19 @@ def train_linear(
 
 
 def binary(counts_NxF: csr_array, labels_N: np.ndarray) -> Callable[[csr_array], csr_array]:
-    """Weighs each n-gram of a review as 1."""
+    """Weighs each n-gram of an example as 1."""
     return lambda counts: (counts > 0).astype(np.float32)
 
 
 def tf_idf(counts_NxF: csr_array, labels_N: np.ndarray) -> Callable[[csr_array], csr_array]:
-    """Weighs an n-gram by its count and by how few reviews have it; each review has length 1."""
+    """Weighs an n-gram by its count and by how few examples have it; each example has length 1."""
     from sklearn.feature_extraction.text import TfidfTransformer  # Slow to import.
 
     return TfidfTransformer().fit(counts_NxF).transform
 
 
 def naive_bayes(counts_NxF: csr_array, labels_N: np.ndarray) -> Callable[[csr_array], csr_array]:
-    """Weighs each n-gram of a review as its log-count ratio, which makes an NB-SVM.
+    """Weighs each n-gram of an example as its log-count ratio, which makes an NB-SVM.
 
     Wang and Manning, "Baselines and Bigrams: Simple, Good Sentiment and Topic Classification", ACL
     2012. Logistic regression takes the place of their support vector machine and its interpolation,
@@ -83,9 +84,9 @@ def naive_bayes(counts_NxF: csr_array, labels_N: np.ndarray) -> Callable[[csr_ar
 
 
 def log_count_ratio(counts_NxF: csr_array, labels_N: np.ndarray) -> np.ndarray:
-    """How much larger a share each n-gram has in positive reviews than in negative ones: `[F]`.
+    """How much larger a share each n-gram has in positive examples than in negative ones: `[F]`.
 
-    Equation 2 of Wang and Manning, where alpha is 1 and a review counts an n-gram once.
+    Equation 2 of Wang and Manning, where alpha is 1 and an example counts an n-gram once.
     """
     is_there_NxF = counts_NxF > 0
     positive_F, negative_F = (1 + is_there_NxF[labels_N == label].sum(0) for label in (1, 0))
@@ -93,7 +94,20 @@ def log_count_ratio(counts_NxF: csr_array, labels_N: np.ndarray) -> np.ndarray:
     return ratio_F.astype(np.float32)
 
 
-WEIGHTINGS = {"binary": binary, "tf-idf": tf_idf, "log-count ratio": naive_bayes}
+def standardised(features_NxF: np.ndarray, targets_N: np.ndarray) -> Callable:
+    """Each of dense features less its mean over training, in its standard deviations."""
+    mean_F, deviation_F = features_NxF.mean(0), features_NxF.std(0)
+    # What hardly changes in training tells nothing, and may be far off elsewhere.
+    scale_F = np.where(deviation_F > 1e-9 * np.maximum(1, np.abs(mean_F)), deviation_F, np.inf)
+    return lambda features: (features - mean_F) / scale_F
+
+
+WEIGHTINGS: dict[str, Callable] = {
+    "binary": binary,
+    "tf-idf": tf_idf,
+    "log-count ratio": naive_bayes,
+    "standardised": standardised,
+}
 
 
 class Averaged(NamedTuple):
@@ -136,10 +150,10 @@ def train_averaged(
         while epoch < options["epochs"]:
             epoch += 1
             order = np.random.default_rng([seed, epoch]).permutation(len(labels_N))
-            for reviews in np.split(order, range(_BATCH_SIZE, len(order), _BATCH_SIZE)):
+            for examples in np.split(order, range(_BATCH_SIZE, len(order), _BATCH_SIZE)):
                 params, opt_state = _step(
-                    params, opt_state, *_entries(shares_NxF[reviews]),
-                    labels_N[reviews].astype(np.float32),
+                    params, opt_state, *_entries(shares_NxF[examples]),
+                    labels_N[examples].astype(np.float32),
                 )  # fmt: skip
         yield _averaged_model(params)
 
@@ -151,7 +165,7 @@ def _averaged_model(params: Averaged) -> Model:
 
 
 def _shares(counts_NxF: csr_array) -> csr_array:
-    """The share that each n-gram has in those of a review."""
+    """The share that each n-gram has in those of an example."""
     sums_N = np.maximum(counts_NxF.sum(1), 1)
     return diags_array(1 / sums_N).astype(np.float32) @ counts_NxF
 

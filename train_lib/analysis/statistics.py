@@ -1,7 +1,7 @@
-"""What can be said from so many seeds and so many reviews."""
+"""What can be said from so many seeds and so many examples."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,59 +21,59 @@ class Interval(NamedTuple):
 
 
 def mean_interval(
-    values_K: Sequence[float] | np.ndarray, reviews: float | None = None, lowest: float = 0.0
+    values_K: Sequence[float] | np.ndarray, items: float | None = None, lowest: float = 0.0
 ) -> Interval:
     """The mean over seeds, and where the true mean lies.
 
-    Shares of N reviews, such as accuracies: seeds and reviews are both samples, as in `difference`,
-    and the interval is for newly trained models on newly drawn reviews. It is that of Clopper and
-    Pearson (Biometrika 26, 1934), but for fewer reviews than N: the more the seeds scatter, the
-    fewer independent reviews would tell as much (Korn and Graubard, Survey Methodology 24, 1998).
-    It lies in [0, 1] and always has a width. With many seeds and reviews it is Student's. A single
-    seed is taken as it is, and only reviews are a sample.
+    Shares of N items, such as accuracies on N examples: seeds and items are both samples, as in
+    `scores.difference`, and the interval is for newly trained models on newly drawn items. It is
+    that of Clopper and Pearson (Biometrika 26, 1934), but for fewer items than N: the more the
+    seeds scatter, the fewer independent items would tell as much (Korn and Graubard, Survey
+    Methodology 24, 1998). It lies in [0, 1] and always has a width. With many seeds and items it is
+    Student's. A single seed is taken as it is, and only items are a sample.
 
-    What reviews add to the variance is taken to be as much as N independent ones could add, since
-    shares do not tell whether seeds are right about the same reviews. If they are, the width is
+    What items add to the variance is taken to be as much as N independent ones could add, since
+    shares do not tell whether seeds are right about the same items. If they are, the width is
     what it has to be; K seeds with nothing in common get up to sqrt(K) times that.
 
-    In 2,000 simulations of each case (docs/intervals.md: 2 to 10 seeds, 20 to 25,000 reviews,
+    In 2,000 simulations of each case (docs/intervals.md: 2 to 10 seeds, 20 to 25,000 items,
     accuracies of .002 to .998, seeds that scatter not at all to four times as much as any on IMDB)
     it held the truth in 93 to 100 %. Where nearly all seeds are alike and a rare one fails, it
     holds less often, because few seeds seldom include the rare one.
 
     Args:
         values_K: of each seed.
-        reviews: how many the shares are of; `math.inf`: the reviews are taken as they are, and only
+        items: how many the shares are of; `math.inf`: they are taken as they are, and only
             seeds are a sample. None: the values are no shares, and the interval is Student's, over
             seeds alone.
         lowest: where an interval of values that are no shares is cut off.
 
-    Without reviews to count, a single seed or seeds that agree tell nothing of others, and the
+    Without items to count, a single seed or seeds that agree tell nothing of others, and the
     interval is all there can be.
     """
-    return _interval(np.asarray(values_K), reviews, 1 / len(values_K), lowest)
+    return _interval(np.asarray(values_K), items, 1 / len(values_K), lowest)
 
 
 def one_more_interval(
-    values_K: Sequence[float] | np.ndarray, reviews: float | None = None, lowest: float = 0.0
+    values_K: Sequence[float] | np.ndarray, items: float | None = None, lowest: float = 0.0
 ) -> Interval:
-    """Where the value of one more seed lies; of shares, its share of all reviews there are.
+    """Where the value of one more seed lies; of shares, its share of all items there are.
 
     As `mean_interval`, with the variance of a prediction in place of the mean's.
     """
-    return _interval(np.asarray(values_K), reviews, 1 + 1 / len(values_K), lowest)
+    return _interval(np.asarray(values_K), items, 1 + 1 / len(values_K), lowest)
 
 
-def _interval(values_K: np.ndarray, reviews: float | None, parts: float, lowest: float) -> Interval:
+def _interval(values_K: np.ndarray, items: float | None, parts: float, lowest: float) -> Interval:
     """The interval of an error whose variance has so many parts of the variance over seeds."""
     mean, variance, t = float(values_K.mean()), 0.0, 0.0
     if np.ptp(values_K) > 0:
         variance = parts * float(values_K.var(ddof=1))
         t = float(stdtrit(len(values_K) - 1, 0.975))
-    if reviews is None:
+    if items is None:
         half = t * math.sqrt(variance) or math.inf
         return Interval(mean, max(lowest, mean - half), mean + half)
-    inverse = 1 / reviews  # Of the number of reviews that tell as much.
+    inverse = 1 / items  # Of the number of items that tell as much.
     if 0 < mean < 1:
         inverse += (t / _Z) ** 2 * variance / (mean * (1 - mean))
     if inverse < 1e-20:  # By rounding alone.
@@ -102,90 +102,6 @@ def expected_best(values: Sequence[float] | np.ndarray) -> np.ndarray:
     return best
 
 
-class Difference(NamedTuple):
-    """A difference of two means, where the true one lies with 95 % confidence, and its p-value.
-
-    The p-value, two-sided, is below 0.05 where the interval leaves out 0, and nowhere else.
-    """
-
-    mean: float
-    low: float
-    high: float
-    p: float
-
-
-def difference(first_KxN: np.ndarray, second_KxN: np.ndarray, *, paired: bool) -> Difference:
-    """How much higher the second of two runs scores, over all seeds and all reviews there are.
-
-    Seeds and reviews are both samples, crossed, and both move the difference. The variance of each
-    is estimated apart (by analysis of variance, as for readers and cases in Hillis, Statistics in
-    Medicine 26(3), 2007), gives a half-width of its own, Student's for the few seeds and normal for
-    the many reviews, and these are added as squares (Zou and Donner, Statistics in Medicine 27(10),
-    2008). The interval is never narrower than that over reviews alone, and lies in [-1, 1]. With
-    two reviews more, one for either run (Bonett and Price, Journal of Educational and Behavioral
-    Statistics 37(4), 2012), it has a width where all are right about the same ones.
-
-    In 4,000 simulations each (`coverage` in tests/train_lib/test_statistics.py: 2,000 reviews;
-    seeds scattered by 0, 0.7 or 2.2 points; with a true difference and without) it held the truth
-    in 95 % at K = 1, 95 to 99 % at K = 3, and 95 to 97 % at K = 5 and at K = 10. Bootstraps of both
-    seeds and reviews, tried beside it at K = 3, did so in 81 to 99 % with plain percentiles, and in
-    98 to 100 %, up to twice as wide, with K - 1 seeds a draw and Student's quantile.
-
-    Args:
-        first_KxN, second_KxN: each seed's score on each review, from 0 to 1, such as 1 for right
-            and 0 for wrong. The numbers of seeds may differ, the reviews are the same.
-        paired: row k of both has the same seed; only their difference is then a sample. Otherwise
-            the seeds of the two are independent samples.
-
-    With one seed in either, the seeds are taken as they are: only reviews are a sample, and nothing
-    is said of other seeds.
-    """
-    first_KxN, second_KxN = first_KxN.astype(float), second_KxN.astype(float)
-    over_reviews_N = second_KxN.mean(0) - first_KxN.mean(0)
-    mean = float(over_reviews_N.mean())
-    of_reviews = float(np.append(over_reviews_N, (1, -1)).var(ddof=1)) / (len(over_reviews_N) + 2)
-    of_seeds, of_both, freedom = 0.0, 0.0, math.inf
-    if min(len(first_KxN), len(second_KxN)) > 1:
-        samples = [second_KxN - first_KxN] if paired else [first_KxN, second_KxN]
-        parts = [_variances(scores_KxN) for scores_KxN in samples]
-        of_seeds, of_both = (sum(column) for column in zip(*parts, strict=True))
-        # Satterthwaite, Biometrics Bulletin 2(6), 1946; of a single sample it is K - 1.
-        uncertainty = sum(
-            part**2 / (len(scores_KxN) - 1)
-            for scores_KxN, (part, _) in zip(samples, parts, strict=True)
-        )
-        freedom = of_seeds**2 / uncertainty if uncertainty else math.inf
-
-    def half_width(p: float) -> float:
-        t, z = -float(stdtrit(freedom, p / 2)), -float(ndtri(p / 2))
-        alone = z * math.sqrt(max(0.0, of_reviews - of_both))
-        return max(math.hypot(t * math.sqrt(of_seeds), alone), z * math.sqrt(of_reviews))
-
-    half = half_width(0.05)
-    low, high = max(-1.0, mean - half), min(1.0, mean + half)
-    return Difference(mean, low, high, _p_value(half_width, abs(mean)))
-
-
-def _variances(scores_KxN: np.ndarray) -> tuple[float, float]:
-    """What seeds, and seeds on single reviews, add to the variance of the mean score."""
-    seeds, reviews = scores_KxN.shape
-    over_seeds_K, over_reviews_N = scores_KxN.mean(1), scores_KxN.mean(0)
-    rest_KxN = scores_KxN - over_seeds_K[:, None] - over_reviews_N + over_seeds_K.mean()
-    of_both = float((rest_KxN**2).sum()) / ((seeds - 1) * max(1, reviews - 1))
-    return float(over_seeds_K.var(ddof=1)) / seeds, of_both / (seeds * reviews)
-
-
-def _p_value(half_width: Callable[[float], float], distance: float) -> float:
-    """The p at which an interval of confidence 1 - p ends at this distance from its middle."""
-    low, high = 1e-30, 1.0  # Far below, `stdtrit` fails.
-    if distance == 0:
-        return high
-    while high / low > 1 + 1e-9:
-        middle = math.sqrt(low) * math.sqrt(high)
-        low, high = (middle, high) if half_width(middle) > distance else (low, middle)
-    return high
-
-
 def holm(p_values: Sequence[float]) -> list[float]:
     """p-values of several comparisons, each adjusted for there being several.
 
@@ -200,7 +116,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 class McNemar(NamedTuple):
-    """On how many reviews one alone of two models is right, and the p-value of that."""
+    """On how many examples one alone of two models is right, and the p-value of that."""
 
     first_alone: int
     second_alone: int
@@ -213,7 +129,7 @@ def mcnemar(first_N: np.ndarray, second_N: np.ndarray) -> McNemar:
     It was Psychometrika 12(2), 1947; here its probabilities are binomial.
 
     Args:
-        first_N, second_N: whether each is right about a review.
+        first_N, second_N: whether each is right about an example.
     """
     first_alone = int((first_N & ~second_N).sum())
     second_alone = int((second_N & ~first_N).sum())
@@ -223,7 +139,7 @@ def mcnemar(first_N: np.ndarray, second_N: np.ndarray) -> McNemar:
 
 
 _ROUNDING = 1e-12
-"""Accuracies that differ by less are equal: with as many reviews as there are, they cannot."""
+"""Accuracies that differ by less are equal: with as many examples as there are, they cannot."""
 
 
 def cohens_d(first_K: np.ndarray, second_K: np.ndarray, *, paired: bool) -> float:
@@ -276,7 +192,7 @@ def equal_count_bins(values_N: np.ndarray, bins: int) -> np.ndarray:
 
 
 class Reliability(NamedTuple):
-    """Of each of B bins: the mean probability, the share that is positive, and of all reviews."""
+    """Of each of B bins: the mean probability, the share that is positive, and of all examples."""
 
     predicted_B: np.ndarray
     observed_B: np.ndarray

@@ -1,1 +1,1 @@
-"""Sources, vocabulary, data sets, batches."""
+"""From sources of examples to data sets that a model can read."""

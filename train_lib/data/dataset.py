@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 
 from train_lib.data.examples import SPLITS, place
-from train_lib.data.inputs import Inputs
+from train_lib.data.inputs import Inputs, Tokens, Vectors
 from train_lib.data.vocabulary import UNKNOWN
 from train_lib.errors import UserError
 from train_lib.tasks.base import BadTarget, Task
@@ -32,11 +32,43 @@ class Split:
 
     values: np.ndarray
     offsets: np.ndarray
-    targets: Sequence[Any] | np.ndarray
+    targets: Any
     rows: np.ndarray | None = None
     origin: str = ""
     unit: str = "line"
     cut: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, sequences: Sequence[Any], targets: Sequence[Any]) -> Self:
+        """Arrays of one's own; their targets are still to be `encoded` by a task.
+
+        Args:
+            sequences: token numbers, `[T]` each, or vectors, `[T, D]` each, of any lengths.
+            targets: of each sequence, as the task reads them; None: no label.
+
+        Raises:
+            UserError: a sequence cannot be used, or there is not one target for each.
+        """
+        arrays = [np.asarray(one) for one in sequences]
+        if not arrays or len(arrays) != len(targets):
+            raise UserError(
+                f"there are {len(arrays)} sequences and {len(targets)} targets; there must be a "
+                "target for each sequence, and at least one sequence."
+            )
+
+        def where(number: int) -> str:
+            return place("the sequences", "number", number)
+
+        for number, one in enumerate(arrays):
+            if one.dtype.kind not in "iuf":
+                raise UserError(
+                    f"{where(number)} has elements of type {one.dtype}; they must be integers, the "
+                    "numbers of tokens, or floating point numbers, in vectors."
+                )
+        is_vectors = arrays[0].dtype.kind == "f"
+        kind = Vectors.learn(arrays, where, False) if is_vectors else Tokens.learn(arrays, where)
+        values, offsets = kind.encode(arrays, where)
+        return cls(values, offsets, list(targets), origin="the sequences", unit="number")
 
     @functools.cached_property
     def lengths(self) -> np.ndarray:
@@ -45,6 +77,11 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
+
+    @property
+    def row_names(self) -> list[Any]:
+        """Where each stands in `origin`."""
+        return list(range(len(self))) if self.rows is None else self.rows.tolist()
 
     def where(self, number: int) -> str:
         """Where an example is found, as in `reviews.csv, line 3`."""
@@ -63,7 +100,7 @@ class Split:
             self,
             values=self.values[is_kept],
             offsets=np.cumsum([0, *kept], dtype=np.int64),
-            targets=self.targets[is_kept] if is_a_step else self.targets,  # type: ignore[call-overload]
+            targets=self.targets[is_kept] if is_a_step else self.targets,
             cut=self.lengths - kept + (0 if self.cut is None else self.cut),
         )
 
@@ -91,7 +128,7 @@ class Split:
         values = np.where(self.values < max_features, self.values, np.int32(UNKNOWN))
         return dataclasses.replace(self, values=values)
 
-    def encoded(self, task: Task, starts: int) -> Self:
+    def encoded(self, task: Task, starts: int = 0) -> Self:
         """The same sequences with their targets as an array.
 
         Args:

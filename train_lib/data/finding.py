@@ -6,29 +6,20 @@ by what is in it.
 """
 
 import difflib
-import hashlib
-import importlib
-import importlib.util
 import inspect
-import pathlib
-import sys
-import traceback
 from collections.abc import Mapping
-from types import ModuleType
 from typing import Any
 
+from seqmodels import loading
 from train_lib import files
-from train_lib.data import readers
+from train_lib.data import readers, sources
 from train_lib.data.examples import Source
 from train_lib.errors import UserError
-
-_FOLDER = pathlib.Path(__file__).parent / "sources"
-_METHODS = ("identity", "splits", "read")
 
 
 def names() -> list[str]:
     """The names by which sources are found."""
-    return sorted(path.stem for path in _FOLDER.glob("[!_]*.py"))
+    return loading.names(sources)
 
 
 def find(source: str, fields: Mapping[str, Any], options: Mapping[str, Any]) -> Source:
@@ -70,7 +61,7 @@ def find_data(
 
     Args:
         path: of the data.
-        fields: of `config.data`, as in `find`.
+        fields: of `config.data`, as in `find`; nothing is drawn, so that groups do not matter.
         options: of the source of the run, of which this one takes those that it has.
         labelled: False: targets are not read, nor need there be any.
 
@@ -81,6 +72,7 @@ def find_data(
     if reader is None:
         raise UserError(f"{path}: there is no such file. Data are {readers.KINDS}.")
     taken = {name: value for name, value in options.items() if name in _arguments(reader)}
+    fields = {name: value for name, value in fields.items() if name != "group_column"}
     return find(path, fields, taken | {"labelled": labelled})
 
 
@@ -95,14 +87,13 @@ def fields_of(source: str) -> frozenset[str]:
 
 def _class_of(source: str) -> tuple[type, tuple]:
     """The class of a source, and what its constructor takes before the fields."""
-    if source in names():
-        module = importlib.import_module(f"train_lib.data.sources.{source}")
-        return _only_class(module, source), ()
-    path = files.local(source)
-    if path.suffix == ".py":
-        if not path.is_file():
-            raise UserError(f"the source {source}: there is no such file.")
-        return _only_class(_import(path), source), ()
+    is_file = source.endswith(".py")
+    if is_file or source in names():
+        path = str(files.local(source)) if is_file else source
+        try:
+            return loading.find(path, Source, sources, "source"), ()
+        except ValueError as error:
+            raise UserError(f"{error}.") from error
     if (reader := readers.reader_of(source)) is not None:
         return reader, (source,)
     close = difflib.get_close_matches(source, names(), 1)
@@ -124,40 +115,3 @@ def _arguments(cls: type) -> dict[str, bool]:
         for parameter in inspect.signature(cls).parameters.values()
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     }
-
-
-def _import(path: pathlib.Path) -> ModuleType:
-    """A Python file as a module."""
-    # A name of its own, under which what is defined there is found again.
-    digest = hashlib.sha256(str(path.absolute()).encode()).hexdigest()
-    spec = importlib.util.spec_from_file_location(f"{path.stem}_{digest[:8]}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # It is a researcher's code: whatever it raises.
-        frames = traceback.extract_tb(error.__traceback__)
-        lines = [frame.lineno for frame in frames if frame.filename == spec.origin]
-        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else "?"
-        text = f"{type(error).__name__}: {error}"
-        raise UserError(f"{path}, line {line}, cannot be run: {text}") from error
-    return module
-
-
-def _only_class(module: ModuleType, source: str) -> type:
-    """The one source that a module defines."""
-    found = [
-        cls
-        for cls in vars(module).values()
-        if inspect.isclass(cls)
-        and cls.__module__ == module.__name__
-        and all(callable(getattr(cls, method, None)) for method in _METHODS)
-    ]
-    if len(found) != 1:
-        shown = ", ".join(cls.__name__ for cls in found) or "none"
-        raise UserError(
-            f"the source {source} must be one class with the methods {', '.join(_METHODS)}; "
-            f"there is {shown}."
-        )
-    return found[0]

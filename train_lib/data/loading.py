@@ -40,18 +40,25 @@ class DataSettings(NamedTuple):
     standardize: bool = False
 
 
-def load(source: Source, settings: DataSettings) -> Dataset:
+def load(source: Source, settings: DataSettings, *, joined: bool = False) -> Dataset:
     """Reads a source, or what was made of it before.
+
+    Args:
+        source: of the examples.
+        settings: how they become a data set.
+        joined: whether the validation examples are among the training examples, and nowhere else.
 
     Raises:
         UserError: examples are missing or cannot be used; the message says which and where.
     """
     shaping = settings._replace(max_length_tokens=0)._asdict()
     del shaping["max_length_tokens"]
+    if joined:
+        shaping["joined"] = True
     path = cache.path(source.name, {"source": source.identity(), "code": _code(source)} | shaping)
     dataset = cache.read(path)
     if dataset is None:
-        dataset = _build(source, settings)
+        dataset = build(source, settings, joined=joined)
         cache.write(path, dataset)
     _check_settings(dataset.inputs, settings, source.name)
     return dataset.map(lambda split: split.last_steps(settings.max_length_tokens))
@@ -82,7 +89,7 @@ def _check_settings(kind: Inputs, settings: DataSettings, name: str) -> None:
             )
 
 
-def _build(source: Source, settings: DataSettings) -> Dataset:
+def build(source: Source, settings: DataSettings, *, joined: bool = False) -> Dataset:
     """Reads, draws and encodes."""
     names = source.splits()
     if unknown := set(names) - {*SPLITS, UNLABELLED}:
@@ -100,6 +107,15 @@ def _build(source: Source, settings: DataSettings) -> Dataset:
     asked = {split: getattr(settings, f"{split}_examples") for split in SPLITS}
     defaults = getattr(source, "default_sizes", {})
     drawn = drawing.draw(pools, asked, defaults, settings.split_seed, source.name)
+    if joined:
+        pool, numbers = drawn["validation"]
+        if pool != "train":
+            raise UserError(
+                f"{source.name} has validation examples of its own, which are not joined to those "
+                "to train on."
+            )
+        drawn["train"] = pool, np.sort(np.concatenate([drawn["train"][1], numbers]))
+        drawn["validation"] = pool, numbers[:0]
     examples = {split: pools[pool].take(numbers) for split, (pool, numbers) in drawn.items()}
     kind, encoded, repeated = _encode(examples, settings)
     splits = {

@@ -5,7 +5,7 @@ import dataclasses
 import io
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,27 @@ class Run:
         return np.average(self.scores_KxN, axis=1, weights=self.weights_N)
 
     @property
+    def metrics(self) -> list[str]:
+        """The names of the metrics of each seed's test."""
+        of_seeds = [seed for seed in self.result["seeds"] if "diverged_at_step" not in seed]
+        return [name.removeprefix("test_") for name in of_seeds[0] if _is_metric(name)]
+
+    def labelled(self) -> "Run":
+        """The run without the test examples that have no label."""
+        chosen_N = self.weights_N > 0
+        if chosen_N.all():
+            return self
+        probabilities_KxN = self.probabilities_KxN
+        return dataclasses.replace(
+            self,
+            steps_N=self.steps_N[chosen_N],
+            weights_N=self.weights_N[chosen_N],
+            targets=[self.targets[number] for number in np.flatnonzero(chosen_N)],
+            scores_KxN=self.scores_KxN[:, chosen_N],
+            probabilities_KxN=None if probabilities_KxN is None else probabilities_KxN[:, chosen_N],
+        )
+
+    @property
     def is_second_N(self) -> np.ndarray:
         """Of two classes: which examples are of the second."""
         return np.array(self.targets) == self.result.get("task", {}).get("names", _OLD_NAMES)[1]
@@ -64,6 +85,11 @@ class Run:
     def higher_is_better(self) -> bool:
         """Whether a higher score is better."""
         return self.result.get("task", {}).get("higher_score_is_better", True)
+
+    @property
+    def are_shares(self) -> bool:
+        """Whether scores lie in 0 to 1."""
+        return self.result.get("task", {}).get("score_is_share", True)
 
     @property
     def metric(self) -> str:
@@ -170,7 +196,7 @@ def _read_predictions(folder: RunFolder, seeds: Sequence[dict]) -> tuple:
     )  # fmt: skip
 
 
-def _read_old_predictions(columns: dict[str, Sequence[str]], seeds: Sequence[dict]) -> tuple:
+def _read_old_predictions(columns: Mapping[str, Sequence[str]], seeds: Sequence[dict]) -> tuple:
     """The same of a run of an older version, all of which had two classes."""
     tokens_KxN, labels_KxN, logits_KxN = (
         np.array(columns[name], float).reshape(len(seeds), -1)
@@ -195,5 +221,11 @@ def _figures(seed: dict[str, Any]) -> dict[str, float]:
     """The figures of a seed that are numbers, with those of `macro` as in `macro_f1`."""
     of_test = seed.get("test_figures", {})
     macro = {f"macro_{name}": value for name, value in of_test.get("macro", {}).items()}
-    found = {"loss": seed.get("test_loss"), **macro, **of_test}
+    metrics = {name.removeprefix("test_"): seed[name] for name in seed if _is_metric(name)}
+    found = {**macro, **of_test, **metrics}
     return {name: value for name, value in found.items() if isinstance(value, int | float)}
+
+
+def _is_metric(name: str) -> bool:
+    """Whether a field of a seed in `result.json` is a metric of its test."""
+    return name.startswith("test_") and name != "test_figures"

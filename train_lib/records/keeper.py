@@ -19,7 +19,7 @@ from train_lib.records.folder import (
 )
 from train_lib.records.interrupts import Interrupts
 from train_lib.training import processes
-from train_lib.training.fit import Start
+from train_lib.training.fitting import Start
 from train_lib.training.hooks import Hook, Moment
 from train_lib.training.program import Program
 from train_lib.training.state import Position

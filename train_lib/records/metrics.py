@@ -66,7 +66,7 @@ def line(row: dict, task: Task) -> dict:
     """
     if "items" not in row:  # It was saved by an older version, with all there is.
         return row
-    found = {}
+    found: dict[str, dict] = {}
     for split, items in row["items"].items():
         names = [name for name in row["seeds"] if name.startswith(f"{split}_")]
         values = {

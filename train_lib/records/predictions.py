@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,14 +43,16 @@ def write(
         if seed == seeds[0]:
             writer.writerow([*FIRST_COLUMNS, *columns])
         rows = zip(
-            range(len(test)), test.rows, test.lengths, scores_N, weights_N, *columns.values(),
+            range(len(test)), test.row_names, test.lengths, scores_N, weights_N, *columns.values(),
             strict=True,
         )  # fmt: skip
         for row in rows:
-            writer.writerow([seed, *map(_shown, row)])
+            writer.writerow([seed, *map(shown, row)])
     folder.write(NAME, buffer.getvalue())
 
 
-def _shown(value: Any) -> Any:
-    """Six digits of a number, as far as it has them."""
+def shown(value: Any) -> Any:
+    """Six digits of a number, as far as it has them; a list as JSON."""
+    if isinstance(value, list | dict):
+        return json.dumps(value, ensure_ascii=False)
     return f"{value:.6g}" if isinstance(value, float | np.floating) else value

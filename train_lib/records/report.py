@@ -111,4 +111,5 @@ def describe_task(task: Task) -> str:
     items = "step" if task.per_step else "sequence"
     outputs = f"{task.num_outputs} output{'s' * (task.num_outputs > 1)} a {items}"
     better = "higher" if task.higher_is_better else "lower"
-    return f"task:   {type(task).__name__}, {outputs}; {plain(task.metric)} decides ({better} is better)"
+    decides = f"{plain(task.metric)} decides ({better} is better)"
+    return f"task:   {type(task).__name__}, {outputs}; {decides}"

@@ -50,8 +50,10 @@ def result(
         "task": {
             **task.to_json(),
             "metric": task.metric,
+            "higher_is_better": task.higher_is_better,
             "score": task.score_name,
             "higher_score_is_better": task.higher_score_is_better,
+            "score_is_share": task.score_is_share,
         },
         "model": dict(model),
         "seeds": list(seeds),
@@ -60,7 +62,7 @@ def result(
             for split, evaluation in evaluations.items()
             for key, of in summaries(evaluation.metrics, evaluation.items, task).items()
         },
-        **_beside(data, task, evaluations),
+        **_beside(data, task, tasks_K, evaluations),
         "seconds": dict(seconds),
         "device": environment.describe_device(),
         "versions": environment.versions(),
@@ -80,15 +82,19 @@ def describe_data(data: Dataset) -> dict[str, Any]:
     }
 
 
-def _beside(data: Dataset, task: Task, evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
+def _beside(
+    data: Dataset, task: Task, tasks_K: Sequence[Task], evaluations: Mapping[str, Evaluation]
+) -> dict[str, Any]:
     """What a trivial guess scores on the test examples, and the average of all seeds' answers."""
     if "test" not in evaluations:
         return {}
     beside = {"guess": task.measure(task.guess(data.train.targets), data.test.targets)}
     kept_K = each_seed(evaluations["test"].kept)
     if len(kept_K) > 1:
-        in_validation = task.average(each_seed(evaluations["validation"].kept))
-        together = task.decided(in_validation, data.validation.targets)
+        together = tasks_K[0]
+        if "validation" in evaluations:
+            in_validation = task.average(each_seed(evaluations["validation"].kept))
+            together = task.decided(in_validation, data.validation.targets)
         kept, items = task.average(kept_K), items_of(data.test)
         scores_N, weights_N = together.example_scores(kept, *items)
         beside["seeds_together"] = {

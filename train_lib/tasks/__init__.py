@@ -1,27 +1,19 @@
 """The tasks there are, and how one is made from its name, its options and training targets."""
 
-import importlib
-import importlib.util
 import inspect
-import os
-import pkgutil
 import sys
-import traceback
-import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from seqmodels import loading
 from train_lib.tasks.base import BadTarget, Task
 
 __all__ = ["BadTarget", "Task", "find", "make", "names", "option_names"]
 
-_NO_TASKS = {"base", "check_task"}
-
 
 def names() -> list[str]:
     """The tasks there are: the modules in `train_lib/tasks`, in alphabetical order."""
-    modules = pkgutil.iter_modules(__path__)
-    return sorted(one.name for one in modules if not one.ispkg and one.name not in _NO_TASKS)
+    return loading.names(sys.modules[__name__])
 
 
 def find(name: str) -> type[Task]:
@@ -33,50 +25,7 @@ def find(name: str) -> type[Task]:
     Raises:
         ValueError: there is none, it cannot be run, or it does not define exactly one task.
     """
-    if name.endswith(".py"):
-        module = _run(name)
-    elif name in names():
-        module = importlib.import_module(f"{__name__}.{name}")
-    else:
-        raise ValueError(
-            f"unknown task {name!r}; choose one of {', '.join(names())}, or give the path of a "
-            "file of your own, which ends in .py"
-        )
-    defined = [
-        value
-        for value in vars(module).values()
-        if inspect.isclass(value)
-        and issubclass(value, Task)
-        and value.__module__ == module.__name__
-    ]
-    if len(defined) != 1:
-        found = ", ".join(one.__name__ for one in defined) or "none"
-        raise ValueError(
-            f"{module.__file__} must define one subclass of Task of train_lib.tasks.base; it "
-            f"defines {found}"
-        )
-    return defined[0]
-
-
-def _run(path: str) -> types.ModuleType:
-    """The module that a file is."""
-    if not os.path.isfile(path):
-        raise ValueError(f"there is no file {path!r} to take a task from")
-    # One name a file, so that two files never mix.
-    spec = importlib.util.spec_from_file_location(f"task_file_{os.path.abspath(path)}", path)
-    assert spec is not None  # It ends in .py.
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # It is a researcher's code: whatever it raises.
-        frames = traceback.extract_tb(error.__traceback__)
-        lines = [frame.lineno for frame in frames if frame.filename == spec.origin]
-        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else "?"
-        text = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{path}, line {line}, cannot be run: {text}") from error
-    return module
+    return loading.find(name, Task, sys.modules[__name__], "task")
 
 
 def option_names(task_class: type[Task]) -> list[str]:

@@ -49,6 +49,7 @@ class Task:
         score_name: what `score` is called; the name of a metric if its mean is that metric. Answers
             are right or wrong if it is one of `share_metrics`.
         higher_score_is_better: whether an item with a higher score was answered better.
+        score_is_share: whether no score can be below 0 or above 1.
         examples: training targets to check the task with; nothing else needs them.
     """
 
@@ -59,6 +60,7 @@ class Task:
     share_metrics: tuple[str, ...] = ()
     score_name: str = "loss"
     higher_score_is_better: bool = False
+    score_is_share: bool = False
     examples: Sequence[Any] = ()
 
     @classmethod

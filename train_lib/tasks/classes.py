@@ -37,6 +37,7 @@ class Classes(base.Task):
     share_metrics = ("accuracy",)
     score_name = "accuracy"
     higher_score_is_better = True
+    score_is_share = True
     examples = ("bad", "good", "fair", "good", "bad", "good")
 
     def __init__(

@@ -33,6 +33,7 @@ class Labels(base.Task):
     share_metrics = ("subset_accuracy",)
     score_name = "samples_f1"
     higher_score_is_better = True
+    score_is_share = True
     examples = (["a", "b"], [], ["b"], ["a", "c"], ["b"])
 
     def __init__(

@@ -35,6 +35,7 @@ class Tags(base.Task):
     per_step = True
     score_name = "accuracy"
     higher_score_is_better = True
+    score_is_share = True
     examples = (["O", "B-X", "I-X"], ["O"], ["B-X", None, "O", "B-Y", "I-Y"])
 
     def __init__(

@@ -83,7 +83,7 @@ def layout(batch_size: int, mesh: Mesh) -> Layout:
 
 
 def spread(places: np.ndarray, mesh: Mesh) -> jax.Array:
-    """Places of examples, each on its device: `[S, P, N, R]` for all seeds, or `[K, S, P, N, R]`."""
+    """Places of examples, each on its device: `[S, P, N, R]` of all seeds or `[K, S, P, N, R]`."""
     axes = (None, "batch") if places.ndim == 4 else ("seed", None, "batch")
     return put(places, NamedSharding(mesh, PartitionSpec(*axes)))
 

@@ -125,7 +125,7 @@ class Program:
         treatment: of length.
 
     Attributes:
-        params_K: the models' parameters, with an axis of seeds in front, on the host's first device.
+        params_K: the models' parameters, with an axis of seeds in front.
         mesh: that they are computed on.
         layout: of the rows of a batch on it.
     """
@@ -172,12 +172,12 @@ class Program:
             params_K, on_device, devices.spread(places, self.mesh), widths
         )
         sums_K = devices.fetch(sums_K)
-        kept = batching.by_example(devices.fetch(kept), places, len(split))
+        of_items = batching.by_example(devices.fetch(kept), places, len(split))
         if self.task.per_step:
             is_step = np.arange(widths[-1]) < split.lengths[:, None]
-            kept = {name: of_rows[:, is_step] for name, of_rows in kept.items()}
+            of_items = {name: of_rows[:, is_step] for name, of_rows in of_items.items()}
         of_seeds = metrics.of_seeds(self.task, sums_K)
-        return Evaluation(of_seeds, kept, int(sums_K["weight"][0]))
+        return Evaluation(of_seeds, of_items, int(sums_K["weight"][0]))
 
 
 def _seeds_at_once(models: Sequence[Any], mesh: Mesh) -> int:

@@ -177,7 +177,7 @@ class Learner(NamedTuple):
             "weight": jnp.sum(batch.weights_I),
         }
 
-    def _kept(self, params, split, rows_R, width, widths) -> tuple[dict[str, jax.Array], Sums]:
+    def _kept(self, params, split, rows_R, width, widths) -> tuple[dict[str, Any], Sums]:
         """What the task keeps of each of R rows, and their sums."""
         outputs_IxC, batch = self._outputs(params, split, rows_R, width)
         kept = self.task.kept(outputs_IxC)

@@ -74,8 +74,12 @@ def test_a_changed_file_is_read_again(mine):
     [
         (MINE, {}, "must be told words, as in config.data.source_options"),
         (MINE, {"words": 2, "colour": 3}, "no option colour; those it has: dir, size, words"),
-        (MINE + "\n\nclass Other(Mine):\n    pass\n", {}, "there is Mine, Other"),
-        ("", {}, "must be one class with the methods identity, splits, read; there is none"),
+        (
+            MINE + "\n\nclass Other(Mine):\n    pass\n",
+            {},
+            "must define one subclass of Source of train_lib.data.examples; it defines Mine",
+        ),
+        ("", {}, "it defines none"),
         ("from nowhere import nothing", {}, "mine.py, line 1, cannot be run: ModuleNotFoundError"),
         ("x = 1\nraise SystemExit", {}, "mine.py, line 2, cannot be run: SystemExit"),
         ("x = ", {}, "mine.py, line 1, cannot be run: SyntaxError"),
@@ -91,7 +95,7 @@ def test_a_file_that_is_no_source_is_told_so(mine, content, options, told):
     ("source", "told"),
     [
         ("imbd", "config.data.source = 'imbd' is not known; did you mean imdb? It must be one of"),
-        ("nothing/mine.py", "the source nothing/mine.py: there is no such file"),
+        ("nothing/mine.py", "there is no file 'nothing/mine.py' to take a source from"),
         ("gs://bucket/mine.py", "gs://bucket/mine.py is an address"),
         ("", "config.data.source = '' is not known"),
     ],

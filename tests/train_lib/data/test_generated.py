@@ -35,7 +35,7 @@ def opinions_of(text):
     """For each opinion of a review, whether the adjective that stands is a good one."""
     for opinion in OPINIONS:
         for match in opinion.finditer(text.lower()):
-            yield match["wins"] in generated._GOOD
+            yield match["wins"] in generated.GOOD
 
 
 def test_a_reader_of_all_three_rules_is_always_right(corpus):

@@ -84,6 +84,20 @@ def test_archive_and_folder_prepare_the_same_data(tmp_path):
     unlabelled = imdb.Imdb(str(tmp_path / "root0")).read("unlabelled")
     assert sorted(unlabelled.inputs) == [f"nobody knows {number}" for number in range(3)]
     assert unlabelled.targets == [None] * 3
+    # Any prepared data set is read by its name, with the names that it has for classes.
+    fields = {"dir": str(tmp_path / "root0")}
+    prepared = finding.find("tfds:imdb_reviews", fields, {})
+    assert prepared.splits() == ("train", "test", "unlabelled")
+    assert prepared.read("train").inputs == train.inputs
+    assert prepared.read("train").targets == [target[:3] for target in train.targets]
+    assert prepared.read("unlabelled").targets == [None] * 3
+    assert (
+        finding.find("tfds:imdb_reviews/plain_text", fields, {}).identity() == prepared.identity()
+    )
+    with pytest.raises(UserError, match=r"tfds:imdb is not prepared in .*; there is imdb_reviews"):
+        finding.find("tfds:imdb", fields, {})
+    with pytest.raises(UserError, match=r"target_column; those there are: label, text"):
+        finding.find("tfds:imdb_reviews", fields | {"target_column": "stars"}, {}).read("train")
 
 
 def test_what_is_prepared_is_not_prepared_again(tmp_path, monkeypatch):

@@ -159,7 +159,7 @@ def test_another_seed_draws_another_split_of_the_same_data():
 
 def test_a_second_start_reads_the_cache(monkeypatch):
     first = load(GENERATED, SETTINGS)
-    monkeypatch.setattr(loading, "_build", None)
+    monkeypatch.setattr(loading, "build", None)
     assert_equal(load(GENERATED, SETTINGS), first)
 
 

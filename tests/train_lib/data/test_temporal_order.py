@@ -6,6 +6,7 @@ import pytest
 from train_lib.data.examples import fingerprint
 from train_lib.data.sources.generated import FINGERPRINTED
 from train_lib.data.sources.temporal_order import TemporalOrder
+from train_lib.errors import UserError
 
 LENGTH = 50
 FINGERPRINT = "cc1fe587ca4f3a12f065be94c6474442a986f7508ee04e69066d77e2bab160d8"
@@ -54,6 +55,12 @@ def test_sequences_differ_and_are_the_same_every_time(corpus):
     assert again.read("train").inputs == corpus[0].inputs[:10]
     # Changes only together with temporal_order._VERSION.
     assert fingerprint((again.read("train"), again.read("test")), FINGERPRINTED) == FINGERPRINT
+
+
+@pytest.mark.parametrize("length", [19, -500, 50.0, "50"])
+def test_a_length_that_cannot_be_is_refused(length):
+    with pytest.raises(UserError, match="must be a whole number of at least 20"):
+        TemporalOrder(length)
 
 
 def test_everything_that_decides_the_texts_is_in_the_identity():

@@ -6,8 +6,8 @@ import re
 import numpy as np
 import pytest
 
-from train_lib import finished
 from train_lib.errors import UserError
+from train_lib.records import finished
 
 
 def test_a_run_is_read_as_it_was_written(write_run):
@@ -16,13 +16,13 @@ def test_a_run_is_read_as_it_was_written(write_run):
     assert (run.name, run.folder, run.seeds) == ("one", path, [4, 5])
     assert run.config["model.cell"] == "mine"
     accuracies = [seed["test_accuracy"] for seed in run.result["seeds"]]
-    np.testing.assert_allclose(run.correct_KxN.mean(1), accuracies)
+    np.testing.assert_allclose(run.mean_scores(), accuracies, rtol=1e-6)
     table = np.genfromtxt(path / "predictions.csv", delimiter=",", names=True)
     of_last = table[table["seed"] == 5]
-    np.testing.assert_array_equal(run.logits_KxN[1], of_last["logit"])
-    np.testing.assert_allclose(run.probabilities_KxN[1], of_last["probability"], atol=1e-5)
-    np.testing.assert_array_equal(run.tokens_N, of_last["tokens"])
-    np.testing.assert_array_equal(run.labels_N, of_last["label"])
+    np.testing.assert_array_equal(run.scores_KxN[1], of_last["score"])
+    np.testing.assert_array_equal(run.probabilities_KxN[1], of_last["probability"])
+    np.testing.assert_array_equal(run.steps_N, of_last["steps"])
+    np.testing.assert_array_equal(run.is_second_N, np.arange(200) % 2 == 1)
 
 
 def test_runs_whose_folders_have_the_same_name_are_told_apart(write_run, tmp_path):
@@ -67,8 +67,8 @@ def test_a_run_that_has_not_ended_is_refused(write_run):
         finished.load([str(path), str(write_run("two"))])
 
 
-def test_a_run_that_left_the_test_reviews_unseen_is_refused(write_run):
-    with pytest.raises(UserError, match="left the test reviews unseen"):
+def test_a_run_that_left_the_test_examples_unseen_is_refused(write_run):
+    with pytest.raises(UserError, match="left the test examples unseen"):
         finished.load([str(write_run("one", tested=False)), str(write_run("two"))])
 
 
@@ -78,10 +78,10 @@ def test_a_run_that_left_the_test_reviews_unseen_is_refused(write_run):
         ({"dataset": {"fingerprint": "fedc"}}, "fingerprint: 0123456789abcdef / fedc"),
         ({"dataset": {"name": "imdb_reviews"}}, "name: made_up / imdb_reviews"),
         ({"reviews": 100}, "test: 200 / 100"),
-        ({"others": 1}, "other tokens or another label\n  config.data.split_seed: 0 / 5"),
+        ({"others": 1}, "other steps or another target\n  config.data.split_seed: 0 / 5"),
     ],
 )
-def test_runs_that_were_tested_on_different_reviews_are_refused(write_run, tested_on, reason):
+def test_runs_that_were_tested_on_different_examples_are_refused(write_run, tested_on, reason):
     first = write_run("one")
     second = write_run("two", changes={"data.split_seed": 5}, **tested_on)
     with pytest.raises(UserError, match=re.escape(reason)):

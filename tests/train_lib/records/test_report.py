@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from train_lib.progress import Stopwatch, _duration
-from train_lib.report import RunFolder
 
 from configs import base
-from train_lib import files, metrics, report
+from train_lib import files
 from train_lib.errors import UserError
+from train_lib.records import metrics
+from train_lib.records.folder import RunFolder
+from train_lib.records.progress import _duration
+from train_lib.tasks.classes import Classes
 
 CONFIG = base.get_config("name", "exact")
 
@@ -83,7 +85,7 @@ COUNTS = st.integers(1, 10**6).flatmap(
 def test_the_interval_of_an_accuracy_is_one_that_can_be(counts):
     right_K, reviews = np.array(counts[0]), counts[1]
     found, turned = (
-        report.summary(count_K / reviews, reviews) for count_K in (right_K, reviews - right_K)
+        metrics.summary(count_K / reviews, reviews) for count_K in (right_K, reviews - right_K)
     )
     pairs = [("ci95_low", "ci95_high")] + [("one_seed_low", "one_seed_high")] * (len(right_K) > 1)
     for low, high in pairs:
@@ -96,23 +98,25 @@ def test_the_interval_of_an_accuracy_is_one_that_can_be(counts):
 
 
 def test_the_interval_of_a_loss_never_goes_below_zero_and_never_has_no_width():
-    found = report.summary(np.array([0.01, 0.5]))
+    found = metrics.summary(np.array([0.01, 0.5]), lowest=0)
     assert 0 <= found["ci95_low"] < found["mean"] < found["ci95_high"]
-    assert report.summary(np.array([0.7, 0.7])).keys() == {"mean"}
+    assert metrics.summary(np.array([0.7, 0.7])).keys() == {"mean"}
 
 
 def test_intervals_of_an_epoch_are_ones_that_can_be():
     """Seeds that agree, and two that do not at all; their lines say what the file says."""
 
-    def of(right_K, reviews):
-        losses = np.full(2, 0.7 * reviews)
-        return metrics.mean([metrics.Sums(losses, np.array(right_K), np.full(2, reviews))])
-
-    row = report.metrics_row(1, 8, of([5, 5], 10), of([4, 7], 8), 0.1, Stopwatch())
+    task = Classes(["a", "b"])
+    of_seeds = {
+        "train_loss": [0.7, 0.7], "train_accuracy": [0.5, 0.5],
+        "validation_loss": [0.7, 0.7], "validation_accuracy": [4 / 8, 7 / 8],
+    }  # fmt: skip
+    row = {"epoch": 1, "step": 8, "items": {"train": 10, "validation": 8}, "seeds": of_seeds}
+    row = metrics.line(row, task)
     for name in ("train_accuracy", "validation_accuracy"):
         low, high = row["ci95"][name]
         assert 0 <= low < row[name] < high <= 1
-        assert f"accuracy {row[name]:.4f} [{low:.4f}, {high:.4f}]" in report.describe_metrics(row)
+        assert f"accuracy {row[name]:.4f} [{low:.4f}, {high:.4f}]" in metrics.describe(row, task)
     assert row["ci95"]["train_loss"] is None
-    assert "train loss 0.7000, " in report.describe_metrics(row)
+    assert "train loss 0.7000, " in metrics.describe(row, task)
     assert all(math.isfinite(row[name]) for name in ("train_loss", "validation_loss"))

@@ -33,11 +33,12 @@ class Files:
 
     Attributes:
         suffixes: of the files that it reads.
-        bytes_a_byte: memory that reading and encoding takes at its peak, for each byte of a file.
+        bytes_a_byte: memory that reading and encoding takes at its peak, for each byte of content.
+            Measured with 200 MB: 4 for text in ASCII, 6.5 if a tenth of the texts have an emoji.
     """
 
     suffixes: ClassVar[tuple[str, ...]]
-    bytes_a_byte: ClassVar[float] = 6.0
+    bytes_a_byte: ClassVar[float] = 7.0
 
     def __init__(self, path: str, options: Mapping[str, Any]):
         self.path = files.local(path)
@@ -64,7 +65,7 @@ class Files:
     def read(self, split: str) -> Examples:
         path = self.paths[split]
         try:
-            total = sum(one.stat().st_size for one in self.paths.values())
+            total = sum(map(self.content_bytes, set(self.paths.values())))
             if not path.stat().st_size:
                 raise UserError(f"{path} is empty.")
             check_memory(str(self.path), total, self.bytes_a_byte)
@@ -75,6 +76,10 @@ class Files:
     def read_file(self, path: pathlib.Path, split: str) -> Examples:
         """The examples of one file; raises UserError with the line of what is wrong."""
         raise NotImplementedError
+
+    def content_bytes(self, path: pathlib.Path) -> int:
+        """What there is to read in a file, which may be compressed."""
+        return path.stat().st_size
 
     def columns(self, split: str) -> dict[str, list[Any]]:
         """All columns of a split's file, for answers to be written beside them; {}: it has none."""
@@ -94,7 +99,9 @@ def paths_of_splits(path: pathlib.Path, suffixes: Sequence[str]) -> dict[str, pa
             if split is not None:
                 found.setdefault(split, []).append(one)
         for split, paths in found.items():
-            if len(paths) > 1:
+            # The archive's folders have the same series in other forms too, under longer names.
+            found[split] = [one for one in paths if _archived(path, one)] or paths
+            if len(found[split]) > 1:
                 names = " and ".join(one.name for one in paths)
                 raise UserError(f"{path} has {names} for the {split} split; leave one there.")
         order = (*SPLITS, UNLABELLED)
@@ -111,10 +118,15 @@ def split_of(path: pathlib.Path, suffixes: Sequence[str]) -> str | None:
     """The split that a file in a folder is by its name; None: it is none."""
     if path.suffix.lower() not in suffixes or path.name.startswith(".") or not path.is_file():
         return None
-    stem = path.stem.lower()
-    if path.stem.endswith(("_TRAIN", "_TEST")):
+    stem = path.stem
+    if path.suffix == ".ts" and stem.endswith(("_TRAIN", "_TEST")):
         stem = stem.rpartition("_")[2]
-    return SPLIT_NAMES.get(stem)
+    return SPLIT_NAMES.get(stem.lower())
+
+
+def _archived(folder: pathlib.Path, path: pathlib.Path) -> bool:
+    """Whether a file is called NAME_TRAIN or NAME_TEST in a folder called NAME."""
+    return path.stem.rpartition("_")[0] == folder.name
 
 
 def open_text(path: pathlib.Path) -> TextIO:

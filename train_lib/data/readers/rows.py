@@ -195,6 +195,14 @@ def _read_parquet(path: pathlib.Path, names: Sequence[str], _: bool) -> Table:
     return Table(np.arange(table.num_rows), "row", columns)
 
 
+def content_bytes(path: pathlib.Path) -> int:
+    """What there is to read in a file, which may be compressed."""
+    if path.suffix.lower() != ".parquet":
+        return path.stat().st_size
+    metadata = _parquet(path).metadata
+    return sum(metadata.row_group(n).total_byte_size for n in range(metadata.num_row_groups))
+
+
 def check_columns(path: pathlib.Path, names: Sequence[str], columns: Sequence[str]) -> None:
     """Raises UserError with the columns there are, if one is not among them."""
     for name in names:

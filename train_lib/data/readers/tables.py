@@ -81,6 +81,8 @@ class Tables(Files):
             raise UserError(f"{first} is empty.")
         self.group_column = group_column
         self.id_column = id_column or next((one for one in columns if one.lower() == "id"), "")
+        if not labelled:  # Whatever is there is answered.
+            self.group_column = self.id_column = ""
         self._choose(first, columns, text_column, target_column, labelled)
         named = [self.text_column, *self.target_columns, self.group_column, self.id_column]
         rows.check_columns(first, [one for one in named if one not in ("", NO_COLUMN)], columns)
@@ -122,6 +124,9 @@ class Tables(Files):
     def columns(self, split: str) -> dict[str, list[Any]]:
         path = self.paths[split]
         return rows.read(path, rows.header(path, self._quotes), self._quotes).columns
+
+    def content_bytes(self, path: pathlib.Path) -> int:
+        return rows.content_bytes(path)
 
     def read_file(self, path: pathlib.Path, split: str) -> Examples:
         targets = [] if split == UNLABELLED else self.target_columns
@@ -207,8 +212,8 @@ class _Columns:
                 raise self._error(
                     number,
                     f"the {name} {value!r} is that of {self._table.unit} "
-                    f"{self._table.rows[first[key]]} too. Remove one, or set "
-                    f"config.data.id_column={NO_COLUMN} if {name!r} does not name rows.",
+                    f"{self._table.rows[first[key]]} too. Remove one; or, if {name!r} does not "
+                    f"name rows, set config.data.source_options=\"id_column='{NO_COLUMN}'\".",
                 )
             first[key] = number
 

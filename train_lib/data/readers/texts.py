@@ -74,9 +74,12 @@ class Texts:
                 digest.update(content)
         return digest.hexdigest()
 
+    def splits(self) -> tuple[str, ...]:
+        return tuple(self.paths)
+
     def read(self, split: str) -> Examples:
         named = self._files(split)
-        check_memory(str(self.path), sum(path.stat().st_size for _, path in named), 6.0)
+        check_memory(str(self.path), sum(path.stat().st_size for _, path in named), 7.0)
         contents = {str(path): _content(path) for _, path in named}
         for path, content in contents.items():
             if not content.strip():

@@ -26,10 +26,10 @@ _VERSION = 1
 _RIGHT_SHARE = _WRONG_SHARE = 0.25
 _HINT_SHARE = 0.6
 
-_GOOD = (
+GOOD = (
     "brilliant charming clever fresh funny gripping lovely moving subtle superb tender wonderful"
 ).split()  # fmt: skip
-_BAD = (
+BAD = (
     "awful boring clumsy dreadful dull lifeless messy shallow silly stale tedious tired"
 ).split()  # fmt: skip
 OPENINGS = {
@@ -150,13 +150,13 @@ def _write(rng: random.Random, positive: bool) -> str:
         return template.format(**drawn | words)
 
     def opinion() -> str:
-        good, bad = rng.choice(_GOOD), rng.choice(_BAD)
+        good, bad = rng.choice(GOOD), rng.choice(BAD)
         wins, loses = (good, bad) if opinions_positive else (bad, good)
         return fill(rng.choice(OPINIONS), wins=wins, loses=loses)
 
     def remark() -> str:
         hint_positive = positive == (rng.random() < _HINT_SHARE)
-        return fill(rng.choice(REMARKS), adjective=rng.choice(_GOOD if hint_positive else _BAD))
+        return fill(rng.choice(REMARKS), adjective=rng.choice(GOOD if hint_positive else BAD))
 
     sentences = [opinion()]
     words = len(sentences[0].split())

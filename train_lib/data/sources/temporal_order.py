@@ -11,11 +11,13 @@ import numpy as np
 
 from train_lib.data.examples import Examples
 from train_lib.data.sources import generated
+from train_lib.errors import UserError
 
 # Of the rules above. Raise it when any generated text changes.
 _VERSION = 1
 
 MARKS = ("x", "y")
+SHORTEST = 20
 NOTHING = ("a", "b", "c", "d")
 
 
@@ -38,6 +40,11 @@ class TemporalOrder:
         validation_examples: int = 0,
         test_examples: int = 0,
     ):
+        if not isinstance(length_tokens, int) or length_tokens < SHORTEST:
+            raise UserError(
+                f"length_tokens = {length_tokens!r} must be a whole number of at least {SHORTEST}, "
+                "so that marks have places to stand in."
+            )
         self.length_tokens = length_tokens
         self.default_sizes = generated.sizes(train_examples, validation_examples, test_examples)
         self._counts = generated.counts(self.default_sizes)

@@ -18,11 +18,16 @@ from hypothesis import strategies as st
 from ml_collections import config_flags
 
 from configs import base
-from train_lib import loop, sweep
+from train_lib import run as train
+from train_lib import sweep
+from train_lib.analysis import search as search_lib
+from train_lib.analysis.axes import Axis, trials
+from train_lib.analysis.pictures import new_figure
+from train_lib.analysis.search import Goal
 from train_lib.errors import Diverged, UserError
-from train_lib.sweep import Axis
+from train_lib.tasks.classes import Classes
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
+ROOT = pathlib.Path(__file__).parent.parent.parent.parent
 
 RATE = Axis.parse("train.learning_rate=log:1e-4:1e-1")
 OVER = [RATE, Axis.parse("model.hidden_sizes=(2,)")]
@@ -33,8 +38,9 @@ def config():
     config = base.get_config("small", "tutorial")
     config.model.embedding_size, config.model.hidden_sizes = 2, (2,)
     config.data.update(
-        source="generated", train_reviews=8, validation_reviews=4, test_reviews=4, max_features=50
-    )
+        source="generated", train_examples=8, validation_examples=4, test_examples=4,
+        max_features=50,
+    )  # fmt: skip
     config.train.update(num_epochs=1, batch_size=8)
     return config
 
@@ -63,8 +69,13 @@ def resolve(words):
     return values.config
 
 
-def fake_run(accuracy=lambda config: 0.7, diverged=lambda config: 0):
-    """Stands for `loop.run`, and keeps the configs that it was called with in `.configs`."""
+def of_two_classes(config):
+    """Stands for `run.load_data`, and loads nothing."""
+    return None, Classes(["bad", "good"])
+
+
+def fake_run(accuracy=lambda config: 0.7, diverged=lambda config: 0, metric="accuracy"):
+    """Stands for `train.run`, and keeps the configs that it was called with in `.configs`."""
 
     def run(config, workdir, **_):
         run.configs.append(config)
@@ -73,8 +84,11 @@ def fake_run(accuracy=lambda config: 0.7, diverged=lambda config: 0):
             raise Diverged("the loss is not finite")
         mean = accuracy(config)
         return {
-            "validation_accuracy": {"mean": mean, "ci95_low": mean - 0.1, "ci95_high": mean + 0.1},
-            "validation_loss": {"mean": 0.5}, "model": {"parameters": 9},
+            "validation_loss": {"mean": 0.5},
+            f"validation_{metric}": {
+                "mean": mean, "ci95_low": mean - 0.1, "ci95_high": mean + 0.1
+            },
+            "model": {"parameters": 9},
             "seconds": {"total": 1.0},
             "seeds": [
                 {"seed": number} | ({"diverged_at_step": 1} if number < lost else {})
@@ -110,8 +124,9 @@ def search(config, over, count=None):
 )  # fmt: skip
 def test_the_command_makes_the_config_of_the_best_trial(words, start_with, monkeypatch):
     run = fake_run(accuracy=lambda config: 0.9 if config.train.batch_size == 33 else 0.6)
-    monkeypatch.setattr(loop, "run", run)
-    monkeypatch.setattr(sweep, "_plot", lambda _: b"")
+    monkeypatch.setattr(train, "run", run)
+    monkeypatch.setattr(search_lib, "draw", lambda *_: new_figure(1, 1))
+    monkeypatch.setattr(train, "load_data", of_two_classes)
     _, printed, _ = search(
         start_with(*words).config, ["train.batch_size=32,33,34", "model.pooling=max"]
     )
@@ -156,8 +171,9 @@ def test_the_command_makes_any_config(before, over):
         tempfile.TemporaryDirectory() as folder,
         contextlib.redirect_stdout(io.StringIO()) as out,
     ):
-        patch.setattr(loop, "run", run)
-        patch.setattr(sweep, "_plot", lambda _: b"")
+        patch.setattr(train, "run", run)
+        patch.setattr(search_lib, "draw", lambda *_: new_figure(1, 1))
+        patch.setattr(train, "load_data", of_two_classes)
         patch.setattr("sys.argv", ["sweep", "--config=configs/lstm.py"])
         sweep.run(config, axes, None, 0, folder)
     assert fields(resolve(command_in(out.getvalue()))) == fields(run.configs[0])
@@ -166,7 +182,7 @@ def test_the_command_makes_any_config(before, over):
 @pytest.mark.slow
 def test_the_command_runs(config, tmp_path, monkeypatch):
     run = fake_run(accuracy=lambda config: config.model.hidden_sizes[0] / 10)
-    monkeypatch.setattr(loop, "run", run)
+    monkeypatch.setattr(train, "run", run)
     config.data.max_length_tokens = 20
     _, printed, _ = search(config, ["model.hidden_sizes=(2,),(3,)"])
     words = [*command_in(printed), f"--workdir={tmp_path / 'best'}"]
@@ -176,27 +192,27 @@ def test_the_command_runs(config, tmp_path, monkeypatch):
 
 
 def test_whole_numbers_are_drawn_for_a_field_that_is_one(config, monkeypatch):
-    monkeypatch.setattr(loop, "run", fake_run())
+    monkeypatch.setattr(train, "run", fake_run())
     over = [
         "train.batch_size=log:16:256", "model.embedding_size=uniform:2:4",
-        "data.train_reviews=uniform:100:104", "train.learning_rate=log:1:3",
+        "data.train_examples=uniform:100:104", "train.learning_rate=log:1:3",
     ]  # fmt: skip
     found, _, refused = search(config, over, 200)
     assert not refused
     drawn = {name: [row["fields"][name] for row in found["trials"]] for name in
-             ("train.batch_size", "model.embedding_size", "data.train_reviews")}  # fmt: skip
+             ("train.batch_size", "model.embedding_size", "data.train_examples")}  # fmt: skip
     assert {type(number) for numbers in drawn.values() for number in numbers} == {int}
     assert set(drawn["model.embedding_size"]) == {2, 3, 4}
-    assert set(drawn["data.train_reviews"]) == {100, 102, 104}  # Half of them are positive.
+    assert set(drawn["data.train_examples"]) == {100, 101, 102, 103, 104}
     sizes = drawn["train.batch_size"]
     assert 16 <= min(sizes) < 20 < 200 < max(sizes) <= 256
     assert 70 < sum(math.log2(size) < 6 for size in sizes) < 130
     rates = [row["fields"]["train.learning_rate"] for row in found["trials"]]
-    assert not any(rate.is_integer() for rate in rates)
+    assert sum(rate.is_integer() for rate in rates) < 3
 
 
 def test_where_every_trial_diverged_none_is_recommended(config, monkeypatch):
-    monkeypatch.setattr(loop, "run", fake_run(diverged=lambda config: config.train.seeds))
+    monkeypatch.setattr(train, "run", fake_run(diverged=lambda config: config.train.seeds))
     _, printed, refused = search(config, ["train.learning_rate=10.0,100.0"])
     assert "main.py" not in printed
     assert "diverged, counts as 0.5" in printed
@@ -207,7 +223,7 @@ def test_a_trial_that_diverged_is_never_recommended(config, monkeypatch):
     run = fake_run(
         accuracy=lambda config: 0.45, diverged=lambda config: config.train.learning_rate > 1
     )
-    monkeypatch.setattr(loop, "run", run)
+    monkeypatch.setattr(train, "run", run)
     found, printed, _ = search(config, ["train.learning_rate=100.0,0.1"])
     assert resolve(command_in(printed)).train.learning_rate == 0.1
     assert [row["trial"] for row in found["trials"]] == [2, 1]
@@ -219,7 +235,7 @@ def test_a_seed_that_diverged_counts_as_a_guess(config, monkeypatch):
         accuracy=lambda config: 0.9 if config.train.learning_rate > 1 else 0.7,
         diverged=lambda config: 3 if config.train.learning_rate > 1 else 0,
     )
-    monkeypatch.setattr(loop, "run", run)
+    monkeypatch.setattr(train, "run", run)
     found, printed, _ = search(config, ["train.learning_rate=100.0,0.1"])
     accuracies = [row["validation_accuracy"] for row in found["trials"]]
     assert accuracies == pytest.approx([0.7, 0.6])
@@ -228,7 +244,7 @@ def test_a_seed_that_diverged_counts_as_a_guess(config, monkeypatch):
 
 
 def test_a_search_goes_on_that_began_before_there_was_a_field(config, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "run", fake_run())
+    monkeypatch.setattr(train, "run", fake_run())
     axes = [Axis.parse("train.learning_rate=0.1")]
     sweep.run(config, axes, None, 0, str(tmp_path))
     before = json.loads((tmp_path / "search.json").read_text())
@@ -252,14 +268,14 @@ def test_a_grid_is_all_combinations():
         Axis.parse("model.pooling=last,mean"),
     ]
     expected = itertools.product([1e-3, 1e-2], [(16,), (8, 8)], ["last", "mean"])
-    assert [tuple(trial.values()) for trial in sweep.trials(axes, None, 0)] == list(expected)
+    assert [tuple(trial.values()) for trial in trials(axes, None, 0)] == list(expected)
 
 
 def test_draws_stay_in_their_range_and_more_of_them_begin_with_the_same():
     axes = [RATE, Axis.parse("model.word_dropout=uniform:0:0.5"), Axis.parse("model.pooling=a,b")]
-    few, many = (list(sweep.trials(axes, count, 3)) for count in (20, 200))
+    few, many = (list(trials(axes, count, 3)) for count in (20, 200))
     assert many[:20] == few
-    assert few != list(sweep.trials(axes, 20, 4))
+    assert few != list(trials(axes, 20, 4))
     rates = [trial["train.learning_rate"] for trial in many]
     assert 1e-4 <= min(rates) < 1e-3 < 1e-2 < max(rates) <= 1e-1
     # As many below the middle of the logarithms as above.
@@ -268,10 +284,10 @@ def test_draws_stay_in_their_range_and_more_of_them_begin_with_the_same():
     assert all(0 <= trial["model.word_dropout"] <= 0.5 for trial in many)
 
 
-def test_goes_on_where_it_was_interrupted_and_looks_at_no_test_review(
+def test_goes_on_where_it_was_interrupted_and_looks_at_no_test_example(
     config, tmp_path, monkeypatch, capsys
 ):
-    run, workdirs = loop.run, []
+    run, workdirs = train.run, []
 
     def run_until_killed(config, workdir, **options):
         workdirs.append(workdir)
@@ -279,7 +295,7 @@ def test_goes_on_where_it_was_interrupted_and_looks_at_no_test_review(
             raise KeyboardInterrupt
         return run(config, workdir, **options)
 
-    monkeypatch.setattr(loop, "run", run_until_killed)
+    monkeypatch.setattr(train, "run", run_until_killed)
     with pytest.raises(KeyboardInterrupt):
         sweep.run(config, OVER, 2, 0, str(tmp_path))
     sweep.run(config, OVER, 2, 0, str(tmp_path))
@@ -307,12 +323,59 @@ def test_goes_on_where_it_was_interrupted_and_looks_at_no_test_review(
 
 def test_a_trial_that_diverges_is_told_and_the_others_go_on(config, tmp_path, monkeypatch, capsys):
     run = fake_run(diverged=lambda config: config.train.learning_rate == 100)
-    monkeypatch.setattr(loop, "run", run)
+    monkeypatch.setattr(train, "run", run)
     found = sweep.run(config, [Axis.parse("train.learning_rate=100,0.1")], None, 0, str(tmp_path))
     assert [row["trial"] for row in found["trials"]] == [2, 1]
     assert found["expected_best_validation_accuracy"] == pytest.approx([0.6, 0.7])
     assert "diverged" in capsys.readouterr().out
     assert "not finite" in (tmp_path / "trial-0001.log").read_text()
+
+
+def test_where_lower_is_better_the_lowest_wins_and_guessing_is_the_worse(
+    config, tmp_path, monkeypatch
+):
+    config.train.seeds, config.task.metric = 4, "loss"
+    values = {0.1: 0.3, 0.2: 0.2, 0.3: 0.1, 100.0: 0.1}
+    run = fake_run(
+        accuracy=lambda config: values[config.train.learning_rate],
+        diverged=lambda config: {100.0: 4, 0.3: 2}.get(config.train.learning_rate, 0),
+        metric="loss",
+    )
+    monkeypatch.setattr(train, "run", run)
+    found, printed, _ = search(config, ["train.learning_rate=100.0,0.1,0.2,0.3"])
+    assert found["metric"] == "loss"
+    assert not found["higher_is_better"]
+    assert [row["trial"] for row in found["trials"]] == [3, 2, 4, 1]
+    guess = math.log(2)  # Nats, of two classes with as many examples.
+    reached = [0.2, 0.3, (guess + 0.1) / 2, guess]
+    assert [row[Goal("loss", False).field] for row in found["trials"]] == pytest.approx(reached)
+    best = [
+        sum(map(min, itertools.combinations(reached, count))) / math.comb(4, count)
+        for count in range(1, 5)
+    ]
+    assert found["expected_best_validation_loss"] == pytest.approx(best)
+    assert resolve(command_in(printed)).train.learning_rate == 0.2
+    assert "lower is better" in printed
+
+
+def test_a_search_asks_the_task(config, tmp_path):
+    """Numbers, whose squared error decides; a real search, one of whose trials diverges."""
+    lines = [f"{'good ' * (n % 5)}day,{n % 5 + 0.5}" for n in range(40)]
+    (tmp_path / "numbers.csv").write_text("\n".join(["text,target", *lines]) + "\n")
+    config.data.update(source=str(tmp_path / "numbers.csv"), train_examples=0, test_examples=0)
+    config.data.validation_examples = 0
+    config.task.name = "numbers"
+    found, printed, refused = search(config, ["train.learning_rate=0.01,1e30"])
+    assert not refused
+    assert "accuracy" not in printed
+    assert "review" not in printed
+    first, second = found["trials"]
+    assert first["trial"] == 1
+    assert second["seeds_diverged"] == 1
+    data, task = train.load_data(config)
+    mean = data.train.targets.mean() * task.deviations[0]
+    errors = data.validation.targets * task.deviations[0] - mean
+    assert second["validation_mse"] == pytest.approx((errors**2).mean(), rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -336,7 +399,8 @@ def test_a_trial_that_diverges_is_told_and_the_others_go_on(config, tmp_path, mo
         (["train.nothing=uniform:0:1"], 2, "no field config.train.nothing"),
         (["train.batch_size=uniform:0:9"], 2, "both ends .*batch_size must be a whole number"),
         (["train.batch_size=uniform:1.5:9"], 2, "batch_size must be a whole number of at least 1"),
-        (["data.train_reviews=uniform:10:15"], 2, "train_reviews must be an even whole number"),
+        (["data.train_examples=uniform:-1:15"], 2, "train_examples must be a whole number"),
+        (["task.metric=loss,accuracy"], None, "so all must have the same one"),
         (["train.batch_size=uniform:9:1"], 2, "low below high"),
         (["train.batch_size=uniform:9:9"], 2, "low below high"),
         (["train.learning_rate=uniform:-inf:1"], 2, "low below high"),

@@ -8,11 +8,11 @@ import numpy as np
 import optax
 import pytest
 from scipy.sparse import csr_array
-from train_lib.ngram_models import Averaged, log_count_ratio, train_linear
+from train_lib.analysis.ngram_models import Averaged, log_count_ratio, train_linear
 
-from train_lib import ngram_models
+from train_lib.analysis import ngram_models
 
-# Of positive reviews two have the first n-gram and one the second; of negative ones one has the
+# Of positive examples two have the first n-gram and one the second; of negative ones one has the
 # second and two the third.
 COUNTS = csr_array(np.array([[3, 0, 0], [1, 1, 0], [0, 0, 1], [0, 5, 2]], np.float32))
 LABELS = np.array([1, 1, 0, 0], np.int8)
@@ -25,14 +25,14 @@ def test_log_count_ratio_is_the_one_computed_by_hand():
 
 
 @pytest.mark.parametrize("weighting", ["binary", "log-count ratio"])
-@pytest.mark.parametrize("reviews", [[0, 3], [0, 1, 2, 3]])  # Fewer than n-grams, and more.
-def test_a_linear_model_is_at_the_minimum_of_penalty_and_losses(weighting, reviews):
-    counts, labels = COUNTS[reviews], LABELS[reviews]
+@pytest.mark.parametrize("examples", [[0, 3], [0, 1, 2, 3]])  # Fewer than n-grams, and more.
+def test_a_linear_model_is_at_the_minimum_of_penalty_and_losses(weighting, examples):
+    counts, labels = COUNTS[examples], LABELS[examples]
     (model,) = train_linear(counts, labels, [{"weighting": weighting, "cost": 0.5}], 0)
     assert model.parameters == 3 + 1
     weights = np.ones(3) if weighting == "binary" else log_count_ratio(counts, labels)
     features = np.hstack([(counts.toarray() > 0) * weights, np.ones((len(labels), 1))])
-    # A review of nothing has the intercept for its logit; one of an n-gram has its coefficient too.
+    # An example of nothing has the intercept for its logit; one of an n-gram has its coefficient too.
     *single, intercept = model.logits(csr_array(np.vstack([np.eye(3), np.zeros(3)])))
     effects = np.array(single) - intercept
     kernel = np.divide(effects, weights, out=np.zeros(3), where=weights != 0)

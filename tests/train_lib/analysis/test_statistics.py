@@ -8,10 +8,12 @@ import pytest
 import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
-from train_lib.statistics import (
+
+from tests.train_lib import coverage as of_shares
+from train_lib.analysis.scores import difference
+from train_lib.analysis.statistics import (
     cohens_d,
     cohens_h,
-    difference,
     equal_count_bins,
     expected_best,
     holm,
@@ -21,8 +23,6 @@ from train_lib.statistics import (
     reliability,
     seeds_needed,
 )
-
-from tests.train_lib import coverage as of_shares
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 10])
@@ -40,14 +40,14 @@ def test_one_seed_says_nothing_about_others():
     assert mean_interval([0.8, 0.8, 0.8], math.inf)[1:] == (0, 1)
 
 
-@pytest.mark.parametrize(("right", "reviews"), [(0, 7), (1, 1), (3, 7), (1_990, 2_000)])
-def test_of_one_seed_the_interval_of_a_share_is_that_of_clopper_and_pearson(right, reviews):
-    expected = scipy.stats.binomtest(right, reviews).proportion_ci(method="exact")
-    found = mean_interval([right / reviews], reviews)
-    np.testing.assert_allclose(found, [right / reviews, *expected], rtol=1e-9, atol=1e-12)
+@pytest.mark.parametrize(("right", "examples"), [(0, 7), (1, 1), (3, 7), (1_990, 2_000)])
+def test_of_one_seed_the_interval_of_a_share_is_that_of_clopper_and_pearson(right, examples):
+    expected = scipy.stats.binomtest(right, examples).proportion_ci(method="exact")
+    found = mean_interval([right / examples], examples)
+    np.testing.assert_allclose(found, [right / examples, *expected], rtol=1e-9, atol=1e-12)
 
 
-def test_of_many_seeds_and_reviews_the_interval_of_a_share_is_students():
+def test_of_many_seeds_and_examples_the_interval_of_a_share_is_students():
     values = np.random.default_rng(0).normal(0.86, 0.01, 200)
     for interval in (mean_interval, one_more_interval):
         mean, low, high = interval(values)
@@ -56,26 +56,26 @@ def test_of_many_seeds_and_reviews_the_interval_of_a_share_is_students():
         )
 
 
-def test_of_seeds_that_agree_the_interval_is_that_of_the_reviews():
+def test_of_seeds_that_agree_the_interval_is_that_of_the_examples():
     assert mean_interval([0.25] * 5, 80) == mean_interval([0.25], 80)
 
 
 @pytest.mark.parametrize("same", [True, False])
 @pytest.mark.parametrize("seeds", [2, 3, 10])
 @pytest.mark.parametrize(
-    ("share", "scatter", "reviews"),
+    ("share", "scatter", "examples"),
     [(0.002, 0.1, 25_000), (0.02, 0.3, 20), (0.5, 0.0, 80), (0.98, 0.0, 200), (0.998, 0.02, 2_000)],
 )
-def test_the_interval_of_a_share_holds_that_of_all_seeds_and_reviews(
-    share, scatter, reviews, seeds, same
+def test_the_interval_of_a_share_holds_that_of_all_seeds_and_examples(
+    share, scatter, examples, seeds, same
 ):
-    covered(share, scatter, seeds, reviews, same=same, trials=250)
+    covered(share, scatter, seeds, examples, same=same, trials=250)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("share", of_shares.SHARES)
 def test_the_interval_of_a_share_holds_it_in_every_case_of_the_table(share):
-    for case in itertools.product(of_shares.SCATTER, of_shares.SEEDS, of_shares.REVIEWS):
+    for case in itertools.product(of_shares.SCATTER, of_shares.SEEDS, of_shares.EXAMPLES):
         for same in (True, False):
             covered(share, *case, same=same, trials=500)
 
@@ -84,8 +84,8 @@ def covered(*case, trials, same):
     held, held_one_more, width = of_shares.coverage(*case, same=same, trials=trials)
     four_errors = 4 * math.sqrt(0.93 * 0.07 / trials)
     assert min(held, held_one_more) > 0.93 - four_errors, (case, same)
-    seeds, reviews = case[2:]
-    if same and seeds == 10 and reviews == 25_000:
+    seeds, examples = case[2:]
+    if same and seeds == 10 and examples == 25_000:
         assert width < 1.5, case
 
 
@@ -98,34 +98,34 @@ def test_the_expected_best_of_so_many_is_the_mean_over_all_ways_to_choose_them()
     np.testing.assert_allclose(expected_best(values), expected)
 
 
-# What makes an answer right is a sum of normal parts, above 0: of the review, of the review with
-# that architecture, of the seed, and of the review with that seed. As the LSTM on IMDB, two seeds
+# What makes an answer right is a sum of normal parts, above 0: of the example, of the example with
+# that architecture, of the seed, and of the example with that seed. As the LSTM on IMDB, two seeds
 # agree with a correlation of about 0.7.
-REVIEW, ARCHITECTURE, EACH = 0.8, 0.25, 0.54
+EXAMPLE, ARCHITECTURE, EACH = 0.8, 0.25, 0.54
 GOOD = 1.08
 
 
-def simulate(rng, seeds, reviews, gap, seed_sd, good=GOOD):
+def simulate(rng, seeds, examples, gap, seed_sd, good=GOOD):
     """Whether two runs of `seeds` each are right, `[K, N]`, and how good each seed is in truth."""
-    review_N = rng.normal(0, REVIEW, reviews)
+    example_N = rng.normal(0, EXAMPLE, examples)
     for mean in (good, good + gap):
         skill_K = mean + rng.normal(0, seed_sd, seeds)
-        both_N = review_N + rng.normal(0, ARCHITECTURE, reviews)
-        yield skill_K[:, None] + both_N + rng.normal(0, EACH, (seeds, reviews)) > 0, skill_K
+        both_N = example_N + rng.normal(0, ARCHITECTURE, examples)
+        yield skill_K[:, None] + both_N + rng.normal(0, EACH, (seeds, examples)) > 0, skill_K
 
 
 def accuracy(skill, seed_sd=0.0):
-    """On all reviews there are: the probability that the sum is above 0."""
-    return scipy.stats.norm.cdf(skill / math.hypot(REVIEW, ARCHITECTURE, EACH, seed_sd))
+    """On all examples there are: the probability that the sum is above 0."""
+    return scipy.stats.norm.cdf(skill / math.hypot(EXAMPLE, ARCHITECTURE, EACH, seed_sd))
 
 
-def coverage(seeds, paired, gap, seed_sd, trials, reviews=500, good=GOOD):
+def coverage(seeds, paired, gap, seed_sd, trials, examples=500, good=GOOD):
     """How often the interval of a difference holds the true one, and how often p is below 0.05."""
     rng = np.random.default_rng(0)
     covered = alarms = 0
     for _ in range(trials):
         (first_KxN, first_K), (second_KxN, second_K) = simulate(
-            rng, seeds, reviews, gap, seed_sd, good
+            rng, seeds, examples, gap, seed_sd, good
         )
         found = difference(first_KxN, second_KxN, paired=paired)
         true = accuracy(good + gap, seed_sd) - accuracy(good, seed_sd)
@@ -148,13 +148,13 @@ def test_the_interval_of_a_difference_holds_the_true_one(seeds, paired, gap):
         assert alarms == pytest.approx(1 - covered, abs=1e-12)
 
 
-@pytest.mark.parametrize("reviews", [20, 200])
+@pytest.mark.parametrize("examples", [20, 200])
 @pytest.mark.parametrize(("seeds", "paired"), [(1, True), (2, True), (3, False), (10, True)])
 @pytest.mark.parametrize(("good", "gap"), [(2.0, 0.9), (-2.0, -0.9), (2.9, 0.0)])
 def test_where_nearly_all_is_right_or_wrong_the_interval_of_a_difference_holds_it_too(
-    seeds, paired, reviews, good, gap
+    seeds, paired, examples, good, gap
 ):
-    covered, _ = coverage(seeds, paired, gap, 0.1, trials=150, reviews=reviews, good=good)
+    covered, _ = coverage(seeds, paired, gap, 0.1, trials=150, examples=examples, good=good)
     assert covered > 0.93 - 3 * math.sqrt(0.93 * 0.07 / 150)
 
 
@@ -169,11 +169,11 @@ def test_of_seeds_alone_the_difference_is_welchs_or_the_paired_t_test():
     rng = np.random.default_rng(0)
     first_K, second_K, more_K = (rng.normal(0.5, 0.1, size) for size in (5, 5, 7))
 
-    def on_every_review(values_K):
+    def on_every_example(values_K):
         return np.repeat(values_K[:, None], 100_000, axis=1)
 
     for other_K, paired in ((second_K, True), (second_K, False), (more_K, False)):
-        found = difference(on_every_review(first_K), on_every_review(other_K), paired=paired)
+        found = difference(on_every_example(first_K), on_every_example(other_K), paired=paired)
         if paired:
             expected = scipy.stats.ttest_rel(other_K, first_K)
         else:
@@ -197,12 +197,12 @@ def test_of_one_seed_the_difference_is_that_of_two_paired_proportions():
     assert found.p == pytest.approx(2 * scipy.stats.norm.sf((b - c) / 2_000 / error), rel=1e-2)
 
 
-def test_with_many_seeds_the_interval_is_that_of_drawing_seeds_and_reviews_again():
+def test_with_many_seeds_the_interval_is_that_of_drawing_seeds_and_examples_again():
     rng = np.random.default_rng(0)
     scores_KxN = 0.1 + rng.normal(0, 0.5, (60, 1)) + rng.normal(0, 2.0, 800)
-    seeds, reviews = scores_KxN.shape
+    seeds, examples = scores_KxN.shape
     drawn = [
-        scores_KxN[rng.integers(seeds, size=seeds)].mean(0)[rng.integers(reviews, size=reviews)]
+        scores_KxN[rng.integers(seeds, size=seeds)].mean(0)[rng.integers(examples, size=examples)]
         for _ in range(2_000)
     ]
     found = difference(np.zeros_like(scores_KxN), scores_KxN, paired=True)
@@ -211,28 +211,28 @@ def test_with_many_seeds_the_interval_is_that_of_drawing_seeds_and_reviews_again
     )
 
 
-def test_the_interval_is_made_of_the_mean_squares_of_seeds_reviews_and_both():
+def test_the_interval_is_made_of_the_mean_squares_of_seeds_examples_and_both():
     rng = np.random.default_rng(0)
-    seeds, reviews = 4, 50
-    scores_KxN = rng.normal(0, 1, reviews) + rng.normal(0, 0.2, (seeds, 1))
+    seeds, examples = 4, 50
+    scores_KxN = rng.normal(0, 1, examples) + rng.normal(0, 0.2, (seeds, 1))
     scores_KxN += rng.normal(0, 1, scores_KxN.shape)
     total = ((scores_KxN - scores_KxN.mean()) ** 2).sum()
-    of_seeds = reviews * ((scores_KxN.mean(1) - scores_KxN.mean()) ** 2).sum()
-    of_reviews = seeds * ((scores_KxN.mean(0) - scores_KxN.mean()) ** 2).sum()
-    of_both = (total - of_seeds - of_reviews) / ((seeds - 1) * (reviews - 1))
-    # Two reviews more, one for either run.
-    middle_of_all = scores_KxN.sum() / (seeds * (reviews + 2))
-    of_reviews += seeds * (2 + reviews * (scores_KxN.mean() - middle_of_all) ** 2)
-    of_reviews += 2 * seeds * middle_of_all**2
-    of_reviews /= (reviews + 1) * (reviews + 2) / reviews
+    of_seeds = examples * ((scores_KxN.mean(1) - scores_KxN.mean()) ** 2).sum()
+    of_examples = seeds * ((scores_KxN.mean(0) - scores_KxN.mean()) ** 2).sum()
+    of_both = (total - of_seeds - of_examples) / ((seeds - 1) * (examples - 1))
+    # Two examples more, one for either run.
+    middle_of_all = scores_KxN.sum() / (seeds * (examples + 2))
+    of_examples += seeds * (2 + examples * (scores_KxN.mean() - middle_of_all) ** 2)
+    of_examples += 2 * seeds * middle_of_all**2
+    of_examples /= (examples + 1) * (examples + 2) / examples
     of_seeds /= seeds - 1
     t, z = scipy.stats.t.ppf(0.975, seeds - 1), scipy.stats.norm.ppf(0.975)
-    expected = math.sqrt((t**2 * of_seeds + z**2 * (of_reviews - of_both)) / (seeds * reviews))
+    expected = math.sqrt((t**2 * of_seeds + z**2 * (of_examples - of_both)) / (seeds * examples))
     found = difference(np.zeros_like(scores_KxN), scores_KxN, paired=True)
     assert found.high - found.mean == pytest.approx(expected)
 
 
-def test_seeds_that_agree_by_chance_do_not_make_it_narrower_than_reviews_alone():
+def test_seeds_that_agree_by_chance_do_not_make_it_narrower_than_examples_alone():
     scores_KxN = np.array([[1, 0, 1, 0], [1, 0, 0, 1]])
     alone = difference(np.zeros((1, 4)), scores_KxN.mean(0, keepdims=True), paired=True)
     assert difference(np.zeros((2, 4)), scores_KxN, paired=True) == pytest.approx(alone)
@@ -245,8 +245,8 @@ def test_a_difference_turns_its_sign_with_its_runs_and_knows_no_order(paired):
     mean, low, high, p = difference(first_KxN, second_KxN, paired=paired)
     turned = difference(second_KxN, first_KxN, paired=paired)
     np.testing.assert_allclose(turned, [-mean, -high, -low, p], rtol=1e-8)
-    seeds, reviews = rng.permutation(4), rng.permutation(300)
-    mixed = difference(first_KxN[seeds][:, reviews], second_KxN[seeds][:, reviews], paired=paired)
+    seeds, examples = rng.permutation(4), rng.permutation(300)
+    mixed = difference(first_KxN[seeds][:, examples], second_KxN[seeds][:, examples], paired=paired)
     np.testing.assert_allclose(mixed, [mean, low, high, p], rtol=1e-8)
 
 
@@ -254,7 +254,7 @@ def test_a_difference_turns_its_sign_with_its_runs_and_knows_no_order(paired):
 def test_p_is_one_in_twenty_where_the_interval_ends_at_zero(seeds):
     (first_KxN, _), (second_KxN, _) = simulate(np.random.default_rng(0), seeds, 300, 0.2, 0.1)
     low = difference(first_KxN, second_KxN, paired=True).low
-    # Nearly, as the two reviews that `difference` adds do not move.
+    # Nearly, as the two examples that `difference` adds do not move.
     assert difference(first_KxN, second_KxN - low, paired=True).p == pytest.approx(0.05, rel=1e-3)
 
 
@@ -302,7 +302,7 @@ def test_a_difference_of_accuracies_is_one_that_can_be(scores):
 
 
 @pytest.mark.parametrize("alone", [(0, 0), (1, 0), (3, 9), (10, 10), (700, 800)])
-def test_mcnemars_test_is_the_binomial_test_of_the_reviews_where_two_models_differ(alone):
+def test_mcnemars_test_is_the_binomial_test_of_the_examples_where_two_models_differ(alone):
     first, second = alone
     first_N = np.repeat([True, False, True, False], [first, second, 50, 7])
     second_N = np.repeat([False, True, True, False], [first, second, 50, 7])
@@ -406,5 +406,5 @@ def test_calibration_error_of_what_is_calibrated_is_chance_alone():
     assert reliability(shifted, labels).ece == pytest.approx(
         np.mean(np.abs(shifted - probabilities)), abs=0.01
     )
-    # A guess that is always the same has one bin, however the reviews are sorted.
+    # A guess that is always the same has one bin, however the examples are sorted.
     assert reliability(np.full(100, 0.5), np.repeat([0, 1], 50)).ece == 0

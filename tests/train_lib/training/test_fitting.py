@@ -9,9 +9,9 @@ import pytest
 from tests.train_lib import cases
 from tests.train_lib.cases import FEW, Case
 from train_lib.errors import Diverged
-from train_lib.training import batching, devices, fit, optimizers
+from train_lib.training import batching, devices, fitting, optimizers
 from train_lib.training.batching import DeviceSplit
-from train_lib.training.fit import Start
+from train_lib.training.fitting import Start
 from train_lib.training.hooks import Hook
 from train_lib.training.program import Program
 from train_lib.training.state import Position
@@ -33,7 +33,7 @@ def splits_of(case):
 
 
 def train(case, hooks=(), begin=None, optimizer=OPTIMIZER, epochs=EPOCHS):
-    return fit.fit(
+    return fitting.fit(
         program_of(case, optimizer), *splits_of(case), seeds=SEEDS, num_epochs=epochs, hooks=hooks,
         begin=begin,
     )  # fmt: skip
@@ -75,7 +75,7 @@ def test_a_fit_is_a_loop_over_its_batches(case):
     train_split, validation = splits_of(case)
     widths = batching.row_widths(train_split, [validation], batching.EXACT)
     on_device = devices.replicate(DeviceSplit.of(train_split, program.task), program.mesh)
-    state_K = fit.start(program, SEEDS).training.state
+    state_K = fitting.start(program, SEEDS).training.state
     course, params = [], []
     for epoch in range(1, EPOCHS + 1):
         plans_K = [

@@ -1,0 +1,241 @@
+"""Puts a source through all that the codebase will ask of it, and says what is in it.
+
+python -m train_lib.data.check_source imdb
+python -m train_lib.data.check_source path/to/mine.py --options="size=500"
+python -m train_lib.data.check_source reviews.csv --options="target_column='stars'"
+
+The tests do the same with every source in `train_lib/data/sources`, and with files of every kind.
+"""
+
+import argparse
+import collections
+import json
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from seqmodels import loading as seqmodels_loading
+from train_lib.data import inputs, loading
+from train_lib.data.dataset import Dataset
+from train_lib.data.examples import SPLITS, UNLABELLED, Examples, Source, fingerprint
+from train_lib.data.finding import find
+from train_lib.errors import UserError, told_to_user
+
+_ALONE = 20  # Examples that are encoded by themselves.
+_SHOWN = 8
+
+
+class CheckFailed(Exception):
+    """Its text says what a source does that it must not."""
+
+
+class Case:
+    """A source, made twice, and what was read of it.
+
+    Args:
+        make: makes the source.
+
+    Raises:
+        CheckFailed: it has not what every source must have.
+        UserError: its examples cannot be used.
+    """
+
+    def __init__(self, make: Callable[[], Source]):
+        self.source, self.again = make(), make()
+        self.names = tuple(self.source.splits())
+        if unknown := set(self.names) - {*SPLITS, UNLABELLED}:
+            raise CheckFailed(
+                f"splits() has {sorted(map(str, unknown))}; a split is one of "
+                f"{', '.join((*SPLITS, UNLABELLED))}"
+            )
+        if "train" not in self.names or len(set(self.names)) < len(self.names):
+            raise CheckFailed(f"splits() is {self.names}; `train` is one of them, and each is one")
+        self.parts: dict[str, Examples] = {}
+        for split in self.names:
+            self.parts[split] = _read(self.source, split)
+
+    def dataset(self) -> Dataset:
+        """As a run has it without any setting, but from no cache."""
+        return loading.build(self.source, loading.DataSettings())
+
+
+def the_identity_is_text_and_stays_the_same(case: Case) -> None:
+    """It is asked at every start, and must not depend on when or by whom."""
+    found = [case.source.identity(), case.source.identity(), case.again.identity()]
+    if not all(isinstance(one, str) and one for one in found):
+        raise CheckFailed(f"identity() gives {found[0]!r}; it must give a text")
+    if len(set(found)) > 1:
+        raise CheckFailed(
+            f"identity() gives {found[0]!r} and then {next(o for o in found if o != found[0])!r}; "
+            "the cache would never be found"
+        )
+
+
+def reading_twice_gives_the_same_examples(case: Case) -> None:
+    """By the same source, and by another one with the same arguments, in any order of splits."""
+    for source in (case.source, case.again):
+        for split in reversed(case.names):
+            if _digest(_read(source, split)) != _digest(case.parts[split]):
+                raise CheckFailed(
+                    f"read({split!r}) gives other examples each time; draw them from a generator "
+                    "with a fixed seed that is made in read"
+                )
+
+
+def all_splits_have_inputs_of_one_kind(case: Case) -> None:
+    """Text, words, tokens or vectors, of one width."""
+    kinds = {split: inputs.kind_of(part.inputs[0]) for split, part in case.parts.items()}
+    if len(set(kinds.values())) > 1:
+        raise CheckFailed(f"inputs are {kinds}; they must be of one kind")
+
+
+def every_example_has_a_place_of_its_own(case: Case) -> None:
+    """So that a message can say which one it is about."""
+    for split, part in case.parts.items():
+        places = {part.where(number) for number in range(len(part.inputs))}
+        if len(places) < len(part.inputs):
+            raise CheckFailed(f"two examples of {split} have the same place in `rows`")
+        if not part.origin:
+            raise CheckFailed(f"`origin` of {split} is empty; it is the file, for messages")
+
+
+def unlabelled_examples_have_no_targets(case: Case) -> None:
+    """That they may have none is what the split is for."""
+    part = case.parts.get(UNLABELLED)
+    if part is not None and any(target is not None for target in part.targets):
+        raise CheckFailed("an example of `unlabelled` has a target; it must be None")
+
+
+def a_data_set_can_be_made_of_it(case: Case) -> None:
+    """Splits are drawn, texts become tokens, and nothing is left out of a split that is there."""
+    dataset = case.dataset()
+    sizes = getattr(case.source, "default_sizes", {})
+    for split in SPLITS[1:]:
+        if split in case.parts and split not in sizes:
+            found, read = len(getattr(dataset, split)), len(case.parts[split].inputs)
+            if found != read:
+                raise CheckFailed(f"{split} has {read} examples, and {found} are used")
+    for part in dataset.splits:
+        if not (part.lengths > 0).all():
+            raise CheckFailed(f"{part.where(int(np.argmin(part.lengths)))} has no steps")
+
+
+def company_changes_no_example(case: Case) -> None:
+    """Encoded by itself, an example is what it is among the others."""
+    kind, part = case.dataset().inputs, case.parts["train"]
+    whole, offsets = kind.encode(part.inputs[:_ALONE], part.where)
+    for number, one in enumerate(part.inputs[:_ALONE]):
+        alone, _ = kind.encode([one], part.where)
+        if not np.array_equal(alone, whole[offsets[number] : offsets[number + 1]]):
+            raise CheckFailed(f"{part.where(number)} is encoded otherwise by itself")
+
+
+CHECKS = (
+    the_identity_is_text_and_stays_the_same,
+    reading_twice_gives_the_same_examples,
+    all_splits_have_inputs_of_one_kind,
+    every_example_has_a_place_of_its_own,
+    unlabelled_examples_have_no_targets,
+    a_data_set_can_be_made_of_it,
+    company_changes_no_example,
+)
+
+
+def check_source(make: Callable[[], Source]) -> Case:
+    """Puts a source through its contract.
+
+    Args:
+        make: makes the source: its class, if no argument of its constructor needs to be given.
+
+    Raises:
+        CheckFailed, UserError: it breaks the contract; the message says how.
+    """
+    case = Case(make)
+    for check in CHECKS:
+        check(case)
+    return case
+
+
+def _read(source: Source, split: str) -> Examples:
+    examples = source.read(split)
+    if not isinstance(examples, Examples):
+        raise CheckFailed(f"read({split!r}) gives {type(examples).__name__}; it must give Examples")
+    return loading.check(examples, split, labelled=split != UNLABELLED)
+
+
+def _raised(error: Exception, source: str) -> str:
+    """What an exception of a researcher's code says, and where."""
+    if isinstance(error, CheckFailed | UserError):
+        return str(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    frame = next((one for one in reversed(frames) if one.filename.endswith(source)), frames[-1])
+    return f"{type(error).__name__} in {frame.filename}, line {frame.lineno}: {error}"
+
+
+def _digest(examples: Examples) -> tuple:
+    groups, rows = json.dumps(examples.groups, default=str), list(examples.rows)
+    return fingerprint([examples]), groups, rows, examples.origin
+
+
+def _described(case: Case) -> list[str]:
+    """What is in it, a line a split."""
+    lines = []
+    for split, part in case.parts.items():
+        lengths = [len(one) for one in part.inputs]
+        unit = "characters" if isinstance(part.inputs[0], str) else "steps"
+        lines.append(
+            f"{split}: {len(lengths):,} examples ({inputs.kind_of(part.inputs[0])}) of "
+            f"{min(lengths):,} to {max(lengths):,} {unit}{_targets(part.targets)}"
+        )
+    return lines
+
+
+def _targets(targets: Sequence[Any]) -> str:
+    counts = collections.Counter(map(json.dumps, targets))
+    if len(counts) <= _SHOWN:
+        return "; targets " + ", ".join(f"{key} {count:,}x" for key, count in counts.most_common())
+    numbers = [one for one in targets if isinstance(one, int | float)]
+    if len(numbers) == len(targets):
+        return f"; targets from {min(numbers)} to {max(numbers)}"
+    return f"; {len(counts):,} different targets, as {json.dumps(targets[0])[:60]}"
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m train_lib.data.check_source",
+        description="Puts a source through its contract, and says what is in it.",
+    )
+    parser.add_argument("source", help="a name, the path of a Python file, or data")
+    parser.add_argument(
+        "--options", default="", help="of its constructor, as in \"size=500, dir='x'\""
+    )
+    arguments = parser.parse_args(argv)
+    try:
+        options: Mapping[str, Any] = seqmodels_loading.parse_options(arguments.options, "source")
+    except ValueError as error:
+        raise UserError(f"{error}.") from error
+    try:
+        case = Case(lambda: find(arguments.source, {}, options))
+    except Exception as error:
+        print(f"BROKEN  {_raised(error, arguments.source)}")
+        return 1
+    print("ok      keeps the contract")
+    failed = 0
+    for check in CHECKS:
+        words = check.__name__.replace("_", " ")
+        try:
+            check(case)
+            print(f"ok      {words}", flush=True)
+        except Exception as error:
+            failed += 1
+            print(f"FAILED  {words}: {_raised(error, arguments.source)}", flush=True)
+    print("\n".join(_described(case)))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    with told_to_user():
+        sys.exit(main(sys.argv[1:]))

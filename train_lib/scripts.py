@@ -1,0 +1,49 @@
+"""The commands of an installed package: `seqmodels-train`, `seqmodels-predict`, ...
+
+Each does what its program does in a checkout, `python main.py` or `python -m train_lib.predict`,
+with the same options, messages and exit codes.
+"""
+
+import runpy
+import sys
+
+
+def train() -> None:
+    """`seqmodels-train`: `python main.py`."""
+    # Imported here, so that the options of training are not those of the other commands too.
+    from absl import flags
+
+    from train_lib import command, run
+
+    for flag in flags.FLAGS.get_flags_for_module(command.__name__):
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)  # For --help.
+    command.run(run.run)
+
+
+def predict() -> None:
+    """`seqmodels-predict`: `python -m train_lib.predict`."""
+    _run("predict")
+
+
+def evaluate() -> None:
+    """`seqmodels-evaluate`: `python -m train_lib.evaluate`."""
+    _run("evaluate")
+
+
+def compare() -> None:
+    """`seqmodels-compare`: `python -m train_lib.compare`."""
+    _run("compare")
+
+
+def sweep() -> None:
+    """`seqmodels-sweep`: `python -m train_lib.sweep`."""
+    _run("sweep")
+
+
+def baselines() -> None:
+    """`seqmodels-baselines`: `python -m train_lib.baselines`."""
+    _run("baselines")
+
+
+def _run(program: str) -> None:
+    runpy.run_module(f"train_lib.{program}", run_name="__main__", alter_sys=True)
