@@ -40,11 +40,21 @@ _QUICK = {
     Case("two", "tokens"), Case("three", "vectors"), Case("labels", "tokens"),
     Case("numbers", "vectors"), Case("tags", "tokens"), Case("tags", "vectors"),
 }  # fmt: skip
-CASES = [
-    pytest.param(case, id=str(case), marks=[] if case in _QUICK else pytest.mark.slow)
-    for case in ALL
-]
+
+
+def _params(quick) -> list:
+    """All cases, of which those that are not quick are for `-m slow`."""
+    return [
+        pytest.param(case, id=str(case), marks=[] if case in quick else pytest.mark.slow)
+        for case in ALL
+    ]
+
+
+CASES = _params(_QUICK)
 """To be parametrised over."""
+
+FEW = _params({Case("two", "tokens"), Case("tags", "vectors")})
+"""The same for what compiles long: two that have little in common are quick."""
 
 
 def examples(case: Case, count: int, seed: int = 0, longest: int = LONGEST) -> Examples:

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
+from tests.train_lib import cases
 from train_lib.data.dataset import Split
 from train_lib.tasks.classes import Classes
 from train_lib.training.batching import (
+    EXACT,
     NO_EXAMPLE,
     DeviceSplit,
     Layout,
@@ -18,8 +20,7 @@ from train_lib.training.batching import (
     steps_taken,
 )
 
-TASK = Classes(["a", "b"])
-TREATMENTS = {"exact": Treatment(), "tutorial": Treatment(False, "pre")}
+TUTORIAL = Treatment(mask_padding=False, padding_side="pre")
 
 
 def make_split(lengths, seed=0):
@@ -38,8 +39,8 @@ LENGTHS = np.random.default_rng(1).lognormal(5, 0.8, 103).astype(int) + 1
 def test_every_example_stands_in_one_batch(plan, seed, batch_size):
     rng = None if seed is None else np.random.default_rng(seed)
     plans = plan(LENGTHS, batch_size, rng)
-    reviews = np.concatenate(plans)
-    np.testing.assert_array_equal(np.sort(reviews), np.arange(len(LENGTHS)))
+    examples = np.concatenate(plans)
+    np.testing.assert_array_equal(np.sort(examples), np.arange(len(LENGTHS)))
     assert len(plans) == -(-len(LENGTHS) // batch_size)
     assert all(1 <= len(group) <= batch_size for group in plans)
 
@@ -62,11 +63,11 @@ def test_bucketing_takes_few_steps_beside_words():
 def test_a_layout_has_a_place_for_every_example_and_few_empty_ones(batch_size, devices, max_rows):
     layout = Layout.of(batch_size, devices, max_rows)
     assert layout.rows <= max_rows
-    reviews = np.random.default_rng(0).choice(len(LENGTHS), min(batch_size, 103), replace=False)
-    places = layout.place(reviews, LENGTHS)
+    examples = np.random.default_rng(0).choice(len(LENGTHS), min(batch_size, 103), replace=False)
+    places = layout.place(examples, LENGTHS)
     assert places.shape == layout
     assert places.size < batch_size + devices * layout.blocks
-    np.testing.assert_array_equal(np.sort(places[places != NO_EXAMPLE]), np.sort(reviews))
+    np.testing.assert_array_equal(np.sort(places[places != NO_EXAMPLE]), np.sort(examples))
 
 
 def test_devices_share_the_work_and_blocks_are_of_similar_length():
@@ -88,22 +89,50 @@ def test_the_order_belongs_to_the_seed(plan):
     assert {frozenset(group) for group in order(0)} != {frozenset(group) for group in order(1)}
 
 
+@pytest.mark.parametrize("case", [pytest.param(one, id=str(one)) for one in cases.ALL])
 @pytest.mark.parametrize("side", ["pre", "post"])
-def test_rows_equal_a_loop_over_examples(side):
-    split = make_split([3, 1, 5, 2])
-    reviews = np.array([2, NO_EXAMPLE, 0, 3, 1, NO_EXAMPLE])
-    rows = gather(DeviceSplit.of(split, TASK), reviews, 6, side, per_step=False)
-    assert rows.inputs.shape == (6, 6)
-    for row, review in enumerate(reviews):
-        is_review = review != NO_EXAMPLE
-        tokens = list(split.values[slice(*split.offsets[review : review + 2])]) if is_review else []
-        padding = [0] * (6 - len(tokens))
-        expected = padding + tokens if side == "pre" else tokens + padding
-        assert list(rows.inputs[row]) == expected
-        assert rows.lengths_B[row] == len(tokens)
-        assert rows.weights_I[row] == is_review
-        if is_review:
-            assert rows.targets[row] == split.targets[review]
+def test_rows_equal_a_loop_over_examples(case, side):
+    task, split, width = cases.task_of(case), cases.split_of(case, 8), cases.LONGEST + 1
+    examples = np.array([2, NO_EXAMPLE, 0, 3, 6, 1, NO_EXAMPLE])
+    batch = gather(DeviceSplit.of(split, task), examples, width, side, per_step=task.per_step)
+    inputs, lengths_B, targets, weights_I = map(np.asarray, batch)
+    assert inputs.shape == (7, width, *split.values.shape[1:])
+    assert inputs.dtype == split.values.dtype
+    if task.per_step:
+        targets, weights_I = targets.reshape(7, width), weights_I.reshape(7, width)
+    for row, example in enumerate(examples):
+        if example == NO_EXAMPLE:
+            assert not inputs[row].any()
+            assert lengths_B[row] == 0
+            assert not weights_I[row].any()
+            continue
+        steps = slice(*split.offsets[example : example + 2])
+        length = steps.stop - steps.start
+        assert lengths_B[row] == length
+        real = slice(width - length, width) if side == "pre" else slice(length)
+        np.testing.assert_array_equal(inputs[row, real], split.values[steps])
+        padding = np.delete(np.arange(width), real)
+        assert not inputs[row, padding].any()
+        of_row = split.targets[steps] if task.per_step else split.targets[example : example + 1]
+        found = targets[row, real] if task.per_step else targets[row : row + 1]
+        weights = weights_I[row, real] if task.per_step else weights_I[row : row + 1]
+        has_label = task.labelled(of_row)
+        np.testing.assert_array_equal(weights, has_label)
+        np.testing.assert_array_equal(found[has_label], of_row[has_label].astype(found.dtype))
+        if task.per_step:
+            assert not weights_I[row, padding].any()
+
+
+def test_what_has_no_label_is_zero_on_the_device_and_weighs_nothing():
+    split = make_split([2, 2, 2])
+    split.targets[:] = 1, np.nan, 0
+    on_device = DeviceSplit.of(split, Classes(["a", "b"]))
+    assert on_device.targets.tolist() == [1, 0, 0]
+    assert on_device.weights.tolist() == [1, 0, 1]
+
+
+def test_where_all_have_a_label_the_device_has_no_weights():
+    assert DeviceSplit.of(make_split([2, 2, 2]), Classes(["a", "b"])).weights is None
 
 
 @pytest.mark.parametrize("plan", [plan_bucketed, plan_uniform])
@@ -113,19 +142,21 @@ def test_one_example_is_one_batch(plan, rng):
     assert list(only) == [0]
 
 
-@pytest.mark.parametrize("treatment", ["exact", "tutorial"])
+@pytest.mark.parametrize("treatment", [EXACT, TUTORIAL])
 def test_every_example_that_is_read_whole_fits_the_widest_row(treatment):
-    splits = [make_split(LENGTHS[:40]), make_split(LENGTHS[40:50]), make_split(LENGTHS[50:])]
-    widths = row_widths(splits[0], splits[1:], TREATMENTS[treatment])
-    if treatment == "tutorial":
-        assert widths == (splits[0].lengths.max(),)  # Longer reviews are cut: see `test_steps`.
+    train, *others = (
+        make_split(LENGTHS[:40]), make_split(LENGTHS[40:50]), make_split(LENGTHS[50:])
+    )  # fmt: skip
+    widths = row_widths(train, others, treatment)
+    if treatment == TUTORIAL:
+        assert widths == (train.lengths.max(),)  # Longer ones are cut: see `test_steps`.
     else:
         assert widths[-1] == LENGTHS.max()
 
 
 def test_bucketing_without_a_generator_goes_from_short_to_long():
-    reviews = np.concatenate(plan_bucketed(LENGTHS, 10))
-    assert (np.diff(LENGTHS[reviews]) >= 0).all()
+    examples = np.concatenate(plan_bucketed(LENGTHS, 10))
+    assert (np.diff(LENGTHS[examples]) >= 0).all()
 
 
 def test_bucketing_with_a_generator_blurs_and_shuffles():
@@ -150,12 +181,13 @@ def test_the_left_over_batch_is_not_always_of_the_longest_examples():
 
 
 @pytest.mark.parametrize("side", ["pre", "post"])
-def test_a_pass_delivers_every_token_and_label_once(side):
+def test_a_pass_delivers_every_token_and_target_once(side):
     split, layout = make_split(LENGTHS), Layout.of(10, 2, 3)
     delivered = []
     for plan in plan_bucketed(split.lengths, 10, np.random.default_rng(0)):
         places = layout.place(plan, split.lengths).ravel()
-        rows = gather(DeviceSplit.of(split, TASK), places, int(LENGTHS.max()), side, per_step=False)
+        on_device = DeviceSplit.of(split, Classes(["a", "b"]))
+        rows = gather(on_device, places, int(LENGTHS.max()), side, per_step=False)
         # Real tokens are never 0 here, so what is not 0 is what the model is to read.
         for tokens, length, label, weight in zip(*map(np.asarray, rows), strict=True):
             assert (tokens != 0).sum() == length
@@ -171,12 +203,9 @@ def test_a_pass_delivers_every_token_and_label_once(side):
     assert sorted(delivered) == sorted(expected)
 
 
-@pytest.mark.parametrize(
-    ("treatment", "plan"), [("exact", plan_bucketed), ("tutorial", plan_uniform)]
-)
+@pytest.mark.parametrize(("treatment", "plan"), [(EXACT, plan_bucketed), (TUTORIAL, plan_uniform)])
 def test_the_treatment_chooses_the_plan(treatment, plan):
-    split = make_split(LENGTHS)
-    chosen = plans(split.lengths, TREATMENTS[treatment], 10, np.random.default_rng(0))
-    expected = plan(split.lengths, 10, np.random.default_rng(0))
+    chosen = plans(LENGTHS, treatment, 10, np.random.default_rng(0))
+    expected = plan(LENGTHS, 10, np.random.default_rng(0))
     for one, other in zip(chosen, expected, strict=True):
         np.testing.assert_array_equal(one, other)
