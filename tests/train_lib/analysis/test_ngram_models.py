@@ -8,9 +8,9 @@ import numpy as np
 import optax
 import pytest
 from scipy.sparse import csr_array
-from train_lib.analysis.ngram_models import Averaged, log_count_ratio, train_linear
 
 from train_lib.analysis import ngram_models
+from train_lib.analysis.ngram_models import Averaged, log_count_ratio, train_linear
 
 # Of positive examples two have the first n-gram and one the second; of negative ones one has the
 # second and two the third.
