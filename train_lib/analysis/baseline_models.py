@@ -40,7 +40,8 @@ def two_classes(train: Binary) -> Trainer:
     def train_all(features, targets_N, task, grid, seed):
         for model in train(features, targets_N.astype(np.int8), grid, seed):
             yield Answerer(
-                model.parameters, lambda features, model=model: model.logits(features)[:, None]
+                model.parameters,
+                lambda features, of=model: of.logits(features)[:, None],  # type: ignore[misc]
             )
 
     return train_all
