@@ -17,8 +17,8 @@ from train_lib.tasks.classes import Classes
 
 ROOT = pathlib.Path(__file__).parent.parent
 FLAGS = (
-    "--config=configs/lstm.py", "--config.data.source=generated", "--config.data.train_reviews=40",
-    "--config.data.validation_reviews=20", "--config.data.test_reviews=20",
+    "--config=configs/lstm.py", "--config.data.source=generated", "--config.data.train_examples=40",
+    "--config.data.validation_examples=20", "--config.data.test_examples=20",
     "--config.data.max_features=200", "--config.train.batch_size=8", "--config.train.num_epochs=1",
     "--config.model.embedding_size=4", "--config.model.hidden_sizes=(4,)",
     "--config.model.dropout_rates=(0.2,)",
