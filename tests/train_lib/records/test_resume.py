@@ -15,14 +15,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from train_lib.resume import Keeper
 
 from configs import base
-from train_lib import devices, files, finished, loop, predict, report
-from train_lib.data import dataset
+from tests.train_lib import cases
+from tests.train_lib.cases import FEW
+from train_lib import files, predict
+from train_lib import run as runs
+from train_lib.data import loading
 from train_lib.errors import STOPPED, Stopped, UserError
+from train_lib.records import finished
+from train_lib.records.folder import RunFolder
+from train_lib.records.keeper import Keeper
+from train_lib.restored import Restored
+from train_lib.training import devices
+from train_lib.training.program import Program
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
+ROOT = pathlib.Path(__file__).parent.parent.parent.parent
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
@@ -37,7 +45,7 @@ def make_config():
         embedding_size=4, hidden_sizes=(3,), dropout_rates=(0.3,), direction="bidirectional"
     )
     config.data.update(
-        source="generated", train_reviews=120, validation_reviews=10, test_reviews=10,
+        source="generated", train_examples=120, validation_examples=10, test_examples=10,
         max_features=50, max_length_tokens=20,
     )  # fmt: skip
     config.train.update(
@@ -55,7 +63,7 @@ def config():
 def whole(tmp_path_factory, compiled_once):
     """The folder of the run that nothing interrupts."""
     folder = tmp_path_factory.mktemp("whole")
-    loop.run(make_config(), str(folder))
+    runs.run(make_config(), str(folder))
     return folder
 
 
@@ -74,19 +82,20 @@ def run_until(calls, config, workdir, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Keeper, "after_call", kill)
         with pytest.raises(Killed):
-            loop.run(config, str(workdir))
+            runs.run(config, str(workdir))
 
 
 def spoil_at_start(patch, spoil):
-    """From now on runs begin, or go on, with parameters of which `spoil` has made others."""
-    start = Keeper.start
+    """From now on runs begin, or resume, with parameters of which `spoil` has made others."""
+    resume = Keeper.resume
 
     def spoilt(*arguments):
-        training, position = start(*arguments)
-        params = jax.tree.map(spoil, training.state.params)
-        return training._replace(state=training.state._replace(params=params)), position
+        begin = resume(*arguments)
+        state = begin.training.state
+        state = state._replace(params=jax.tree.map(spoil, state.params))
+        return begin._replace(training=begin.training._replace(state=state))
 
-    patch.setattr(Keeper, "start", spoilt)
+    patch.setattr(Keeper, "resume", spoilt)
 
 
 def spoil_second(leaf_K):
@@ -98,8 +107,13 @@ def without_seconds(lines):
     return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
 
+COMPARED = "weights.npz", "best_weights.npz", "predictions.csv", "vocabulary.txt", "data.json"
+
+
 def assert_same(one, other):
-    for name in ("weights.npz", "best_weights.npz", "predictions.csv", "vocabulary.txt"):
+    for name in COMPARED:
+        if name == "vocabulary.txt" and not (other / name).exists():
+            continue  # Of what is no text.
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
     for name in ("result.json", "metrics.jsonl"):
         texts = [(folder / name).read_text() for folder in (one, other)]
@@ -109,13 +123,30 @@ def assert_same(one, other):
 
 # A call is of 8 steps here, an epoch of 30; calls 2, 4 and 6 are saved, 4 being an epoch's last.
 @pytest.mark.parametrize("calls", [[1], [3, 1], [4], [5, 2]])
-def test_goes_on_bit_for_bit_wherever_it_was_killed(config, whole, calls, tmp_path, monkeypatch):
+def test_resumes_bit_for_bit_wherever_it_was_killed(config, whole, calls, tmp_path, monkeypatch):
     folder = tmp_path / "killed"
     for number in calls:
         run_until(number, config, folder, monkeypatch)
         assert not (folder / "result.json").exists()
-    loop.run(config, str(folder))
+    runs.run(config, str(folder))
     assert_same(folder, whole)
+
+
+@pytest.mark.parametrize("case", FEW)
+def test_a_run_of_any_task_resumes_bit_for_bit(case, tmp_path, monkeypatch):
+    config = make_config()
+    config.data.update(
+        source=cases.PATH, source_options=cases.options(case), max_features=5_000,
+        train_examples=0, validation_examples=0, test_examples=0,
+    )  # fmt: skip
+    config.task.name = cases.TASKS[case.task]
+    monkeypatch.setattr(runs.curves, "draw", lambda *_: None)  # Slow, and not read here.
+    monkeypatch.setattr(runs.description, "write_pictures", lambda *_: None)
+    runs.run(config, str(tmp_path / "whole"))
+    for number in (3, 1):
+        run_until(number, config, tmp_path / "killed", monkeypatch)
+    runs.run(config, str(tmp_path / "killed"))
+    assert_same(tmp_path / "killed", tmp_path / "whole")
 
 
 def test_a_damaged_checkpoint_is_passed_over(config, whole, tmp_path, monkeypatch, capsys):
@@ -126,10 +157,10 @@ def test_a_damaged_checkpoint_is_passed_over(config, whole, tmp_path, monkeypatc
     content = bytearray(largest.read_bytes())
     content[len(content) // 2] ^= 4
     largest.write_bytes(content)
-    loop.run(config, str(folder))
+    runs.run(config, str(folder))
     output = capsys.readouterr().out
     assert f"{newest} is damaged" in output
-    assert "goes on from step 16, in epoch 1" in output
+    assert "resumes from step 16, in epoch 1" in output
     assert_same(folder, whole)
 
 
@@ -138,22 +169,24 @@ def test_what_must_not_change_is_refused_with_both_values(config, tmp_path, monk
     run_until(3, config, folder, monkeypatch)
     config.train.update(learning_rate=0.02, batch_size=5)
     with pytest.raises(UserError) as refused:
-        loop.run(config, str(folder))
+        runs.run(config, str(folder))
     assert "config.train.learning_rate was 0.01 and is 0.02" in str(refused.value)
     assert "config.train.batch_size was 4 and is 5" in str(refused.value)
     config.train.update(learning_rate=0.01, batch_size=4, checkpoint_every_steps=0)
 
-    load = dataset.load
+    load = loading.load
+
+    def load_other(*arguments, **rest):
+        return dataclasses.replace(load(*arguments, **rest), fingerprint="f")
+
     with monkeypatch.context() as patch:
-        patch.setattr(
-            dataset, "load", lambda config: dataclasses.replace(load(config), fingerprint="f")
-        )
+        patch.setattr(loading, "load", load_other)
         with pytest.raises(UserError, match=r"data with the fingerprint .* others: f"):
-            loop.run(config, str(folder))
+            runs.run(config, str(folder))
 
     manifest = max((folder / "checkpoints").iterdir()) / "manifest.json"
     assert '"devices": "2 x cpu"' in manifest.read_text()
-    loop.run(config, str(folder))
+    runs.run(config, str(folder))
     assert "notice" not in capsys.readouterr().out
 
 
@@ -162,7 +195,7 @@ def made_older(folder):
     defaults = base.get_config("", "exact")
     config = json.loads((folder / "config.json").read_text())
     gone = []
-    for group in ("model", "data", "train"):
+    for group in ("model", "data", "task", "train"):
         for name, value in json.loads(json.dumps(defaults[group].to_dict())).items():
             if config[group][name] == value and name != "cell":  # The first version had that.
                 del config[group][name]
@@ -174,6 +207,9 @@ def made_older(folder):
             del manifest["position"]["circumstances"]["config"][field]
         rewrite(path, manifest)
     return set(gone)
+
+
+NEWER = {"data.padding_side", "model.zoneout", "task.metric", "train.clip_norm"}
 
 
 def rewrite(path, content):
@@ -196,22 +232,27 @@ def refusal(call, *arguments):
 def test_a_folder_from_before_there_was_a_field_is_read(config, whole, tmp_path, capsys):
     older = tmp_path / "older"
     shutil.copytree(whole, older)
-    assert {"data.padding_side", "model.zoneout", "train.clip_norm"} <= made_older(older)
+    assert {"data.padding_side", "model.zoneout", "task.metric", "train.clip_norm"} <= made_older(
+        older
+    )
     assert not refusal(predict.predict, str(older), ["good"])
-    np.testing.assert_array_equal(*(predict.predict(str(f), ["good"]) for f in (older, whole)))
-    assert not refusal(loop.run, config, str(older))
-    assert not refusal(lambda: loop.run(report.RunFolder(older).read_config(), str(older)))
+    answers = [predict.predict(str(folder), ["good"]) for folder in (older, whole)]
+    assert answers[0] == answers[1]
+    assert not refusal(runs.run, config, str(older))
+    assert not refusal(lambda: runs.run(RunFolder(older).read_config(), str(older)))
     capsys.readouterr()
     assert finished.differing_fields(finished.load([str(older), str(whole)])) == {}
     config.model.zoneout = 0.5
-    assert "config.model.zoneout was 0.0 and is 0.5" in refusal(loop.run, config, str(older))
+    assert "config.model.zoneout was 0.0 and is 0.5" in refusal(runs.run, config, str(older))
 
 
-def test_a_run_from_before_there_was_a_field_goes_on(config, whole, tmp_path, monkeypatch):
+def test_a_run_from_before_there_was_a_field_resumes(config, whole, tmp_path, monkeypatch):
     older = tmp_path / "older"
     run_until(4, config, older, monkeypatch)
-    assert {"data.padding_side", "model.zoneout", "train.clip_norm"} <= made_older(older)
-    assert not refusal(loop.run, config, str(older))
+    assert {"data.padding_side", "model.zoneout", "task.metric", "train.clip_norm"} <= made_older(
+        older
+    )
+    assert not refusal(runs.run, config, str(older))
     assert_same(older, whole)
 
 
@@ -222,14 +263,14 @@ def test_a_field_of_another_version_is_named(config, whole, tmp_path):
     content["model"]["twist"] = 3
     (newer / "config.json").write_text(json.dumps(content))
     (newer / "SHA256SUMS").unlink()
-    assert "config.model.twist was 3 and is no field" in refusal(loop.run, config, str(newer))
-    assert "config.model.twist is not a field" in refusal(report.RunFolder(newer).read_config)
+    assert "config.model.twist was 3 and is no field" in refusal(runs.run, config, str(newer))
+    assert "config.model.twist is not a field" in refusal(RunFolder(newer).read_config)
 
 
 def test_a_seed_that_diverges_leaves_the_others_alone(config, whole, tmp_path, monkeypatch, capsys):
     spoil_at_start(monkeypatch, spoil_second)
     folder = tmp_path / "spoilt"
-    result = loop.run(config, str(folder))
+    result = runs.run(config, str(folder))
     assert (
         "notice: seed 1: the loss or its gradient is not finite at step 1"
         in capsys.readouterr().out
@@ -245,14 +286,14 @@ def test_a_seed_that_diverges_leaves_the_others_alone(config, whole, tmp_path, m
     )
 
 
-def test_a_seed_that_has_diverged_stays_so_when_the_run_goes_on(
+def test_a_seed_that_has_diverged_stays_so_when_the_run_resumes(
     config, whole, tmp_path, monkeypatch
 ):
     folder = tmp_path / "spoilt"
     with monkeypatch.context() as patch:
         spoil_at_start(patch, spoil_second)
         run_until(3, config, folder, monkeypatch)
-    first, second = loop.run(config, str(folder))["seeds"]
+    first, second = runs.run(config, str(folder))["seeds"]
     assert second == {"seed": 1, "diverged_at_step": 1}
     assert first == json.loads((whole / "result.json").read_text())["seeds"][0]
 
@@ -262,12 +303,13 @@ def test_a_seed_may_diverge_after_epochs_in_which_it_did_not(config, tmp_path, m
     folder = tmp_path / "late"
     run_until(5, config, folder, monkeypatch)
     spoil_at_start(monkeypatch, spoil_second)
-    result = loop.run(config, str(folder))
+    result = runs.run(config, str(folder))
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [row["ci95"] is None for row in rows] == [False, True]
     assert "diverged_at_step" in result["seeds"][1]
-    for weights in (report.WEIGHTS, report.BEST_WEIGHTS):
-        assert len(predict.predict(str(folder), ["good"], weights)) == 1
+    for best in (False, True):
+        restored = Restored(str(folder), best=best)
+        assert len(restored.answer(restored.encode(["good"], str))) == 1
 
 
 def test_a_run_that_diverges_says_where_and_overwrites_nothing_good(config, tmp_path, monkeypatch):
@@ -277,11 +319,11 @@ def test_a_run_that_diverges_says_where_and_overwrites_nothing_good(config, tmp_
     with monkeypatch.context() as patch:
         spoil_at_start(patch, lambda leaf: leaf * jnp.nan)
         with pytest.raises(UserError) as told:
-            loop.run(config, str(folder))
+            runs.run(config, str(folder))
     for words in ("seed 1", "not finite at step", f"last good checkpoint is {good}", "clip_norm"):
         assert words in str(told.value)
     assert not (folder / "result.json").exists()
-    loop.run(config, str(folder))
+    runs.run(config, str(folder))
     assert (folder / "result.json").exists()
 
 
@@ -290,17 +332,17 @@ def test_a_signal_saves_and_says_how_to_go_on(config, whole, number, tmp_path, m
     config.train.checkpoint_every_steps = 0
     after_call = Keeper.after_call
 
-    def interrupt(keeper, step, *arguments):
-        if step == 16:
+    def interrupt(keeper, moment, *arguments):
+        if moment.step == 16:
             os.kill(os.getpid(), number)
-        after_call(keeper, step, *arguments)
+        after_call(keeper, moment, *arguments)
 
     folder = tmp_path / "asked"
     with monkeypatch.context() as patch:
         patch.setattr(Keeper, "after_call", interrupt)
         with pytest.raises(Stopped, match=f"saved after step 16.*--workdir={folder}"):
-            loop.run(config, str(folder))
-    loop.run(config, str(folder))
+            runs.run(config, str(folder))
+    runs.run(config, str(folder))
     config.train.checkpoint_every_steps = 16
     assert_same(folder, whole)
 
@@ -308,7 +350,7 @@ def test_a_signal_saves_and_says_how_to_go_on(config, whole, number, tmp_path, m
 @pytest.mark.parametrize("times", [1, 2])
 def test_a_signal_in_the_last_validation_is_obeyed(config, whole, times, tmp_path, monkeypatch):
     """By saving first; a second one at once."""
-    evaluate, evaluated = loop.evaluate, []
+    evaluate, evaluated = Program.evaluate, []
 
     def interrupt(*arguments):
         evaluated.append(arguments)
@@ -319,11 +361,11 @@ def test_a_signal_in_the_last_validation_is_obeyed(config, whole, times, tmp_pat
 
     folder = tmp_path / "asked"
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "evaluate", interrupt)
+        patch.setattr(Program, "evaluate", interrupt)
         with pytest.raises(KeyboardInterrupt if times == 2 else Stopped):
-            loop.run(config, str(folder))
+            runs.run(config, str(folder))
     assert not (folder / "result.json").exists()
-    loop.run(config, str(folder))
+    runs.run(config, str(folder))
     assert_same(folder, whole)
 
 
@@ -332,26 +374,26 @@ def test_a_signal_that_comes_too_late_to_save_still_ends_the_run(
 ):
     after_epoch = Keeper.after_epoch
 
-    def interrupt(keeper, step, *arguments):
-        after_epoch(keeper, step, *arguments)
-        if step == 60:
+    def interrupt(keeper, moment):
+        after_epoch(keeper, moment)
+        if moment.step == 60:
             os.kill(os.getpid(), signal.SIGINT)
 
     folder = tmp_path / "asked"
     with monkeypatch.context() as patch:
         patch.setattr(Keeper, "after_epoch", interrupt)
         with pytest.raises(Stopped, match="too late to save"):
-            loop.run(config, str(folder))
-    loop.run(config, str(folder))
+            runs.run(config, str(folder))
+    runs.run(config, str(folder))
     assert_same(folder, whole)
 
 
 def test_a_second_interrupt_ends_at_once(config, whole, tmp_path, monkeypatch):
     after_call = Keeper.after_call
 
-    def interrupt_twice(keeper, step, *arguments):
-        after_call(keeper, step, *arguments)
-        if step == 24:
+    def interrupt_twice(keeper, moment, *arguments):
+        after_call(keeper, moment, *arguments)
+        if moment.step == 24:
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -359,8 +401,8 @@ def test_a_second_interrupt_ends_at_once(config, whole, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Keeper, "after_call", interrupt_twice)
         with pytest.raises(KeyboardInterrupt):
-            loop.run(config, str(folder))
-    loop.run(config, str(folder))
+            runs.run(config, str(folder))
+    runs.run(config, str(folder))
     assert_same(folder, whole)
 
 
@@ -377,19 +419,19 @@ def test_a_full_disk_is_told_and_costs_nothing(config, whole, name, tmp_path, mo
     with monkeypatch.context() as patch:
         patch.setattr(files, "write", fail)
         with pytest.raises(UserError, match=f"{name} cannot be written: No space left"):
-            loop.run(config, str(folder))
-    loop.run(config, str(folder))
+            runs.run(config, str(folder))
+    runs.run(config, str(folder))
     assert_same(folder, whole)
 
 
-def test_on_another_number_of_devices_it_goes_on_and_says_that_bits_may_differ(
+def test_on_another_number_of_devices_it_resumes_and_says_that_bits_may_differ(
     config, whole, tmp_path, monkeypatch, capsys
 ):
     folder = tmp_path / "killed"
     run_until(5, config, folder, monkeypatch)
     one = jax.make_mesh((1, 1), ("seed", "batch"), devices=jax.devices()[:1])
     monkeypatch.setattr(devices, "mesh", lambda _: one)
-    loop.run(config, str(folder))
+    runs.run(config, str(folder))
     assert "devices were 2 x cpu and are 1 x cpu: what follows is no" in capsys.readouterr().out
     with np.load(folder / "weights.npz") as found, np.load(whole / "weights.npz") as expected:
         for path in expected:
@@ -410,10 +452,10 @@ def test_a_config_that_was_edited_in_the_folder_is_refused(edited, config, tmp_p
     (folder / name).write_text(text.replace("0.01", "0.02") if name.endswith("n") else text + "#")
     before = tree(folder)
     with pytest.raises(UserError, match=rf"saved with another config:\n  config\.{edited} was"):
-        loop.run(report.RunFolder(folder).read_config(), str(folder))
+        runs.run(RunFolder(folder).read_config(), str(folder))
     assert tree(folder) == before
     (folder / name).write_text(text)
-    loop.run(report.RunFolder(folder).read_config(), str(folder))
+    runs.run(RunFolder(folder).read_config(), str(folder))
 
 
 def tree(folder):
@@ -424,11 +466,11 @@ def tree(folder):
 
 def test_the_best_weights_are_those_after_the_best_epoch(config, tmp_path):
     config.train.update(num_epochs=4, learning_rate=0.1)
-    best = [seed["best_epoch"] for seed in loop.run(config, str(tmp_path / "all"))["seeds"]]
+    best = [seed["best_epoch"] for seed in runs.run(config, str(tmp_path / "all"))["seeds"]]
     assert min(best) < 4, "so that the last weights will not do"
     for number, epochs in enumerate(best):
         config.train.num_epochs = epochs
-        loop.run(config, str(tmp_path / str(epochs)))
+        runs.run(config, str(tmp_path / str(epochs)))
         with (
             np.load(tmp_path / "all" / "best_weights.npz") as found,
             np.load(tmp_path / str(epochs) / "weights.npz") as expected,
@@ -440,8 +482,8 @@ def test_the_best_weights_are_those_after_the_best_epoch(config, tmp_path):
 def test_the_program_ends_with_the_documented_code_and_goes_on_without_its_config(tmp_path):
     arguments = [
         "--config=configs/lstm.py:tutorial", "--config.data.source=generated",
-        "--config.data.train_reviews=1200", "--config.data.validation_reviews=10",
-        "--config.data.test_reviews=10", "--config.data.max_length_tokens=20",
+        "--config.data.train_examples=1200", "--config.data.validation_examples=10",
+        "--config.data.test_examples=10", "--config.data.max_length_tokens=20",
         "--config.model.hidden_sizes=(4,)", "--config.train.num_epochs=8",
         "--config.train.batch_size=8",
     ]  # fmt: skip
@@ -459,11 +501,11 @@ def test_the_program_ends_with_the_documented_code_and_goes_on_without_its_confi
     process.terminate()
     _, told = process.communicate(timeout=120)
     assert process.returncode == STOPPED
-    assert "The same command goes on from the last checkpoint in" in told
+    assert "The same command resumes from the last checkpoint in" in told
     assert f"--workdir={folder}" in told
     output, errors = start().communicate(timeout=300)
     assert errors == ""
-    assert "goes on from step" in output
+    assert "resumes from step" in output
     epochs = [
         json.loads(line)["epoch"] for line in (folder / "metrics.jsonl").read_text().splitlines()
     ]
