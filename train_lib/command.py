@@ -34,7 +34,7 @@ def _find(experiment: str) -> str:
 
 
 _PARSER = flags.FLAGS["config"].parser
-_PARSER.parse = lambda text, parse=_PARSER.parse: parse(_find(text))
+_PARSER.parse = lambda text, parse=_PARSER.parse: parse(_find(text))  # type: ignore
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "The folder to work in; a run that was begun there resumes."

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 from configs import base
-from train_lib import loop
+from train_lib import run
 from train_lib.errors import STOPPED
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 FIELDS = {
     "model.embedding_size": 4, "model.hidden_sizes": (3,), "model.dropout_rates": (0.3,),
-    "data.source": "generated", "data.train_reviews": 120, "data.validation_reviews": 10,
-    "data.test_reviews": 10, "data.max_features": 50, "data.max_length_tokens": 20,
+    "data.source": "generated", "data.train_examples": 120, "data.validation_examples": 10,
+    "data.test_examples": 10, "data.max_features": 50, "data.max_length_tokens": 20,
     "train.num_epochs": 2, "train.batch_size": 4, "train.learning_rate": 0.01,
     "train.checkpoint_every_steps": 16,
 }  # fmt: skip
@@ -105,7 +105,7 @@ def run_one(folder, **train):
     config = base.get_config("lstm", "tutorial")
     config.update_from_flattened_dict(FIELDS)
     config.train.update(train)
-    loop.run(config, str(folder))
+    run.run(config, str(folder))
 
 
 def assert_first_seeds_close(*folders):
@@ -114,7 +114,7 @@ def assert_first_seeds_close(*folders):
         for path in one:
             np.testing.assert_allclose(one[path][0], other[path][0], atol=1e-5, err_msg=path)
     logits_of_both = [
-        np.loadtxt(folder / "predictions.csv", delimiter=",", skiprows=1)[:10, 4]
+        np.genfromtxt(folder / "predictions.csv", delimiter=",", names=True)["logit"][:10]
         for folder in folders
     ]
     np.testing.assert_allclose(*logits_of_both, atol=1e-5)
@@ -127,7 +127,7 @@ def test_two_processes_give_what_one_does(whole, tmp_path):
 
 
 @pytest.mark.slow
-def test_eight_devices_see_the_reviews_in_the_order_in_which_one_does(tmp_path):
+def test_eight_devices_see_the_examples_in_the_order_in_which_one_does(tmp_path):
     losses = []
     for cores in (1, 8):
         code = PROGRAM.replace("{0}", f"set(range({cores}))") + RUN

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import hashlib
 import io
+import json
 import types
 import zlib
 
@@ -11,12 +12,15 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from train_lib.data.corpus import Reviews
-from train_lib.report import RunFolder
 
 from configs import base
-from train_lib import devices, loop, metrics, predict, steps
-from train_lib.data import batches, sources
+from train_lib import evaluate, predict, run
+from train_lib.data import finding
+from train_lib.data.examples import Examples
+from train_lib.records import curves, description
+from train_lib.records.folder import RunFolder
+from train_lib.restored import Restored
+from train_lib.training import batching, devices, program
 
 SIZES = {"train": 12, "test": 8}
 
@@ -34,27 +38,40 @@ class Corpus:
         return hashlib.sha256(repr(self.texts).encode()).hexdigest()
 
     def read(self, split):
-        return Reviews(self.texts[split], np.arange(SIZES[split]) % 2)
+        return Examples.numbered(self.texts[split], [n % 2 for n in range(SIZES[split])], split)
+
+    def splits(self):
+        return tuple(SIZES)
 
 
 def train(corpus, folder, treatment="exact", **data):
-    """A run of two units on a corpus, within this process; returns its logits, `[N]`."""
+    """A run of two units on a corpus, within this process; returns its probabilities, `[N]`."""
     config = base.get_config("test", treatment)
     config.model.embedding_size, config.model.hidden_sizes = 3, (2,)
     config.data.update(
-        train_reviews=SIZES["train"] - 4, validation_reviews=4, test_reviews=SIZES["test"], **data
+        train_examples=SIZES["train"] - 4,
+        validation_examples=4,
+        test_examples=SIZES["test"],
+        **data,
     )
     config.train.update(num_epochs=1, batch_size=4, learning_rate=0.5)
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(sources, "find", lambda _: corpus)
-        monkeypatch.setattr(RunFolder, "plot_curves", lambda *_: None)  # Slow, and not read here.
-        loop.run(config, str(folder))
+        monkeypatch.setattr(finding, "find", lambda *_: corpus)
+        # Slow, and not read here.
+        monkeypatch.setattr(curves, "draw", lambda *_: None)
+        monkeypatch.setattr(description, "write_pictures", lambda *_: None)
+        run.run(config, str(folder))
     with open(folder / "predictions.csv", newline="") as file:
         return np.array([float(row["probability"]) for row in csv.DictReader(file)])
 
 
+def probabilities(folder, texts):
+    restored = Restored(str(folder))
+    return np.array(restored.columns(restored.encode(texts, str))["probability"])
+
+
 def assert_predicted(folder, corpus, probabilities_N):
-    (again_N,) = predict.predict(str(folder), corpus.texts["test"])
+    again_N = probabilities(folder, corpus.texts["test"])
     np.testing.assert_allclose(again_N, probabilities_N, atol=1e-5)
 
 
@@ -77,44 +94,52 @@ ODD_SETTINGS = settings(
 def exactly_seen(monkeypatch):
     """Models that tell apart whatever they can read: a logit is the checksum of that."""
 
-    def make(_graphdef, _optimizer, _mesh, data_config, *_):
-        def train(state_K, corpus, places_KxSxPxNxR, num_steps, widths):
-            zeros_KxS = np.zeros(places_KxSxPxNxR.shape[:2], np.float32)
-            return state_K, metrics.Sums(zeros_KxS, zeros_KxS, zeros_KxS + 1)
+    def make(learner, *_):
+        def sums(shape):
+            ones = np.ones(shape, np.float32)
+            return {"loss": ones, "correct": ones, "weight": ones}
 
-        def evaluate(params_K, corpus, places_SxPxNxR, widths):
-            corpus, places = batches.Corpus(*map(np.asarray, corpus)), np.asarray(places_SxPxNxR)
-            logits = np.zeros((1, *places.shape), np.float32)
-            for place, review in np.ndenumerate(places):
-                if review != batches.NO_REVIEW:
-                    start = corpus.starts_N[review]
-                    tokens = corpus.tokens[start : start + corpus.lengths_N[review]]
-                    padding = 0 if data_config.mask_padding else widths[-1] - len(tokens)
+        def train(state_K, split, places_KxSxPxNxR, num_steps, widths):
+            return state_K, sums(places_KxSxPxNxR.shape[:2])
+
+        def evaluate(params_K, split, places_SxPxNxR, widths):
+            places = np.asarray(places_SxPxNxR)
+            logits = np.zeros((1, *places.shape, 1), np.float32)
+            for place, number in np.ndenumerate(places):
+                if number != batching.NO_EXAMPLE:
+                    start = split.starts_N[number]
+                    tokens = np.asarray(split.values)[start : start + split.lengths_N[number]]
+                    masked = learner.treatment.mask_padding
+                    padding = 0 if masked else widths[-1] - len(tokens)
                     logits[0][place] = zlib.crc32(tokens.tobytes(), padding) / 2**31 - 1
-            return logits, metrics.Sums(*np.zeros((3, 1)) + 1)
+            return {"outputs": logits}, sums(1)
 
-        return steps.Steps(train, evaluate)
+        return program.Compiled(train, evaluate)
 
-    monkeypatch.setattr(steps, "make", make)
+    monkeypatch.setattr(program, "compile_steps", make)
+
+
+def not_blank(text):
+    return text if text.strip() else f"{text}film"  # A source refuses an empty text.
 
 
 @given(st.lists(ODD_TEXTS | st.text(max_size=20), min_size=COUNT, max_size=COUNT))
 @example([f"good{end}bad{end}film {number}" for number, end in enumerate(ODD[:COUNT])])
 @example([f"bright bright {ODD[1]} film {word} dull" for word in [*WORDS, *WORDS, *WORDS][:COUNT]])
 @settings(ODD_SETTINGS, max_examples=8)
-def test_predict_says_of_the_test_reviews_of_any_corpus_what_the_run_said(
+def test_predict_says_of_the_test_examples_of_any_corpus_what_the_run_said(
     exactly_seen, tmp_path_factory, texts
 ):
-    folder, corpus = tmp_path_factory.mktemp("run"), Corpus(texts)
+    folder, corpus = tmp_path_factory.mktemp("run"), Corpus([*map(not_blank, texts)])
     assert_predicted(folder, corpus, train(corpus, folder))
 
 
 @pytest.mark.parametrize("longest", [7, 40])
 @pytest.mark.parametrize("max_length_tokens", [0, 5, 30])
-def test_where_padding_is_read_all_reviews_have_the_width_of_training(
+def test_where_padding_is_read_all_examples_have_the_width_of_training(
     exactly_seen, tmp_path, longest, max_length_tokens
 ):
-    """The longest training review has 20 words; the longest test review fewer, or more."""
+    """The longest training example has 20 words; the longest test example fewer, or more."""
     lengths = [20] * SIZES["train"] + [*range(1, SIZES["test"]), longest]
     corpus = Corpus([" ".join((WORDS * 5)[:length]) for length in lengths])
     probabilities_N = train(corpus, tmp_path, "tutorial", max_length_tokens=max_length_tokens)
@@ -130,7 +155,7 @@ def test_words_are_split_by_the_rules_that_the_config_names(exactly_seen, tmp_pa
             tmp_path / rules, corpus, train(corpus, tmp_path / rules, text_rules=rules)
         )
         texts = ["don\u2019t\u2014like the\u00a0film", "don't like the film"]
-        typeset, typed = predict.predict(str(tmp_path / rules), texts)[0]
+        typeset, typed = probabilities(tmp_path / rules, texts)
         agreed[rules] = bool(typeset == typed)
     assert agreed == {"keras": False, "unicode": True}
 
@@ -153,7 +178,7 @@ def test_a_model_says_of_odd_texts_what_it_said_when_it_was_tested(finished):
 
 
 def test_a_byte_order_mark_is_no_part_of_a_text(finished):
-    with_mark, without = predict.predict(str(finished[0]), ["\ufeffbright film", "bright film"])[0]
+    with_mark, without = probabilities(finished[0], ["\ufeffbright film", "bright film"])
     assert with_mark == without
 
 
@@ -164,9 +189,9 @@ def ask(capsys, monkeypatch):
     def ask(*arguments, stdin=b""):
         read = []
 
-        def predict_half(_workdir, texts, _weights):
+        def predict_half(_workdir, texts, *, best):
             read.extend(texts)
-            return np.full((1, len(texts)), 0.5)
+            return ["negative  0.5000"] * len(texts)
 
         monkeypatch.setattr(predict, "predict", predict_half)
         monkeypatch.setattr(devices, "configure", lambda: None)  # Long done, in this process.
@@ -238,3 +263,59 @@ def test_a_text_is_shown_on_one_line_without_control_codes(ask, texts):
     _, lines, _ = ask("--", *(f"={text}" for text in texts))
     assert len(lines) == len(texts)
     assert all(line.isprintable() and len(line) < 90 for line in lines)
+
+
+def read_csv(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_data_are_answered_beside_their_columns(finished, tmp_path):
+    folder, probabilities_N = finished
+    source, answers = tmp_path / "mine.csv", tmp_path / "answers.csv"
+    with open(source, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["number", "text"])
+        texts = [text for text in NASTY.texts["test"] if "\0" not in text]
+        writer.writerows(enumerate(texts))
+    count = predict.predict_data(str(folder), str(source), str(answers))
+    rows = read_csv(answers)
+    assert count == len(rows) == len(texts)
+    assert [row["number"] for row in rows] == [str(number) for number in range(len(texts))]
+    assert [row["text"] for row in rows] == texts
+    told = np.array([float(row["probability"]) for row in rows])
+    expected = [
+        probability
+        for text, probability in zip(NASTY.texts["test"], probabilities_N, strict=True)
+        if "\0" not in text
+    ]
+    np.testing.assert_allclose(told, expected, atol=1e-5)
+    before = answers.read_bytes()
+    with pytest.raises(predict.UserError, match="is not overwritten"):
+        predict.predict_data(str(folder), str(source), str(answers))
+    assert answers.read_bytes() == before
+
+
+def test_evaluating_on_the_test_examples_gives_the_result_of_the_run(finished, tmp_path):
+    folder, _ = finished
+    rows = [
+        json.dumps({"text": text, "label": n % 2}) for n, text in enumerate(NASTY.texts["test"])
+    ]
+    (tmp_path / "test.jsonl").write_text("\n".join(rows) + "\n", "utf-8")
+    out = RunFolder(tmp_path / "out")
+    out.path.mkdir()
+    found = evaluate.evaluate(Restored(str(folder)), str(tmp_path / "test.jsonl"), out)
+    result = json.loads((folder / "result.json").read_text("utf-8"))
+    assert found["accuracy"]["mean"] == result["test_accuracy"]["mean"]
+    of_run = result["seeds"][0]["test_figures"]
+    assert found["seeds"][0]["accuracy"] == of_run["accuracy"]
+    np.testing.assert_allclose(found["seeds"][0]["log_loss"], of_run["log_loss"], rtol=1e-4)
+    of_both = [read_csv(one / "predictions.csv") for one in (folder, out.path)]
+    assert [row["answer"] for row in of_both[0]] == [row["answer"] for row in of_both[1]]
+
+
+def test_a_class_that_training_lacks_is_refused_with_its_line(finished, tmp_path):
+    path = tmp_path / "other.csv"
+    path.write_text("text,label\ngood,0\nbad,7\n", "utf-8")
+    with pytest.raises(predict.UserError, match=r"other.csv, line 3: .*7"):
+        Restored(str(finished[0])).read(str(path), labelled=True)

@@ -3,6 +3,7 @@
 Features are `[N, F]`, dense or sparse, a row an item. An item is a sequence or, of tags, a step.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -39,9 +40,7 @@ def two_classes(train: Binary) -> Trainer:
 
     def train_all(features, targets_N, task, grid, seed):
         for model in train(features, targets_N.astype(np.int8), grid, seed):
-            yield Answerer(
-                model.parameters, lambda features, model=model: model.logits(features)[:, None]
-            )
+            yield Answerer(model.parameters, functools.partial(_logits, [model]))
 
     return train_all
 
@@ -53,10 +52,7 @@ def classes(train: Binary) -> Trainer:
         is_class_NxC = targets_N[:, None] == np.arange(task.num_outputs)
         for answerer in _each_column(train, features, is_class_NxC, grid, seed):
             # Under a softmax, these are the probabilities over their sum.
-            yield Answerer(
-                answerer.parameters,
-                lambda features, answerer=answerer: log_expit(answerer.outputs(features)),
-            )
+            yield Answerer(answerer.parameters, functools.partial(_logs, answerer))
 
     return train_all
 
@@ -78,10 +74,18 @@ def _each_column(
             _constant(labels_N) or next(train(features, labels_N, [options], seed))
             for labels_N in labels_NxC.astype(np.int8).T
         ]
-        yield Answerer(
-            sum(model.parameters for model in models),
-            lambda features, models=models: np.stack([one.logits(features) for one in models], 1),
-        )
+        parameters = sum(model.parameters for model in models)
+        yield Answerer(parameters, functools.partial(_logits, models))
+
+
+def _logits(models: Sequence[ngram_models.Model], features: Any) -> np.ndarray:
+    """The logit of each model, in columns."""
+    return np.stack([model.logits(features) for model in models], 1)
+
+
+def _logs(answerer: Answerer, features: Any) -> np.ndarray:
+    """Logarithms of the probabilities of which an answerer has the logits."""
+    return log_expit(answerer.outputs(features))
 
 
 def _constant(labels_N: np.ndarray) -> ngram_models.Model | None:
@@ -127,6 +131,9 @@ def most_frequent(features, targets_N, task, grid, seed) -> Iterator[Answerer]:
         smoothed = smoothed + options["smoothing"] * shares_C
         logs_VxC = np.log(smoothed / smoothed.sum(1, keepdims=True))
         parameters = int((counts_VxC.sum(1) > 0).sum() + 1) * task.num_outputs
-        yield Answerer(
-            parameters, lambda tokens, logs_VxC=logs_VxC: logs_VxC[np.minimum(tokens, size)]
-        )
+        yield Answerer(parameters, functools.partial(_row_of, logs_VxC))
+
+
+def _row_of(rows_VxC: np.ndarray, tokens_N: np.ndarray) -> np.ndarray:
+    """The row of each token; the last one of those beyond."""
+    return rows_VxC[np.minimum(tokens_N, len(rows_VxC) - 1)]

@@ -116,12 +116,13 @@ def _of_ngrams(inputs: Inputs, task: Task, max_features: int) -> Iterator[Baseli
         known = known if is_text else None
         return Baseline(name, read, train, grid, architecture, known, **rest)
 
+    train: Trainer
     if isinstance(task, Numbers):
         train, grid = baseline_models.numbers, _ridge_grid("tf-idf")
         if is_text:
             yield baseline(f"ridge-{max_features}", 1, train, grid, max_features)
-        for words in (1, 2):
-            yield baseline(f"ridge-{words}", words, train, grid)
+        yield baseline("ridge-1", 1, train, grid)
+        yield baseline("ridge-2", 2, train, grid)
         return
     train, words, ratio = _linear(task), _grid("binary", "tf-idf"), _grid("log-count ratio")
     wang = "Wang and Manning 2012"
@@ -146,8 +147,8 @@ def _of_vectors(task: Task) -> Iterator[Baseline]:
     """Those that read what is typical of the vectors of a sequence."""
     read, what = _of_each(features.summary), {"features": "mean, sd, first, last, min, max"}
     if isinstance(task, Numbers):
-        train, grid = baseline_models.numbers, _ridge_grid("standardised")
-        yield Baseline("ridge-summary", read, train, grid, what)
+        grid = _ridge_grid("standardised")
+        yield Baseline("ridge-summary", read, baseline_models.numbers, grid, what)
     else:
         yield Baseline(
             "logistic-regression-summary", read, _linear(task), _grid("standardised"), what

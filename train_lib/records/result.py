@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from train_lib.analysis import scores
 from train_lib.data.dataset import SPLITS, Dataset, Split
 from train_lib.records import environment
 from train_lib.records.metrics import summaries
@@ -60,13 +61,40 @@ def result(
         **{
             f"{split}_{key}": of
             for split, evaluation in evaluations.items()
-            for key, of in summaries(evaluation.metrics, evaluation.items, task).items()
+            for key, of in _summaries(evaluation, getattr(data, split), task, tasks_K).items()
         },
         **_beside(data, task, tasks_K, evaluations),
         "seconds": dict(seconds),
         "device": environment.describe_device(),
         "versions": environment.versions(),
     }
+
+
+def _summaries(
+    evaluation: Evaluation, split: Split, task: Task, tasks_K: Sequence[Task]
+) -> dict[str, dict]:
+    """What there is to say of each metric over seeds.
+
+    The interval of one that is the mean of the examples' scores is over examples too.
+    """
+    found = summaries(evaluation.metrics, evaluation.items, task)
+    counts_items = task.metric in task.share_metrics and not task.per_step
+    if counts_items or task.metric != task.score_name or task.metric not in found:
+        return found
+    kept_K, items = each_seed(evaluation.kept), items_of(split)
+    scored = [one.example_scores(kept, *items) for one, kept in zip(tasks_K, kept_K, strict=True)]
+    _, low, high = scores.mean_score_interval(
+        np.stack([of_seed for of_seed, _ in scored]), scored[0][1], are_shares=task.score_is_share
+    )
+    seeds = f"{len(kept_K)} seed{'s' * (len(kept_K) > 1)}"
+    kind = "seeds and examples" if len(kept_K) > 1 else "examples"
+    found[task.metric] = {
+        "mean": found[task.metric]["mean"],
+        "ci95_low": low,
+        "ci95_high": high,
+        "interval": f"over {kind}, of {seeds}",
+    }
+    return found
 
 
 def describe_data(data: Dataset) -> dict[str, Any]:

@@ -8,9 +8,9 @@ import numpy as np
 import optax
 import pytest
 from scipy.sparse import csr_array
-from train_lib.analysis.ngram_models import Averaged, log_count_ratio, train_linear
 
 from train_lib.analysis import ngram_models
+from train_lib.analysis.ngram_models import Averaged, log_count_ratio, train_linear
 
 # Of positive examples two have the first n-gram and one the second; of negative ones one has the
 # second and two the third.
@@ -32,7 +32,7 @@ def test_a_linear_model_is_at_the_minimum_of_penalty_and_losses(weighting, examp
     assert model.parameters == 3 + 1
     weights = np.ones(3) if weighting == "binary" else log_count_ratio(counts, labels)
     features = np.hstack([(counts.toarray() > 0) * weights, np.ones((len(labels), 1))])
-    # An example of nothing has the intercept for its logit; one of an n-gram has its coefficient too.
+    # Of nothing the logit is the intercept; of an n-gram its coefficient is added.
     *single, intercept = model.logits(csr_array(np.vstack([np.eye(3), np.zeros(3)])))
     effects = np.array(single) - intercept
     kernel = np.divide(effects, weights, out=np.zeros(3), where=weights != 0)

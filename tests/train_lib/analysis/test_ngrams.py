@@ -4,8 +4,8 @@ import collections
 
 import numpy as np
 import pytest
-from train_lib.analysis.ngrams import MAX_FEATURES, NGrams
 
+from train_lib.analysis.ngrams import MAX_FEATURES, NGrams
 from train_lib.data.dataset import Split
 from train_lib.data.vocabulary import Vocabulary
 

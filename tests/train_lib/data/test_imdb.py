@@ -96,7 +96,7 @@ def test_archive_and_folder_prepare_the_same_data(tmp_path):
     )
     with pytest.raises(UserError, match=r"tfds:imdb is not prepared in .*; there is imdb_reviews"):
         finding.find("tfds:imdb", fields, {})
-    with pytest.raises(UserError, match=r"target_column; those there are: label, text"):
+    with pytest.raises(UserError, match=r"no feature 'stars'; name one with .*, of label, text"):
         finding.find("tfds:imdb_reviews", fields | {"target_column": "stars"}, {}).read("train")
 
 

@@ -90,9 +90,10 @@ class Prepared:
     def _feature(self, features: Any, field: str, name: str, names: tuple[str, ...]) -> str:
         found = name or next((one for one in names if one in features), "")
         if found not in features:
+            wrong = f"there is no feature {name!r}; " if name else ""
             raise UserError(
-                f"{self.folder}: name the feature with config.data.{field}; those there are: "
-                f"{', '.join(features)}."
+                f"{self.folder}: {wrong}name one with config.data.{field}, of "
+                f"{', '.join(sorted(features))}."
             )
         return found
 
