@@ -35,7 +35,7 @@ def test_models_know_nothing_of_training(path):
     assert roots <= {"seqmodels", "jax", "flax"} | sys.stdlib_module_names
 
 
-@pytest.mark.parametrize("path", files("seqmodels"), ids=str)
+@pytest.mark.parametrize("path", [*files("seqmodels"), *files("train_lib")], ids=str)
 def test_a_module_is_no_longer_than_one_can_read(path):
     assert len(path.read_text("utf-8").splitlines()) <= 350
 
@@ -73,6 +73,57 @@ def test_a_layer_imports_only_what_is_below_it(number):
     path = ROOT / "seqmodels" / f"{LAYERS[number].replace('.', '/')}.py"
     above = [f"seqmodels.{layer}." for layer in LAYERS[: number + 1]]
     assert not [name for name in imported(path) if f"{name}.".startswith(tuple(above))]
+
+
+LEAVES = {"analysis.statistics", "analysis.scores", "analysis.pictures"}
+"""Of the room of analysis, what knows nothing but numbers."""
+
+# What each room may import of the others, whatever has no room of its own beside.
+ROOMS = {
+    "leaves": set(),
+    "tasks": set(),
+    "data": {"tasks"},
+    "training": {"data", "tasks"},
+    "records": {"training", "data", "tasks", "leaves", "settings"},
+    "analysis": {"records", "training", "data", "tasks", "leaves", "settings"},
+    "settings": {"data", "tasks"},
+    "run": {"records", "training", "data", "tasks", "settings"},
+    "restored": {"run", "records", "training", "data", "tasks", "settings"},
+}
+COMMON = {"errors", "files", "encoding"}
+
+
+def room_of(name):
+    """The room of a module of `train_lib`; a file beside the rooms is one of its own."""
+    name = name.removeprefix("train_lib.")
+    is_leaf = any(f"{name}.".startswith(f"{leaf}.") for leaf in LEAVES)
+    return "leaves" if is_leaf else name.partition(".")[0]
+
+
+@pytest.mark.parametrize("path", files("train_lib"), ids=str)
+def test_a_room_imports_only_what_is_below_it(path):
+    room = room_of(".".join(path.relative_to(ROOT / "train_lib").with_suffix("").parts))
+    found = {room_of(name) for name in imported(path) if name.startswith("train_lib.")}
+    if room in COMMON:
+        assert found <= COMMON
+    elif room in ROOMS:
+        assert found <= {room, *COMMON, *ROOMS[room]}
+    else:  # A program: a thin command line, which no other one needs.
+        assert found <= {"command", "analysis", *COMMON, *ROOMS}
+
+
+# Where a config is known: it is read, stored, and made objects of.
+SEES_CONFIGS = {"baselines", "command", "records", "restored", "run", "settings", "sweep"}
+
+
+@pytest.mark.parametrize("path", files("train_lib"), ids=str)
+def test_only_runs_and_records_see_a_config(path):
+    room = room_of(".".join(path.relative_to(ROOT / "train_lib").with_suffix("").parts))
+    if room not in SEES_CONFIGS:
+        source = path.read_text("utf-8")
+        assert not [name for name in imported(path) if name.startswith("ml_collections")]
+        names = {node.arg for node in ast.walk(ast.parse(source)) if isinstance(node, ast.arg)}
+        assert not {"config", "data_config", "model_config", "train_config"} & names
 
 
 # Beside main.py, what takes an experiment on its command line.

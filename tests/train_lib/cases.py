@@ -25,7 +25,7 @@ INPUTS = {"tokens": Tokens(VOCABULARY), "vectors": Vectors(WIDTH)}
 
 
 class Case(NamedTuple):
-    """What is asked, and what is read."""
+    """What is asked, and what is read: tokens, vectors or, from the source alone, words."""
 
     task: str
     inputs: str
@@ -69,6 +69,8 @@ def examples(case: Case, count: int, seed: int = 0, longest: int = LONGEST) -> E
         tokens_T = rng.integers(1, VOCABULARY, length)
         if case.inputs == "tokens":
             inputs.append(tokens_T)
+        elif case.inputs == "words":
+            inputs.append([f"w{token}" for token in tokens_T])
         else:
             turned_TxD = tokens_T[:, None] * np.array([1.0, -0.5, 0.25])
             inputs.append((turned_TxD / VOCABULARY).astype(np.float32))

@@ -18,7 +18,7 @@ import pytest
 
 from configs import base
 from tests.train_lib import cases
-from tests.train_lib.cases import CASES
+from tests.train_lib.cases import FEW
 from train_lib import files, predict
 from train_lib import run as runs
 from train_lib.data import loading
@@ -132,7 +132,7 @@ def test_resumes_bit_for_bit_wherever_it_was_killed(config, whole, calls, tmp_pa
     assert_same(folder, whole)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", FEW)
 def test_a_run_of_any_task_resumes_bit_for_bit(case, tmp_path, monkeypatch):
     config = make_config()
     config.data.update(
@@ -176,8 +176,8 @@ def test_what_must_not_change_is_refused_with_both_values(config, tmp_path, monk
 
     load = loading.load
 
-    def load_other(*arguments, **_):
-        return dataclasses.replace(load(*arguments), fingerprint="f")
+    def load_other(*arguments, **rest):
+        return dataclasses.replace(load(*arguments, **rest), fingerprint="f")
 
     with monkeypatch.context() as patch:
         patch.setattr(loading, "load", load_other)
@@ -207,6 +207,9 @@ def made_older(folder):
             del manifest["position"]["circumstances"]["config"][field]
         rewrite(path, manifest)
     return set(gone)
+
+
+NEWER = {"data.padding_side", "model.zoneout", "task.metric", "train.clip_norm"}
 
 
 def rewrite(path, content):
