@@ -12,6 +12,8 @@ from tests.train_lib.cases import FEW, Case
 from train_lib import run as runs
 from train_lib.restored import Restored
 
+pytestmark = pytest.mark.slow
+
 WORDS = [
     pytest.param(Case("tags", "words"), id="tags-words"),
     pytest.param(Case("numbers", "words"), id="numbers-words", marks=pytest.mark.slow),

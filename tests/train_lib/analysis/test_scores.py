@@ -13,6 +13,8 @@ from tests.train_lib import coverage_of_scores as simulated
 from train_lib.analysis.scores import difference, mean_score_interval
 from train_lib.analysis.statistics import mean_interval
 
+pytestmark = pytest.mark.slow
+
 
 def covered(kind, seeds, examples, trials):
     held, held_difference, _ = simulated.coverage(kind, seeds, examples, trials)

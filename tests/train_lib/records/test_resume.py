@@ -132,6 +132,7 @@ def test_resumes_bit_for_bit_wherever_it_was_killed(config, whole, calls, tmp_pa
     assert_same(folder, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", FEW)
 def test_a_run_of_any_task_resumes_bit_for_bit(case, tmp_path, monkeypatch):
     config = make_config()

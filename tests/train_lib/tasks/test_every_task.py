@@ -8,6 +8,8 @@ from train_lib.tasks import check_task
 from train_lib.tasks.base import Task
 from train_lib.tasks.common import checks
 
+pytestmark = pytest.mark.slow
+
 TWO = ["no", "yes", "no", "no", "yes"]
 CASES = [
     *((name, None, {}) for name in tasks.names()),
