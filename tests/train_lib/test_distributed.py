@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from configs import base
+from tests.train_lib import cases
 from train_lib import run
 from train_lib.errors import STOPPED
 
@@ -163,6 +164,29 @@ def answers_of_first_seed(folder):
 def test_two_processes_give_what_one_does(whole, tmp_path):
     run_one(tmp_path)
     assert_first_seeds_close(whole, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", cases.ALL, ids=str)
+def test_two_processes_give_what_one_does_of_any_task(case, tmp_path):
+    changes = {
+        "data.source": cases.PATH, "data.source_options": cases.options(case),
+        "task.name": cases.TASKS[case.task], "data.max_features": 5_000,
+        "data.train_examples": 0, "data.validation_examples": 0, "data.test_examples": 0,
+    }  # fmt: skip
+    flags = [f"--config.{name}={value}" for name, value in changes.items()]
+    codes, *told = run_two(tmp_path / "two", *CONFIG, *flags)
+    assert codes == [0, 0], told
+    run_one(tmp_path / "one", changes)
+    assert_first_seeds_close(tmp_path / "two", tmp_path / "one")
+
+
+@pytest.mark.slow
+def test_one_device_and_eight_give_the_same_of_any_task():
+    done = subprocess.run(
+        [sys.executable, "-c", MANY_DEVICES], cwd=ROOT, text=True, capture_output=True
+    )
+    assert done.stdout.count(" True ") == len(cases.ALL), done.stdout + done.stderr
 
 
 @pytest.mark.slow
