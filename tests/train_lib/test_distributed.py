@@ -29,24 +29,27 @@ CONFIG = [
 ]
 PROGRAM = """
 import dataclasses, os, runpy
-from train_lib.data import dataset
-from train_lib.resume import Keeper
+from train_lib.data import loading
+from train_lib.records.keeper import Keeper
 
 os.sched_getaffinity = lambda _: {0}  # So that it has one device.
-after_call, load = Keeper.after_call, dataset.load
+after_call, load = Keeper.after_call, loading.load
 """
 RUN = 'runpy.run_path("main.py", run_name="__main__")'
 # After step 24, when 16 is saved.
 SENDS_ITSELF = """
-def interrupt(keeper, step, *arguments):
-    if step == 24:
+def interrupt(keeper, moment, *arguments):
+    if moment.step == 24:
         os.kill(os.getpid(), {})
-    after_call(keeper, step, *arguments)
+    after_call(keeper, moment, *arguments)
 
 Keeper.after_call = interrupt
 """
 HAS_OTHER_DATA = """
-dataset.load = lambda config: dataclasses.replace(load(config), fingerprint="f")
+def load_other(*arguments, **options):
+    return dataclasses.replace(load(*arguments, **options), fingerprint="f")
+
+loading.load = load_other
 """
 
 
@@ -144,7 +147,7 @@ def test_eight_devices_see_the_examples_in_the_order_in_which_one_does(tmp_path)
 
 
 @pytest.mark.slow
-def test_a_killed_process_ends_the_other_and_both_go_on_bit_for_bit(whole, tmp_path):
+def test_a_killed_process_ends_the_other_and_both_resume_bit_for_bit(whole, tmp_path):
     folder = tmp_path / "killed"
     codes, _, errors = run_two(folder, *CONFIG, second=SENDS_ITSELF.format("9"))
     assert codes[1] == -signal.SIGKILL
@@ -153,13 +156,13 @@ def test_a_killed_process_ends_the_other_and_both_go_on_bit_for_bit(whole, tmp_p
     assert "Traceback" not in errors[0]
     codes, outputs, errors = run_two(folder)  # Its config is in its folder.
     assert codes == [0, 0], errors
-    assert "goes on from step 16, in epoch 1" in outputs[0]
+    assert "resumes from step 16, in epoch 1" in outputs[0]
     for name in ("weights.npz", "best_weights.npz", "predictions.csv"):
         assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_saves_all_and_one_process_can_go_on(whole, tmp_path, capsys):
+def test_a_signal_to_one_saves_all_and_one_process_can_resume(whole, tmp_path, capsys):
     """Of two seeds each process has one."""
     arguments = [*CONFIG, "--config.train.seeds=2"]
     codes, _, errors = run_two(tmp_path / "run", *arguments, second=SENDS_ITSELF.format("15"))
@@ -183,7 +186,7 @@ def test_an_error_of_one_process_ends_the_other(tmp_path):
 @pytest.mark.slow
 def test_a_process_that_waits_in_vain_says_for_what():
     code = (
-        "from train_lib import processes; processes.START_SECONDS = 1; "
+        "from train_lib.training import processes; processes.START_SECONDS = 1; "
         "processes.join('127.0.0.1:1', 2, 1)"
     )
     done = subprocess.run(
