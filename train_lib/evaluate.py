@@ -34,7 +34,7 @@ def evaluate(restored: Restored, path: str, folder: RunFolder) -> dict:
     Raises:
         UserError: the data cannot be read, are not what the run was trained on, or have no label.
     """
-    split, _ = restored.read(path, labelled=True)
+    split, *_ = restored.read(path, labelled=True)
     kept_K, tasks_K = restored.answer(split), restored.tasks_K
     scored = [
         task.example_scores(kept, *items_of(split))
@@ -81,7 +81,12 @@ def main(argv: Sequence[str]) -> None:
     devices.configure()
     restored = Restored(arguments.run, best=arguments.best)
     folder = RunFolder(files.new_folder("--out", arguments.out, "evaluation"))
-    found = evaluate(restored, arguments.data, folder)
+    try:
+        found = evaluate(restored, arguments.data, folder)
+    except UserError:
+        if not any(folder.path.iterdir()):
+            folder.path.rmdir()
+        raise
     score = found["score"]
     print(
         f"{plain(score)} {show_interval(found[score])} on {found['examples']:,} examples of "

@@ -10,9 +10,12 @@ Data are what `config.data.source` may name; the answers go into a table beside 
 import argparse
 import csv
 import io
+import itertools
+import json
 import re
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from train_lib import files
 from train_lib.data.inputs import Text
@@ -61,21 +64,32 @@ def predict_data(workdir: str, path: str, out: str, *, best: bool = False) -> in
     if target.exists():
         raise UserError(f"--out={out} is there already, and is not overwritten; name another file.")
     restored = Restored(workdir, best=best)
-    split, source = restored.read(path, labelled=False)
+    split, source, name = restored.read(path, labelled=False)
     columns = restored.columns(split)
-    beside = source.columns(source.splits()[0]) if isinstance(source, Files) else {}
+    beside = source.columns(name) if isinstance(source, Files) else {}
     beside = beside or {"row": split.row_names}
-    names = [name if name not in beside else f"{name}_2" for name in columns]
+    names = [*beside]
+    for one in columns:
+        numbered = (f"{one}_{number}" for number in itertools.count(2))
+        names.append(one if one not in names else next(n for n in numbered if n not in names))
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([*beside, *names])
-    for row in zip(*beside.values(), *columns.values(), strict=True):
-        writer.writerow(map(predictions.shown, row))
+    writer.writerow(names)
+    answers = zip(*columns.values(), strict=True)
+    for row, answer in zip(zip(*beside.values(), strict=True), answers, strict=True):
+        writer.writerow([*map(_as_it_was, row), *map(predictions.shown, answer)])
     try:
         files.write(target, buffer.getvalue())
     except OSError as error:
         raise UserError(f"--out={out} cannot be written: {error.strerror or error}.") from error
     return len(split)
+
+
+def _as_it_was(value: Any) -> Any:
+    """A value of the data, with all its digits; what CSV has no form for as JSON."""
+    if isinstance(value, list | dict | bool):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return value
 
 
 def _read_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:

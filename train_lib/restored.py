@@ -85,6 +85,12 @@ class Restored:
             UserError: one of them is not what the run was trained on.
         """
         if isinstance(self.inputs, Text):  # One without a word can be answered too.
+            for number, one in enumerate(sequences):
+                if not isinstance(one, str | list):
+                    raise UserError(
+                        f"{where(number)}: the input is no text and no list of words, which "
+                        f"{self.folder.path} was trained on."
+                    )
             encode, rules = self.inputs.vocabulary.encode, self.inputs.rules
             tokens = [encode(split_words(one, rules)) for one in sequences]
             values = np.concatenate(tokens)
@@ -94,10 +100,15 @@ class Restored:
         lengths = np.diff(offsets)
         nothing = [[None] * n for n in lengths] if self.task.per_step else [None] * len(lengths)
         split = Split(values, offsets, self.task.encode(nothing), np.arange(len(lengths)), "")
-        return split.last_steps(self.config.data.max_length_tokens)
+        split = split.last_steps(self.config.data.max_length_tokens)
+        if self.task.per_step and not self.config.data.mask_padding:
+            split = split.last_steps(self._longest)  # No row is longer, and each step is an item.
+        return split
 
-    def read(self, path: str, *, labelled: bool) -> tuple[Split, Source]:
+    def read(self, path: str, *, labelled: bool) -> tuple[Split, Source, str]:
         """The examples of a file or folder of data: its test split, or all there are without one.
+
+        Also the source, and what it calls the split.
 
         Args:
             path: of data as `config.data.source` may name them.
@@ -121,7 +132,7 @@ class Restored:
         if labelled:
             split = dataclasses.replace(split, targets=examples.targets)
             split = split.encoded(self.task, self.inputs.starts)
-        return split, source
+        return split, source, names[0]
 
     def answer(self, split: Split) -> list[dict[str, np.ndarray]]:
         """What the task keeps of every item of a split, of each seed."""
@@ -156,13 +167,13 @@ class Restored:
         """What the average of all seeds answers to each sequence, as columns of a table.
 
         Of several seeds, `seeds` says how many of them give that answer or, of numbers, the least
-        and the largest.
+        and the largest; of several answers a sequence, `seeds_height` that of `answer_height`.
         """
         kept_K = [self.items(split, kept) for kept in self.answer(split)]
         offsets = kept_K[0][1]
         together = self.together.average([kept for kept, _ in kept_K])
         columns = self.together.columns(together, None, offsets)
-        return columns | self._agreement(columns["answer"], kept_K)
+        return columns | self._agreement(columns, kept_K)
 
     def describe(self, split: Split) -> list[str]:
         """The same for people, a line for each sequence."""
@@ -171,26 +182,31 @@ class Restored:
         together = self.together.average([kept for kept, _ in kept_K])
         answers = self.together.answer(together, offsets)
         columns = self.together.columns(together, None, offsets)
-        agreement = self._agreement(columns["answer"], kept_K).get("seeds")
-        if agreement is None:
+        agreement = self._agreement(columns, kept_K)
+        if not agreement:
             return answers
-        return [f"{one}  [{of}]" for one, of in zip(answers, agreement, strict=True)]
+        of_each = zip(*agreement.values(), strict=True)
+        return [f"{one}  [{'; '.join(of)}]" for one, of in zip(answers, of_each, strict=True)]
 
-    def _agreement(self, answers: list, kept_K: list[tuple[dict, np.ndarray]]) -> dict[str, list]:
-        """How far the seeds agree with their average; nothing of a single one."""
+    def _agreement(
+        self, columns: dict[str, list], kept_K: list[tuple[dict, np.ndarray]]
+    ) -> dict[str, list[str]]:
+        """How far the seeds agree with each answer of their average; nothing of a single one."""
         if len(kept_K) == 1:
             return {}
-        of_seeds = [
-            task.columns(kept, None, offsets)["answer"]
+        columns_K = [
+            task.columns(kept, None, offsets)
             for task, (kept, offsets) in zip(self.tasks_K, kept_K, strict=True)
         ]
-        agreement = []
-        for answer, given in zip(answers, zip(*of_seeds, strict=True), strict=True):
-            if isinstance(answer, float):
-                agreement.append(f"{min(given):.6g} to {max(given):.6g}")
-            else:
-                agreement.append(f"{given.count(answer)} of {len(given)} seeds")
-        return {"seeds": agreement}
+        agreement = {}
+        for name, answers in columns.items():
+            if name == "answer" or name.startswith("answer_"):
+                given = zip(*(of_seed[name] for of_seed in columns_K), strict=True)
+                agreement["seeds" + name.removeprefix("answer")] = [
+                    _agreeing(answer, of_seeds)
+                    for answer, of_seeds in zip(answers, given, strict=True)
+                ]
+        return agreement
 
     def _by_width(self, lengths_N: np.ndarray) -> list[tuple[int, np.ndarray]]:
         """The widths of rows, and which sequences are computed in each."""
@@ -213,3 +229,10 @@ class Restored:
         lengths = split.lengths[numbers]
         parts = np.split(items, np.cumsum(lengths)[:-1])
         return np.concatenate([parts[place] for place in np.argsort(numbers)])
+
+
+def _agreeing(answer: Any, given: Sequence[Any]) -> str:
+    """How many seeds give an answer or, of numbers, the least and the largest."""
+    if isinstance(answer, float):
+        return f"{min(given):.6g} to {max(given):.6g}"
+    return f"{given.count(answer)} of {len(given)} seeds"

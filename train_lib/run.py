@@ -88,6 +88,8 @@ def _run(
     print(report.describe_engine(models[0], program.layout, program.mesh, seeds), flush=True)
 
     widths = batching.row_widths(data.train, [data.validation, data.test], program.treatment)
+    if task.per_step:  # No row is longer, and each step is an item.
+        data = data.map(lambda split: split.last_steps(widths[-1]))
     with Keeper(config, folder, data, program, stopwatch) as keeper:
         begin = keeper.resume(fitting.start(program, seeds))
         try:
@@ -179,6 +181,8 @@ def load_data(config: ConfigDict, *, joined: bool = False) -> tuple[Dataset, Tas
     defaults = {name: settings.DEFAULTS[f"task.{name}"] for name in fields}
     try:
         options = _options(config.task.options, "task")
+        if data.target_names and "names" in tasks.option_names(tasks.find(config.task.name)):
+            options = {"names": list(data.target_names)} | options
         task = tasks.make(config.task.name, data.train.targets, fields, defaults, options)
     except tasks.BadTarget as error:
         raise data.train.refused(error) from error
