@@ -16,7 +16,7 @@ from train_lib.records.folder import RunFolder
 from train_lib.restored import Restored
 from train_lib.training import devices
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
+pytestmark = [pytest.mark.usefixtures("compiled_once"), pytest.mark.slow]
 TEXTS = [f"{word} film number {number}" for number, word in enumerate(["good", "bad"] * 20)]
 
 
