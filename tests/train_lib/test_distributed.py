@@ -69,8 +69,8 @@ def found(case, *shape):
     )
     devices.mesh = lambda *_: mesh
     program = Program(
-        cases.models_of(case, (0, 1)), cases.task_of(case), optimizers.adam(1e-2, 1e-7),
-        batch_size=20,
+        cases.models_of(case, (0, 1), direction="backward"), cases.task_of(case),
+        optimizers.adam(1e-2, 1e-7), batch_size=20,
     )
     splits = cases.split_of(case, 50), cases.split_of(case, 20, seed=1)
     fitted = fitting.fit(program, *splits, seeds=(0, 1), num_epochs=2)
