@@ -133,7 +133,7 @@ def kills(number: int, folder: pathlib.Path, rng: random.Random) -> dict:
                     # Before there is anything to save it ends as any program does.
                     assert process.returncode in (STOPPED, -signal.SIGTERM), errors
                     counts["asked to end"] += 1
-            counts["resumed"] += "goes on from step" in output
+            counts["resumed"] += "resumes from step" in output
             finished = process.returncode == 0
             assert "Traceback" not in errors, errors
         bits += differing_bits(expected, contents(path))
