@@ -81,8 +81,7 @@ class Learner(NamedTuple):
             sums_S = jax.tree.map(lambda all_S, one: all_S.at[number].set(one), sums_S, sums)
             return TrainState(state.step + 1, params, opt_state, state.key), sums_S
 
-        rows_R, key = places_SxNxR[0, 0], state.key
-        sums = self._shapes(state.params, rows_R, split, widths, key)
+        sums = self._shapes(places_SxNxR[0, 0], split, widths[0])
         sums_S = jax.tree.map(lambda one: jnp.zeros((len(places_SxNxR), *one.shape)), sums)
         return jax.lax.fori_loop(0, num_steps, take, (state, sums_S))
 
@@ -134,23 +133,28 @@ class Learner(NamedTuple):
             of_block = self._at_width_of(rows_R, split, widths, block)
             return jax.tree.map(jnp.add, total, of_block)
 
-        sums = self._shapes(params, rows_NxR[0], split, widths, step_key)
+        sums = self._shapes(rows_NxR[0], split, widths[0])
         zero = jax.tree.map(lambda one: jnp.zeros(one.shape, one.dtype), (params, sums))
         return jax.lax.fori_loop(0, len(rows_NxR), add_block, zero)
 
-    def _shapes(self, params, rows_R, split, widths, step_key) -> Sums:
-        """The shapes of the sums."""
+    def _shapes(self, rows_R, split, width) -> Sums:
+        """The shapes of the sums. The model, which takes long to trace, is not asked for them."""
 
-        def sums(params, rows_R, split, step_key):
-            outputs, batch = self._outputs(params, split, rows_R, widths[0], step_key)
-            return self._sums(outputs, batch, training=True)
+        def sums(rows_R, split):
+            batch = self._batch(split, rows_R, width)
+            outputs_IxC = jnp.zeros((len(batch.weights_I), self.task.num_outputs))
+            return self._sums(outputs_IxC, batch, training=True)
 
-        return jax.eval_shape(sums, params, rows_R, split, step_key)
+        return jax.eval_shape(sums, rows_R, split)
+
+    def _batch(self, split, rows_R, width) -> Batch:
+        side, per_step = self.treatment.padding_side, self.task.per_step
+        return batching.gather(split, rows_R, width, side, per_step=per_step)
 
     def _outputs(self, params, split, rows_R, width, step_key=None) -> tuple[jax.Array, Batch]:
         """The model's outputs of every item, `[I, C]`, and the batch that they are of."""
         mask_padding, padding_side = self.treatment
-        batch = batching.gather(split, rows_R, width, padding_side, per_step=self.task.per_step)
+        batch = self._batch(split, rows_R, width)
         keys = {}
         if step_key is not None:
             keys = {
