@@ -169,24 +169,25 @@ class Restored:
         Of several seeds, `seeds` says how many of them give that answer or, of numbers, the least
         and the largest; of several answers a sequence, `seeds_height` that of `answer_height`.
         """
-        kept_K = [self.items(split, kept) for kept in self.answer(split)]
-        offsets = kept_K[0][1]
-        together = self.together.average([kept for kept, _ in kept_K])
-        columns = self.together.columns(together, None, offsets)
-        return columns | self._agreement(columns, kept_K)
+        columns, agreement, _ = self._answered(split)
+        return columns | agreement
 
     def describe(self, split: Split) -> list[str]:
         """The same for people, a line for each sequence."""
-        kept_K = [self.items(split, kept) for kept in self.answer(split)]
-        offsets = kept_K[0][1]
-        together = self.together.average([kept for kept, _ in kept_K])
-        answers = self.together.answer(together, offsets)
-        columns = self.together.columns(together, None, offsets)
-        agreement = self._agreement(columns, kept_K)
+        _, agreement, answers = self._answered(split)
         if not agreement:
             return answers
         of_each = zip(*agreement.values(), strict=True)
         return [f"{one}  [{'; '.join(of)}]" for one, of in zip(answers, of_each, strict=True)]
+
+    def _answered(self, split: Split) -> tuple[dict[str, list], dict[str, list[str]], list[str]]:
+        """What the average of all seeds answers: as columns, how far they agree, and as lines."""
+        kept_K = [self.items(split, kept) for kept in self.answer(split)]
+        offsets = kept_K[0][1]
+        together = self.together.average([kept for kept, _ in kept_K])
+        columns = self.together.columns(together, None, offsets)
+        answers = self.together.answer(together, offsets)
+        return columns, self._agreement(columns, kept_K), answers
 
     def _agreement(
         self, columns: dict[str, list], kept_K: list[tuple[dict, np.ndarray]]
