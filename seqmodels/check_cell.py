@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.test_util import check_grads
 
-from seqmodels import contract, loading, program, recurrence
+from seqmodels import checking, contract, loading, program, recurrence
 from seqmodels.cells import base
 from seqmodels.recurrence import Encoded, engines, oracle
 
@@ -268,15 +268,11 @@ def main(argv: Sequence[str]) -> int:
         print(f"BROKEN  {error}")
         return 1
     print("ok      keeps the contract")
-    failed = 0
-    for check in CHECKS:
-        words = check.__name__.replace("_", " ")
-        try:
-            check(cell)
-            print(f"ok      {words}", flush=True)
-        except CheckFailed as error:
-            failed += 1
-            print(f"FAILED  {words}: {error}", flush=True)
+    failed = checking.print_outcomes(
+        checking.outcomes(
+            CHECKS, cell, lambda error: str(error) if isinstance(error, CheckFailed) else None
+        )
+    )
     print(
         f"engines: loop, {', '.join(qualified(cell))}; here it runs by "
         f"{engines.choose(engines.AUTO, cell)}"

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from seqmodels import checking
 from seqmodels import loading as seqmodels_loading
 from train_lib.data import inputs, loading
 from train_lib.data.dataset import Dataset
@@ -223,15 +224,9 @@ def main(argv: Sequence[str]) -> int:
         print(f"BROKEN  {_raised(error, arguments.source)}")
         return 1
     print("ok      keeps the contract")
-    failed = 0
-    for check in CHECKS:
-        words = check.__name__.replace("_", " ")
-        try:
-            check(case)
-            print(f"ok      {words}", flush=True)
-        except Exception as error:
-            failed += 1
-            print(f"FAILED  {words}: {_raised(error, arguments.source)}", flush=True)
+    failed = checking.print_outcomes(
+        checking.outcomes(CHECKS, case, lambda error: _raised(error, arguments.source))
+    )
     print("\n".join(_described(case)))
     return 1 if failed else 0
 

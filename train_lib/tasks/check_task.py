@@ -12,7 +12,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from seqmodels import program
+from seqmodels import checking, program
 from train_lib import tasks
 from train_lib.tasks.base import BadTarget
 from train_lib.tasks.common import checks
@@ -53,10 +53,7 @@ def main(argv: Sequence[str]) -> int:
     except Exception as error:
         print(f"BROKEN  {checks.raised(task_class, error)}")
         return 1
-    failed = 0
-    for words, failure in checks.check(case):
-        failed += bool(failure)
-        print(f"FAILED  {words}: {failure}" if failure else f"ok      {words}", flush=True)
+    failed = checking.print_outcomes(checks.check(case))
     per = "step" if task.per_step else "sequence"
     better = "higher" if task.higher_is_better else "lower"
     print(

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from seqmodels import checking
 from train_lib.tasks.base import Kept, Task
 
 _EXAMPLES, _CLOSE = 24, 1e-4
@@ -316,15 +317,13 @@ CHECKS: tuple[Callable[[Case], None], ...] = (
 
 def check(case: Case) -> Iterator[tuple[str, str]]:
     """The name of each check in words, and what failed; empty where nothing did."""
-    for function in CHECKS:
-        failure = ""
-        try:
-            function(case)
-        except CheckFailed as error:
-            failure = str(error)
-        except Exception as error:  # A task is a researcher's code: whatever it raises.
-            failure = raised(type(case.task), error)
-        yield function.__name__.replace("_", " "), failure
+    return checking.outcomes(
+        CHECKS,
+        case,
+        lambda error: (
+            str(error) if isinstance(error, CheckFailed) else raised(type(case.task), error)
+        ),
+    )
 
 
 def raised(task_class: type[Task], error: Exception) -> str:
