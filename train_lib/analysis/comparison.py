@@ -9,7 +9,7 @@ import numpy as np
 from train_lib.analysis import scores, statistics
 from train_lib.records import finished
 from train_lib.records.finished import Run
-from train_lib.records.metrics import plain, summary
+from train_lib.records.metrics import plain, summary, summary_of_scores
 from train_lib.records.result import diverged_seeds
 
 LENGTH_BINS = 5
@@ -142,8 +142,7 @@ def score_summary(scores_KxN: np.ndarray, weights_N: np.ndarray, *, are_shares: 
     """What `summary` says of the mean score, over seeds and examples."""
     if are_shares and is_right_or_wrong(scores_KxN, weights_N):
         return summary(scores_KxN.mean(1), scores_KxN.shape[1])
-    mean, low, high = scores.mean_score_interval(scores_KxN, weights_N, are_shares=are_shares)
-    return {"mean": mean, "ci95_low": low, "ci95_high": high}
+    return summary_of_scores(scores_KxN, weights_N, are_shares=are_shares)
 
 
 def is_right_or_wrong(scores_KxN: np.ndarray, weights_N: np.ndarray) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from train_lib.analysis import statistics
+from train_lib.analysis import scores, statistics
 from train_lib.records.folder import RunFolder
 from train_lib.tasks.base import Task
 from train_lib.training.hooks import Hook, Moment
@@ -30,13 +30,27 @@ def summary(
     if not counts_items and np.ptp(values_K) == 0:
         return {"mean": float(np.mean(values_K))}
     mean, low, high = statistics.mean_interval(values_K, items, lowest)
-    kind = " and ".join(["seeds"] * (seeds > 1) + ["examples"] * counts_items)
-    kind = f"over {kind}, of {seeds} seed{'s' * (seeds > 1)}"
     one_more = {}
     if seeds > 1:
-        _, *ends = statistics.one_more_interval(values_K, items, lowest)
-        one_more = dict(zip(("one_seed_low", "one_seed_high"), ends, strict=True))
-    return {"mean": mean, "ci95_low": low, "ci95_high": high, "interval": kind, **one_more}
+        _, *of_one = statistics.one_more_interval(values_K, items, lowest)
+        one_more = dict(zip(("one_seed_low", "one_seed_high"), of_one, strict=True))
+    ends = dict(zip(ENDS, (low, high), strict=True))
+    kind = describe_interval(seeds, counts_items=counts_items)
+    return {"mean": mean, **ends, "interval": kind, **one_more}
+
+
+def describe_interval(seeds: int, *, counts_items: bool) -> str:
+    """What an interval is over, as in `over seeds and examples, of 5 seeds`."""
+    over = " and ".join(["seeds"] * (seeds > 1) + ["examples"] * counts_items)
+    return f"over {over}, of {seeds} seed{'s' * (seeds > 1)}"
+
+
+def summary_of_scores(
+    scores_KxN: np.ndarray, weights_N: np.ndarray, *, are_shares: bool
+) -> dict[str, float]:
+    """The mean score of examples with its interval, as in `scores.mean_score_interval`."""
+    found = scores.mean_score_interval(scores_KxN, weights_N, are_shares=are_shares)
+    return dict(zip(("mean", *ENDS), found, strict=True))
 
 
 def summaries(metrics: dict[str, np.ndarray], items: int, task: Task) -> dict[str, dict]:

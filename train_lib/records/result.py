@@ -5,10 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from train_lib.analysis import scores
 from train_lib.data.dataset import SPLITS, Dataset, Split
-from train_lib.records import environment
-from train_lib.records.metrics import summaries
+from train_lib.records import environment, metrics
 from train_lib.tasks.base import Task
 from train_lib.training.program import Evaluation
 from train_lib.training.state import Position
@@ -37,12 +35,12 @@ def result(
         seconds: what took how long.
     """
     alive = [seed for seed in seeds if "diverged_at_step" not in seed]
+    kept_K = each_seed(evaluations["test"].kept) if "test" in evaluations else []
     for number, (seed, decided) in enumerate(zip(alive, tasks_K, strict=True)):
         for split, evaluation in evaluations.items():
             seed |= {f"{split}_{key}": float(of[number]) for key, of in evaluation.metrics.items()}
-        if "test" in evaluations:
-            kept = each_seed(evaluations["test"].kept)[number]
-            seed["test_figures"] = decided.figures(kept, *items_of(data.test))
+        if kept_K:
+            seed["test_figures"] = decided.figures(kept_K[number], *items_of(data.test))
         if decided is not task:
             seed["task"] = decided.to_json()
     return {
@@ -77,22 +75,18 @@ def _summaries(
 
     The interval of one that is the mean of the examples' scores is over examples too.
     """
-    found = summaries(evaluation.metrics, evaluation.items, task)
+    found = metrics.summaries(evaluation.metrics, evaluation.items, task)
     counts_items = task.metric in task.share_metrics and not task.per_step
     if counts_items or task.metric != task.score_name or task.metric not in found:
         return found
     kept_K, items = each_seed(evaluation.kept), items_of(split)
     scored = [one.example_scores(kept, *items) for one, kept in zip(tasks_K, kept_K, strict=True)]
-    _, low, high = scores.mean_score_interval(
+    of_scores = metrics.summary_of_scores(
         np.stack([of_seed for of_seed, _ in scored]), scored[0][1], are_shares=task.score_is_share
     )
-    seeds = f"{len(kept_K)} seed{'s' * (len(kept_K) > 1)}"
-    kind = "seeds and examples" if len(kept_K) > 1 else "examples"
-    found[task.metric] = {
+    found[task.metric] = of_scores | {
         "mean": found[task.metric]["mean"],
-        "ci95_low": low,
-        "ci95_high": high,
-        "interval": f"over {kind}, of {seeds}",
+        "interval": metrics.describe_interval(len(kept_K), counts_items=True),
     }
     return found
 
@@ -140,11 +134,11 @@ def decided(
     """An evaluation, with what validation decided of the task of each seed."""
     if all(one is task for one in tasks_K):
         return evaluation
-    metrics = [
+    measured = [
         one.measure(kept["outputs"], split.targets)
         for one, kept in zip(tasks_K, each_seed(evaluation.kept), strict=True)
     ]
-    by_name = {name: np.array([one[name] for one in metrics]) for name in metrics[0]}
+    by_name = {name: np.array([one[name] for one in measured]) for name in measured[0]}
     return evaluation._replace(metrics=by_name)
 
 
