@@ -143,23 +143,15 @@ class Classes(base.Task):
         else:
             answers_N = jnp.argmax(outputs_NxC, -1)
             correct_N = answers_N == targets_N
-        sums = {"correct": jnp.sum(correct_N * weights_N)}
-        if self.metric in ("f1", "macro_f1"):
-            sums["confusion"] = confusion.weighted(
-                targets_N, answers_N, weights_N, len(self.classes)
-            )
-        return sums
+        whole = self.metric in ("f1", "macro_f1")
+        return confusion.sums(
+            correct_N, targets_N, answers_N, weights_N, len(self.classes), whole=whole
+        )
 
     def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, float]:
-        metrics = {
-            "loss": base.share(sums["loss"], sums["weight"]),
-            "accuracy": base.share(sums["correct"], sums["weight"]),
-        }
-        if "confusion" in sums:
-            f1_C = confusion.f1_of_classes(sums["confusion"])
-            metrics["macro_f1"] = confusion.macro(f1_C)
-            if self.num_outputs == 1:
-                metrics["f1"] = float(f1_C[1])
+        metrics = confusion.metrics(sums)
+        if "confusion" in sums and self.num_outputs == 1:
+            metrics["f1"] = float(confusion.f1_of_classes(sums["confusion"])[1])
         return metrics
 
     def decided(self, kept: Kept, targets_N: np.ndarray) -> "Classes":

@@ -109,21 +109,13 @@ class Tags(base.Task):
 
     def sums(self, outputs_NxC: Array, targets_N: Array, weights_N: Array) -> dict[str, jax.Array]:
         answers_N = jnp.argmax(outputs_NxC, -1)
-        sums = {"correct": jnp.sum((answers_N == targets_N) * weights_N)}
-        if self.metric == "macro_f1":
-            sums["confusion"] = confusion.weighted(
-                targets_N, answers_N, weights_N, len(self.classes)
-            )
-        return sums
+        return confusion.sums(
+            answers_N == targets_N, targets_N, answers_N, weights_N, len(self.classes),
+            whole=self.metric == "macro_f1",
+        )  # fmt: skip
 
     def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, float]:
-        metrics = {
-            "loss": base.share(sums["loss"], sums["weight"]),
-            "accuracy": base.share(sums["correct"], sums["weight"]),
-        }
-        if "confusion" in sums:
-            metrics["macro_f1"] = confusion.macro(confusion.f1_of_classes(sums["confusion"]))
-        return metrics
+        return confusion.metrics(sums)
 
     def kept(self, outputs_NxC: Array) -> dict[str, Array]:
         """The number of the class that is answered, int32, and its probability."""

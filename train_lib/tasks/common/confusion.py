@@ -1,12 +1,13 @@
 """What follows from how often each class is answered where each class is right."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from train_lib.tasks.base import Array
+from train_lib.tasks.base import Array, share
 
 
 def weighted(targets_N: Array, answers_N: Array, weights_N: Array, num_classes: int) -> jax.Array:
@@ -16,6 +17,33 @@ def weighted(targets_N: Array, answers_N: Array, weights_N: Array, num_classes: 
     is_answer_NxC = (answers_N[:, None] == classes_C).astype(weights_N.dtype)
     # Exact even where products are rounded to bfloat16: the factors are 0 and 1.
     return jnp.einsum("nt,na->ta", is_target_NxC, is_answer_NxC)
+
+
+def sums(
+    is_right_N: Array,
+    targets_N: Array,
+    answers_N: Array,
+    weights_N: Array,
+    num_classes: int,
+    *,
+    whole: bool,
+) -> dict[str, jax.Array]:
+    """What `metrics` needs: how many answers are right, and the whole matrix if asked. Device."""
+    found = {"correct": jnp.sum(is_right_N * weights_N)}
+    if whole:
+        found["confusion"] = weighted(targets_N, answers_N, weights_N, num_classes)
+    return found
+
+
+def metrics(sums: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Loss, accuracy and, where there is the whole matrix, macro F1."""
+    found = {
+        "loss": share(sums["loss"], sums["weight"]),
+        "accuracy": share(sums["correct"], sums["weight"]),
+    }
+    if "confusion" in sums:
+        found["macro_f1"] = macro(f1_of_classes(sums["confusion"]))
+    return found
 
 
 def counted(targets_N: np.ndarray, answers_N: np.ndarray, num_classes: int) -> np.ndarray:
