@@ -10,13 +10,58 @@ from absl import flags
 
 from configs import base
 from train_lib import command
-from train_lib.data.dataset import Split
-from train_lib.data.inputs import Text
-from train_lib.data.vocabulary import Vocabulary
-from train_lib.records import description, predictions
+from train_lib.data.dataset import Dataset, Split
+from train_lib.data.inputs import Tokens
+from train_lib.records import predictions
 from train_lib.records.folder import RunFolder
+from train_lib.records.result import result
 from train_lib.tasks.classes import Classes
+from train_lib.tasks.labels import Labels
+from train_lib.tasks.numbers import Numbers
+from train_lib.tasks.tags import Tags
 from train_lib.training import optimizers, program
+from train_lib.training.program import Evaluation
+
+KINDS = ("two", "three", "labels", "numbers", "tags")
+
+
+def targets_of(kind, rng, lengths_N):
+    """Targets as a source has them."""
+    examples = len(lengths_N)
+    if kind == "two":
+        return ["bad" if number % 2 == 0 else "good" for number in range(examples)]
+    if kind == "three":
+        return [("bad", "fair", "good")[number % 3] for number in range(examples)]
+    if kind == "labels":
+        return [[name for name in "abc" if rng.random() < 0.4] for _ in range(examples)]
+    if kind == "numbers":
+        return (50 + 10 * rng.normal(size=examples)).tolist()
+    return [rng.choice(["O", "B-X", "I-X"], length).tolist() for length in lengths_N]
+
+
+TASKS = {
+    "two": Classes(["bad", "good"]),
+    "three": Classes(["bad", "fair", "good"]),
+    "labels": Labels(["a", "b", "c"]),
+    "numbers": Numbers([50.0], [10.0]),
+    "tags": Tags(["B-X", "I-X", "O"]),
+}
+NAMES = {"two": "classes", "three": "classes"}  # Of others, the kind.
+
+
+def outputs_of(kind, targets_N, strength_KxN, rng):
+    """Outputs that speak for the target the more, the higher the strength of an item is."""
+    if kind == "numbers":
+        errors_KxN = np.exp(-strength_KxN / 2) * rng.normal(size=len(targets_N))
+        return targets_N + errors_KxN[..., None]
+    if kind == "two":
+        signs_Nx1 = 2 * targets_N[:, None] - 1
+    elif kind == "labels":
+        signs_NxL = 2 * targets_N - 1
+        return (strength_KxN[..., None] + rng.normal(0, 1, targets_N.shape)) * signs_NxL
+    else:
+        signs_Nx1 = (targets_N[:, None] == np.arange(3)).astype(float)
+    return strength_KxN[..., None] * signs_Nx1
 
 
 @pytest.fixture
@@ -43,64 +88,62 @@ def write_run(tmp_path):
     """
 
     def write(
-        name, seeds=(0, 1, 2), skill=1.0, draw=0, reviews=200, others=0, changes=None,
-        dataset=None, tested=True,
+        name, seeds=(0, 1, 2), skill=1.0, draw=0, examples=200, others=0, changes=None,
+        dataset=None, tested=True, kind="two", unlabelled=0,
     ):  # fmt: skip
         rng = np.random.default_rng(7 + others)
-        lengths, labels = rng.integers(5, 400, reviews), np.arange(reviews) % 2
+        lengths = rng.integers(5, 400 if kind != "tags" else 40, examples)
+        task = TASKS[kind]
         offsets = np.cumsum([0, *lengths])
-        test = Split(
-            np.zeros(offsets[-1], np.int32), offsets, labels.astype(np.float32), np.arange(reviews)
-        )
-        margin_N = skill + rng.normal(0, 1, reviews)
-        noise_KxN = [np.random.default_rng([draw, seed]).normal(0, 1, reviews) for seed in seeds]
-        logits_KxN = (2.0 * labels - 1) * (margin_N + np.array(noise_KxN))
-        task = Classes(["negative", "positive"])
-        kept_K = [{"outputs": logits_N[:, None]} for logits_N in logits_KxN]
-        metrics_K = [task.measure(kept["outputs"], test.targets) for kept in kept_K]
+        values = np.zeros(offsets[-1], np.int32)
+        targets = targets_of(kind, rng, lengths)
+        for number in range(unlabelled):
+            targets[number] = [None] * lengths[number] if task.per_step else None
+        split = Split(values, offsets, task.encode(targets))
+        items = len(split.targets)
+        margin_N = skill + rng.normal(0, 1, items)
+        noise_KxN = [np.random.default_rng([draw, seed]).normal(0, 1, items) for seed in seeds]
+        outputs = outputs_of(kind, split.targets, margin_N + np.array(noise_KxN), rng)
+        kept_K = [
+            {key: np.asarray(value) for key, value in task.kept(outputs_NxC).items()}
+            for outputs_NxC in outputs.astype(np.float32)
+        ]
+        each = [task.measure(outputs_NxC, split.targets) for outputs_NxC in outputs]
+        metrics = {key: np.array([of[key] for of in each]) for key in each[0]}
+        kept = {key: np.stack([of[key] for of in kept_K]) for key in kept_K[0]}
+        evaluation = Evaluation(metrics, kept, int(task.labelled(split.targets).sum()))
+
         config = base.get_config(name, "exact")
+        config.task.name = NAMES.get(kind, kind)
         config.update_from_flattened_dict(changes or {})
         folder = RunFolder(tmp_path / name)
         folder.path.mkdir()
         folder.write_json("config.json", config.to_dict())
-        description.write(folder, Text(Vocabulary(["film"]), "keras"), task)
-        predictions.write(folder, seeds, test, [task] * len(seeds), kept_K)
-        result = {
-            "dataset": {"name": "made_up", "fingerprint": "0123456789abcdef", "test": reviews}
-            | (dataset or {}),
-            "task": {
-                **task.to_json(),
-                "metric": task.metric,
-                "score": task.score_name,
-                "higher_score_is_better": task.higher_score_is_better,
-            },
-            "model": {"parameters": 1_234},
-            "seeds": [
-                {
-                    "seed": seed,
-                    "test_loss": metrics["loss"],
-                    "test_accuracy": metrics["accuracy"],
-                    "test_figures": task.figures(kept, test.targets),
-                }
-                for seed, metrics, kept in zip(seeds, metrics_K, kept_K, strict=True)
-            ],
-            "test_accuracy": {"mean": float(np.mean([one["accuracy"] for one in metrics_K]))},
-            "seconds": {"train": 12.3},
-            "device": "cpu: made up",
-        }
-        if not tested:
-            del result["test_accuracy"]
+        predictions.write(folder, seeds, split, [task] * len(seeds), kept_K)
+        evaluations = {"validation": evaluation} | ({"test": evaluation} if tested else {})
+        found = result(
+            name,
+            Dataset("made_up", "0123456789abcdef", Tokens(1), split, split, split),
+            task,
+            [task] * len(seeds),
+            {"architecture": {}, "parameters": 1_234},
+            [{"seed": seed} for seed in seeds],
+            evaluations,
+            {"train": 12.3, "total": 15.0},
+        )
+        found["dataset"] |= dataset or {}
+        decides = f"validation_{task.metric}"
         rows = [
             {
                 "epoch": n,
                 "seconds": 5.0 * n,
-                "validation_accuracy": 0.7 + 0.01 * n,
-                "ci95": {"validation_accuracy": [0.65, 0.8]} if len(seeds) > 1 else None,
+                decides: 0.7 + 0.01 * n,
+                "ci95": {decides: [0.65, 0.8]} if len(seeds) > 1 else None,
             }
             for n in (1, 2, 3)
         ]
         folder.write("metrics.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows))
-        folder.finish(result)
+        folder.finish(found)
         return folder.path
 
     return write

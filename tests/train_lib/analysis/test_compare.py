@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from tests.train_lib.analysis.conftest import KINDS
+from tests.train_lib.conftest import KINDS
 from train_lib import compare
 from train_lib.analysis import comparison, comparison_tables, scores, statistics
 from train_lib.errors import UserError
