@@ -81,7 +81,7 @@ LEAVES = {"analysis.statistics", "analysis.scores", "analysis.pictures"}
 # What each room may import of the others, whatever has no room of its own beside.
 ROOMS = {
     "leaves": set(),
-    "tasks": set(),
+    "tasks": {"leaves"},
     "data": {"tasks"},
     "training": {"data", "tasks"},
     "records": {"training", "data", "tasks", "leaves", "settings"},

@@ -45,6 +45,7 @@ import pytest
 from scipy.special import expit
 
 from seqmodels import dropout
+from tests.marks import slow
 from train_lib import run
 from train_lib.analysis import comparison
 from train_lib.data.inputs import Text
@@ -318,7 +319,7 @@ def count_work(kinds):
 REFERENCE = json.loads((GOLDEN / "reference.json").read_text("utf-8"))
 OPERATIONS = json.loads((GOLDEN / "operations.json").read_text("utf-8"))
 CASES = [(*experiment, seeds) for experiment in EXPERIMENTS for seeds in SEEDS]
-TRAINED = [("bilstm", "tutorial", 3), ("stacked", "exact", 1)]
+TRAINED = [("bilstm", "tutorial", 3), slow("stacked", "exact", 1)]
 
 
 @pytest.fixture(scope="module")
@@ -470,6 +471,7 @@ def test_a_finished_run_of_then_is_read(runs, capsys):
     assert (runs / "finished" / "result.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_run_killed_then_resumes(runs, capsys):
     """In the second of two epochs, and ends as it did when the same program went on with it."""
     recorded = (runs / "resumed").rename(runs / "recorded")

@@ -12,6 +12,7 @@ from train_lib.errors import UserError
 SCRIPT = pathlib.Path(__file__).parent.parent / "docs/library.py"
 
 
+@pytest.mark.slow
 def test_three_uses_in_sixty_lines():
     source = SCRIPT.read_text("utf-8")
     assert source.count("# %% ") == 3

@@ -11,14 +11,11 @@ from flax import nnx
 from seqmodels import check_cell, factory, heads
 from seqmodels.pooling import POOLINGS
 from seqmodels.recurrence import arrays, oracle
+from tests.marks import slow
 
 VOCABULARY, SIZE, OUTPUTS = 11, 3, 4
 LENGTHS = (1, 5, 0, 3)
 WIDTH = max(LENGTHS)
-
-
-def slow(*values):
-    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 def build(reads="vectors", **changes):

@@ -11,13 +11,10 @@ from flax import nnx
 from seqmodels import factory
 from seqmodels.pooling import POOLINGS
 from seqmodels.recurrence import arrays
+from tests.marks import slow
 
 VOCABULARY = 11
 ONE_LAYER = {"hidden_sizes": (3,), "dropout_rates": (0.3,)}
-
-
-def slow(*values):
-    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 def build(**changes):
@@ -62,7 +59,7 @@ def lay_out(reviews, width, side, filler):
 @pytest.mark.parametrize(
     ("pooling", "training"),
     [
-        slow("last", False), ("last", True), slow("mean", True), ("max", True),
+        slow("last", False), ("last", True), slow("mean", True), slow("max", True),
         slow("mean_max", True), slow("attention", True),
     ],
 )  # fmt: skip
@@ -96,7 +93,9 @@ def test_padding_and_company_never_matter(pooling, training):
         )
 
 
-@pytest.mark.parametrize("pooling", ["last", slow("mean"), slow("max"), "mean_max", "attention"])
+@pytest.mark.parametrize(
+    "pooling", ["last", slow("mean"), slow("max"), slow("mean_max"), slow("attention")]
+)
 def test_what_stands_behind_the_longest_review_is_never_read(pooling, monkeypatch):
     rng = np.random.default_rng(0)
     reviews = [rng.integers(0, VOCABULARY, length) for length in (1, 5, 3)]
@@ -151,7 +150,7 @@ def test_words_outside_the_batch_get_no_gradient(pooling):
 
 @pytest.mark.parametrize(
     ("pooling", "engine"),
-    [("last", "scan"), slow("last", "fused"), slow("max", "scan"), ("max", "fused")],
+    [("last", "scan"), slow("last", "fused"), slow("max", "scan"), slow("max", "fused")],
 )
 def test_engines_agree(engine, pooling):
     rng = np.random.default_rng(0)

@@ -97,7 +97,7 @@ def exactly_seen(monkeypatch):
     def make(learner, *_):
         def sums(shape):
             ones = np.ones(shape, np.float32)
-            return {"loss": ones, "correct": ones, "weight": ones}
+            return {"loss": ones, "accuracy": ones, "weight": ones}
 
         def train(state_K, split, places_KxSxPxNxR, num_steps, widths):
             return state_K, sums(places_KxSxPxNxR.shape[:2])
@@ -171,6 +171,7 @@ def finished(tmp_path_factory):
     return folder, train(NASTY, folder)
 
 
+@pytest.mark.slow
 def test_a_model_says_of_odd_texts_what_it_said_when_it_was_tested(finished):
     folder, probabilities_N = finished
     assert np.ptp(probabilities_N) > 1e-3

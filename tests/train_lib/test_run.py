@@ -12,16 +12,13 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
+from tests.marks import slow
 from train_lib import restored
 from train_lib.data.sources.generated import Generated
 from train_lib.records.folder import RunFolder
 from train_lib.restored import Restored
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
-
-
-def slow(*values):
-    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 SMALL = [
@@ -148,6 +145,7 @@ def test_the_tutorial_treatment_predicts_with_the_padding_it_was_trained_with(tm
     assert list(labels) == ["positive" if one > 0.5 else "negative" for one in expected]
 
 
+@pytest.mark.slow
 def test_the_same_command_gives_the_same_numbers(finished, tmp_path):
     run(tmp_path, *STACKED)
     for name in ("predictions.csv", "weights.npz", "vocabulary.txt", "config.json"):
@@ -191,6 +189,7 @@ def test_predict_refuses_bytes_that_are_no_text(finished):
     assert_refused(done, "the input is not in UTF-8")
 
 
+@pytest.mark.slow
 def test_what_predict_says_of_a_text_does_not_depend_on_the_company(finished, monkeypatch):
     texts = ["good " * 3_000, "bad", "", "a " * 100, "xyzzy"]
     together = logits(finished[0], texts)
@@ -207,6 +206,7 @@ def logits(workdir, texts):
     return kept["outputs"][:, 0]
 
 
+@pytest.mark.slow
 def test_predict_takes_the_weights_after_the_best_epoch_where_it_is_asked_to(finished, tmp_path):
     shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
     with np.load(tmp_path / "weights.npz") as last:

@@ -9,7 +9,7 @@ import numpy as np
 from train_lib.analysis import scores, statistics
 from train_lib.records import finished
 from train_lib.records.finished import Run
-from train_lib.records.metrics import plain, summary, summary_of_scores
+from train_lib.records.metrics import NEVER_NEGATIVE, plain, summary, summary_of_scores
 from train_lib.records.result import diverged_seeds
 
 LENGTH_BINS = 5
@@ -21,7 +21,6 @@ FIGURES = ("macro_f1", "auroc", "ece", "brier")
 _SHARES = {
     "accuracy", "subset_accuracy", "f1", "macro_f1", "micro_f1", "samples_f1", "auroc", "ece",
 }  # fmt: skip
-_NEVER_NEGATIVE = {"loss", "mse", "mae", "brier"}
 
 # What changes the examples learnt from, and not those tested on.
 _TRAINING_DATA = ("data.max_features", "data.split_seed", "data.train_examples")
@@ -134,7 +133,7 @@ def _figure_summary(name: str, values_K: np.ndarray, *, are_two_classes: bool) -
     """A mean over seeds; its interval is of other seeds on these examples."""
     if name in _SHARES or (name == "brier" and are_two_classes):
         return summary(values_K, math.inf)
-    is_positive = name in _NEVER_NEGATIVE and min(values_K) >= 0
+    is_positive = name in NEVER_NEGATIVE and min(values_K) >= 0
     return summary(values_K, None, 0.0 if is_positive else -math.inf)
 
 

@@ -167,21 +167,6 @@ def _repeated(sequences: Mapping[str, Sequence[np.ndarray]]) -> int:
     return sum(key in seen for key in keys("test"))
 
 
-def as_split(kind: Inputs, examples: Examples) -> Split:
-    """Examples of any source for a model that was trained on such inputs.
-
-    Args:
-        kind: of the data set that it was trained on.
-        examples: with targets or without.
-
-    Raises:
-        UserError: they are not such inputs; the message says where.
-    """
-    examples = check(examples, "only", labelled=False)
-    values, offsets = kind.encode(examples.inputs, examples.where)
-    return Split(values, offsets, examples.targets, examples.rows, examples.origin, examples.unit)
-
-
 def check(examples: Examples, split: str, *, labelled: bool = True) -> Examples:
     """Examples that a source read, with plain targets, if a data set can be made of them.
 

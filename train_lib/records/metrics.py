@@ -13,6 +13,8 @@ from train_lib.tasks.base import Task
 from train_lib.training.hooks import Hook, Moment
 
 ENDS = ("ci95_low", "ci95_high")
+NEVER_NEGATIVE = {"loss", "mse", "mae", "brier"}
+"""Figures whose intervals end at 0, if a task's own loss of that name is not negative after all."""
 
 
 def summary(
@@ -64,7 +66,7 @@ def summaries(metrics: dict[str, np.ndarray], items: int, task: Task) -> dict[st
         if not len(values_K) or not np.isfinite(values_K).all():
             continue
         counted = items if name in task.share_metrics and not task.per_step else None
-        lowest = 0.0 if name == "loss" and min(values_K) >= 0 else -math.inf
+        lowest = 0.0 if name in NEVER_NEGATIVE and min(values_K) >= 0 else -math.inf
         found[name] = summary(values_K, counted, lowest)
     return found
 

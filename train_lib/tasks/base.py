@@ -131,9 +131,14 @@ class Task:
         return {}
 
     def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """Figures from sums over any number of items, "loss" among them; here, their means."""
+        """Figures from sums over any number of items; here, the mean of each sum that is a number.
+
+        A subclass whose figures are no means adds them to these.
+        """
         return {
-            name: share(total, sums["weight"]) for name, total in sums.items() if name != "weight"
+            name: share(total, sums["weight"])
+            for name, total in sums.items()
+            if name != "weight" and np.ndim(total) == 0
         }
 
     def kept(self, outputs_NxC: Array) -> dict[str, Array]:

@@ -149,7 +149,7 @@ class Classes(base.Task):
         )
 
     def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, float]:
-        metrics = confusion.metrics(sums)
+        metrics = {**super().metrics(sums), **confusion.macro_f1(sums)}
         if "confusion" in sums and self.num_outputs == 1:
             metrics["f1"] = float(confusion.f1_of_classes(sums["confusion"])[1])
         return metrics

@@ -108,7 +108,7 @@ class Numbers(base.Task):
         with np.errstate(divide="ignore", invalid="ignore"):  # One target, or all the same.
             r2_M = 1 - sums["squared_errors"] / squares_M
         return {
-            "loss": base.share(sums["loss"], sums["weight"]),
+            **super().metrics(sums),
             "mse": float(np.mean(sums["squared_errors"] / weight * deviations_M**2)),
             "mae": float(np.mean(sums["absolute_errors"] / weight * deviations_M)),
             "r2": float(np.mean(np.where(squares_M > 1e-6 * weight, r2_M, np.nan))),

@@ -115,7 +115,7 @@ class Tags(base.Task):
         )  # fmt: skip
 
     def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, float]:
-        return confusion.metrics(sums)
+        return {**super().metrics(sums), **confusion.macro_f1(sums)}
 
     def kept(self, outputs_NxC: Array) -> dict[str, Array]:
         """The number of the class that is answered, int32, and its probability."""

@@ -10,13 +10,10 @@ from jax.test_util import check_grads
 from seqmodels import check_cell, loading, recurrence
 from seqmodels.check_cell import scalar
 from seqmodels.recurrence import loop, oracle, scan
+from tests.marks import slow
 
 WIDTH, BATCH, INPUT, HIDDEN = 5, 5, 3, 4
 LENGTHS = [5, 1, 0, 3, 4]
-
-
-def slow(*values):
-    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 # A cell with all that makes it fast, and one with nothing of it; `test_check_cell` has them all.

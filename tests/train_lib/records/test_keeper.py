@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from configs import base
+from tests.marks import slow
 from tests.train_lib import cases
 from tests.train_lib.cases import FEW
 from train_lib import files, predict
@@ -439,9 +440,7 @@ def test_on_another_number_of_devices_it_resumes_and_says_that_bits_may_differ(
             np.testing.assert_allclose(found[path], expected[path], atol=1e-5, err_msg=path)
 
 
-@pytest.mark.parametrize(
-    "edited", ["train.learning_rate", pytest.param("model.cell", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("edited", [slow("train.learning_rate"), slow("model.cell")])
 def test_a_config_that_was_edited_in_the_folder_is_refused(edited, config, tmp_path, monkeypatch):
     cell = tmp_path / "mine.py"
     cell.write_text((ROOT / "seqmodels/cells/simple_rnn.py").read_text())
@@ -480,6 +479,7 @@ def test_the_best_weights_are_those_after_the_best_epoch(config, tmp_path):
                 np.testing.assert_array_equal(found[path][number], expected[path][number])
 
 
+@pytest.mark.slow
 def test_the_program_ends_with_the_documented_code_and_goes_on_without_its_config(tmp_path):
     arguments = [
         "--config=configs/lstm.py:tutorial", "--config.data.source=generated",

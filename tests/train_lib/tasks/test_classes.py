@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from train_lib import tasks
-from train_lib.analysis import statistics
 from train_lib.tasks.classes import Classes
-from train_lib.tasks.common import confusion, figures, threshold
+from train_lib.tasks.common import confusion, threshold
 
 LETTERS = "abcdefgh"
 
@@ -53,8 +52,8 @@ def test_two_classes_have_the_sums_of_a_logit_and_nothing_else():
     task, targets_N, outputs_NxC = drawn(0, 2, 9)
     assert targets_N.dtype == np.float32
     sums = task.sums(outputs_NxC, targets_N, np.ones(9, np.float32))
-    assert list(sums) == ["correct"]
-    assert sums["correct"] == np.sum((outputs_NxC[:, 0] > 0) == (targets_N > 0.5))
+    assert list(sums) == ["accuracy"]
+    assert sums["accuracy"] == np.sum((outputs_NxC[:, 0] > 0) == (targets_N > 0.5))
     sums = jax.make_jaxpr(task.sums)(outputs_NxC, targets_N, np.ones(9, np.float32))
     assert str(sums).count(" gt ") == 2  # One for the logit, one for the label.
 
@@ -103,15 +102,6 @@ def test_figures_of_probabilities_are_those_of_scikit_learn(seed, count, items):
         assert found["auroc"] == pytest.approx(expected)
         expected = sklearn.metrics.brier_score_loss(right_N, shares_NxC, scale_by_half=False)
         assert found["brier"] == pytest.approx(expected)
-
-
-@pytest.mark.parametrize("items", [3, 40, 1_000])
-def test_the_calibration_error_is_that_of_the_statistics(items):
-    rng = np.random.default_rng(items)
-    probabilities_N = np.round(rng.uniform(size=items), 2)
-    came_N = rng.uniform(size=items) < probabilities_N
-    found = figures.calibration_error(probabilities_N, came_N)
-    assert found == pytest.approx(statistics.reliability(probabilities_N, came_N).ece)
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "macro_f1"])

@@ -11,6 +11,7 @@ import pytest
 from flax import nnx
 from jax.sharding import AxisType
 
+from tests.marks import slow
 from tests.train_lib import cases
 from tests.train_lib.cases import CASES, FEW, Case
 from train_lib import run
@@ -143,7 +144,7 @@ def assert_same_training(case, *trainers):
 
 
 @pytest.mark.parametrize("name", ["lstm", "bilstm", "stacked"])
-@pytest.mark.parametrize("treatment", ["exact", "tutorial"])
+@pytest.mark.parametrize("treatment", ["exact", slow("tutorial")])
 def test_every_parameter_moves_in_one_step(name, treatment):
     trainer = of_config(name, treatment)
     before = trainer.leaves()
@@ -165,7 +166,7 @@ def test_a_small_batch_is_learned_by_heart(name):
     assert result["loss"] < 0.05
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", FEW)
 def test_devices_blocks_and_widths_do_not_matter(case):
     """Nor does the padding, of which there is more in the one than in the other."""
     spread = {"num_devices": 1, "max_rows": 2, "widths": (5, WIDTH)}
@@ -202,7 +203,7 @@ def test_padding_company_and_order_do_not_matter_to_an_answer(case):
     assert_same_kept(alone, {name: of[:, one] for name, of in expected.kept.items()})
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", FEW)
 def test_a_step_is_that_of_a_loop_over_examples_without_padding(case):
     """Empty rows count for nothing, nor do items without a label; dropout is each example's own."""
     task, trainer, split = cases.task_of(case), of_case(case), cases.split_of(case, EXAMPLES)
@@ -329,7 +330,7 @@ def test_what_is_dropped_does_not_depend_on_devices_and_blocks():
     assert_same_training(Case("two", "tokens"), make(num_devices=1), make(max_rows=1))
 
 
-@pytest.mark.parametrize("name", DROPS)
+@pytest.mark.parametrize("name", [slow(name) if name != "weight_drop" else name for name in DROPS])
 def test_drops_differ_from_step_to_step_and_seed_to_seed_and_not_in_evaluation(name):
     trainer, again, other, plain = (
         of_config("lstm", learning_rate=1e-12, seeds=(seed,), model={name: rate})
