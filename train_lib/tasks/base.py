@@ -136,9 +136,9 @@ class Task:
         A subclass whose figures are no means adds them to these.
         """
         return {
-            name: share(total, sums["weight"])
-            for name, total in sums.items()
-            if name != "weight" and np.ndim(total) == 0
+            name: share(sums[name], sums["weight"])
+            for name in dict.fromkeys(("loss", *sums))
+            if name != "weight" and np.ndim(sums[name]) == 0
         }
 
     def kept(self, outputs_NxC: Array) -> dict[str, Array]:
