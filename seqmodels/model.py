@@ -1,5 +1,6 @@
 """Inputs, encoder, head."""
 
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from seqmodels import arguments
+from seqmodels.cells import base
 from seqmodels.encoder import Encoder
 from seqmodels.heads import Head, SequenceHead
 from seqmodels.inputs import Inputs
@@ -111,6 +113,53 @@ class SequenceModel(nnx.Module):
             outputs = align_right(outputs, lengths_B)
         return arguments.nan_where_impossible(outputs, lengths_B, width, batch_axis=0)
 
+    def initial_carries(self, batch_size: int) -> list[base.Carry]:
+        """What `read_on` begins with: the carry of each layer, for every sequence of a batch.
+
+        Raises:
+            ValueError: a layer reads backwards, and so needs the end of a sequence first.
+        """
+        return self.encoder.initial_carries(batch_size)
+
+    def read_on(
+        self,
+        carries: Sequence[base.Carry],
+        x: Any,
+        lengths_B: Any = None,
+        *,
+        dropout_keys_B: jax.Array | None = None,
+        step_key: jax.Array | None = None,
+    ) -> tuple[jax.Array, list[base.Carry]]:
+        """As a call, for sequences that are read piece by piece.
+
+        Read in pieces, a sequence has the outputs of every step that it has read at once. A head
+        that pools answers for the last piece alone, unless it takes the last output.
+
+        Args:
+            carries: of each layer, from `initial_carries` or from the piece before.
+            x, lengths_B, dropout_keys_B, step_key: as in a call; padding comes after a sequence.
+
+        Returns:
+            The outputs, and the carries after each sequence's last step.
+
+        Raises:
+            ValueError: as in a call, or a layer reads backwards.
+        """
+        x = self.inputs.check(x)
+        batch_size, width = x.shape[:2]
+        self.encoder.check_reads_on()
+        arguments.check_keys(dropout_keys_B, "dropout_keys_B", (batch_size,))
+        arguments.check_keys(step_key, "step_key", ())
+        if lengths_B is None:
+            lengths_B = jnp.full(batch_size, width)
+        lengths_B = arguments.lengths(lengths_B, batch_size, width)
+        x_TxDxB = self.inputs.read(x, lengths_B, dropout_keys_B)
+        encoded, carries = self.encoder.encode_from(
+            carries, x_TxDxB, lengths_B, dropout_keys_B=dropout_keys_B, step_key=step_key
+        )
+        outputs = self.head.answer(encoded, lengths_B)
+        return arguments.nan_where_impossible(outputs, lengths_B, width, batch_axis=0), carries
+
     def _of_whole_rows(self, x, shared_steps, keys):
         """The outputs of rows that are read to their end."""
         batch_size, width = x.shape[:2]
@@ -125,7 +174,10 @@ class SequenceModel(nnx.Module):
 
     def _outputs(self, x, lengths_B, keys, starts=None):
         x_TxDxB = self.inputs.read(x, lengths_B, keys["dropout_keys_B"])
-        encoded = self.encoder.encode(x_TxDxB, lengths_B, starts=starts, **keys)
+        if starts is None:
+            encoded = self.encoder.encode(x_TxDxB, lengths_B, **keys)
+        else:
+            encoded, _ = self.encoder.encode_from(starts, x_TxDxB, lengths_B, **keys)
         return self.head.answer(encoded, lengths_B)
 
     @property
