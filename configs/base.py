@@ -59,7 +59,9 @@ def get_config(name: str, treatment: str) -> ConfigDict:
     config.data.text_column = ""  # that holds the inputs; empty: a guess, which is printed
     config.data.target_column = ""  # that holds the targets, or several: "a,b"; empty: a guess
     config.data.group_column = ""  # rows with the same value stay in one split; empty: none
-    config.data.text_rules = "keras"  # to split words: keras, or unicode, for any typography
+    config.data.text_rules = (
+        "keras"  # words by keras, or unicode (any typography); characters; bytes
+    )
     config.data.max_features = 5_000  # vocabulary size, the four reserved numbers included
     config.data.max_length_tokens = 0  # longer sequences keep their last steps; 0: all keep all
     config.data.standardize = False  # features of vectors, by their training mean and deviation
@@ -71,7 +73,7 @@ def get_config(name: str, treatment: str) -> ConfigDict:
     config.data.padding_side = "post" if treatment == "exact" else "pre"  # after or before
 
     config.task = ConfigDict()
-    config.task.name = "classes"  # classes, labels, numbers, tags; or path/to/mine.py
+    config.task.name = "classes"  # classes, labels, numbers, tags, next_token; or path/to/mine.py
     config.task.options = ""  # of its `of_targets` beside the fields below, as in "alpha=2.0"
     config.task.metric = ""  # that decides which epoch or model is better; empty: the task's own
     config.task.class_weights = ""  # in the training loss: balanced, or a JSON object
@@ -83,6 +85,9 @@ def get_config(name: str, treatment: str) -> ConfigDict:
     config.train.learning_rate = 1e-3  # of Adam
     config.train.clip_norm = 0.0  # length to which longer gradients are shortened; 0: none is
     config.train.adam_epsilon = 1e-7  # of Adam, added as Keras does: to the uncorrected root
+    # Of a language model: texts are joined and read in rows of so many steps, a batch being
+    # batch_size rows; the state is kept from one batch to the next. 0: each text is a sequence.
+    config.train.stream_steps = 0
     config.train.checkpoint_every_seconds = 60.0  # between checkpoints; 0: no limit of seconds
     config.train.checkpoint_every_steps = 0  # between checkpoints; 0: no limit of steps
     config.train.checkpoints_kept = 2  # of those of a run, the last ones

@@ -14,7 +14,7 @@ from train_lib.data import finding
 from train_lib.data import loading as data_loading
 from train_lib.data.dataset import Dataset
 from train_lib.data.inputs import Inputs, Tokens, Vectors
-from train_lib.data.vocabulary import UNKNOWN
+from train_lib.data.vocabulary import END, UNKNOWN
 from train_lib.errors import Diverged, UserError
 from train_lib.records import curves, description, predictions, report, weights
 from train_lib.records.folder import RunFolder
@@ -114,7 +114,9 @@ def _run(
     if evaluate_test:
         with stopwatch.phase("evaluate"):
             params_K = fitted.training.state.params
-            evaluations["test"] = program.evaluate(params_K, data.test, widths)
+            # A stream is tested in one piece.
+            rows = 1 if program.treatment.reads_on else None
+            evaluations["test"] = program.evaluate(params_K, data.test, widths, rows)
     return _report(config, data, task, program, fitted, evaluations, folder, stopwatch)
 
 
@@ -176,19 +178,49 @@ def load_data(config: ConfigDict, *, joined: bool = False) -> tuple[Dataset, Tas
     options = _options(config.data.source_options, "source")
     source = finding.find(config.data.source, config.data.to_dict(), options)
     given = {name: config.data[name] for name in data_loading.DataSettings._fields}
-    data = data_loading.load(source, data_loading.DataSettings(**given), joined=joined)
+    task_class = _task_class(config)
+    data = data_loading.load(
+        source,
+        data_loading.DataSettings(**given),
+        joined=joined,
+        labelled=not task_class.predicts_inputs,
+    )
+    tokens = None
+    if task_class.predicts_inputs:
+        tokens = _tokens(data.inputs)
+        end = None if config.train.stream_steps else END
+        data = data.map(lambda split: split.with_next_tokens(end))
+        if config.train.stream_steps:
+            data = data.map(lambda split: split.in_blocks(config.train.stream_steps))
     fields = {name: config.task[name] for name in config.task if name not in ("name", "options")}
     defaults = {name: settings.DEFAULTS[f"task.{name}"] for name in fields}
     try:
         options = _options(config.task.options, "task")
         if data.target_names and "names" in tasks.option_names(tasks.find(config.task.name)):
             options = {"names": list(data.target_names)} | options
-        task = tasks.make(config.task.name, data.train.targets, fields, defaults, options)
+        task = tasks.make(config.task.name, data.train.targets, fields, defaults, options, tokens)
     except tasks.BadTarget as error:
         raise data.train.refused(error) from error
     except ValueError as error:
         raise UserError(f"config.task cannot be used: {error}.") from error
-    return data.encoded(task), task
+    return data if tokens else data.encoded(task), task
+
+
+def _task_class(config: ConfigDict) -> type[Task]:
+    try:
+        return tasks.find(config.task.name)
+    except ValueError as error:
+        raise UserError(f"config.task cannot be used: {error}.") from error
+
+
+def _tokens(inputs: Inputs) -> list[tuple[str, int | None]]:
+    """What is predicted where the next input is."""
+    if isinstance(inputs, Vectors):
+        raise UserError(
+            "config.task predicts the next token, and the inputs are vectors; it needs texts or "
+            "token numbers."
+        )
+    return inputs.tokens
 
 
 def _options(text: str, what: str) -> dict[str, Any]:
@@ -201,7 +233,9 @@ def _options(text: str, what: str) -> dict[str, Any]:
 
 def treatment_of(config: ConfigDict) -> Treatment:
     """How sequences of different lengths share a batch."""
-    return Treatment(config.data.mask_padding, config.data.padding_side)
+    return Treatment(
+        config.data.mask_padding, config.data.padding_side, config.train.stream_steps > 0
+    )
 
 
 def seeds_asked(config: ConfigDict) -> Sequence[int]:
@@ -224,7 +258,8 @@ def build_models(
     elif isinstance(inputs, Tokens):
         sizes = {"vocabulary_size": inputs.size}
     else:
-        sizes = {"vocabulary_size": config.data.max_features, "unknown_token": UNKNOWN}
+        size = task.num_outputs if task.predicts_inputs else config.data.max_features
+        sizes = {"vocabulary_size": size, "unknown_token": UNKNOWN}
     try:
         model["cell_options"] = _options(model["cell_options"], "cell")
         return factory.build_all(

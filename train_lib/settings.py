@@ -167,6 +167,7 @@ RULES: dict[str, Rule] = {
     "train.learning_rate": _POSITIVE,
     "train.clip_norm": _number(lambda norm: norm >= 0, "a number of at least 0"),
     "train.adam_epsilon": _POSITIVE,
+    "train.stream_steps": _integer(0),
     "train.checkpoint_every_seconds": _number(lambda s: s >= 0, "a number of at least 0"),
     "train.checkpoint_every_steps": _integer(0),
     "train.checkpoints_kept": _integer(1),
@@ -229,6 +230,9 @@ def _conflicts(config: ConfigDict) -> Iterator[str]:
             f"{model.direction!r}: a layer of one direction has nothing to merge"
         )
 
+    if config.train.stream_steps:
+        yield from _conflicts_with_streams(config)
+
     of_source = finding.fields_of(config.data.source)
     for field in ("dir", "archive", "text_column", "target_column", "group_column"):
         value = config.data[field]
@@ -237,6 +241,27 @@ def _conflicts(config: ConfigDict) -> Iterator[str]:
                 f"config.data.{field} = {value!r} does nothing where config.data.source = "
                 f"{config.data.source!r}, which does not read it"
             )
+
+
+def _conflicts_with_streams(config: ConfigDict) -> Iterator[str]:
+    stream = f"config.train.stream_steps = {config.train.stream_steps}"
+    if config.model.direction != "forward":
+        yield (
+            f"{stream} keeps the state from one batch to the next, and a layer that reads backwards "
+            "needs the end of a text first; config.model.direction must be forward"
+        )
+    if not config.data.mask_padding or config.data.padding_side != "post":
+        yield (
+            f"{stream} has no padding to treat; config.data.mask_padding must be True and "
+            "config.data.padding_side post"
+        )
+    if config.model.learned_initial_state:
+        yield (
+            f"{stream} reads on from the batch before, so that no gradient reaches an initial "
+            "state; config.model.learned_initial_state must be False"
+        )
+    if config.data.max_length_tokens:
+        yield f"{stream} joins all texts; config.data.max_length_tokens must be 0"
 
 
 def _tell(problems: Iterable[str]) -> None:

@@ -105,7 +105,7 @@ def write_run(tmp_path):
         noise_KxN = [np.random.default_rng([draw, seed]).normal(0, 1, items) for seed in seeds]
         outputs = outputs_of(kind, split.targets, margin_N + np.array(noise_KxN), rng)
         kept_K = [
-            {key: np.asarray(value) for key, value in task.kept(outputs_NxC).items()}
+            {key: np.asarray(value) for key, value in task.kept(outputs_NxC, split.targets).items()}
             for outputs_NxC in outputs.astype(np.float32)
         ]
         each = [task.measure(outputs_NxC, split.targets) for outputs_NxC in outputs]

@@ -40,13 +40,16 @@ class DataSettings(NamedTuple):
     standardize: bool = False
 
 
-def load(source: Source, settings: DataSettings, *, joined: bool = False) -> Dataset:
+def load(
+    source: Source, settings: DataSettings, *, joined: bool = False, labelled: bool = True
+) -> Dataset:
     """Reads a source, or what was made of it before.
 
     Args:
         source: of the examples.
         settings: how they become a data set.
         joined: whether the validation examples are among the training examples, and nowhere else.
+        labelled: whether examples must have targets.
 
     Raises:
         UserError: examples are missing or cannot be used; the message says which and where.
@@ -55,10 +58,12 @@ def load(source: Source, settings: DataSettings, *, joined: bool = False) -> Dat
     del shaping["max_length_tokens"]
     if joined:
         shaping["joined"] = True
+    if not labelled:
+        shaping["labelled"] = False
     path = cache.path(source.name, {"source": source.identity(), "code": _code(source)} | shaping)
     dataset = cache.read(path)
     if dataset is None:
-        dataset = build(source, settings, joined=joined)
+        dataset = build(source, settings, joined=joined, labelled=labelled)
         cache.write(path, dataset)
     _check_settings(dataset.inputs, settings, source.name)
     return dataset.map(lambda split: split.last_steps(settings.max_length_tokens))
@@ -89,7 +94,9 @@ def _check_settings(kind: Inputs, settings: DataSettings, name: str) -> None:
             )
 
 
-def build(source: Source, settings: DataSettings, *, joined: bool = False) -> Dataset:
+def build(
+    source: Source, settings: DataSettings, *, joined: bool = False, labelled: bool = True
+) -> Dataset:
     """Reads, draws and encodes."""
     names = source.splits()
     if unknown := set(names) - {*SPLITS, UNLABELLED}:
@@ -99,7 +106,11 @@ def build(source: Source, settings: DataSettings, *, joined: bool = False) -> Da
         )
     if "train" not in names:
         raise UserError(f"{source.name} has no split to train on.")
-    pools = {split: check(source.read(split), split) for split in SPLITS if split in names}
+    pools = {
+        split: check(source.read(split), split, labelled=labelled)
+        for split in SPLITS
+        if split in names
+    }
     kinds = {split: inputs.kind_of(pool.inputs[0]) for split, pool in pools.items()}
     if len(set(kinds.values())) > 1:
         shown = ", ".join(f"{kind} in {split}" for split, kind in kinds.items())

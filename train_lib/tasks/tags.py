@@ -117,7 +117,7 @@ class Tags(base.Task):
     def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, float]:
         return {**super().metrics(sums), **confusion.macro_f1(sums)}
 
-    def kept(self, outputs_NxC: Array) -> dict[str, Array]:
+    def kept(self, outputs_NxC: Array, targets_N: Array) -> dict[str, Array]:
         """The number of the class that is answered, int32, and its probability."""
         answers_N = jnp.argmax(outputs_NxC, -1).astype(jnp.int32)
         probabilities_N = jnp.exp(jnp.max(jax.nn.log_softmax(outputs_NxC, -1), -1))

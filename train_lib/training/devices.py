@@ -99,6 +99,12 @@ def spread_seeds(arrays_K, mesh: Mesh):
     return jax.tree.map(lambda array_K: put(array_K, by_seed), arrays_K)
 
 
+def spread_rows(arrays_K, mesh: Mesh):
+    """Arrays with axes of seeds and of blocks in front, each block on its device."""
+    by_block = NamedSharding(mesh, PartitionSpec("seed", "batch"))
+    return jax.tree.map(lambda array_K: put(array_K, by_block), arrays_K)
+
+
 def put(array, sharding: Sharding) -> jax.Array:
     """An array that all processes have, on devices of all of them.
 

@@ -47,7 +47,13 @@ def start(program: Program, seeds: Sequence[int]) -> Start:
         state_lib.create(program.params_K, program.optimizer, seeds),
         jax.tree.map(jnp.copy, program.params_K),  # The state gives its memory away.
     )
-    return Start(devices.spread_seeds(training, program.mesh), Position.first(len(seeds)))
+    training = devices.spread_seeds(training, program.mesh)
+    return Start(_at_start(training, program), Position.first(len(seeds)))
+
+
+def _at_start(training: Training, program: Program) -> Training:
+    """The same before the first step of an epoch: what reads on begins anew."""
+    return training._replace(state=training.state._replace(carries=program.first_carries()))
 
 
 def fit(
@@ -83,6 +89,7 @@ def fit(
     divergence = Divergence(seeds, position)
     on_device = devices.replicate(DeviceSplit.of(train, program.task), program.mesh)
     batch_size, lengths = program.batch_size, train.lengths
+    sorted_by = None if program.treatment.reads_on else lengths
     num_plans = -(-len(train) // batch_size)
     # A call of many seeds takes fewer steps, so that it is over as soon.
     steps_a_call = max(1, STEPS_A_CALL * program.mesh.shape["seed"] // len(seeds))
@@ -96,6 +103,8 @@ def fit(
         hook.before(moment())
     while position.epoch <= num_epochs:
         epoch = position.epoch
+        if position.steps == 0:
+            training = _at_start(training, program)
         plans_K = [
             batching.plans(
                 lengths, program.treatment, batch_size, np.random.default_rng([seed, epoch])
@@ -107,7 +116,7 @@ def fit(
                 next_ones = slice(position.steps, position.steps + steps_a_call)
                 places = np.stack(
                     [
-                        program.layout.place_all(plans[next_ones], lengths, steps_a_call)
+                        program.layout.place_all(plans[next_ones], sorted_by, steps_a_call)
                         for plans in plans_K
                     ]
                 )

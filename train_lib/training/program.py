@@ -46,6 +46,7 @@ def compile_steps(learner: Learner, mesh: Mesh, seeds_at_once: int = 1) -> Compi
         seeds_at_once: of a device's seeds, by `vmap`; one group of so many after the other.
     """
     whole, of_seed = PartitionSpec(), PartitionSpec("seed")
+    of_state = TrainState(*[of_seed] * 4, carries=PartitionSpec("seed", "batch"))
     of_rows, of_seed_and_rows = PartitionSpec(None, "batch"), PartitionSpec("seed", None, "batch")
     on_devices = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
 
@@ -66,19 +67,18 @@ def compile_steps(learner: Learner, mesh: Mesh, seeds_at_once: int = 1) -> Compi
             return of_each_seed(one_seed, state_K, places_KxSxPxNxR)
 
         return on_devices(
-            on_device, in_specs=(of_seed, whole, of_seed_and_rows, whole), out_specs=of_seed
+            on_device,
+            in_specs=(of_state, whole, of_seed_and_rows, whole),
+            out_specs=(of_state, of_seed),
         )(state_K, split, places_KxSxPxNxR, num_steps)
 
     @functools.partial(jax.jit, static_argnums=3)
     def evaluate(params_K, split, places_SxPxNxR, widths):
         def on_device(params_K, split, places_SxPxNxR):
-            shape = places_SxPxNxR.shape
-
             def one_seed(params):
-                places_MxR = places_SxPxNxR.reshape(-1, shape[-1])
-                kept, sums = learner.evaluate(params, places_MxR, split, widths, "batch")
-                kept = {name: rows.reshape(*shape, *rows.shape[2:]) for name, rows in kept.items()}
-                return kept, sums
+                places_SxNxR = places_SxPxNxR[:, 0]  # Of this device.
+                kept, sums = learner.evaluate(params, places_SxNxR, split, widths, "batch")
+                return {name: rows[:, None] for name, rows in kept.items()}, sums
 
             return of_each_seed(one_seed, params_K)
 
@@ -142,11 +142,23 @@ class Program:
         self.task, self.treatment, self.batch_size = task, treatment, batch_size
         self.optimizer = optax.identity() if optimizer is None else optimizer
         self.num_seeds = len(models)
-        graphdef, self.params_K = state.split(models)
+        self._graphdef, self.params_K = state.split(models)
         self.mesh = devices.mesh(len(models))
         self.layout = devices.layout(batch_size, self.mesh)
-        learner = Learner(graphdef, task, self.optimizer, treatment)
+        learner = Learner(self._graphdef, task, self.optimizer, treatment)
         self.compiled = compile_steps(learner, self.mesh, _seeds_at_once(models, self.mesh))
+
+    def first_carries(self) -> Any:
+        """What each row of a batch begins to read with, `[K, P * N, ...]`; None: none reads on."""
+        if not self.treatment.reads_on:
+            return None
+        shape = self.num_seeds, self.layout.devices * self.layout.blocks
+        model = nnx.merge(self._graphdef, jax.tree.map(lambda leaf_K: leaf_K[0], self.params_K))
+        carries = jax.tree.map(
+            lambda leaf: np.broadcast_to(leaf, (*shape, *leaf.shape)),
+            model.initial_carries(self.layout.rows),
+        )
+        return devices.spread_rows(carries, self.mesh)
 
     def evaluate(
         self,
@@ -166,7 +178,8 @@ class Program:
         split, batch_size = split.last_steps(widths[-1]), batch_size or self.batch_size
         plans = batching.plans(split.lengths, self.treatment, batch_size)
         layout = devices.layout(batch_size, self.mesh)
-        places = layout.place_all(plans, split.lengths, len(plans))
+        lengths = None if self.treatment.reads_on else split.lengths
+        places = layout.place_all(plans, lengths, len(plans))
         on_device = devices.replicate(DeviceSplit.of(split, self.task), self.mesh)
         kept, sums_K = self.compiled.evaluate(
             params_K, on_device, devices.spread(places, self.mesh), widths

@@ -19,12 +19,15 @@ class TrainState(NamedTuple):
         params: the model's `nnx.Param`s.
         opt_state: the optimiser's.
         key: of the run's dropout; the step is folded into it.
+        carries: of a model that reads on, what `SequenceModel.read_on` gave after the last step:
+            of each layer, with an axis of blocks in front of each leaf. None: it does not.
     """
 
     step: jax.Array
     params: nnx.State
     opt_state: optax.OptState
     key: jax.Array
+    carries: Any = None
 
 
 def split(models: Sequence[nnx.Module]) -> tuple[nnx.GraphDef[Any], nnx.State]:
@@ -36,7 +39,7 @@ def split(models: Sequence[nnx.Module]) -> tuple[nnx.GraphDef[Any], nnx.State]:
 def create(
     params_K: nnx.State, optimizer: optax.GradientTransformation, seeds: Sequence[int]
 ) -> TrainState:
-    """The state of K seeds before the first step."""
+    """The state of K seeds before the first step, without what a model reads on from."""
     return TrainState(
         step=jnp.zeros(len(seeds), jnp.int32),
         params=params_K,

@@ -66,9 +66,10 @@ class Learner(NamedTuple):
             key = jax.random.fold_in(state.key, state.step)
             # Every device works through its own rows, and only then are the sums added up, so that
             # no loop over time waits for another device.
-            gradient, sums = jax.lax.psum(
-                self._gradient(state.params, split, places_SxNxR[number], widths, key), axis
+            gradient, sums, carries = self._gradient(
+                state.params, state.carries, split, places_SxNxR[number], widths, key
             )
+            gradient, sums = jax.lax.psum((gradient, sums), axis)
             items = sums["weight"]
             if split.weights is not None:  # A batch may have no label at all.
                 items = jnp.maximum(items, 1)
@@ -79,7 +80,7 @@ class Learner(NamedTuple):
             updates, opt_state = self.optimizer.update(gradient, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
             sums_S = jax.tree.map(lambda all_S, one: all_S.at[number].set(one), sums_S, sums)
-            return TrainState(state.step + 1, params, opt_state, state.key), sums_S
+            return TrainState(state.step + 1, params, opt_state, state.key, carries), sums_S
 
         sums = self._shapes(places_SxNxR[0, 0], split, widths[0])
         sums_S = jax.tree.map(lambda one: jnp.zeros((len(places_SxNxR), *one.shape)), sums)
@@ -88,26 +89,51 @@ class Learner(NamedTuple):
     def evaluate(
         self,
         params: nnx.State,
-        places_MxR: jax.Array,
+        places_SxNxR: jax.Array,
         split: DeviceSplit,
         widths: tuple[int, ...],
         axis: str,
     ) -> tuple[dict[str, jax.Array], Sums]:
-        """What the task keeps of every row, `[M, R, ...]`, and the sums over all devices' rows.
+        """What the task keeps of every row, `[S, N, R, ...]`, and the sums of all devices' rows.
 
-        What is kept of steps, `[M, R, T, ...]`, is zero after the width of their block.
+        What is kept of steps, `[S, N, R, T, ...]`, is zero after the width of their block.
         """
+        num_steps, num_blocks = places_SxNxR.shape[:2]
+        if self.treatment.reads_on:
+            found = [
+                self._kept_of_stream(params, places_SxNxR[:, number], split, widths)
+                for number in range(num_blocks)
+            ]
+            kept_NxS, sums_NxS = jax.tree.map(lambda *of: jnp.stack(of), *found)
+            kept = jax.tree.map(lambda of_NxS: of_NxS.swapaxes(0, 1), kept_NxS)
+            sums = jax.tree.map(lambda of_NxS: jnp.sum(of_NxS, (0, 1)), sums_NxS)
+            return kept, jax.lax.psum(sums, axis)
 
         def block(rows_R):
             return self._at_width_of(
                 rows_R,
                 split,
                 widths,
-                lambda width: self._kept(params, split, rows_R, width, widths),
+                lambda width: self._kept(params, split, rows_R, width, widths)[0],
             )
 
+        places_MxR = places_SxNxR.reshape(-1, places_SxNxR.shape[-1])
         kept, sums_M = jax.lax.map(block, places_MxR)
+        kept = {
+            name: rows_M.reshape(num_steps, num_blocks, *rows_M.shape[1:])
+            for name, rows_M in kept.items()
+        }
         return kept, jax.lax.psum(jax.tree.map(lambda all_M: jnp.sum(all_M, 0), sums_M), axis)
+
+    def _kept_of_stream(self, params, places_SxR, split, widths):
+        """What is kept of rows that read on, and their sums, of each step."""
+
+        def read_on(carries, rows_R):
+            kept, carries = self._kept(params, split, rows_R, widths[-1], widths, carries)
+            return carries, kept
+
+        model = nnx.merge(self.graphdef, params)
+        return jax.lax.scan(read_on, model.initial_carries(places_SxR.shape[-1]), places_SxR)[1]
 
     def _at_width_of(self, rows_R, split, widths, function):
         """`function(width)` for the smallest of the widths that the rows' sequences fit in."""
@@ -116,26 +142,36 @@ class Learner(NamedTuple):
         number = jnp.searchsorted(jnp.array(widths), recurrence.longest(lengths_R))
         return jax.lax.switch(number, [functools.partial(function, width) for width in widths])
 
-    def _gradient(self, params, split, rows_NxR, widths, step_key):
-        """The gradient of the loss summed over the items, and the sums."""
+    def _gradient(self, params, carries, split, rows_NxR, widths, step_key):
+        """The gradient of the loss summed over the items, the sums, and the last carries.
 
-        def add_block(number, total):
-            rows_R = rows_NxR[number]
+        No gradient goes back further than to the `carries`: backpropagation through time is
+        truncated there (Williams and Peng, Neural Computation 2, 1990).
+        """
+
+        def add_block(number, loop):
+            total, carries = loop
+            rows_R, starts = rows_NxR[number], jax.tree.map(lambda all_N: all_N[number], carries)
 
             def block(width):
                 def loss(params):
-                    outputs, batch = self._outputs(params, split, rows_R, width, step_key)
+                    outputs, batch, ends = self._outputs(
+                        params, split, rows_R, width, step_key, starts
+                    )
                     sums = self._sums(outputs, batch, training=True)
-                    return sums["loss"], sums
+                    return sums["loss"], (sums, ends)
 
                 return jax.grad(loss, has_aux=True)(params)
 
-            of_block = self._at_width_of(rows_R, split, widths, block)
-            return jax.tree.map(jnp.add, total, of_block)
+            gradient, (sums, ends) = self._at_width_of(rows_R, split, widths, block)
+            total = jax.tree.map(jnp.add, total, (gradient, sums))
+            carries = jax.tree.map(lambda all_N, one: all_N.at[number].set(one), carries, ends)
+            return total, carries
 
         sums = self._shapes(rows_NxR[0], split, widths[0])
         zero = jax.tree.map(lambda one: jnp.zeros(one.shape, one.dtype), (params, sums))
-        return jax.lax.fori_loop(0, len(rows_NxR), add_block, zero)
+        (gradient, sums), carries = jax.lax.fori_loop(0, len(rows_NxR), add_block, (zero, carries))
+        return gradient, sums, carries
 
     def _shapes(self, rows_R, split, width) -> Sums:
         """The shapes of the sums. The model, which takes long to trace, is not asked for them."""
@@ -151,9 +187,11 @@ class Learner(NamedTuple):
         side, per_step = self.treatment.padding_side, self.task.per_step
         return batching.gather(split, rows_R, width, side, per_step=per_step)
 
-    def _outputs(self, params, split, rows_R, width, step_key=None) -> tuple[jax.Array, Batch]:
-        """The model's outputs of every item, `[I, C]`, and the batch that they are of."""
-        mask_padding, padding_side = self.treatment
+    def _outputs(
+        self, params, split, rows_R, width, step_key=None, carries=None
+    ) -> tuple[jax.Array, Batch, Any]:
+        """The model's outputs of every item, `[I, C]`, the batch, and the carries after it."""
+        mask_padding, padding_side, reads_on = self.treatment
         batch = self._batch(split, rows_R, width)
         keys = {}
         if step_key is not None:
@@ -161,17 +199,21 @@ class Learner(NamedTuple):
                 "dropout_keys_B": jax.vmap(jax.random.fold_in, (None, 0))(step_key, rows_R),
                 "step_key": jax.random.fold_in(step_key, _NO_EXAMPLE_NUMBER),
             }
+        model = nnx.merge(self.graphdef, params)
+        if reads_on:
+            outputs, carries = model.read_on(carries, batch.inputs, batch.lengths_B, **keys)
+            return outputs.reshape(-1, outputs.shape[-1]), batch, carries
         shared_steps = None
         if not mask_padding and padding_side == "pre" and not self.task.per_step:
             shared_steps = width - jnp.maximum(recurrence.longest(batch.lengths_B), 1)
-        outputs = nnx.merge(self.graphdef, params)(
+        outputs = model(
             batch.inputs,
             batch.lengths_B if mask_padding else None,
             padding_side=padding_side,
             shared_steps=shared_steps,
             **keys,
         )
-        return outputs.reshape(-1, outputs.shape[-1]), batch
+        return outputs.reshape(-1, outputs.shape[-1]), batch, None
 
     def _sums(self, outputs_IxC, batch: Batch, *, training: bool) -> Sums:
         loss = self.task.training_loss if training else self.task.loss
@@ -181,16 +223,16 @@ class Learner(NamedTuple):
             "weight": jnp.sum(batch.weights_I),
         }
 
-    def _kept(self, params, split, rows_R, width, widths) -> tuple[dict[str, Any], Sums]:
-        """What the task keeps of each of R rows, and their sums."""
-        outputs_IxC, batch = self._outputs(params, split, rows_R, width)
-        kept = self.task.kept(outputs_IxC)
+    def _kept(self, params, split, rows_R, width, widths, carries=None):
+        """What the task keeps of each of R rows and their sums, and the carries after them."""
+        outputs_IxC, batch, carries = self._outputs(params, split, rows_R, width, carries=carries)
+        kept = self.task.kept(outputs_IxC, batch.targets)
         if self.task.per_step:
             kept = {
                 name: self._rows(items_I, batch.lengths_B, width, widths[-1])
                 for name, items_I in kept.items()
             }
-        return kept, self._sums(outputs_IxC, batch, training=False)
+        return (kept, self._sums(outputs_IxC, batch, training=False)), carries
 
     def _rows(self, items_I, lengths_B, width: int, widest: int) -> jax.Array:
         """What there is of every step, `[I, ...]`, as rows `[R, T, ...]`, each from its start."""

@@ -44,7 +44,8 @@ class Case(NamedTuple):
         return np.asarray(self.task.zero_unlabelled(self.targets_N))
 
     def kept(self, outputs_NxC: np.ndarray | None = None) -> Kept:
-        kept = self.task.kept(self.outputs_NxC if outputs_NxC is None else outputs_NxC)
+        outputs_NxC = self.outputs_NxC if outputs_NxC is None else outputs_NxC
+        kept = self.task.kept(outputs_NxC, self.zeroed_N)
         return {name: np.asarray(array) for name, array in kept.items()}
 
     def sums(self, items: Any = slice(None)) -> dict[str, np.ndarray]:
@@ -155,8 +156,9 @@ def compiled_functions_agree(case: Case) -> None:
     task, targets_N = case.task, jnp.asarray(case.targets_N)
 
     def everything(outputs_NxC):
-        losses_N = task.training_loss(outputs_NxC, task.zero_unlabelled(targets_N))
-        return task.all_sums(outputs_NxC, targets_N), task.kept(outputs_NxC), losses_N
+        zeroed_N = task.zero_unlabelled(targets_N)
+        losses_N = task.training_loss(outputs_NxC, zeroed_N)
+        return task.all_sums(outputs_NxC, targets_N), task.kept(outputs_NxC, zeroed_N), losses_N
 
     expected = everything(jnp.asarray(case.outputs_NxC))
     outputs_2xNxC = jnp.stack([case.outputs_NxC, case.outputs_NxC / 2])
@@ -195,7 +197,7 @@ def answers_are_written(case: Case) -> None:
     if not any(name.startswith("answer") for name in alone):
         raise CheckFailed(f"columns has no answer; it has {', '.join(alone)}")
     targets = [name for name in columns if name.startswith("target")]
-    if not targets or any(name.startswith("target") for name in alone):
+    if not (targets or task.predicts_inputs) or any(name.startswith("target") for name in alone):
         raise CheckFailed("columns must have a target where targets are given, and only there")
     for name, values in columns.items():
         if len(values) != examples:
@@ -203,7 +205,7 @@ def answers_are_written(case: Case) -> None:
         for one in values:
             if not isinstance(one, str | int | float | None):
                 raise CheckFailed(f"the column {name} has {_describe(one)}, {one!r}")
-    if columns[targets[0]][-1] is not None or columns[targets[0]][0] is None:
+    if targets and (columns[targets[0]][-1] is not None or columns[targets[0]][0] is None):
         raise CheckFailed("a target must be None where there is no label, and only there")
     lines = task.answer(kept, case.offsets)
     if len(lines) != examples or not all(isinstance(line, str) for line in lines):
