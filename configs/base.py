@@ -59,9 +59,8 @@ def get_config(name: str, treatment: str) -> ConfigDict:
     config.data.text_column = ""  # that holds the inputs; empty: a guess, which is printed
     config.data.target_column = ""  # that holds the targets, or several: "a,b"; empty: a guess
     config.data.group_column = ""  # rows with the same value stay in one split; empty: none
-    config.data.text_rules = (
-        "keras"  # words by keras, or unicode (any typography); characters; bytes
-    )
+    # What a text is split into: words by keras, or unicode for any typography; characters; bytes.
+    config.data.text_rules = "keras"
     config.data.max_features = 5_000  # vocabulary size, the four reserved numbers included
     config.data.max_length_tokens = 0  # longer sequences keep their last steps; 0: all keep all
     config.data.standardize = False  # features of vectors, by their training mean and deviation

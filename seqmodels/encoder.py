@@ -138,7 +138,7 @@ class Encoder(nnx.Module):
     ) -> tuple[tuple[Encoded, ...], list[base.Carry]]:
         """As `encode`, from the carry of each layer, and the carry of each after the last steps.
 
-        All layers run forwards: see `check_reads_on`. They are run by the loop, whatever the engine.
+        All layers run forwards (`check_reads_on`), by the loop, whatever the engine.
 
         Args:
             starts: for each layer the carry of every sequence, the batch being the last axis.

@@ -188,8 +188,7 @@ def load_data(config: ConfigDict, *, joined: bool = False) -> tuple[Dataset, Tas
     tokens = None
     if task_class.predicts_inputs:
         tokens = _tokens(data.inputs)
-        end = None if config.train.stream_steps else END
-        data = data.map(lambda split: split.with_next_tokens(end))
+        data = data.map(lambda split: split.with_next_tokens(end_of_text(config)))
         if config.train.stream_steps:
             data = data.map(lambda split: split.in_blocks(config.train.stream_steps))
     fields = {name: config.task[name] for name in config.task if name not in ("name", "options")}
@@ -204,6 +203,11 @@ def load_data(config: ConfigDict, *, joined: bool = False) -> tuple[Dataset, Tas
     except ValueError as error:
         raise UserError(f"config.task cannot be used: {error}.") from error
     return data if tokens else data.encoded(task), task
+
+
+def end_of_text(config: ConfigDict) -> int | None:
+    """What comes after a text that is a sequence of its own; None: it is a part of a stream."""
+    return None if config.train.stream_steps else END
 
 
 def _task_class(config: ConfigDict) -> type[Task]:

@@ -247,8 +247,8 @@ def _conflicts_with_streams(config: ConfigDict) -> Iterator[str]:
     stream = f"config.train.stream_steps = {config.train.stream_steps}"
     if config.model.direction != "forward":
         yield (
-            f"{stream} keeps the state from one batch to the next, and a layer that reads backwards "
-            "needs the end of a text first; config.model.direction must be forward"
+            f"{stream} keeps the state from one batch to the next, and a layer that reads "
+            "backwards needs the end of a text first; config.model.direction must be forward"
         )
     if not config.data.mask_padding or config.data.padding_side != "post":
         yield (

@@ -148,12 +148,16 @@ class Program:
         learner = Learner(self._graphdef, task, self.optimizer, treatment)
         self.compiled = compile_steps(learner, self.mesh, _seeds_at_once(models, self.mesh))
 
+    def model(self, params: nnx.State) -> nnx.Module:
+        """The model that has these parameters."""
+        return nnx.merge(self._graphdef, params)
+
     def first_carries(self) -> Any:
         """What each row of a batch begins to read with, `[K, P * N, ...]`; None: none reads on."""
         if not self.treatment.reads_on:
             return None
         shape = self.num_seeds, self.layout.devices * self.layout.blocks
-        model = nnx.merge(self._graphdef, jax.tree.map(lambda leaf_K: leaf_K[0], self.params_K))
+        model = self.model(jax.tree.map(lambda leaf_K: leaf_K[0], self.params_K))
         carries = jax.tree.map(
             lambda leaf: np.broadcast_to(leaf, (*shape, *leaf.shape)),
             model.initial_carries(self.layout.rows),

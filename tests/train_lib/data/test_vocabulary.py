@@ -15,6 +15,8 @@ from train_lib.data.vocabulary import (
     TEXT_RULES,
     UNKNOWN,
     Vocabulary,
+    bytes_of,
+    join_words,
     split_words,
     words_of,
 )
