@@ -13,6 +13,7 @@ from seqmodels.encoder import Encoder
 from seqmodels.heads import Head, SequenceHead
 from seqmodels.inputs import Inputs
 from seqmodels.pooling import Last
+from seqmodels.recurrence import Encoded
 
 PaddingSide = Literal["pre", "post"]
 
@@ -145,20 +146,47 @@ class SequenceModel(nnx.Module):
         Raises:
             ValueError: as in a call, or a layer reads backwards.
         """
+        encoded, carries, lengths_B = self.encode_from(
+            carries, x, lengths_B, dropout_keys_B=dropout_keys_B, step_key=step_key
+        )
+        outputs = self.head.answer(encoded, lengths_B)
+        width = jnp.shape(x)[1]
+        return arguments.nan_where_impossible(outputs, lengths_B, width, batch_axis=0), carries
+
+    def encode_from(
+        self,
+        carries: Sequence[base.Carry] | None,
+        x: Any,
+        lengths_B: Any = None,
+        *,
+        dropout_keys_B: jax.Array | None = None,
+        step_key: jax.Array | None = None,
+    ) -> tuple[tuple[Encoded, ...], list[base.Carry], jax.Array]:
+        """What the head answers from, for a head to be asked about some of the steps at a time.
+
+        Args:
+            carries: as in `read_on`; None: the sequences begin here.
+            x, lengths_B, dropout_keys_B, step_key: as in `read_on`.
+
+        Returns:
+            What each direction of the top layer makes of the batch, undefined after the longest
+            sequence; the carries after each sequence's last step, unless there were none before;
+            and the lengths as an array.
+
+        Raises:
+            ValueError: as in `read_on`.
+        """
         x = self.inputs.check(x)
         batch_size, width = x.shape[:2]
-        self.encoder.check_reads_on()
+        if carries is not None:
+            self.encoder.check_reads_on()
         arguments.check_keys(dropout_keys_B, "dropout_keys_B", (batch_size,))
         arguments.check_keys(step_key, "step_key", ())
         if lengths_B is None:
             lengths_B = jnp.full(batch_size, width)
         lengths_B = arguments.lengths(lengths_B, batch_size, width)
-        x_TxDxB = self.inputs.read(x, lengths_B, dropout_keys_B)
-        encoded, carries = self.encoder.encode_from(
-            carries, x_TxDxB, lengths_B, dropout_keys_B=dropout_keys_B, step_key=step_key
-        )
-        outputs = self.head.answer(encoded, lengths_B)
-        return arguments.nan_where_impossible(outputs, lengths_B, width, batch_axis=0), carries
+        keys = {"dropout_keys_B": dropout_keys_B, "step_key": step_key}
+        return *self._encode(x, lengths_B, keys, carries), lengths_B
 
     def _of_whole_rows(self, x, shared_steps, keys):
         """The outputs of rows that are read to their end."""
@@ -173,12 +201,14 @@ class SequenceModel(nnx.Module):
         return self._outputs(x, lengths_B - shared_steps, keys, starts)
 
     def _outputs(self, x, lengths_B, keys, starts=None):
+        encoded, _ = self._encode(x, lengths_B, keys, starts)
+        return self.head.answer(encoded, lengths_B)
+
+    def _encode(self, x, lengths_B, keys, starts):
         x_TxDxB = self.inputs.read(x, lengths_B, keys["dropout_keys_B"])
         if starts is None:
-            encoded = self.encoder.encode(x_TxDxB, lengths_B, **keys)
-        else:
-            encoded, _ = self.encoder.encode_from(starts, x_TxDxB, lengths_B, **keys)
-        return self.head.answer(encoded, lengths_B)
+            return self.encoder.encode(x_TxDxB, lengths_B, **keys), []
+        return self.encoder.encode_from(starts, x_TxDxB, lengths_B, **keys)
 
     @property
     def drops(self) -> bool:

@@ -11,13 +11,16 @@ from flax import nnx
 from seqmodels import recurrence
 from train_lib.tasks.base import Task
 from train_lib.training import batching
-from train_lib.training.batching import Batch, DeviceSplit, Treatment
+from train_lib.training.batching import EXACT, Batch, DeviceSplit, Treatment
 from train_lib.training.state import TrainState
 
 # S steps, N blocks of R rows: see `batching.Layout`.
 
 Sums = dict[str, Any]
 """Named sums over items: `loss`, `weight` (how many items there are), and what the task adds."""
+
+_MOST_OUTPUTS = 1 << 24
+"""Numbers that a model's outputs of steps have at once; of more, chunks of steps are computed."""
 
 _NO_EXAMPLE_NUMBER = 2**31  # So that the weights' masks have a key that is no example's.
 
@@ -155,10 +158,7 @@ class Learner(NamedTuple):
 
             def block(width):
                 def loss(params):
-                    outputs, batch, ends = self._outputs(
-                        params, split, rows_R, width, step_key, starts
-                    )
-                    sums = self._sums(outputs, batch, training=True)
+                    sums, _, ends = self._measured(params, split, rows_R, width, step_key, starts)
                     return sums["loss"], (sums, ends)
 
                 return jax.grad(loss, has_aux=True)(params)
@@ -187,22 +187,33 @@ class Learner(NamedTuple):
         side, per_step = self.treatment.padding_side, self.task.per_step
         return batching.gather(split, rows_R, width, side, per_step=per_step)
 
-    def _outputs(
+    def _measured(
         self, params, split, rows_R, width, step_key=None, carries=None
-    ) -> tuple[jax.Array, Batch, Any]:
-        """The model's outputs of every item, `[I, C]`, the batch, and the carries after it."""
-        mask_padding, padding_side, reads_on = self.treatment
-        batch = self._batch(split, rows_R, width)
+    ) -> tuple[Sums, dict[str, jax.Array], Any]:
+        """Of R rows the sums, what the task keeps of every item, and the carries after them.
+
+        Args:
+            step_key: of a step of training, in which nothing is kept; None: of evaluation.
+            carries: that the rows begin with, if they read on.
+        """
+        batch, training = self._batch(split, rows_R, width), step_key is not None
         keys = {}
-        if step_key is not None:
+        if training:
             keys = {
                 "dropout_keys_B": jax.vmap(jax.random.fold_in, (None, 0))(step_key, rows_R),
                 "step_key": jax.random.fold_in(step_key, _NO_EXAMPLE_NUMBER),
             }
         model = nnx.merge(self.graphdef, params)
-        if reads_on:
-            outputs, carries = model.read_on(carries, batch.inputs, batch.lengths_B, **keys)
-            return outputs.reshape(-1, outputs.shape[-1]), batch, carries
+        mask_padding, padding_side, reads_on = self.treatment
+        is_large = len(batch.weights_I) * self.task.num_outputs > _MOST_OUTPUTS
+        if reads_on or (is_large and self.task.per_step and self.treatment == EXACT):
+            encoded, ends, lengths_B = model.encode_from(
+                carries, batch.inputs, batch.lengths_B, **keys
+            )
+            if is_large:
+                return *self._in_chunks(model.head, encoded, batch, training), ends or None
+            outputs = model.head.answer(encoded, lengths_B)
+            return *self._of_outputs(outputs, batch, training), ends
         shared_steps = None
         if not mask_padding and padding_side == "pre" and not self.task.per_step:
             shared_steps = width - jnp.maximum(recurrence.longest(batch.lengths_B), 1)
@@ -213,7 +224,59 @@ class Learner(NamedTuple):
             shared_steps=shared_steps,
             **keys,
         )
-        return outputs.reshape(-1, outputs.shape[-1]), batch, None
+        return *self._of_outputs(outputs, batch, training), None
+
+    def _in_chunks(self, head, encoded, batch: Batch, training: bool):
+        """The same for some of the steps at a time, so that not all outputs are in memory.
+
+        In training each chunk's outputs are computed again for its gradient.
+        """
+        rows, width = batch.inputs.shape[:2]
+        steps = max(1, _MOST_OUTPUTS // (rows * self.task.num_outputs))
+        chunks = -(-width // steps)
+
+        def in_chunks(array_Tx):
+            """`[T, ...]` as `[chunks, steps, ...]`."""
+            padding = [(0, chunks * steps - width)] + [(0, 0)] * (array_Tx.ndim - 1)
+            return jnp.pad(array_Tx, padding).reshape(chunks, steps, *array_Tx.shape[1:])
+
+        def of_steps(items_I):
+            return in_chunks(items_I.reshape(rows, width, *items_I.shape[1:]).swapaxes(0, 1))
+
+        def of_chunk(chunk):
+            first, parts, targets, weights = chunk
+            outputs = head.answer(
+                [
+                    one._replace(sequence_TxHxB=part)
+                    for one, part in zip(encoded, parts, strict=True)
+                ],
+                jnp.clip(batch.lengths_B - first, 0, steps),
+            )
+            items = [one.swapaxes(0, 1).reshape(-1, *one.shape[2:]) for one in (targets, weights)]
+            return self._of_outputs(outputs, Batch(batch.inputs, batch.lengths_B, *items), training)
+
+        arrays = (
+            steps * jnp.arange(chunks), [in_chunks(one.sequence_TxHxB) for one in encoded],
+            of_steps(batch.targets), of_steps(batch.weights_I),
+        )  # fmt: skip
+        of_chunk = jax.checkpoint(of_chunk) if training else of_chunk
+        _, (sums_C, kept) = jax.lax.scan(lambda _, chunk: (None, of_chunk(chunk)), None, arrays)
+        sums = jax.tree.map(lambda all_C: jnp.sum(all_C, 0), sums_C)
+
+        def whole(kept_CxI):
+            """What was kept, in row-major order of rows and steps."""
+            kept = kept_CxI.reshape(chunks, rows, steps, *kept_CxI.shape[2:]).swapaxes(0, 1)
+            return kept.reshape(rows, chunks * steps, *kept.shape[3:])[:, :width].reshape(
+                rows * width, *kept.shape[3:]
+            )
+
+        return sums, {name: whole(kept_CxI) for name, kept_CxI in kept.items()}
+
+    def _of_outputs(self, outputs, batch: Batch, training: bool):
+        """The sums and, in evaluation, what is kept of every item."""
+        outputs_IxC = outputs.reshape(-1, outputs.shape[-1])
+        kept = {} if training else self.task.kept(outputs_IxC, batch.targets)
+        return self._sums(outputs_IxC, batch, training=training), kept
 
     def _sums(self, outputs_IxC, batch: Batch, *, training: bool) -> Sums:
         loss = self.task.training_loss if training else self.task.loss
@@ -225,14 +288,14 @@ class Learner(NamedTuple):
 
     def _kept(self, params, split, rows_R, width, widths, carries=None):
         """What the task keeps of each of R rows and their sums, and the carries after them."""
-        outputs_IxC, batch, carries = self._outputs(params, split, rows_R, width, carries=carries)
-        kept = self.task.kept(outputs_IxC, batch.targets)
+        sums, kept, carries = self._measured(params, split, rows_R, width, carries=carries)
         if self.task.per_step:
+            lengths_R = self._batch(split, rows_R, width).lengths_B
             kept = {
-                name: self._rows(items_I, batch.lengths_B, width, widths[-1])
+                name: self._rows(items_I, lengths_R, width, widths[-1])
                 for name, items_I in kept.items()
             }
-        return (kept, self._sums(outputs_IxC, batch, training=False)), carries
+        return (kept, sums), carries
 
     def _rows(self, items_I, lengths_B, width: int, widest: int) -> jax.Array:
         """What there is of every step, `[I, ...]`, as rows `[R, T, ...]`, each from its start."""

@@ -6,16 +6,18 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from jax.sharding import AxisType
 
 from seqmodels import factory
 from tests.train_lib.training.test_fitting import Watch, host
 from train_lib.data.dataset import Split
 from train_lib.tasks.next_token import NextToken
-from train_lib.training import devices, fitting
-from train_lib.training.batching import NO_EXAMPLE, Treatment, plan_stream
+from train_lib.training import devices, fitting, state, steps
+from train_lib.training.batching import EXACT, NO_EXAMPLE, DeviceSplit, Treatment, plan_stream
 from train_lib.training.fitting import Start
-from train_lib.training.program import Program
+from train_lib.training.program import Program, compile_steps
 from train_lib.training.state import Position
+from train_lib.training.steps import Learner
 
 TOKENS, STEPS, ROWS, SEEDS, EPOCHS = 9, 5, 6, (0, 1), 2
 STREAM = Treatment(reads_on=True)
@@ -119,7 +121,7 @@ def test_a_fit_is_truncated_backpropagation_by_hand():
 
     for number, model in enumerate(models_of()):
         params = nnx.split(model, nnx.Param)[1]
-        state = OPTIMIZER.init(params)
+        opt_state = OPTIMIZER.init(params)
         for _ in range(EPOCHS):
             carries = model.initial_carries(ROWS)
             for first in range(0, a_row, STEPS):
@@ -131,7 +133,7 @@ def test_a_fit_is_truncated_backpropagation_by_hand():
                 (_, carries), gradient = jax.value_and_grad(loss, has_aux=True)(
                     params, carries, padded[0], lengths_B, padded[1]
                 )
-                updates, state = OPTIMIZER.update(gradient, state)
+                updates, opt_state = OPTIMIZER.update(gradient, opt_state)
                 params = optax.apply_updates(params, updates)
         for one, other in zip(
             host(fitted.training.state.params), jax.tree.leaves(params), strict=True
@@ -174,3 +176,49 @@ def test_each_seed_and_any_number_of_devices_and_blocks_are_the_same(monkeypatch
     )
     for one, other in zip(host(fit().training.state.params), together, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("treatment", [STREAM, EXACT], ids=["a stream", "texts"])
+def test_outputs_of_some_steps_at_a_time_are_those_of_all(treatment, monkeypatch):
+    def everything():
+        program = program_of(models_of(), treatment=treatment)
+        fitted = fitting.fit(program, TRAIN, VALIDATION, seeds=SEEDS, num_epochs=1)
+        return host(fitted.training.state.params), fitted.validation
+
+    expected, validation = everything()
+    # Two steps of the three rows of a device; a block has five.
+    monkeypatch.setattr(steps, "_MOST_OUTPUTS", 2 * 3 * TOKENS)
+    found, again = everything()
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(again.kept["loss"], validation.kept["loss"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(again.metrics["loss"], validation.metrics["loss"], rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_time_and_vocabulary():
+    """50,000 tokens, 128 rows of 512 steps: all outputs would have 13 GB."""
+    tokens, rows, width = 50_000, 128, 512
+    model = models_of([0], vocabulary_size=tokens, num_outputs=tokens, embedding_size=32)[0]
+    task = NextToken([("", None)] * tokens)
+    one_device = jax.make_mesh(
+        (1, 1), ("seed", "batch"), (AxisType.Auto,) * 2, devices=jax.devices()[:1]
+    )
+    learner = Learner(nnx.split(model, nnx.Param)[0], task, OPTIMIZER, STREAM)
+    compiled = compile_steps(learner, one_device)
+    count = rows * width
+    arrays = {
+        "state": state.create(
+            jax.tree.map(lambda leaf: leaf[None], nnx.split(model, nnx.Param)[1]), OPTIMIZER, [0]
+        )._replace(
+            carries=jax.tree.map(lambda leaf: leaf[None, None], model.initial_carries(rows))
+        ),
+        "split": DeviceSplit(
+            np.zeros(count, np.int32), np.arange(rows, dtype=np.int32) * width,
+            np.full(rows, width, np.int32), np.zeros(count, np.int32),
+        ),
+        "places": np.arange(rows, dtype=np.int32).reshape(1, 1, 1, 1, rows),
+    }  # fmt: skip
+    lowered = compiled.train.lower(*arrays.values(), 1, (width,))
+    memory = lowered.compile().memory_analysis()
+    assert 2**20 < memory.temp_size_in_bytes < 2 * 2**30, memory
