@@ -176,9 +176,16 @@ def load_data(config: ConfigDict, *, joined: bool = False) -> tuple[Dataset, Tas
         UserError: they cannot be had, or do not go together; the message says what to do.
     """
     options = _options(config.data.source_options, "source")
+    task_class = _task_class(config)
+    if task_class.predicts_inputs and "labelled" in finding.fields_of(config.data.source):
+        options["labelled"] = False
     source = finding.find(config.data.source, config.data.to_dict(), options)
     given = {name: config.data[name] for name in data_loading.DataSettings._fields}
-    task_class = _task_class(config)
+    if config.train.stream_steps and not task_class.predicts_inputs:
+        raise UserError(
+            f"config.train.stream_steps = {config.train.stream_steps} is for a task that predicts "
+            f"the next token, and config.task.name is {config.task.name}; set it to 0."
+        )
     data = data_loading.load(
         source,
         data_loading.DataSettings(**given),
