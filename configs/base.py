@@ -80,9 +80,12 @@ def get_config(name: str, treatment: str) -> ConfigDict:
     config.train = ConfigDict()
     config.train.num_epochs = 12  # passes over the training examples
     config.train.batch_size = 512  # examples a step
-    config.train.learning_rate = 1e-3  # of Adam
+    config.train.optimizer = "adam"  # Keras' Adam, or one of optax's by its name
+    config.train.optimizer_options = ""  # of its constructor, as in "b2=0.99"
+    config.train.learning_rate = 1e-3  # the highest one
+    config.train.weight_decay = 0.0  # share of a matrix lost in an update, times the rate
     config.train.clip_norm = 0.0  # length to which longer gradients are shortened; 0: none is
-    config.train.adam_epsilon = 1e-7  # of Adam, added as Keras does: to the uncorrected root
+    config.train.adam_epsilon = 1e-7  # of adam, added as Keras does: to the uncorrected root
     config.train.checkpoint_every_seconds = 60.0  # between checkpoints; 0: no limit of seconds
     config.train.checkpoint_every_steps = 0  # between checkpoints; 0: no limit of steps
     config.train.checkpoints_kept = 2  # of those of a run, the last ones

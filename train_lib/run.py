@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import optax
 from flax import nnx
 from ml_collections import ConfigDict
 
@@ -76,7 +77,7 @@ def _run(
     program = Program(
         models,
         task,
-        optimizers.adam(train.learning_rate, train.adam_epsilon, train.clip_norm),
+        build_optimizer(config),
         batch_size=train.batch_size,
         treatment=treatment_of(config),
     )
@@ -202,6 +203,19 @@ def _options(text: str, what: str) -> dict[str, Any]:
 def treatment_of(config: ConfigDict) -> Treatment:
     """How sequences of different lengths share a batch."""
     return Treatment(config.data.mask_padding, config.data.padding_side)
+
+
+def build_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """The optimiser that a config asks for."""
+    train = config.train
+    return optimizers.make(
+        train.optimizer,
+        train.learning_rate,
+        _options(train.optimizer_options, "optimizer"),
+        adam_epsilon=train.adam_epsilon,
+        weight_decay=train.weight_decay,
+        clip_norm=train.clip_norm,
+    )
 
 
 def seeds_asked(config: ConfigDict) -> Sequence[int]:

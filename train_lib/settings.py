@@ -14,13 +14,14 @@ from ml_collections import ConfigDict
 from configs import base
 from seqmodels.bidirectional import MERGES
 from seqmodels.factory import DIRECTIONS
-from seqmodels.loading import cell_names
+from seqmodels.loading import cell_names, parse_options
 from seqmodels.pooling import POOLINGS
 from seqmodels.recurrence.engines import ENGINES, MATRIX_DTYPES
 from train_lib import tasks
 from train_lib.data import finding
 from train_lib.data.vocabulary import FIRST_WORD, TEXT_RULES
 from train_lib.errors import UserError
+from train_lib.training import optimizers
 
 
 def flatten(config: Mapping, prefix: str = ""):
@@ -109,6 +110,7 @@ def _is_text(value: Any) -> bool:
 
 _TEXT = Rule(_is_text, "text in UTF-8")
 _RATE = _number(lambda rate: 0 <= rate < 1, "a number in [0, 1)")
+_NOT_NEGATIVE = _number(lambda value: value >= 0, "a number of at least 0")
 _POSITIVE = _number(lambda value: value > 0, "a number above 0")
 _BOOLEAN = Rule(lambda value: isinstance(value, bool), "True or False")
 
@@ -164,10 +166,13 @@ RULES: dict[str, Rule] = {
     "task.threshold": _TEXT,
     "train.num_epochs": _integer(1),
     "train.batch_size": _integer(1),
+    "train.optimizer": _TEXT,
+    "train.optimizer_options": _TEXT,
     "train.learning_rate": _POSITIVE,
-    "train.clip_norm": _number(lambda norm: norm >= 0, "a number of at least 0"),
+    "train.weight_decay": _NOT_NEGATIVE,
+    "train.clip_norm": _NOT_NEGATIVE,
     "train.adam_epsilon": _POSITIVE,
-    "train.checkpoint_every_seconds": _number(lambda s: s >= 0, "a number of at least 0"),
+    "train.checkpoint_every_seconds": _NOT_NEGATIVE,
     "train.checkpoint_every_steps": _integer(0),
     "train.checkpoints_kept": _integer(1),
     "train.seeds": _integer(1, 1_000),
@@ -237,6 +242,24 @@ def _conflicts(config: ConfigDict) -> Iterator[str]:
                 f"config.data.{field} = {value!r} does nothing where config.data.source = "
                 f"{config.data.source!r}, which does not read it"
             )
+
+    train = config.train
+    try:
+        options = parse_options(train.optimizer_options, "optimizer")
+        optimizers.make(train.optimizer, train.learning_rate, options)
+    except ValueError as error:
+        yield f"config.train.optimizer = {train.optimizer!r} cannot be used: {error}"
+    if train.optimizer.endswith("w") and not train.weight_decay:
+        yield (
+            f"config.train.optimizer = {train.optimizer!r} is one with weight decay, and "
+            "config.train.weight_decay = 0.0 is none; set it, as in 0.01"
+        )
+    if train.optimizer != "adam" and train.adam_epsilon != DEFAULTS["train.adam_epsilon"]:
+        yield (
+            f"config.train.adam_epsilon = {train.adam_epsilon!r} does nothing where "
+            f"config.train.optimizer = {train.optimizer!r}; set eps in "
+            "config.train.optimizer_options, if it has that"
+        )
 
 
 def _tell(problems: Iterable[str]) -> None:

@@ -45,6 +45,7 @@ def test_every_field_has_a_rule_and_every_rule_a_field(config):
         ("train.num_epochs", True), ("train.batch_size", 0), ("train.learning_rate", float("nan")),
         ("train.learning_rate", float("inf")), ("train.learning_rate", -1e-3),
         ("train.adam_epsilon", 0.0), ("train.clip_norm", -1.0), ("train.clip_norm", float("inf")),
+        ("train.weight_decay", -0.1), ("train.optimizer_options", 1),
         ("data.standardize", 1), ("train.seed", -1),
         ("name", "a/b"), ("name", ""),
     ],
@@ -86,6 +87,15 @@ def test_all_problems_are_told_at_once(config):
         ({"data.source": "generated", "data.dir": "a"}, "config.data.dir = 'a' does nothing where"),
         ({"data.source": "generated", "data.text_column": "a"}, "text_column = 'a' does nothing"),
         ({"data.group_column": "a"}, "group_column = 'a' does nothing where config.data.source"),
+        (
+            {"train.optimizer": "sgd", "train.adam_epsilon": 1e-3},
+            "config.train.adam_epsilon = 0.001 does nothing where config.train.optimizer = 'sgd'",
+        ),
+        ({"train.optimizer": "adamw"}, "'adamw' is one with weight decay, and"),
+        ({"train.optimizer": "admaw"}, "unknown optimizer 'admaw'; choose one of acprop, "),
+        ({"train.optimizer": "lbfgs"}, "'lbfgs' cannot be used: optax's lbfgs"),
+        ({"train.optimizer_options": "b3=1"}, "the optimizer adam has no option 'b3'; it has b1"),
+        ({"train.optimizer_options": "b1 1"}, "the optimizer options 'b1 1' cannot be read"),
     ],
 )
 def test_a_field_that_would_do_nothing_is_told(config, changes, told):
