@@ -79,13 +79,21 @@ def get_config(name: str, treatment: str) -> ConfigDict:
 
     config.train = ConfigDict()
     config.train.num_epochs = 12  # passes over the training examples
-    config.train.batch_size = 512  # examples a step
+    config.train.batch_size = 512  # examples at once
+    config.train.accumulate_batches = 1  # that make one update
     config.train.optimizer = "adam"  # Keras' Adam, or one of optax's by its name
     config.train.optimizer_options = ""  # of its constructor, as in "b2=0.99"
     config.train.learning_rate = 1e-3  # the highest one
+    config.train.schedule = "constant"  # linear, cosine, inverse_sqrt or one_cycle lower the rate
+    config.train.warmup = 0.0  # updates in which the rate rises; below 1: their share of the run
+    config.train.final_share = 0.0  # of the learning rate, with which a schedule ends
+    config.train.plateau_patience = 0  # epochs not better after which the rate is cut; 0: never
+    config.train.plateau_factor = 0.1  # by which it is multiplied then
     config.train.weight_decay = 0.0  # share of a matrix lost in an update, times the rate
     config.train.clip_norm = 0.0  # length to which longer gradients are shortened; 0: none is
     config.train.adam_epsilon = 1e-7  # of adam, added as Keras does: to the uncorrected root
+    config.train.ema_decay = 0.0  # of averaged parameters, which are evaluated; 0: the last ones
+    config.train.patience = 0  # epochs not better after which a seed stops, its best tested; 0: no
     config.train.checkpoint_every_seconds = 60.0  # between checkpoints; 0: no limit of seconds
     config.train.checkpoint_every_steps = 0  # between checkpoints; 0: no limit of steps
     config.train.checkpoints_kept = 2  # of those of a run, the last ones

@@ -22,6 +22,7 @@ from train_lib.data import finding
 from train_lib.data.vocabulary import FIRST_WORD, TEXT_RULES
 from train_lib.errors import UserError
 from train_lib.training import optimizers
+from train_lib.training.schedules import SCHEDULES
 
 
 def flatten(config: Mapping, prefix: str = ""):
@@ -166,12 +167,23 @@ RULES: dict[str, Rule] = {
     "task.threshold": _TEXT,
     "train.num_epochs": _integer(1),
     "train.batch_size": _integer(1),
+    "train.accumulate_batches": _integer(1),
     "train.optimizer": _TEXT,
     "train.optimizer_options": _TEXT,
     "train.learning_rate": _POSITIVE,
+    "train.schedule": _choice(SCHEDULES),
+    "train.warmup": _number(
+        lambda warmup: 0 <= warmup < 1 or warmup == int(warmup) > 0,
+        "a number in [0, 1), a share, or a whole number of updates",
+    ),
+    "train.final_share": _number(lambda share: 0 <= share <= 1, "a number from 0 to 1"),
+    "train.plateau_patience": _integer(0),
+    "train.plateau_factor": _number(lambda factor: 0 < factor < 1, "a number between 0 and 1"),
     "train.weight_decay": _NOT_NEGATIVE,
     "train.clip_norm": _NOT_NEGATIVE,
     "train.adam_epsilon": _POSITIVE,
+    "train.ema_decay": _RATE,
+    "train.patience": _integer(0),
     "train.checkpoint_every_seconds": _NOT_NEGATIVE,
     "train.checkpoint_every_steps": _integer(0),
     "train.checkpoints_kept": _integer(1),
@@ -259,6 +271,21 @@ def _conflicts(config: ConfigDict) -> Iterator[str]:
             f"config.train.adam_epsilon = {train.adam_epsilon!r} does nothing where "
             f"config.train.optimizer = {train.optimizer!r}; set eps in "
             "config.train.optimizer_options, if it has that"
+        )
+    if train.schedule in ("constant", "inverse_sqrt") and train.final_share:
+        yield (
+            f"config.train.final_share = {train.final_share!r} does nothing where "
+            f"config.train.schedule = {train.schedule!r}, which ends where it ends"
+        )
+    if train.plateau_factor != DEFAULTS["train.plateau_factor"] and not train.plateau_patience:
+        yield (
+            f"config.train.plateau_factor = {train.plateau_factor!r} does nothing where "
+            "config.train.plateau_patience = 0"
+        )
+    if 0 < train.patience <= train.plateau_patience:
+        yield (
+            f"config.train.plateau_patience = {train.plateau_patience!r} does nothing where "
+            f"config.train.patience = {train.patience!r}: a seed stops before its rate is cut"
         )
 
 

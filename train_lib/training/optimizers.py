@@ -38,7 +38,7 @@ _DECAY_OPTIONS = {"weight_decay", "mask", "weight_decay_mask", "weight_decay_rat
 
 
 def adam(
-    learning_rate: float,
+    learning_rate: float | optax.Schedule,
     epsilon: float = 1e-7,
     *,
     b1: float = 0.9,
@@ -101,7 +101,7 @@ def option_names(name: str) -> list[str]:
 
 def make(
     name: str,
-    learning_rate: float,
+    learning_rate: float | optax.Schedule,
     options: Mapping[str, Any] | None = None,
     *,
     adam_epsilon: float = 1e-7,
@@ -112,7 +112,7 @@ def make(
 
     Args:
         name: one of `names()`.
-        learning_rate: of every update.
+        learning_rate: of every update, or of so many updates before it.
         options: further arguments of the optimiser.
         adam_epsilon: of `adam`.
         weight_decay: w: beside its update, a matrix or a table of embeddings p loses
