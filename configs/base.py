@@ -75,6 +75,7 @@ def get_config(name: str, treatment: str) -> ConfigDict:
     config.task.options = ""  # of its `of_targets` beside the fields below, as in "alpha=2.0"
     config.task.metric = ""  # that decides which epoch or model is better; empty: the task's own
     config.task.class_weights = ""  # in the training loss: balanced, or a JSON object
+    config.task.label_smoothing = 0.0  # share of a label that all classes share in training
     config.task.threshold = ""  # of two classes, or "validation": the best one by its examples
 
     config.train = ConfigDict()

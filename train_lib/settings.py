@@ -164,6 +164,7 @@ RULES: dict[str, Rule] = {
     "task.options": _TEXT,
     "task.metric": _TEXT,
     "task.class_weights": _TEXT,
+    "task.label_smoothing": _RATE,
     "task.threshold": _TEXT,
     "train.num_epochs": _integer(1),
     "train.batch_size": _integer(1),
