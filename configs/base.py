@@ -41,6 +41,7 @@ def get_config(name: str, treatment: str) -> ConfigDict:
     config.model.zoneout = 0.0  # rate at which elements of the carry stay as they were
     config.model.word_dropout = 0.0  # rate at which a token is read as an unknown word
     config.model.embedding_dropout = 0.0  # rate at which a word is dropped wherever it stands
+    config.model.output_dropout = 0.0  # rate on what the head reads
     config.model.weight_drop = 0.0  # rate at which elements of recurrent matrices are dropped
     config.model.engine = "auto"  # what runs the cells; see seqmodels/recurrence/engines.py
     config.model.matrix_dtype = "float32"  # of products; bfloat16 leaves all else in float32
@@ -76,14 +77,26 @@ def get_config(name: str, treatment: str) -> ConfigDict:
     config.task.options = ""  # of its `of_targets` beside the fields below, as in "alpha=2.0"
     config.task.metric = ""  # that decides which epoch or model is better; empty: the task's own
     config.task.class_weights = ""  # in the training loss: balanced, or a JSON object
+    config.task.label_smoothing = 0.0  # share of a label that all classes share in training
     config.task.threshold = ""  # of two classes, or "validation": the best one by its examples
 
     config.train = ConfigDict()
     config.train.num_epochs = 12  # passes over the training examples
-    config.train.batch_size = 512  # examples a step
-    config.train.learning_rate = 1e-3  # of Adam
+    config.train.batch_size = 512  # examples at once
+    config.train.accumulate_batches = 1  # that make one update
+    config.train.optimizer = "adam"  # Keras' Adam, or one of optax's by its name
+    config.train.optimizer_options = ""  # of its constructor, as in "b2=0.99"
+    config.train.learning_rate = 1e-3  # the highest one
+    config.train.schedule = "constant"  # linear, cosine, inverse_sqrt or one_cycle lower the rate
+    config.train.warmup = 0.0  # updates in which the rate rises; below 1: their share of the run
+    config.train.final_share = 0.0  # of the learning rate, with which a schedule ends
+    config.train.plateau_patience = 0  # epochs not better after which the rate is cut; 0: never
+    config.train.plateau_factor = 0.1  # by which it is multiplied then
+    config.train.weight_decay = 0.0  # share of a matrix lost in an update, times the rate
     config.train.clip_norm = 0.0  # length to which longer gradients are shortened; 0: none is
-    config.train.adam_epsilon = 1e-7  # of Adam, added as Keras does: to the uncorrected root
+    config.train.adam_epsilon = 1e-7  # of adam, added as Keras does: to the uncorrected root
+    config.train.ema_decay = 0.0  # of averaged parameters, which are evaluated; 0: the last ones
+    config.train.patience = 0  # epochs not better after which a seed stops, its best tested; 0: no
     # Of a language model: texts are joined and read in rows of so many steps, a batch being
     # batch_size rows; the state is kept from one batch to the next. 0: each text is a sequence.
     config.train.stream_steps = 0

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from seqmodels import arguments
+from seqmodels import arguments, dropout
 from seqmodels.cells import base
 from seqmodels.encoder import Encoder
 from seqmodels.heads import Head, SequenceHead
@@ -47,17 +47,21 @@ class SequenceModel(nnx.Module):
         inputs: what it reads.
         encoder: of the vectors that `inputs` makes.
         head: of what the encoder makes of them: outputs of a sequence, or of every step.
+        output_dropout: the rate at which what the head reads is dropped, in [0, 1).
 
     Raises:
         ValueError: they do not fit together.
     """
 
-    def __init__(self, inputs: Inputs, encoder: Encoder, head: Head):
+    def __init__(
+        self, inputs: Inputs, encoder: Encoder, head: Head, *, output_dropout: float = 0.0
+    ):
         encoder.check_reads(inputs.output_size)
         _check_fits(head, encoder)
         self.inputs = inputs
         self.encoder = encoder
         self.head = head
+        self.output_dropout = output_dropout
 
     def __call__(
         self,
@@ -207,13 +211,28 @@ class SequenceModel(nnx.Module):
     def _encode(self, x, lengths_B, keys, starts):
         x_TxDxB = self.inputs.read(x, lengths_B, keys["dropout_keys_B"])
         if starts is None:
-            return self.encoder.encode(x_TxDxB, lengths_B, **keys), []
-        return self.encoder.encode_from(starts, x_TxDxB, lengths_B, **keys)
+            encoded, carries = self.encoder.encode(x_TxDxB, lengths_B, **keys), []
+        else:
+            encoded, carries = self.encoder.encode_from(starts, x_TxDxB, lengths_B, **keys)
+        if keys["dropout_keys_B"] is not None and self.output_dropout > 0:
+            encoded = self._drop(encoded, keys["dropout_keys_B"])
+        return encoded, carries
+
+    def _drop(self, encoded, keys_B):
+        """What the head reads without some of it: of every step, and of the last one."""
+        found = []
+        for number, (sequence_TxHxB, last_HxB) in enumerate(encoded):
+            own_B = dropout.fold_in(keys_B, len(self.encoder.layers) + number)
+            pair = sequence_TxHxB, last_HxB[None]
+            found.append(
+                Encoded(*(dropout.drop_all(part, self.output_dropout, own_B) for part in pair))
+            )
+        return tuple(one._replace(last_HxB=one.last_HxB[0]) for one in found)
 
     @property
     def drops(self) -> bool:
         """Whether anything is dropped in training."""
-        return self.inputs.drops or self.encoder.drops
+        return self.output_dropout > 0 or self.inputs.drops or self.encoder.drops
 
     def _needs_last_carries(self) -> bool:
         """Whether its outputs depend on last carries of forward layers alone."""

@@ -86,7 +86,7 @@ ROOMS = {
     "training": {"data", "tasks"},
     "records": {"training", "data", "tasks", "leaves", "settings"},
     "analysis": {"records", "training", "data", "tasks", "leaves", "settings"},
-    "settings": {"data", "tasks"},
+    "settings": {"training", "data", "tasks"},
     "run": {"records", "training", "data", "tasks", "settings"},
     "restored": {"run", "records", "training", "data", "tasks", "settings"},
 }

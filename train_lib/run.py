@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import optax
 from flax import nnx
 from ml_collections import ConfigDict
 
@@ -27,6 +28,8 @@ from train_lib.training import batching, devices, fitting, optimizers, processes
 from train_lib.training.batching import Treatment
 from train_lib.training.fitting import Fitted
 from train_lib.training.program import Evaluation, Program
+from train_lib.training.recipe import Recipe
+from train_lib.training.schedules import Schedule
 from train_lib.training.stopwatch import Stopwatch
 
 
@@ -72,13 +75,14 @@ def _run(
 ) -> dict:
     seeds = seeds_asked(config)
     models = build_models(config, data.inputs, task, seeds)
-    train = config.train
+    train, recipe = config.train, build_recipe(config, len(data.train))
     program = Program(
         models,
         task,
-        optimizers.adam(train.learning_rate, train.adam_epsilon, train.clip_norm),
+        build_optimizer(config, recipe),
         batch_size=train.batch_size,
         treatment=treatment_of(config),
+        recipe=recipe,
     )
     folder.begin(config)
     description.write(folder, data.inputs, task)
@@ -113,10 +117,9 @@ def _run(
     evaluations = {"validation": fitted.validation}
     if evaluate_test:
         with stopwatch.phase("evaluate"):
-            params_K = fitted.training.state.params
             # A stream is tested in one piece.
             rows = 1 if program.treatment.reads_on else None
-            evaluations["test"] = program.evaluate(params_K, data.test, widths, rows)
+            evaluations["test"] = program.evaluate(fitted.params_K, data.test, widths, rows)
     return _report(config, data, task, program, fitted, evaluations, folder, stopwatch)
 
 
@@ -146,7 +149,7 @@ def _report(
         kept_K = each_seed(evaluations["test"].kept)
         predictions.write(folder, alive, data.test, tasks_K, kept_K)
         description.write_pictures(folder, data.test, tasks_K, kept_K)
-    weights.write(folder, weights.WEIGHTS, devices.fetch(fitted.training.state.params))
+    weights.write(folder, weights.WEIGHTS, devices.fetch(fitted.params_K))
     weights.write(folder, weights.BEST_WEIGHTS, devices.fetch(fitted.training.best))
     curves.draw(folder, f"{config.name} on {data.name}", position.rows, task)
     parameters = weights.count(program.params_K) // len(seeds)
@@ -155,7 +158,11 @@ def _report(
         data,
         task,
         tasks_K,
-        {"architecture": config.model.to_dict(), "parameters": parameters},
+        {
+            "architecture": config.model.to_dict(),
+            "parameters": parameters,
+            "evaluated": program.recipe.evaluated,
+        },
         seeds_of(seeds, position, task.metric),
         evaluations,
         stopwatch.report(),
@@ -246,6 +253,38 @@ def treatment_of(config: ConfigDict) -> Treatment:
     """How sequences of different lengths share a batch."""
     return Treatment(
         config.data.mask_padding, config.data.padding_side, config.train.stream_steps > 0
+    )
+
+
+def build_recipe(config: ConfigDict, examples: int) -> Recipe:
+    """The recipe that a config asks for, for so many training examples.
+
+    Raises:
+        UserError: the run is too short for it.
+    """
+    train = config.train
+    updates = train.num_epochs * -(-examples // (train.batch_size * train.accumulate_batches))
+    try:
+        schedule = Schedule.of(
+            train.schedule, train.learning_rate, updates, train.warmup, train.final_share
+        )
+    except ValueError as error:
+        raise UserError(f"config.train.warmup cannot be used: {error}.") from error
+    names = set(Recipe._fields) - {"schedule"}
+    return Recipe(schedule, **{name: train[name] for name in names})
+
+
+def build_optimizer(config: ConfigDict, recipe: Recipe) -> optax.GradientTransformation:
+    """The optimiser that a config asks for, with the learning rates of a recipe."""
+    train, schedule = config.train, recipe.schedule
+    assert schedule is not None
+    return optimizers.make(
+        train.optimizer,
+        train.learning_rate if schedule.is_constant else schedule,
+        _options(train.optimizer_options, "optimizer"),
+        adam_epsilon=train.adam_epsilon,
+        weight_decay=train.weight_decay,
+        clip_norm=train.clip_norm,
     )
 
 

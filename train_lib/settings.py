@@ -14,13 +14,15 @@ from ml_collections import ConfigDict
 from configs import base
 from seqmodels.bidirectional import MERGES
 from seqmodels.factory import DIRECTIONS
-from seqmodels.loading import cell_names
+from seqmodels.loading import cell_names, parse_options
 from seqmodels.pooling import POOLINGS
 from seqmodels.recurrence.engines import ENGINES, MATRIX_DTYPES
 from train_lib import tasks
 from train_lib.data import finding
 from train_lib.data.vocabulary import FIRST_WORD, TEXT_RULES
 from train_lib.errors import UserError
+from train_lib.training import optimizers
+from train_lib.training.schedules import SCHEDULES
 
 
 def flatten(config: Mapping, prefix: str = ""):
@@ -109,6 +111,7 @@ def _is_text(value: Any) -> bool:
 
 _TEXT = Rule(_is_text, "text in UTF-8")
 _RATE = _number(lambda rate: 0 <= rate < 1, "a number in [0, 1)")
+_NOT_NEGATIVE = _number(lambda value: value >= 0, "a number of at least 0")
 _POSITIVE = _number(lambda value: value > 0, "a number above 0")
 _BOOLEAN = Rule(lambda value: isinstance(value, bool), "True or False")
 
@@ -132,6 +135,7 @@ RULES: dict[str, Rule] = {
     "model.zoneout": _RATE,
     "model.word_dropout": _RATE,
     "model.embedding_dropout": _RATE,
+    "model.output_dropout": _RATE,
     "model.weight_drop": _RATE,
     "model.engine": _choice(ENGINES),
     "model.matrix_dtype": _choice(MATRIX_DTYPES),
@@ -161,14 +165,29 @@ RULES: dict[str, Rule] = {
     "task.options": _TEXT,
     "task.metric": _TEXT,
     "task.class_weights": _TEXT,
+    "task.label_smoothing": _RATE,
     "task.threshold": _TEXT,
     "train.num_epochs": _integer(1),
     "train.batch_size": _integer(1),
+    "train.accumulate_batches": _integer(1),
+    "train.optimizer": _TEXT,
+    "train.optimizer_options": _TEXT,
     "train.learning_rate": _POSITIVE,
-    "train.clip_norm": _number(lambda norm: norm >= 0, "a number of at least 0"),
+    "train.schedule": _choice(SCHEDULES),
+    "train.warmup": _number(
+        lambda warmup: 0 <= warmup < 1 or warmup == int(warmup) > 0,
+        "a number in [0, 1), a share, or a whole number of updates",
+    ),
+    "train.final_share": _number(lambda share: 0 <= share <= 1, "a number from 0 to 1"),
+    "train.plateau_patience": _integer(0),
+    "train.plateau_factor": _number(lambda factor: 0 < factor < 1, "a number between 0 and 1"),
+    "train.weight_decay": _NOT_NEGATIVE,
+    "train.clip_norm": _NOT_NEGATIVE,
     "train.adam_epsilon": _POSITIVE,
+    "train.ema_decay": _RATE,
+    "train.patience": _integer(0),
     "train.stream_steps": _integer(0),
-    "train.checkpoint_every_seconds": _number(lambda s: s >= 0, "a number of at least 0"),
+    "train.checkpoint_every_seconds": _NOT_NEGATIVE,
     "train.checkpoint_every_steps": _integer(0),
     "train.checkpoints_kept": _integer(1),
     "train.seeds": _integer(1, 1_000),
@@ -241,6 +260,39 @@ def _conflicts(config: ConfigDict) -> Iterator[str]:
                 f"config.data.{field} = {value!r} does nothing where config.data.source = "
                 f"{config.data.source!r}, which does not read it"
             )
+
+    train = config.train
+    try:
+        options = parse_options(train.optimizer_options, "optimizer")
+        optimizers.make(train.optimizer, train.learning_rate, options)
+    except ValueError as error:
+        yield f"config.train.optimizer = {train.optimizer!r} cannot be used: {error}"
+    if train.optimizer.endswith("w") and not train.weight_decay:
+        yield (
+            f"config.train.optimizer = {train.optimizer!r} is one with weight decay, and "
+            "config.train.weight_decay = 0.0 is none; set it, as in 0.01"
+        )
+    if train.optimizer != "adam" and train.adam_epsilon != DEFAULTS["train.adam_epsilon"]:
+        yield (
+            f"config.train.adam_epsilon = {train.adam_epsilon!r} does nothing where "
+            f"config.train.optimizer = {train.optimizer!r}; set eps in "
+            "config.train.optimizer_options, if it has that"
+        )
+    if train.schedule in ("constant", "inverse_sqrt") and train.final_share:
+        yield (
+            f"config.train.final_share = {train.final_share!r} does nothing where "
+            f"config.train.schedule = {train.schedule!r}, which ends where it ends"
+        )
+    if train.plateau_factor != DEFAULTS["train.plateau_factor"] and not train.plateau_patience:
+        yield (
+            f"config.train.plateau_factor = {train.plateau_factor!r} does nothing where "
+            "config.train.plateau_patience = 0"
+        )
+    if 0 < train.patience <= train.plateau_patience:
+        yield (
+            f"config.train.plateau_patience = {train.plateau_patience!r} does nothing where "
+            f"config.train.patience = {train.patience!r}: a seed stops before its rate is cut"
+        )
 
 
 def _conflicts_with_streams(config: ConfigDict) -> Iterator[str]:

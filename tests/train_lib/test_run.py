@@ -83,6 +83,7 @@ def test_a_run_tells_and_keeps_what_it_did(finished):
         "jax ",
         "cpu: ",
         "engine: loop, float32",
+        "evaluated:  the last parameters of each seed",
     ):
         assert words in output  # fmt: skip
     assert {path.name for path in workdir.iterdir()} == {
@@ -94,6 +95,8 @@ def test_a_run_tells_and_keeps_what_it_did(finished):
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [(row["epoch"], row["step"]) for row in rows] == [(1, 2), (2, 4)]
     assert all(0 < row["padding_share_of_steps"] < 1 for row in rows)
+    assert [row["seeds"]["learning_rate"] for row in rows] == [[0.001], [0.001]]
+    assert all(row["seeds"]["gradient_norm"][0] > 0 for row in rows)
     dataset = result["dataset"]
     assert [dataset[split] for split in ("train", "validation", "test")] == [60, 20, 30]
     assert dataset["name"] == "generated_reviews"

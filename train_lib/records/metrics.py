@@ -74,7 +74,8 @@ def summaries(metrics: dict[str, np.ndarray], items: int, task: Task) -> dict[st
 def line(row: dict, task: Task) -> dict:
     """A line of `metrics.jsonl`: means over seeds, their intervals, and what each seed has.
 
-    Seeds that have diverged are left out of the means.
+    Seeds that have diverged are left out of the means, and so are, of training, those that have
+    stopped.
 
     Args:
         row: of an epoch, as `fit` has it.
@@ -82,19 +83,22 @@ def line(row: dict, task: Task) -> dict:
     """
     if "items" not in row:  # It was saved by an older version, with all there is.
         return row
+    known = {
+        name: np.array([value for value in values_K if value is not None])
+        for name, values_K in row["seeds"].items()
+    }
     found: dict[str, dict] = {}
     for split, items in row["items"].items():
-        names = [name for name in row["seeds"] if name.startswith(f"{split}_")]
         values = {
-            name.removeprefix(f"{split}_"): np.array(
-                [value for value in row["seeds"][name] if value is not None]
-            )
-            for name in names
+            name.removeprefix(f"{split}_"): values_K
+            for name, values_K in known.items()
+            if name.startswith(f"{split}_")
         }
         found |= {f"{split}_{name}": of for name, of in summaries(values, items, task).items()}
-    several = sum(value is not None for value in row["seeds"]["train_loss"]) > 1
+    several = len(known["validation_loss"]) > 1
     ends = {
-        name: [of[end] for end in ENDS] if ENDS[0] in of else None for name, of in found.items()
+        name: [of[end] for end in ENDS] if ENDS[0] in of and len(known[name]) > 1 else None
+        for name, of in found.items()
     }
     first = {name: row[name] for name in ("epoch", "step")}
     rest = {name: row[name] for name in row if name not in (*first, "items")}

@@ -11,7 +11,7 @@ from train_lib.records import legacy
 from train_lib.records.folder import RunFolder
 
 WEIGHTS, BEST_WEIGHTS = "weights.npz", "best_weights.npz"
-"""As they are at the end, and after each seed's best epoch by validation."""
+"""Those that were tested, and those after each seed's best epoch by validation."""
 
 
 def named(params: nnx.State) -> list[tuple[str, jax.Array]]:

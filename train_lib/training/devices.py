@@ -72,14 +72,16 @@ def seeds_at_once(num_seeds: int, mesh: Mesh) -> int:
     return 1 if on_cpu else num_seeds // mesh.shape["seed"]
 
 
-def layout(batch_size: int, mesh: Mesh) -> Layout:
+def layout(batch_size: int, mesh: Mesh, batches: int = 1) -> Layout:
     """How the rows of a batch are spread over the devices that share it.
 
     A core works on blocks of so many rows that the arrays of a step stay in its cache. Anything
-    else takes all its rows at once.
+    else takes all its rows at once. Several batches that make one update are blocks too, none of
+    which is larger than it is in one batch.
     """
     max_rows = 128 if mesh.devices.flat[0].platform == "cpu" else float("inf")
-    return Layout.of(batch_size, mesh.shape["batch"], max_rows)
+    of_batch = Layout.of(batch_size, mesh.shape["batch"], max_rows)
+    return Layout.of(batch_size * batches, mesh.shape["batch"], of_batch.rows)
 
 
 def spread(places: np.ndarray, mesh: Mesh) -> jax.Array:

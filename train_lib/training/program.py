@@ -14,6 +14,7 @@ from train_lib.data.dataset import Split
 from train_lib.tasks.base import Task
 from train_lib.training import batching, devices, metrics, state
 from train_lib.training.batching import EXACT, DeviceSplit, Treatment
+from train_lib.training.recipe import PLAIN, Recipe
 from train_lib.training.state import TrainState
 from train_lib.training.steps import Learner, Sums
 
@@ -46,7 +47,7 @@ def compile_steps(learner: Learner, mesh: Mesh, seeds_at_once: int = 1) -> Compi
         seeds_at_once: of a device's seeds, by `vmap`; one group of so many after the other.
     """
     whole, of_seed = PartitionSpec(), PartitionSpec("seed")
-    of_state = TrainState(*[of_seed] * 4, carries=PartitionSpec("seed", "batch"))
+    of_state = TrainState(*[of_seed] * 5, carries=PartitionSpec("seed", "batch"))
     of_rows, of_seed_and_rows = PartitionSpec(None, "batch"), PartitionSpec("seed", None, "batch")
     on_devices = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
 
@@ -121,13 +122,15 @@ class Program:
         models: one a seed, freshly initialised.
         task: what is asked of them.
         optimizer: of each seed; None: they are not to be trained.
-        batch_size: examples a step.
+        batch_size: examples at once.
         treatment: of length.
+        recipe: what is done beside the optimiser's updates.
 
     Attributes:
         params_K: the models' parameters, with an axis of seeds in front.
         mesh: that they are computed on.
-        layout: of the rows of a batch on it.
+        layout: of the rows of an update on it.
+        examples_a_step: of an update, which may be of several batches.
     """
 
     def __init__(
@@ -138,14 +141,17 @@ class Program:
         *,
         batch_size: int,
         treatment: Treatment = EXACT,
+        recipe: Recipe = PLAIN,
     ):
         self.task, self.treatment, self.batch_size = task, treatment, batch_size
+        self.recipe = recipe
         self.optimizer = optax.identity() if optimizer is None else optimizer
         self.num_seeds = len(models)
         self._graphdef, self.params_K = state.split(models)
         self.mesh = devices.mesh(len(models))
-        self.layout = devices.layout(batch_size, self.mesh)
-        learner = Learner(self._graphdef, task, self.optimizer, treatment)
+        self.layout = devices.layout(batch_size, self.mesh, recipe.accumulate_batches)
+        self.examples_a_step = batch_size * recipe.accumulate_batches
+        learner = Learner(self._graphdef, task, self.optimizer, treatment, recipe)
         self.compiled = compile_steps(learner, self.mesh, _seeds_at_once(models, self.mesh))
 
     def model(self, params: nnx.State) -> nnx.Module:

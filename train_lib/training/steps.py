@@ -12,12 +12,16 @@ from seqmodels import recurrence
 from train_lib.tasks.base import Task
 from train_lib.training import batching
 from train_lib.training.batching import EXACT, Batch, DeviceSplit, Treatment
+from train_lib.training.recipe import PLAIN, Recipe
 from train_lib.training.state import TrainState
 
 # S steps, N blocks of R rows: see `batching.Layout`.
 
 Sums = dict[str, Any]
 """Named sums over items: `loss`, `weight` (how many items there are), and what the task adds."""
+
+NORM = "gradient_norm"
+"""What stands among the sums of a training step: the norm of its gradient, before any clipping."""
 
 _MOST_OUTPUTS = 1 << 24
 """Numbers that a model's outputs of steps have at once; of more, chunks of steps are computed."""
@@ -33,12 +37,14 @@ class Learner(NamedTuple):
         task: what is asked of it.
         optimizer: of its parameters.
         treatment: of length.
+        recipe: what is done beside its optimiser's updates.
     """
 
     graphdef: nnx.GraphDef[Any]
     task: Task
     optimizer: optax.GradientTransformation
     treatment: Treatment
+    recipe: Recipe = PLAIN
 
     def train(
         self,
@@ -60,8 +66,8 @@ class Learner(NamedTuple):
             axis: of the mesh, along which the rows of a batch are spread.
 
         Returns:
-            The state after them, and the sums of each, `[S, ...]`. The loss of a step whose
-            gradient is not finite is NaN.
+            The state after them, and the sums of each, `[S, ...]`, with its gradient's norm. The
+            loss of a step whose gradient is not finite is NaN.
         """
 
         def take(number, loop):
@@ -77,15 +83,27 @@ class Learner(NamedTuple):
             if split.weights is not None:  # A batch may have no label at all.
                 items = jnp.maximum(items, 1)
             gradient = jax.tree.map(lambda one: one / items, gradient)
+            norm = optax.tree.norm(gradient)
             # The loss of the step then tells of both.
-            is_finite = jnp.isfinite(optax.tree.norm(gradient))
-            sums = sums | {"loss": jnp.where(is_finite, sums["loss"], jnp.nan)}
+            loss = jnp.where(jnp.isfinite(norm), sums["loss"], jnp.nan)
+            sums = sums | {"loss": loss, NORM: norm}
             updates, opt_state = self.optimizer.update(gradient, state.opt_state, state.params)
+            if state.recipe.rate_scale is not None:
+                updates = optax.tree.scale(state.recipe.rate_scale, updates)
             params = optax.apply_updates(state.params, updates)
-            sums_S = jax.tree.map(lambda all_S, one: all_S.at[number].set(one), sums_S, sums)
-            return TrainState(state.step + 1, params, opt_state, state.key, carries), sums_S
+            step = state.step + 1
+            recipe = self.recipe.after_update(state.recipe, params, step)
+            place = functools.partial(
+                jax.lax.dynamic_update_index_in_dim,
+                index=number, axis=0, allow_negative_indices=False,
+            )  # fmt: skip
+            sums_S = jax.tree.map(place, sums_S, sums)
+            return TrainState(step, params, opt_state, state.key, recipe, carries), sums_S
 
+        if self.recipe.patience:
+            num_steps = jnp.where(self.recipe.is_stopped(state.recipe), 0, num_steps)
         sums = self._shapes(places_SxNxR[0, 0], split, widths[0])
+        sums = sums | {NORM: sums["loss"]}
         sums_S = jax.tree.map(lambda one: jnp.zeros((len(places_SxNxR), *one.shape)), sums)
         return jax.lax.fori_loop(0, num_steps, take, (state, sums_S))
 

@@ -133,6 +133,52 @@ def test_resumes_bit_for_bit_wherever_it_was_killed(config, whole, calls, tmp_pa
     assert_same(folder, whole)
 
 
+RECIPE = {
+    "seeds": 3, "num_epochs": 6, "batch_size": 8, "accumulate_batches": 2, "schedule": "cosine",
+    "warmup": 0.2, "final_share": 0.1, "plateau_patience": 1, "plateau_factor": 0.5,
+    "ema_decay": 0.5, "patience": 2, "optimizer": "sgd", "weight_decay": 0.01, "clip_norm": 1.0,
+    "optimizer_options": "momentum=0.9", "learning_rate": 10.0, "checkpoint_every_steps": 3,
+}  # fmt: skip
+"""All of a recipe: three seeds, each on both devices, of which some stop before the end."""
+
+
+@pytest.fixture(scope="module")
+def whole_recipe(tmp_path_factory, compiled_once):
+    config, folder = make_config(), tmp_path_factory.mktemp("whole_recipe")
+    config.train.update(RECIPE)
+    config.task.metric = "loss"
+    runs.run(config, str(folder))
+    return folder
+
+
+# An epoch is of 8 updates, in calls of 2.
+@pytest.mark.parametrize("calls", [[6, 11], slow([2, 3, 9]), slow([8]), slow([18])])
+def test_a_run_of_every_recipe_resumes_bit_for_bit(
+    config, whole_recipe, calls, tmp_path, monkeypatch
+):
+    config.train.update(RECIPE)
+    config.task.metric = "loss"
+    for number in calls:
+        run_until(number, config, tmp_path / "killed", monkeypatch)
+    runs.run(config, str(tmp_path / "killed"))
+    assert_same(tmp_path / "killed", whole_recipe)
+
+
+def test_a_run_of_every_recipe_stops_cuts_and_says_so(whole_recipe):
+    result = json.loads((whole_recipe / "result.json").read_text())
+    rows = [json.loads(line) for line in (whole_recipe / "metrics.jsonl").read_text().splitlines()]
+    assert result["model"]["evaluated"] == "best averaged"
+    rates = [row["seeds"]["learning_rate"] for row in rows]
+    assert [sum(rate is None for rate in of_epoch) for of_epoch in rates] == [0, 0, 0, 1, 1, 2]
+    assert len(set(rates[2])) == 2, "of some seeds it has been cut"
+    weights, best = (
+        (whole_recipe / name).read_bytes() for name in ("weights.npz", "best_weights.npz")
+    )
+    assert weights == best
+    for seed in result["seeds"]:
+        assert seed["validation_loss"] == seed["best_validation_loss"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", FEW)
 def test_a_run_of_any_task_resumes_bit_for_bit(case, tmp_path, monkeypatch):

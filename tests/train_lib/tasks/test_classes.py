@@ -148,6 +148,50 @@ def test_weights_can_be_given(given_weights):
     assert task.class_weights == [1, 2.5]
 
 
+@pytest.mark.parametrize("name", ["classes", "tags"])
+@pytest.mark.parametrize("count", [2, 4])
+def test_smoothed_labels_leave_every_class_a_share_in_training_alone(name, count):
+    rng = np.random.default_rng(0)
+    numbers_N = rng.integers(0, count, 20)
+    targets = ["abcd"[number] for number in numbers_N]
+    targets = [targets[:count] + list("abcd"[:count]), targets] if name == "tags" else targets
+    task = tasks.make(name, targets, {"label_smoothing": 0.2}, {"label_smoothing": 0.0}, {})
+    encoded_N = task.encode(targets)
+    outputs_NxC = rng.normal(size=(len(encoded_N), task.num_outputs)).astype(np.float32)
+    logits_NxC = outputs_NxC.astype(np.float64)
+    if task.num_outputs == 1:
+        logits_NxC = np.concatenate([0 * logits_NxC, logits_NxC], 1)
+    shares_NxC = np.full((len(encoded_N), count), 0.2 / count)
+    shares_NxC[np.arange(len(encoded_N)), encoded_N.astype(int)] += 0.8
+    log_NxC = logits_NxC - np.log(np.exp(logits_NxC).sum(1, keepdims=True))
+    expected_N = -(shares_NxC * log_NxC).sum(1)
+    np.testing.assert_allclose(task.training_loss(outputs_NxC, encoded_N), expected_N, rtol=1e-5)
+    plain = type(task)(task.classes)
+    assert not np.allclose(plain.training_loss(outputs_NxC, encoded_N), expected_N, rtol=1e-2)
+    np.testing.assert_array_equal(
+        task.loss(outputs_NxC, encoded_N), plain.training_loss(outputs_NxC, encoded_N)
+    )
+    weights = dict(zip(task.classes, range(1, count + 1), strict=True))
+    options = {"label_smoothing": 0.2, "class_weights": weights}
+    weighted = tasks.make(name, targets, {}, {}, options).training_loss(outputs_NxC, encoded_N)
+    np.testing.assert_allclose(weighted, expected_N * (encoded_N + 1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["labels", "numbers"])
+def test_what_has_no_classes_has_no_smoothing(name):
+    targets = [["a"], ["b"], ["a"], ["b"]] if name == "labels" else [1.0, 2.0]
+    with pytest.raises(ValueError, match=f"the task {name} has no option 'label_smoothing'"):
+        tasks.make(name, targets, {"label_smoothing": 0.1}, {"label_smoothing": 0.0}, {})
+
+
+def test_a_task_of_an_older_version_has_no_smoothing():
+    fields = Classes(["a", "b"]).to_json()
+    del fields["label_smoothing"]
+    outputs_NxC, targets_N = np.ones((2, 1), np.float32), np.float32([0, 1])
+    losses_N = Classes.from_json(fields).training_loss(outputs_NxC, targets_N)
+    np.testing.assert_array_equal(losses_N, Classes(["a", "b"]).loss(outputs_NxC, targets_N))
+
+
 def test_an_item_without_a_label_has_no_gradient():
     for name in tasks.names():
         task_class = tasks.find(name)
@@ -302,6 +346,7 @@ BAD_OPTIONS = [
     ({"names": "xyz"}, "must have a different name"),
     ({"names": ("x", "x", "y")}, "must have a different name"),
     ({"classes": ("a", "b", "d")}, "The classes given are 'a', 'b', 'd', and those of the train"),
+    ({"label_smoothing": 1.0}, "label_smoothing=1.0 must be a number in [0, 1)"),
     ({"class_weights": "heavy"}, "class_weights='heavy' must be 'balanced', or the weight of each"),
     ({"class_weights": {"a": 1}}, "class_weights has weights of 'a', and the classes are 'a', 'b'"),
     ({"class_weights": {"a": -1, "b": 1, "c": 1}}, "must be finite, not negative, and not all 0"),

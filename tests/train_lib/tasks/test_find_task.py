@@ -73,7 +73,10 @@ def test_a_file_without_a_task_is_refused(source, message, tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("clases", "unknown task 'clases'; choose one of classes, labels, next_token, numbers, tags"),
+        (
+            "clases",
+            "unknown task 'clases'; choose one of classes, labels, next_token, numbers",
+        ),
         ("base", "unknown task 'base'"),
         ("mine.py", "there is no file 'mine.py' to take a task from"),
     ],

@@ -372,10 +372,10 @@ def test_gradients_longer_than_the_clip_norm_are_shortened_to_it_and_others_left
     short = {"a": np.float32([0.1, -0.2]), "b": np.float32([0.2])}  # Of norm 0.3.
     shortened = jax.tree.map(lambda part: part / 5, long)
     plain = optimizers.adam(1e-3, 1e-7)
-    clipped = updates_of(optimizers.adam(1e-3, 1e-7, clip_norm=1.0), [long, short])
+    clipped = updates_of(optimizers.make("adam", 1e-3, clip_norm=1.0), [long, short])
     np.testing.assert_allclose(clipped, updates_of(plain, [shortened, short]), rtol=1e-5)
     assert not np.allclose(clipped, updates_of(plain, [long, short]), rtol=1e-2)
-    not_clipped = updates_of(optimizers.adam(1e-3, 1e-7, clip_norm=0.0), [long, short])
+    not_clipped = updates_of(optimizers.make("adam", 1e-3, clip_norm=0.0), [long, short])
     np.testing.assert_array_equal(not_clipped, updates_of(plain, [long, short]))
 
 

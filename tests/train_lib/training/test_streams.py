@@ -172,7 +172,7 @@ def test_each_seed_and_any_number_of_devices_and_blocks_are_the_same(monkeypatch
     one_device = jax.make_mesh((1, 1), ("seed", "batch"), devices=jax.devices()[:1])
     monkeypatch.setattr(devices, "mesh", lambda _: one_device)
     monkeypatch.setattr(
-        devices, "layout", lambda size, mesh: devices.Layout.of(size, mesh.shape["batch"], 2)
+        devices, "layout", lambda size, mesh, *_: devices.Layout.of(size, mesh.shape["batch"], 2)
     )
     for one, other in zip(host(fit().training.state.params), together, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
