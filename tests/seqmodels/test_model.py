@@ -297,7 +297,8 @@ def test_engines_agree_with_everything_switched_on(engine, cell, weight_drop):
 
 
 @pytest.mark.parametrize(
-    "name", ["word_dropout", "embedding_dropout", "weight_drop", "recurrent_dropout"]
+    "name",
+    ["word_dropout", "embedding_dropout", "output_dropout", "weight_drop", "recurrent_dropout"],
 )
 def test_drops_in_training_alone(name):
     tokens_BxT, lengths_B = jnp.tile(jnp.arange(3, VOCABULARY), (2, 2)), jnp.array([16, 16])
@@ -316,6 +317,23 @@ def test_drops_in_training_alone(name):
     assert (one == other) == (name == "weight_drop")
     again = logits_of(dropping, tokens_BxT, lengths_B, **{**keys, "step_key": jax.random.key(9)})
     assert (one == again[0]) == (name != "weight_drop")
+
+
+@pytest.mark.parametrize("per_step", [False, True])
+def test_what_the_head_reads_is_dropped_and_scaled_up(per_step):
+    """With a kernel of one and no bias, an output is the sum of what the head reads."""
+    options = {"hidden_sizes": (40,), "dropout_rates": (0,), "direction": "forward"}
+    model = build(**options, output_dropout=0.25, per_step=per_step)
+    model.head.kernel[...] = jnp.eye(40)[:, :1] if per_step else jnp.ones((40, 1))
+    tokens_BxT, lengths_B = jnp.tile(jnp.arange(3, VOCABULARY), (400, 2)), jnp.full(400, 16)
+    keys_B = jax.random.split(jax.random.key(7), 400)
+    found = model(tokens_BxT, lengths_B, dropout_keys_B=keys_B)
+    expected = model(tokens_BxT, lengths_B)
+    np.testing.assert_allclose(found.mean(0), expected.mean(0), rtol=0.2, atol=0.02)
+    if per_step:  # One unit alone: there, or not.
+        is_kept = np.array(found != 0)
+        np.testing.assert_allclose(found, np.where(is_kept, expected / 0.75, 0), rtol=1e-5)
+        assert 0 < is_kept[0].mean() < 1  # From step to step.
 
 
 def test_replaced_words_get_no_gradient_and_the_unknown_one_does():
