@@ -93,6 +93,7 @@ def get_config(name: str, treatment: str) -> ConfigDict:
     config.train.plateau_patience = 0  # epochs not better after which the rate is cut; 0: never
     config.train.plateau_factor = 0.1  # by which it is multiplied then
     config.train.weight_decay = 0.0  # share of a matrix lost in an update, times the rate
+    config.train.groups = ""  # of parameters; '{"inputs.*": {"rate": 0.1, "frozen_epochs": 2}}'
     config.train.clip_norm = 0.0  # length to which longer gradients are shortened; 0: none is
     config.train.adam_epsilon = 1e-7  # of adam, added as Keras does: to the uncorrected root
     config.train.ema_decay = 0.0  # of averaged parameters, which are evaluated; 0: the last ones

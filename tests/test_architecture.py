@@ -86,7 +86,8 @@ ROOMS = {
     "training": {"data", "tasks"},
     "records": {"training", "data", "tasks", "leaves", "settings"},
     "analysis": {"records", "training", "data", "tasks", "leaves", "settings"},
-    "settings": {"training", "data", "tasks"},
+    "conflicts": {"training", "data"},
+    "settings": {"conflicts", "training", "data", "tasks"},
     "run": {"records", "training", "data", "tasks", "settings"},
     "restored": {"run", "records", "training", "data", "tasks", "settings"},
 }
@@ -113,7 +114,16 @@ def test_a_room_imports_only_what_is_below_it(path):
 
 
 # Where a config is known: it is read, stored, and made objects of.
-SEES_CONFIGS = {"baselines", "command", "records", "restored", "run", "settings", "sweep"}
+SEES_CONFIGS = {
+    "baselines",
+    "command",
+    "conflicts",
+    "records",
+    "restored",
+    "run",
+    "settings",
+    "sweep",
+}
 
 
 @pytest.mark.parametrize("path", files("train_lib"), ids=str)

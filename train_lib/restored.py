@@ -34,7 +34,7 @@ class Restored:
 
     Args:
         workdir: the run's folder.
-        best: each seed as it was after its best epoch by validation; else as it was at the end.
+        best: each seed as it was after its best epoch by validation; else as it was tested.
 
     Attributes:
         folder: of the run.

@@ -24,7 +24,7 @@ from train_lib.records.metrics import MetricsFile
 from train_lib.records.progress import Progress
 from train_lib.records.result import decided, each_seed, result, seeds_of
 from train_lib.tasks.base import Task
-from train_lib.training import batching, devices, fitting, optimizers, processes
+from train_lib.training import batching, devices, fitting, groups, optimizers, processes
 from train_lib.training.batching import Treatment
 from train_lib.training.fitting import Fitted
 from train_lib.training.program import Evaluation, Program
@@ -79,7 +79,7 @@ def _run(
     program = Program(
         models,
         task,
-        build_optimizer(config, recipe),
+        build_optimizer(config, recipe, nnx.state(models[0], nnx.Param)),
         batch_size=train.batch_size,
         treatment=treatment_of(config),
         recipe=recipe,
@@ -274,10 +274,21 @@ def build_recipe(config: ConfigDict, examples: int) -> Recipe:
     return Recipe(schedule, **{name: train[name] for name in names})
 
 
-def build_optimizer(config: ConfigDict, recipe: Recipe) -> optax.GradientTransformation:
-    """The optimiser that a config asks for, with the learning rates of a recipe."""
+def build_optimizer(
+    config: ConfigDict, recipe: Recipe, params: nnx.State
+) -> optax.GradientTransformation:
+    """The optimiser that a config asks for, with the learning rates of a recipe.
+
+    Raises:
+        UserError: a group of parameters has none of these.
+    """
     train, schedule = config.train, recipe.schedule
     assert schedule is not None
+    own = groups.parse(train.groups)
+    try:
+        groups.labels(own, params)
+    except ValueError as error:
+        raise UserError(f"config.train.groups cannot be used: {error}.") from error
     return optimizers.make(
         train.optimizer,
         train.learning_rate if schedule.is_constant else schedule,
@@ -285,6 +296,8 @@ def build_optimizer(config: ConfigDict, recipe: Recipe) -> optax.GradientTransfo
         adam_epsilon=train.adam_epsilon,
         weight_decay=train.weight_decay,
         clip_norm=train.clip_norm,
+        groups=own,
+        updates_an_epoch=schedule.num_updates // train.num_epochs,
     )
 
 

@@ -6,7 +6,7 @@ import json
 import math
 import pathlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -14,14 +14,13 @@ from ml_collections import ConfigDict
 from configs import base
 from seqmodels.bidirectional import MERGES
 from seqmodels.factory import DIRECTIONS
-from seqmodels.loading import cell_names, parse_options
+from seqmodels.loading import cell_names
 from seqmodels.pooling import POOLINGS
 from seqmodels.recurrence.engines import ENGINES, MATRIX_DTYPES
-from train_lib import tasks
+from train_lib import conflicts, tasks
 from train_lib.data import finding
 from train_lib.data.vocabulary import FIRST_WORD, TEXT_RULES
 from train_lib.errors import UserError
-from train_lib.training import optimizers
 from train_lib.training.schedules import SCHEDULES
 
 
@@ -182,6 +181,7 @@ RULES: dict[str, Rule] = {
     "train.plateau_patience": _integer(0),
     "train.plateau_factor": _number(lambda factor: 0 < factor < 1, "a number between 0 and 1"),
     "train.weight_decay": _NOT_NEGATIVE,
+    "train.groups": _TEXT,
     "train.clip_norm": _NOT_NEGATIVE,
     "train.adam_epsilon": _POSITIVE,
     "train.ema_decay": _RATE,
@@ -202,7 +202,7 @@ def check(config: ConfigDict) -> None:
         UserError: they cannot be used; the message names each of those that cannot.
     """
     check_fields(dict(flatten(config)))
-    _tell(_conflicts(config))
+    _tell(conflicts.found(config, DEFAULTS))
 
 
 def check_fields(fields: Mapping[str, Any]) -> None:
@@ -227,93 +227,6 @@ def check_fields(fields: Mapping[str, Any]) -> None:
         elif not RULES[path].accepts(value):
             problems.append(f"config.{path} = {value!r} must be {RULES[path].expected}")
     _tell(problems)
-
-
-def _conflicts(config: ConfigDict) -> Iterator[str]:
-    """What is wrong with fields together, each being right, or does nothing beside the others."""
-    model = config.model
-    if len(model.hidden_sizes) != len(model.dropout_rates):
-        yield (
-            f"config.model.dropout_rates = {model.dropout_rates!r} must have one rate for each "
-            f"layer of config.model.hidden_sizes = {model.hidden_sizes!r}"
-        )
-    if model.residual and len(model.hidden_sizes) == 1:
-        yield (
-            "config.model.residual = True does nothing where config.model.hidden_sizes = "
-            f"{model.hidden_sizes!r} is one layer: it is layers above the first that add their "
-            "input to their output"
-        )
-    if model.merge != "concat" and model.direction != "bidirectional":
-        yield (
-            f"config.model.merge = {model.merge!r} does nothing where config.model.direction = "
-            f"{model.direction!r}: a layer of one direction has nothing to merge"
-        )
-
-    if config.train.stream_steps:
-        yield from _conflicts_with_streams(config)
-
-    of_source = finding.fields_of(config.data.source)
-    for field in ("dir", "archive", "text_column", "target_column", "group_column"):
-        value = config.data[field]
-        if field not in of_source and value != DEFAULTS[f"data.{field}"]:
-            yield (
-                f"config.data.{field} = {value!r} does nothing where config.data.source = "
-                f"{config.data.source!r}, which does not read it"
-            )
-
-    train = config.train
-    try:
-        options = parse_options(train.optimizer_options, "optimizer")
-        optimizers.make(train.optimizer, train.learning_rate, options)
-    except ValueError as error:
-        yield f"config.train.optimizer = {train.optimizer!r} cannot be used: {error}"
-    if train.optimizer.endswith("w") and not train.weight_decay:
-        yield (
-            f"config.train.optimizer = {train.optimizer!r} is one with weight decay, and "
-            "config.train.weight_decay = 0.0 is none; set it, as in 0.01"
-        )
-    if train.optimizer != "adam" and train.adam_epsilon != DEFAULTS["train.adam_epsilon"]:
-        yield (
-            f"config.train.adam_epsilon = {train.adam_epsilon!r} does nothing where "
-            f"config.train.optimizer = {train.optimizer!r}; set eps in "
-            "config.train.optimizer_options, if it has that"
-        )
-    if train.schedule in ("constant", "inverse_sqrt") and train.final_share:
-        yield (
-            f"config.train.final_share = {train.final_share!r} does nothing where "
-            f"config.train.schedule = {train.schedule!r}, which ends where it ends"
-        )
-    if train.plateau_factor != DEFAULTS["train.plateau_factor"] and not train.plateau_patience:
-        yield (
-            f"config.train.plateau_factor = {train.plateau_factor!r} does nothing where "
-            "config.train.plateau_patience = 0"
-        )
-    if 0 < train.patience <= train.plateau_patience:
-        yield (
-            f"config.train.plateau_patience = {train.plateau_patience!r} does nothing where "
-            f"config.train.patience = {train.patience!r}: a seed stops before its rate is cut"
-        )
-
-
-def _conflicts_with_streams(config: ConfigDict) -> Iterator[str]:
-    stream = f"config.train.stream_steps = {config.train.stream_steps}"
-    if config.model.direction != "forward":
-        yield (
-            f"{stream} keeps the state from one batch to the next, and a layer that reads "
-            "backwards needs the end of a text first; config.model.direction must be forward"
-        )
-    if not config.data.mask_padding or config.data.padding_side != "post":
-        yield (
-            f"{stream} has no padding to treat; config.data.mask_padding must be True and "
-            "config.data.padding_side post"
-        )
-    if config.model.learned_initial_state:
-        yield (
-            f"{stream} reads on from the batch before, so that no gradient reaches an initial "
-            "state; config.model.learned_initial_state must be False"
-        )
-    if config.data.max_length_tokens:
-        yield f"{stream} joins all texts; config.data.max_length_tokens must be 0"
 
 
 def _tell(problems: Iterable[str]) -> None:

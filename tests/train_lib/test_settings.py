@@ -1,5 +1,6 @@
 """A config is refused for its fields, with their names, before anything else happens."""
 
+import numpy as np
 import pytest
 
 from configs import base, bilstm, generated, lstm, stacked, temporal_order
@@ -101,6 +102,7 @@ def test_all_problems_are_told_at_once(config):
             {"train.plateau_patience": 3, "train.patience": 3},
             "config.train.plateau_patience = 3 does nothing where config.train.patience = 3",
         ),
+        ({"train.groups": "head"}, "groups cannot be used: 'head' is no JSON object from patterns"),
         ({"train.optimizer": "adamw"}, "'adamw' is one with weight decay, and"),
         ({"train.optimizer": "admaw"}, "unknown optimizer 'admaw'; choose one of acprop, "),
         ({"train.optimizer": "lbfgs"}, "'lbfgs' cannot be used: optax's lbfgs"),
@@ -166,3 +168,10 @@ def test_a_recipe_that_a_run_is_too_short_for_is_refused(config):
     assert run.build_recipe(config, 97).schedule.num_updates == 14
     with pytest.raises(UserError, match=r"config.train.warmup .* 12 updates .* which has 12\."):
         run.build_recipe(config, 96)
+
+
+def test_a_group_without_a_parameter_is_told_with_those_there_are(config):
+    config.train.groups = '{"imputs.*": {"rate": 0.1}}'
+    params = {"inputs": {"table": np.ones((3, 2))}}
+    with pytest.raises(UserError, match=r"'imputs\.\*' fits no .* parameters are inputs\.table\."):
+        run.build_optimizer(config, run.build_recipe(config, 100), params)

@@ -2,13 +2,15 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 import optax.contrib
+
+from train_lib.training.groups import Group, split
 
 Rated = Callable[..., optax.GradientTransformationExtraArgs]
 """Makes an optimiser of a `learning_rate` and options."""
@@ -107,6 +109,8 @@ def make(
     adam_epsilon: float = 1e-7,
     weight_decay: float = 0.0,
     clip_norm: float = 0.0,
+    groups: Sequence[Group] = (),
+    updates_an_epoch: int = 0,
 ) -> optax.GradientTransformationExtraArgs:
     """The optimiser of a run.
 
@@ -122,12 +126,30 @@ def make(
         clip_norm: the Euclidean norm to which a longer gradient is shortened before (Pascanu,
             Mikolov and Bengio, "On the difficulty of training recurrent neural networks", ICML
             2013); 0 leaves it as it is.
+        groups: of parameters that learn in a way of their own.
+        updates_an_epoch: for groups that are frozen for some epochs.
 
     Raises:
         ValueError: there is no such optimiser, or it cannot have these options; it says why.
     """
-    optimizer = _find(name, options or {}, adam_epsilon, weight_decay)(learning_rate)
-    return optax.chain(optax.clip_by_global_norm(clip_norm), optimizer) if clip_norm else optimizer
+
+    def of_group(group: Group) -> optax.GradientTransformationExtraArgs:
+        decay = weight_decay if group.decay else 0.0
+        return _find(name, options or {}, adam_epsilon, decay)(_times(learning_rate, group.rate))
+
+    clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
+    if groups:
+        return split(groups, of_group, clip, updates_an_epoch)
+    optimizer = of_group(Group("*"))
+    return optax.chain(clip, optimizer) if clip_norm else optimizer
+
+
+def _times(learning_rate: float | optax.Schedule, factor: float) -> float | optax.Schedule:
+    if factor == 1:
+        return learning_rate
+    if callable(learning_rate):
+        return lambda count: factor * learning_rate(count)
+    return factor * learning_rate
 
 
 def _find(name: str, options: Mapping[str, Any], adam_epsilon: float, weight_decay: float) -> Rated:

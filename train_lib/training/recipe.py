@@ -93,18 +93,22 @@ class Recipe(NamedTuple):
         return state._replace(averaged=averaged)
 
     def after_epoch(self, state: RecipeState, is_best: jax.Array) -> RecipeState:
-        """What is remembered of each seed after a validation, which was its best or not."""
+        """What is remembered of each seed after a validation, which was its best or not.
+
+        Nothing changes of a seed that has stopped.
+        """
+        learns = ~self.is_stopped(state)
         if state.epochs_since_best is not None:
-            is_counted = is_best & ~self.is_stopped(state)
-            since = jnp.where(is_counted, 0, state.epochs_since_best + 1)
+            since = jnp.where(is_best, 0, state.epochs_since_best + 1)
+            since = jnp.where(learns, since, state.epochs_since_best)
             state = state._replace(epochs_since_best=since)
         if state.epochs_on_plateau is not None and state.rate_scale is not None:
             since = jnp.where(is_best, 0, state.epochs_on_plateau + 1)
-            is_due = since >= self.plateau_patience
+            is_due = learns & (since >= self.plateau_patience)
+            since = jnp.where(learns, since, state.epochs_on_plateau)
+            factor = jnp.where(is_due, self.plateau_factor, 1.0)
             state = state._replace(
-                rate_scale=jnp.where(
-                    is_due, state.rate_scale * self.plateau_factor, state.rate_scale
-                ),
+                rate_scale=state.rate_scale * factor,
                 epochs_on_plateau=jnp.where(is_due, 0, since),
             )
         return state

@@ -61,6 +61,11 @@ def create(
     )
 
 
+def path_of(keys) -> str:
+    """The path of a parameter, from the keys that JAX has for it."""
+    return jax.tree_util.keystr(keys, simple=True, separator=".").removesuffix(".value")
+
+
 class Training(NamedTuple):
     """The state of K seeds, and of each the parameters that validated best so far."""
 

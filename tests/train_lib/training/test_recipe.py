@@ -11,7 +11,7 @@ import pytest
 
 from tests.train_lib import cases
 from tests.train_lib.cases import FEW, Case
-from train_lib.training import fitting, optimizers
+from train_lib.training import devices, fitting, optimizers
 from train_lib.training.hooks import Hook
 from train_lib.training.program import Program
 from train_lib.training.recipe import PLAIN, Recipe, RecipeState
@@ -275,3 +275,28 @@ def test_without_a_schedule_no_rate_is_written_down():
     seeds = train().position.rows[-1]["seeds"]
     assert "learning_rate" not in seeds
     assert len(seeds["gradient_norm"]) == 3
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_each_of_many_seeds_follows_the_recipe_as_if_it_were_alone(at_once, monkeypatch):
+    """Also where a device computes them together, and a seed that has stopped waits for others."""
+    if at_once:
+        monkeypatch.setattr(devices, "seeds_at_once", lambda num_seeds, mesh: num_seeds)
+    recipe = Recipe(ema_decay=0.5, patience=2, plateau_patience=1, plateau_factor=0.5)
+    optimizer = optimizers.make("sgd", 1.0, {"momentum": 0.9})
+    case = Case("tags", "tokens")
+    together = train(case, recipe, optimizer, epochs=10)
+    epochs = []
+    for number, seed in enumerate(SEEDS):
+        alone = train(case, recipe, optimizer, epochs=10, seeds=(seed,))
+        epochs.append(len(alone.position.rows))
+        assert together.position.best_epoch[number] == alone.position.best_epoch[0]
+        assert together.training.state.step[number] == alone.training.state.step[0]
+        pair = (
+            host((fit.params_K, fit.training.state.params, fit.training.state.recipe))
+            for fit in (together, alone)
+        )
+        for one, other in zip(*pair, strict=True):
+            np.testing.assert_allclose(one[number], other[0], rtol=0, atol=1e-2)
+    assert len(set(epochs)) > 1
+    assert len(together.position.rows) == max(epochs)
