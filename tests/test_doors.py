@@ -74,9 +74,9 @@ def test_a_wish_takes_one_short_file_or_none(wish, tmp_path):
     assert np.isfinite(result["test_loss"]["mean"])
     if wish == "a metric":
         rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-        assert {"train_brier", "validation_brier"} <= set(rows[0])
-        assert 0 < result["test_brier"]["mean"] < 1
-        assert "brier" in result["guess"]
+        assert {"train_right_probability", "validation_right_probability"} <= set(rows[0])
+        assert 0 < result["test_right_probability"]["mean"] < 1
+        assert "right_probability" in result["guess"]
 
 
 def test_an_optimiser_of_ones_own_is_handed_to_fit():

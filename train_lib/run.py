@@ -9,7 +9,7 @@ import optax
 from flax import nnx
 from ml_collections import ConfigDict
 
-from seqmodels import SequenceModel, factory, loading
+from seqmodels import SequenceModel, checking, factory, loading
 from train_lib import settings, tasks
 from train_lib.data import finding
 from train_lib.data import loading as data_loading
@@ -24,6 +24,7 @@ from train_lib.records.metrics import MetricsFile
 from train_lib.records.progress import Progress
 from train_lib.records.result import decided, each_seed, result, seeds_of
 from train_lib.tasks.base import Task
+from train_lib.tasks.common import checks
 from train_lib.training import batching, devices, fitting, groups, optimizers, processes
 from train_lib.training.batching import Treatment
 from train_lib.training.fitting import Fitted
@@ -94,6 +95,7 @@ def _run(
     widths = batching.row_widths(data.train, [data.validation, data.test], program.treatment)
     if task.per_step:  # No row is longer, and each step is an item.
         data = data.map(lambda split: split.last_steps(widths[-1]))
+        _check_nothing_is_cut(data)
     with Keeper(config, folder, data, program, stopwatch) as keeper:
         begin = keeper.resume(fitting.start(program, seeds))
         try:
@@ -212,11 +214,30 @@ def load_data(config: ConfigDict, *, joined: bool = False) -> tuple[Dataset, Tas
         if data.target_names and "names" in tasks.option_names(tasks.find(config.task.name)):
             options = {"names": list(data.target_names)} | options
         task = tasks.make(config.task.name, data.train.targets, fields, defaults, options, tokens)
+        if config.task.name.endswith(".py"):
+            checks.check_whole(task, data.train.targets)
     except tasks.BadTarget as error:
         raise data.train.refused(error) from error
-    except ValueError as error:
+    except (ValueError, checks.CheckFailed) as error:
         raise UserError(f"config.task cannot be used: {error}.") from error
+    except Exception as error:  # A task may be a researcher's code: whatever it raises.
+        raise UserError(
+            f"config.task cannot be used: {checking.raised(task_class, error)}."
+        ) from error
+    if task.per_step and not tokens:
+        _check_nothing_is_cut(data)
     return data if tokens else data.encoded(task), task
+
+
+def _check_nothing_is_cut(data: Dataset) -> None:
+    """Refuses sequences that lose steps, each of which has a target."""
+    for split in data.splits:
+        if split.cut is not None:
+            raise UserError(
+                f"{split.where(int(split.cut.argmax()))} would lose its first "
+                f"{split.cut.max():,} steps, and each step has a target; set "
+                "config.data.max_length_tokens to 0 and config.data.mask_padding to True."
+            )
 
 
 def end_of_text(config: ConfigDict) -> int | None:
@@ -319,6 +340,11 @@ def build_models(
     if isinstance(inputs, Vectors):
         sizes = {"input_size": inputs.size}
     elif isinstance(inputs, Tokens):
+        if model["word_dropout"]:
+            raise UserError(
+                f"config.model.word_dropout = {model['word_dropout']} reads words as unknown ones, "
+                "which token numbers do not have; set it to 0."
+            )
         sizes = {"vocabulary_size": inputs.size}
     else:
         size = task.num_outputs if task.predicts_inputs else config.data.max_features

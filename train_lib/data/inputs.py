@@ -27,6 +27,9 @@ Where = Callable[[int], str]
 Token = tuple[str, int | None]
 """What a number stands for: its name, and how many bytes of a text; None: that is not known."""
 
+MOST_TOKENS = 1 << 24
+"""Above every number of a token."""
+
 WORDS = "words"
 """The rules of inputs that are lists of words, which are taken as they are."""
 
@@ -87,8 +90,11 @@ class Tokens:
             _check_shape(one, 1, where, number)
             if one.min() < 0:
                 raise UserError(f"{where(number)}: token {one.min()} is below 0.")
-            if one.max() >= 2**31 - 1:
-                raise UserError(f"{where(number)}: token {one.max()} is larger than 2**31 - 2.")
+            if one.max() >= MOST_TOKENS:
+                raise UserError(
+                    f"{where(number)}: token {one.max():,} would need a vector for each number "
+                    f"below it; number the tokens from 0 without gaps, below {MOST_TOKENS:,}."
+                )
             largest = max(largest, int(one.max()))
         return cls(largest + 1)
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from seqmodels import checking
 from train_lib.data import cache, drawing, inputs
 from train_lib.data.dataset import Dataset, Split
 from train_lib.data.examples import SPLITS, UNLABELLED, Examples, Source, fingerprint
@@ -60,7 +61,9 @@ def load(
         shaping["joined"] = True
     if not labelled:
         shaping["labelled"] = False
-    path = cache.path(source.name, {"source": source.identity(), "code": _code(source)} | shaping)
+    path = cache.path(
+        source.name, {"source": ask(source, "identity", str), "code": _code(source)} | shaping
+    )
     dataset = cache.read(path)
     if dataset is None:
         dataset = build(source, settings, joined=joined, labelled=labelled)
@@ -98,7 +101,7 @@ def build(
     source: Source, settings: DataSettings, *, joined: bool = False, labelled: bool = True
 ) -> Dataset:
     """Reads, draws and encodes."""
-    names = source.splits()
+    names = ask(source, "splits", (tuple, list))
     if unknown := set(names) - {*SPLITS, UNLABELLED}:
         raise UserError(
             f"{source.name} has splits called {', '.join(sorted(map(str, unknown)))}; they must be "
@@ -107,7 +110,7 @@ def build(
     if "train" not in names:
         raise UserError(f"{source.name} has no split to train on.")
     pools = {
-        split: check(source.read(split), split, labelled=labelled)
+        split: check(ask(source, "read", Examples, split), split, labelled=labelled)
         for split in SPLITS
         if split in names
     }
@@ -176,6 +179,28 @@ def _repeated(sequences: Mapping[str, Sequence[np.ndarray]]) -> int:
 
     seen = {*keys("train"), *keys("validation")}
     return sum(key in seen for key in keys("test"))
+
+
+def ask(source: Source, method: str, kind: type | tuple[type, ...], *arguments: Any) -> Any:
+    """What a method of a source returns.
+
+    Raises:
+        UserError: it raises anything else, or returns nothing of that kind.
+    """
+    try:
+        found = getattr(source, method)(*arguments)
+    except UserError:
+        raise
+    except Exception as error:  # It may be a researcher's code: whatever it raises.
+        raise UserError(
+            f"the source {source.name} fails in {method}: {checking.raised(type(source), error)}."
+        ) from error
+    if not isinstance(found, kind):
+        names = kind.__name__ if isinstance(kind, type) else "a sequence of names"
+        raise UserError(
+            f"{method} of the source {source.name} returns {_shown(found)}; it must return {names}."
+        )
+    return found
 
 
 def check(examples: Examples, split: str, *, labelled: bool = True) -> Examples:

@@ -13,8 +13,12 @@ from train_lib.tasks.base import Task
 from train_lib.training.hooks import Hook, Moment
 
 ENDS = ("ci95_low", "ci95_high")
-NEVER_NEGATIVE = {"loss", "mse", "mae", "brier"}
-"""Figures whose intervals end at 0, if a task's own loss of that name is not negative after all."""
+SHARES = {
+    "accuracy", "subset_accuracy", "f1", "macro_f1", "micro_f1", "samples_f1", "auroc", "ece",
+}  # fmt: skip
+"""Figures from 0 to 1."""
+
+_NEVER_NEGATIVE = {"loss", "mse", "mae", "brier", "perplexity", "bits_per_token", "bits_per_byte"}
 
 
 def summary(
@@ -41,6 +45,11 @@ def summary(
     return {"mean": mean, **ends, "interval": kind, **one_more}
 
 
+def lowest_of(name: str, values_K: np.ndarray) -> float:
+    """Where an interval of a figure ends: at 0 or, as of a task's own loss, nowhere."""
+    return 0.0 if name in _NEVER_NEGATIVE and min(values_K) >= 0 else -math.inf
+
+
 def describe_interval(seeds: int, *, counts_items: bool) -> str:
     """What an interval is over, as in `over seeds and examples, of 5 seeds`."""
     over = " and ".join(["seeds"] * (seeds > 1) + ["examples"] * counts_items)
@@ -65,9 +74,11 @@ def summaries(metrics: dict[str, np.ndarray], items: int, task: Task) -> dict[st
     for name, values_K in metrics.items():
         if not len(values_K) or not np.isfinite(values_K).all():
             continue
-        counted = items if name in task.share_metrics and not task.per_step else None
-        lowest = 0.0 if name in NEVER_NEGATIVE and min(values_K) >= 0 else -math.inf
-        found[name] = summary(values_K, counted, lowest)
+        counted: float | None = None
+        if name in SHARES or name in task.share_metrics:
+            is_binomial = name in task.share_metrics and not task.per_step
+            counted = items if is_binomial else math.inf
+        found[name] = summary(values_K, counted, lowest_of(name, values_K))
     return found
 
 

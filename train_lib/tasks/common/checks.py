@@ -2,8 +2,6 @@
 
 import functools
 import json
-import sys
-import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -15,7 +13,7 @@ import numpy as np
 from seqmodels import checking
 from train_lib.tasks.base import Kept, Task
 
-_EXAMPLES, _CLOSE = 24, 1e-4
+_EXAMPLES, _MOST_TARGETS, _CLOSE = 24, 240, 1e-4
 
 # Most of the time goes into compiling.
 _jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -323,21 +321,26 @@ def check(case: Case) -> Iterator[tuple[str, str]]:
         CHECKS,
         case,
         lambda error: (
-            str(error) if isinstance(error, CheckFailed) else raised(type(case.task), error)
+            str(error)
+            if isinstance(error, CheckFailed)
+            else checking.raised(type(case.task), error)
         ),
     )
 
 
-def raised(task_class: type[Task], error: Exception) -> str:
-    """What an error says, and the line of the task where it came up."""
-    module = getattr(sys.modules.get(task_class.__module__), "__file__", None)
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if frame.filename == module]
-    where = f" ({module}, line {lines[-1]})" if lines else ""
-    text = str(error).partition("\n")[0]
-    if isinstance(error, NotImplementedError):
-        text = f"{frames[-1].name} is not defined"
-    return f"{type(error).__name__}: {text}{where}"
+def check_whole(task: Task, training_targets: Sequence[Any]) -> None:
+    """Puts a task through all checks, on some of its training targets.
+
+    Raises:
+        CheckFailed: it fails in some; the message has them all.
+        BadTarget: the task refuses one of the targets.
+    """
+    case = make(task, training_targets[:_MOST_TARGETS])
+    failures = [f"{words}: {failure}" for words, failure in check(case) if failure]
+    if failures:
+        raise CheckFailed(
+            "; ".join(failures) + " (python -m train_lib.tasks.check_task has all checks)"
+        )
 
 
 def _describe(value: Any) -> str:
