@@ -36,7 +36,9 @@ _DECAYS_INSIDE = {"lamb": "mask", "lars": "weight_decay_mask"}
 """Those whose update depends on the decay, and what their mask is called: the trust ratio of You et
 al. is that of gradient and decay together."""
 
-_DECAY_OPTIONS = {"weight_decay", "mask", "weight_decay_mask", "weight_decay_rate"}
+
+def _is_of_decay(option: str) -> bool:
+    return option == "mask" or "weight_decay" in option
 
 
 def adam(
@@ -98,7 +100,7 @@ def option_names(name: str) -> list[str]:
     if name == "adam":
         return ["b1", "b2"]
     parameters = inspect.signature(_of_optax()[name]).parameters
-    return [one for one in parameters if one not in {"learning_rate", *_DECAY_OPTIONS}]
+    return [one for one in parameters if one != "learning_rate" and not _is_of_decay(one)]
 
 
 def make(
@@ -159,7 +161,7 @@ def _find(name: str, options: Mapping[str, Any], adam_epsilon: float, weight_dec
     if name not in names():
         raise ValueError(f"unknown optimizer {name!r}; choose one of {', '.join(names())}")
     if unknown := sorted(options.keys() - set(option_names(name))):
-        decays = " (weight_decay is a field of its own)" if unknown[0] in _DECAY_OPTIONS else ""
+        decays = " (weight_decay is a field of its own)" if _is_of_decay(unknown[0]) else ""
         raise ValueError(
             f"the optimizer {name} has no option {unknown[0]!r}{decays}; it has "
             f"{', '.join(option_names(name)) or 'none'}"

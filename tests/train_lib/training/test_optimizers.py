@@ -6,6 +6,7 @@ import optax
 import pytest
 
 from train_lib.training import optimizers
+from train_lib.training.schedules import Schedule
 
 RATE, DECAY, UPDATES = 0.02, 0.3, 20
 PARAMS = {
@@ -79,6 +80,27 @@ def test_adam_may_decay():
         return keras_adam(name, p, g, n, memory) + RATE * DECAYED[name] * p
 
     assert_same(optimizers.make("adam", RATE, weight_decay=DECAY), step)
+
+
+def test_adam_follows_a_schedule():
+    schedule = Schedule.of("linear", RATE, UPDATES, 5)
+
+    def step(name, p, g, n, memory):
+        share = n / 5 if n <= 5 else 1 - (n - 6) / 15
+        return share * keras_adam(name, p, g, n, memory) + share * RATE * DECAYED[name] * p
+
+    assert_same(optimizers.make("adam", schedule, weight_decay=DECAY), step)
+
+
+def test_gradients_are_shortened_together():
+    """Pascanu et al., 2013, algorithm 1; the last ones are short enough as they are."""
+    norms = [np.sqrt(sum((g**2).sum() for g in gradient.values())) for gradient in GRADIENTS]
+    assert min(norms) < 1 < max(norms)
+
+    def step(name, p, g, n, memory):
+        return RATE * (g * min(1, 1 / norms[n - 1]) + DECAYED[name] * p)
+
+    assert_same(optimizers.make("sgd", RATE, clip_norm=1.0, weight_decay=DECAY), step)
 
 
 def test_adamw():
@@ -200,6 +222,7 @@ def test_those_that_need_more_are_refused_with_the_reason(name):
         ("sgd", {"momentun": 0.9}, "sgd has no option 'momentun'; it has momentum, nesterov"),
         ("adam", {"eps": 1e-3}, "adam has no option 'eps'; it has b1, b2"),
         ("adamw", {"weight_decay": 1}, r"'weight_decay' \(weight_decay is a field of its own\)"),
+        ("muon", {"adam_weight_decay": 1}, r"'adam_weight_decay' \(weight_decay is a field of"),
         ("sgd", {"momentum": "much"}, "sgd cannot have the options momentum='much': "),
         ("adam", {"b2": 1.0}, r"b2=1.0 of adam must be in \[0, 1\)"),
     ],
