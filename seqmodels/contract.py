@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from seqmodels import checking
 from seqmodels.cells import base
 
 # What a cell of each kind leaves as it is, since engines do it in their own way; the first counts.

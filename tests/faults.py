@@ -33,7 +33,7 @@ import numpy as np
 
 from configs import base
 from tests.train_lib.data import bad_data
-from train_lib import run as runs
+from train_lib import building
 from train_lib.data.inputs import Text
 from train_lib.data.vocabulary import Vocabulary
 from train_lib.errors import STOPPED, UserError, told_to_user
@@ -179,8 +179,8 @@ def corruptions(number: int, folder: pathlib.Path, rng: np.random.Generator) -> 
     config = base.get_config("small", "exact")
     config.update_from_flattened_dict(SMALL)
     config.model.dropout_rates = (0.3, 0.2)
-    task, seeds = Classes(["0", "1"]), runs.seeds_asked(config)
-    models = runs.build_models(config, Text(Vocabulary([]), "keras"), task, seeds)
+    task, seeds = Classes(["0", "1"]), building.seeds_asked(config)
+    models = building.build_models(config, Text(Vocabulary([]), "keras"), task, seeds)
     optimizer = optimizers.adam(1e-3, 1e-7)
     program = Program(models, task, optimizer, batch_size=config.train.batch_size)
     like = fitting.start(program, seeds).training

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from tests.marks import slow
-from train_lib import run
+from train_lib import building
 from train_lib.data.dataset import Split
 from train_lib.data.inputs import Text
 from train_lib.data.vocabulary import Vocabulary
@@ -77,7 +77,7 @@ TASK = Classes(["negative", "positive"])
 
 
 def build_ours(config):
-    (model,) = run.build_models(config, Text(Vocabulary([]), "keras"), TASK, [0])
+    (model,) = building.build_models(config, Text(Vocabulary([]), "keras"), TASK, [0])
     return model
 
 
@@ -145,7 +145,7 @@ def test_five_steps_of_adam_stay_together(ours_and_keras, treatment):
     optimizer = optimizers.adam(config.train.learning_rate, config.train.adam_epsilon)
     program = Program(
         [nnx.merge(graphdef, params)], TASK, optimizer, batch_size=BATCH_SIZE,
-        treatment=run.treatment_of(config),
+        treatment=building.treatment_of(config),
     )  # fmt: skip
     mesh, train = program.mesh, program.compiled.train
     train_state = devices.spread_seeds(

@@ -10,7 +10,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from seqmodels import loading
-from train_lib import run
+from train_lib import building
 from train_lib.data import finding
 from train_lib.data.dataset import Split
 from train_lib.data.examples import Source
@@ -61,12 +61,14 @@ class Restored:
         self.inputs: Inputs
         self.reads_streams = self.config.train.stream_steps > 0
         self.inputs, self.task = description.read(folder, self.config.task.name)
-        models = run.build_models(self.config, self.inputs, self.task, run.seeds_asked(self.config))
+        models = building.build_models(
+            self.config, self.inputs, self.task, building.seeds_asked(self.config)
+        )
         self._program = Program(
             models,
             self.task,
             batch_size=_BATCH_SIZE,
-            treatment=run.treatment_of(self.config)._replace(reads_on=False),
+            treatment=building.treatment_of(self.config)._replace(reads_on=False),
         )
         params_K = weights.read(folder, name, self._program.params_K)
         self._params_K = devices.spread_seeds(params_K, self._program.mesh)
@@ -107,7 +109,7 @@ class Restored:
         lengths = np.diff(offsets)
         if self.task.predicts_inputs:
             split = Split(values, offsets, None, np.arange(len(lengths)))
-            split = split.with_next_tokens(run.end_of_text(self.config))
+            split = split.with_next_tokens(building.end_of_text(self.config))
         else:
             nothing = [[None] * n for n in lengths] if self.task.per_step else [None] * len(lengths)
             split = Split(values, offsets, self.task.encode(nothing), np.arange(len(lengths)))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from configs import base, bilstm, generated, lstm, stacked, temporal_order
-from train_lib import run, settings
+from train_lib import building, settings
 from train_lib.errors import UserError
 
 
@@ -165,13 +165,13 @@ def test_a_source_that_is_not_there_is_named_with_those_that_are(config):
 
 def test_a_recipe_that_a_run_is_too_short_for_is_refused(config):
     config.train.update(warmup=12.0, num_epochs=2, batch_size=8, accumulate_batches=2)
-    assert run.build_recipe(config, 97).schedule.num_updates == 14
+    assert building.build_recipe(config, 97).schedule.num_updates == 14
     with pytest.raises(UserError, match=r"config.train.warmup .* 12 updates .* which has 12\."):
-        run.build_recipe(config, 96)
+        building.build_recipe(config, 96)
 
 
 def test_a_group_without_a_parameter_is_told_with_those_there_are(config):
     config.train.groups = '{"imputs.*": {"rate": 0.1}}'
     params = {"inputs": {"table": np.ones((3, 2))}}
     with pytest.raises(UserError, match=r"'imputs\.\*' fits no .* parameters are inputs\.table\."):
-        run.build_optimizer(config, run.build_recipe(config, 100), params)
+        building.build_optimizer(config, building.build_recipe(config, 100), params)

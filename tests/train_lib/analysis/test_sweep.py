@@ -70,7 +70,7 @@ def resolve(words):
 
 
 def of_two_classes(config):
-    """Stands for `run.load_data`, and loads nothing."""
+    """Stands for `building.load_data`, and loads nothing."""
     return None, Classes(["bad", "good"])
 
 

@@ -400,6 +400,7 @@ def test_what_is_read_is_known_before_it_is(tmp_path):
     assert fields_of("tfds:x") == {"dir", "text_column", "target_column", "labelled"}
     assert set(readers.SUFFIXES) == {
         ".csv", ".tsv", ".jsonl", ".parquet", ".conll", ".conllu", ".bio", ".iob", ".ts", ".npz",
+        ".txt",
     }  # fmt: skip
 
 

@@ -342,14 +342,17 @@ BAD_OPTIONS = [
     ({"threshold": "validation"}, "threshold='validation' is for two classes"),
     ({"threshold": 1.5}, "threshold=1.5 must be a probability between 0 and 1"),
     ({"threshold": "half"}, "threshold='half' must be a probability"),
-    ({"names": ("x", "y")}, "must have a different name for each of the 3 classes 'a', 'b', 'c'"),
-    ({"names": "xyz"}, "must have a different name"),
-    ({"names": ("x", "x", "y")}, "must have a different name"),
+    ({"names": ("x", "y")}, "a list with a different name for each of the 3 classes 'a', 'b', 'c'"),
+    ({"names": {"a": "x", "b": "y", "c": "z"}}, "must be a list with a different name"),
+    ({"names": ("a", "c", "b")}, "are the classes themselves in another order"),
+    ({"names": "xyz"}, "must be a list with a different name"),
+    ({"names": ("x", "x", "y")}, "must be a list with a different name"),
     ({"classes": ("a", "b", "d")}, "The classes given are 'a', 'b', 'd', and those of the train"),
     ({"label_smoothing": 1.0}, "label_smoothing=1.0 must be a number in [0, 1)"),
     ({"class_weights": "heavy"}, "class_weights='heavy' must be 'balanced', or the weight of each"),
     ({"class_weights": {"a": 1}}, "class_weights has weights of 'a', and the classes are 'a', 'b'"),
-    ({"class_weights": {"a": -1, "b": 1, "c": 1}}, "must be finite, not negative, and not all 0"),
+    ({"class_weights": {"a": -1, "b": 1, "c": 1}}, "must be from 0 to 1e6, and not all 0"),
+    ({"class_weights": {"a": 1e300, "b": 1, "c": 1}}, "must be from 0 to 1e6"),
 ]
 
 

@@ -14,7 +14,7 @@ from jax.sharding import AxisType
 from tests.marks import slow
 from tests.train_lib import cases
 from tests.train_lib.cases import CASES, FEW, Case
-from train_lib import run
+from train_lib import building
 from train_lib.data.dataset import Split
 from train_lib.data.inputs import Text
 from train_lib.data.vocabulary import Vocabulary
@@ -100,8 +100,8 @@ def of_config(name="stacked", treatment="exact", seeds=(0,), model=(), **changes
     config = importlib.import_module(f"configs.{name}").get_config(treatment)
     config.data.max_features = 30
     config.model.update(dict(model))
-    models = run.build_models(config, TEXT, TASK, seeds)
-    return Trainer(models, treatment=run.treatment_of(config), seeds=seeds, **changes)
+    models = building.build_models(config, TEXT, TASK, seeds)
+    return Trainer(models, treatment=building.treatment_of(config), seeds=seeds, **changes)
 
 
 EXAMPLES = 3 * BATCH_SIZE

@@ -338,9 +338,7 @@ def check_whole(task: Task, training_targets: Sequence[Any]) -> None:
     case = make(task, training_targets[:_MOST_TARGETS])
     failures = [f"{words}: {failure}" for words, failure in check(case) if failure]
     if failures:
-        raise CheckFailed(
-            "; ".join(failures) + " (python -m train_lib.tasks.check_task has all checks)"
-        )
+        raise CheckFailed("\n  ".join(["the task fails its checks:", *failures]))
 
 
 def _describe(value: Any) -> str:
