@@ -152,7 +152,11 @@ class Encoder(nnx.Module):
             ValueError: as in `check_reads_on`.
         """
         self.check_reads_on()
-        return [layer.initial_carry(batch_size) for layer in self.layers]
+        carries = []
+        for layer in self.layers:
+            assert isinstance(layer, Unidirectional)
+            carries.append(layer.initial_carry(batch_size))
+        return carries
 
     def check_reads_on(self) -> None:
         """Checks that the encoder can read a sequence piece by piece.

@@ -211,7 +211,8 @@ class SequenceModel(nnx.Module):
     def _encode(self, x, lengths_B, keys, starts):
         x_TxDxB = self.inputs.read(x, lengths_B, keys["dropout_keys_B"])
         if starts is None:
-            encoded, carries = self.encoder.encode(x_TxDxB, lengths_B, **keys), []
+            encoded = self.encoder.encode(x_TxDxB, lengths_B, **keys)
+            carries: list[base.Carry] = []
         else:
             encoded, carries = self.encoder.encode_from(starts, x_TxDxB, lengths_B, **keys)
         if keys["dropout_keys_B"] is not None and self.output_dropout > 0:

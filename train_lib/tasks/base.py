@@ -278,7 +278,8 @@ class Task:
 
     def measure(self, outputs: Array, targets_N: np.ndarray) -> dict[str, float]:
         """The metrics of outputs `[N, C]`, or of the same outputs `[C]` for every item."""
-        add_up, total = jax.jit(self.all_sums), None
+        add_up = jax.jit(self.all_sums)
+        total: dict[str, np.ndarray] = {}
         items = max(1, _MOST_NUMBERS // self.num_outputs)
         for first in range(0, max(1, len(targets_N)), items):
             part_N = targets_N[first : first + items]
@@ -288,7 +289,7 @@ class Task:
                 part_N,
             )
             sums = jax.tree.map(lambda one: np.asarray(one, np.float64), sums)
-            total = sums if total is None else jax.tree.map(np.add, total, sums)
+            total = jax.tree.map(np.add, total, sums) if total else sums
         return self.metrics(total)
 
     def example_scores(

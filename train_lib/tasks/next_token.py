@@ -47,7 +47,9 @@ class NextToken(base.Task):
             )
 
     @classmethod
-    def of_tokens(cls, tokens: Sequence[Sequence[Any]], *, metric: str = "loss") -> Self:
+    def of_tokens(  # type: ignore[override]  # It names its options.
+        cls, tokens: Sequence[Sequence[Any]], *, metric: str = "loss"
+    ) -> Self:
         """The task for inputs that have these tokens.
 
         Args:

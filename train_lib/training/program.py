@@ -47,7 +47,8 @@ def compile_steps(learner: Learner, mesh: Mesh, seeds_at_once: int = 1) -> Compi
         seeds_at_once: of a device's seeds, by `vmap`; one group of so many after the other.
     """
     whole, of_seed = PartitionSpec(), PartitionSpec("seed")
-    of_state = TrainState(*[of_seed] * 5, carries=PartitionSpec("seed", "batch"))
+    of_state: Any = [of_seed] * 5 + [PartitionSpec("seed", "batch")]
+    of_state = TrainState(*of_state)  # Carries are of rows too.
     of_rows, of_seed_and_rows = PartitionSpec(None, "batch"), PartitionSpec("seed", None, "batch")
     on_devices = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
 
@@ -154,7 +155,7 @@ class Program:
         learner = Learner(self._graphdef, task, self.optimizer, treatment, recipe)
         self.compiled = compile_steps(learner, self.mesh, _seeds_at_once(models, self.mesh))
 
-    def model(self, params: nnx.State) -> nnx.Module:
+    def model(self, params: nnx.State) -> Any:
         """The model that has these parameters."""
         return nnx.merge(self._graphdef, params)
 
