@@ -82,7 +82,7 @@ def fit(
     """Trains models, one a seed, to the end.
 
     Args:
-        program: of the models, their task and their optimiser.
+        program: of the models, their task, their optimiser and the recipe.
         train, validation: the examples, whose targets the task has encoded.
         seeds: of each model's data order and dropout.
         num_epochs: passes over the training examples.

@@ -102,7 +102,7 @@ def split(
         groups: of the parameters.
         make: the optimiser of a group, as `optax.inject_hyperparams` makes it.
         clip: is given the gradients of all groups together, without those that are frozen.
-        updates_an_epoch: updates.
+        updates_an_epoch: how many updates an epoch has.
     """
     groups = [*groups, Group(REST)]
     frozen = {group.pattern: group.frozen_epochs * updates_an_epoch for group in groups}
@@ -115,6 +115,8 @@ def split(
 
 
 class _Hidden(NamedTuple):
+    """How many updates there have been."""
+
     updates: jax.Array
 
 
@@ -137,6 +139,8 @@ def _hiding(
 
 
 class _Freezing(NamedTuple):
+    """How many updates there have been, and the state of the optimiser that waits."""
+
     updates: jax.Array
     inner: Any
 

@@ -1,5 +1,6 @@
 """What a fit does beside its optimiser's updates: it averages, stops, and lowers the rate."""
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -86,7 +87,7 @@ class Recipe(NamedTuple):
         if state.averaged is None:
             return state
         # (1 - d) / (1 - d^n), without the rounding of d^n near 1.
-        weight = (1 - self.ema_decay) / -jnp.expm1(updates * jnp.log(self.ema_decay))
+        weight = (1 - self.ema_decay) / -jnp.expm1(updates * math.log(self.ema_decay))
         averaged = jax.tree.map(
             lambda mean, new: mean + weight * (new - mean), state.averaged, params
         )
