@@ -24,7 +24,7 @@ LENGTHS_B = np.array([9, 1, 4, 8, 2, 6], np.int32)
 LABELS_B = np.array([0, 1, 1, 0, 1, 0], np.float32)
 
 
-@pytest.fixture(params=["lstm", slow("bilstm"), "stacked"])
+@pytest.fixture(params=[slow("lstm"), slow("bilstm"), "stacked"])
 def name(request):
     return request.param
 

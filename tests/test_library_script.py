@@ -27,6 +27,16 @@ def test_three_uses_in_sixty_lines():
     assert found["y_TxH"].shape == (9, 16)
 
 
+@pytest.mark.slow
+def test_the_readmes_snippet_learns(tmp_path):
+    snippet = tmp_path / "snippet.py"
+    readme = (SCRIPT.parent.parent / "README.md").read_text("utf-8")
+    snippet.write_text(readme.partition("```python\n")[2].partition("```")[0])
+    np.random.seed(0)
+    found = runpy.run_path(str(snippet))
+    assert found["fitted"].validation.metrics["accuracy"].min() > 0.85
+
+
 def test_arrays_of_ones_own_are_a_split():
     tokens = Split.of([[1, 2, 3], [4]], ["a", "b"])
     assert tokens.values.tolist() == [1, 2, 3, 4]

@@ -162,6 +162,7 @@ def test_padding_and_company_never_matter(reads, changes, on_cpu, side, monkeypa
 
 @pytest.mark.parametrize("per_step", [False, True])
 @pytest.mark.parametrize("reads", ["tokens", "vectors"])
+@pytest.mark.slow
 def test_a_sequence_alone_gets_what_it_gets_in_company_and_in_any_order(reads, per_step):
     model, sequences = build(reads, per_step=per_step), draw(reads, LENGTHS)
     outputs, d_params, _ = run(model, lay_out(sequences, WIDTH, "post", 0), LENGTHS)

@@ -298,7 +298,13 @@ def test_engines_agree_with_everything_switched_on(engine, cell, weight_drop):
 
 @pytest.mark.parametrize(
     "name",
-    ["word_dropout", "embedding_dropout", "output_dropout", "weight_drop", "recurrent_dropout"],
+    [
+        slow("word_dropout"),
+        slow("embedding_dropout"),
+        "output_dropout",
+        "weight_drop",
+        slow("recurrent_dropout"),
+    ],
 )
 def test_drops_in_training_alone(name):
     tokens_BxT, lengths_B = jnp.tile(jnp.arange(3, VOCABULARY), (2, 2)), jnp.array([16, 16])
@@ -442,11 +448,11 @@ def test_tokens_that_all_rows_share_at_the_start_are_read_once(changes):
     "changes",
     [
         {},
-        {"direction": "backward", "dropout_rates": (0, 0)},
-        {"direction": "forward", "pooling": "mean"},
-        {"direction": "forward", "dropout_rates": (0.3, 0.2)},
-        {"direction": "forward", "dropout_rates": (0, 0), "weight_drop": 0.3},
-        {"direction": "forward", "dropout_rates": (0, 0), "zoneout": 0.3},
+        slow({"direction": "backward", "dropout_rates": (0, 0)}),
+        slow({"direction": "forward", "pooling": "mean"}),
+        slow({"direction": "forward", "dropout_rates": (0.3, 0.2)}),
+        slow({"direction": "forward", "dropout_rates": (0, 0), "weight_drop": 0.3}),
+        slow({"direction": "forward", "dropout_rates": (0, 0), "zoneout": 0.3}),
         {
             "direction": "forward", "dropout_rates": (0, 0), "word_dropout": 0.3,
             "unknown_token": 2,

@@ -100,6 +100,7 @@ def test_predict_tells_the_loss_of_a_text(finished):
     assert lines[2].startswith("nothing to predict")
 
 
+@pytest.mark.slow
 def test_texts_that_are_sequences_end(tmp_path):
     """Where texts are no stream, their end is learnt, and ends what is written."""
     lines = [json.dumps({"text": "go on"})] * 60
@@ -113,6 +114,7 @@ def test_texts_that_are_sequences_end(tmp_path):
     assert ["".join(p) for p in generate(restored, "go", temperature=0)] == [" on"]
 
 
+@pytest.mark.slow
 def test_a_classifier_cannot_write(tmp_path):
     case = cases.Case("two", "tokens")
     config = base.get_config("any", "exact")

@@ -44,9 +44,9 @@ def assert_close(actual, expected, rtol=1e-4, atol=1e-5):
     jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, rtol, atol), actual, expected)
 
 
-@pytest.mark.parametrize("run", [recurrence.run, scan.run])
+@pytest.mark.parametrize("run", [recurrence.run, slow(scan.run)])
 @pytest.mark.parametrize(
-    ("lengths", "reverse"), [(LENGTHS, True), ([WIDTH] * 5, False), ([2, 3, 2, 3, 1], True)]
+    ("lengths", "reverse"), [(LENGTHS, True), ([WIDTH] * 5, False), slow([2, 3, 2, 3, 1], True)]
 )
 def test_equals_the_unrolled_loop(run, cell, x_TxDxB, lengths, reverse):
     expected = oracle.run(cell, x_TxDxB, lengths, reverse=reverse)
@@ -142,7 +142,7 @@ def test_several_cells_over_parts_equal_each_alone_over_the_whole(cell, x_TxDxB)
 @pytest.mark.parametrize(
     ("lengths", "segment_steps"),
     [
-        (LENGTHS, 2), (LENGTHS, 3), slow(LENGTHS, WIDTH + 1), ([0] * BATCH, 2),
+        (LENGTHS, 2), slow(LENGTHS, 3), slow(LENGTHS, WIDTH + 1), ([0] * BATCH, 2),
         slow([0] * BATCH, 3), slow([0] * BATCH, WIDTH + 1),
     ],
 )  # fmt: skip

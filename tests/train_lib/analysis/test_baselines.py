@@ -16,12 +16,12 @@ from train_lib import baselines as program_of
 from train_lib import predict
 from train_lib.analysis import baselines, comparison, features
 from train_lib.analysis.ngram_models import train_linear
+from train_lib.building import load_data
 from train_lib.data.dataset import SPLITS, Split
 from train_lib.data.inputs import Tokens
 from train_lib.errors import UserError
 from train_lib.records.finished import load
 from train_lib.records.folder import RunFolder
-from train_lib.run import load_data
 from train_lib.tasks.base import Task
 
 ROOT = pathlib.Path(__file__).parents[3]

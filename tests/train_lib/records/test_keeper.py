@@ -154,6 +154,7 @@ def whole_recipe(tmp_path_factory, compiled_once):
 
 # An epoch is of 8 updates, in calls of 2.
 @pytest.mark.parametrize("calls", [[6, 11], slow([2, 3, 9]), slow([8]), slow([18])])
+@pytest.mark.slow
 def test_a_run_of_every_recipe_resumes_bit_for_bit(
     config, whole_recipe, calls, tmp_path, monkeypatch
 ):
@@ -475,6 +476,7 @@ def test_a_full_disk_is_told_and_costs_nothing(config, whole, name, tmp_path, mo
     assert_same(folder, whole)
 
 
+@pytest.mark.slow
 def test_on_another_number_of_devices_it_resumes_and_says_that_bits_may_differ(
     config, whole, tmp_path, monkeypatch, capsys
 ):
@@ -513,6 +515,7 @@ def tree(folder):
     return {path: path.read_bytes() for path in paths if path.name != "vocabulary.txt"}
 
 
+@pytest.mark.slow
 def test_the_best_weights_are_those_after_the_best_epoch(config, tmp_path):
     config.train.update(num_epochs=4, learning_rate=0.1)
     best = [seed["best_epoch"] for seed in runs.run(config, str(tmp_path / "all"))["seeds"]]

@@ -5,6 +5,7 @@ import numpy as np
 import optax
 import pytest
 
+from tests.marks import slow
 from train_lib.training import optimizers
 from train_lib.training.schedules import Schedule
 
@@ -194,7 +195,12 @@ def test_muon():
     assert_same(optimizers.make("muon", RATE, weight_decay=DECAY), step)
 
 
-@pytest.mark.parametrize("name", optimizers.names())
+QUICK = "adam", "adamw", "sgd", "lamb"
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else slow(name) for name in optimizers.names()]
+)
 def test_every_optimizer_makes_updates_and_decays_matrices(name):
     plain, decaying = (
         trained(optimizers.make(name, 1e-2, weight_decay=decay), GRADIENTS[:3])[-1]

@@ -9,8 +9,9 @@ import numpy as np
 import optax
 import pytest
 
+from tests.marks import slow
 from tests.train_lib import cases
-from tests.train_lib.cases import FEW, Case
+from tests.train_lib.cases import Case
 from train_lib.training import devices, fitting, optimizers
 from train_lib.training.hooks import Hook
 from train_lib.training.program import Program
@@ -190,6 +191,7 @@ def test_it_is_said_which_parameters_are_evaluated(recipe, evaluated):
     assert recipe.evaluated == evaluated
 
 
+@pytest.mark.slow
 def test_a_plateau_lowers_the_rate_of_its_own_seed():
     fitted, watch = steep(0, plateau_patience=2, plateau_factor=0.01)
     _, free = steep(0)
@@ -214,8 +216,8 @@ def test_a_plateau_lowers_the_rate_of_its_own_seed():
 # Accumulation.
 
 
-@pytest.mark.parametrize("case", FEW)
-@pytest.mark.parametrize("batches", [2, 3])
+@pytest.mark.parametrize("case", [Case("two", "tokens"), slow(Case("tags", "vectors"))], ids=str)
+@pytest.mark.parametrize("batches", [slow(2), 3])
 def test_k_batches_are_one_that_is_k_times_as_large(case, batches):
     """Also where they have different numbers of items with a label."""
     sgd = optax.sgd(0.1)  # Adam would hide a gradient that is some times as long.
@@ -247,6 +249,7 @@ def test_batches_that_make_an_update_are_computed_one_after_the_other():
 # What is written down.
 
 
+@pytest.mark.slow
 def test_rates_and_norms_of_gradients_are_those_of_the_updates(monkeypatch):
     monkeypatch.setattr(fitting, "STEPS_A_CALL", 1)
     schedule, watch = Schedule.of("linear", 0.5, 12, 3), Course()
@@ -278,6 +281,7 @@ def test_without_a_schedule_no_rate_is_written_down():
 
 
 @pytest.mark.parametrize("at_once", [False, True])
+@pytest.mark.slow
 def test_each_of_many_seeds_follows_the_recipe_as_if_it_were_alone(at_once, monkeypatch):
     """Also where a device computes them together, and a seed that has stopped waits for others."""
     if at_once:

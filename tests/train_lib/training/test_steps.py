@@ -143,7 +143,7 @@ def assert_same_training(case, *trainers):
         assert_close(trainers[0].leaves(), trainer.leaves())
 
 
-@pytest.mark.parametrize("name", ["lstm", "bilstm", "stacked"])
+@pytest.mark.parametrize("name", ["lstm", slow("bilstm"), "stacked"])
 @pytest.mark.parametrize("treatment", ["exact", slow("tutorial")])
 def test_every_parameter_moves_in_one_step(name, treatment):
     trainer = of_config(name, treatment)
@@ -155,7 +155,7 @@ def test_every_parameter_moves_in_one_step(name, treatment):
     assert trainer.state.step.tolist() == [1]
 
 
-@pytest.mark.parametrize("name", ["lstm", "bilstm", "stacked"])
+@pytest.mark.parametrize("name", [slow("lstm"), slow("bilstm"), "stacked"])
 def test_a_small_batch_is_learned_by_heart(name):
     trainer, batch = of_config(name, learning_rate=0.02), make_split()
     assert trainer.evaluate(batch).metrics["loss"] > 0.6
@@ -184,7 +184,7 @@ def test_each_of_devices_blocks_and_widths_does_not_matter(case, spread):
     assert_same_training(case, of_case(case), of_case(case, **spread))
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", FEW)
 def test_padding_company_and_order_do_not_matter_to_an_answer(case):
     split, trainer = cases.split_of(case, EXAMPLES), of_case(case)
     expected = trainer.evaluate(split)

@@ -9,6 +9,7 @@ from flax import nnx
 from jax.sharding import AxisType
 
 from seqmodels import factory
+from tests.marks import slow
 from tests.train_lib.training.test_fitting import Watch, host
 from train_lib.data.dataset import Split
 from train_lib.tasks.next_token import NextToken
@@ -152,7 +153,7 @@ def test_the_state_that_is_kept_matters(monkeypatch):
     assert max(float(abs(one - two).max()) for one, two in zip(first, other, strict=True)) > 1e-3
 
 
-@pytest.mark.parametrize("stop_at", [2, 6, 8])
+@pytest.mark.parametrize("stop_at", [slow(2), 6, slow(8)])
 def test_it_resumes_bit_for_bit(stop_at, monkeypatch):
     monkeypatch.setattr(fitting, "STEPS_A_CALL", 2)
     whole, watch = fit(dropout_rates=(0.3, 0.2)), Watch(stop_at)
@@ -164,6 +165,7 @@ def test_it_resumes_bit_for_bit(stop_at, monkeypatch):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_each_seed_and_any_number_of_devices_and_blocks_are_the_same(monkeypatch):
     together = host(fit().training.state.params)
     for number, seed in enumerate(SEEDS):
@@ -178,7 +180,7 @@ def test_each_seed_and_any_number_of_devices_and_blocks_are_the_same(monkeypatch
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("treatment", [STREAM, EXACT], ids=["a stream", "texts"])
+@pytest.mark.parametrize("treatment", [slow(STREAM), EXACT], ids=["a stream", "texts"])
 def test_outputs_of_some_steps_at_a_time_are_those_of_all(treatment, monkeypatch):
     def everything():
         program = program_of(models_of(), treatment=treatment)
