@@ -135,6 +135,7 @@ def test_logits_and_gradients_equal(ours_and_keras, treatment):
         slow("bilstm", "tutorial"), slow("bilstm", "exact"), slow("stacked", "tutorial"),
     ],
 )  # fmt: skip
+@pytest.mark.slow
 def test_five_steps_of_adam_stay_together(ours_and_keras, treatment):
     config, graphdef, params, theirs = ours_and_keras
     split = make_split()

@@ -44,6 +44,7 @@ def reference(encoder, x_TxDxB):
 
 
 @pytest.mark.parametrize("direction", [slow("forward"), "backward", slow("bidirectional")])
+@pytest.mark.slow
 def test_adds_input_to_output_at_every_time_and_at_the_last(direction):
     graphdef, params = nnx.split(build(direction=direction), nnx.Param)
 

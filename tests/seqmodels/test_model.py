@@ -139,7 +139,7 @@ def test_without_lengths_padding_is_read_like_a_word():
     assert model(tokens_BxT)[0] != model(tokens_BxT, jnp.array([2]))[0]
 
 
-@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("pooling", [*map(slow, list(POOLINGS)[:-1]), list(POOLINGS)[-1]])
 def test_words_outside_the_batch_get_no_gradient(pooling):
     _, gradients = logits_and_gradients(
         build(pooling=pooling, **ONE_LAYER), [[1, 2, 3, 4]], [3], rows=1
@@ -152,6 +152,7 @@ def test_words_outside_the_batch_get_no_gradient(pooling):
     ("pooling", "engine"),
     [("last", "scan"), slow("last", "fused"), slow("max", "scan"), slow("max", "fused")],
 )
+@pytest.mark.slow
 def test_engines_agree(engine, pooling):
     rng = np.random.default_rng(0)
     tokens_BxT, lengths = rng.integers(0, VOCABULARY, (3, 6)), [6, 0, 3]
@@ -238,6 +239,7 @@ EVERYTHING = {
 
 
 @pytest.mark.parametrize("direction", ["backward", slow("bidirectional")])
+@pytest.mark.slow
 def test_padding_and_company_do_not_matter_with_everything_switched_on(direction, monkeypatch):
     rng = np.random.default_rng(0)
     reviews = [rng.integers(0, VOCABULARY, length) for length in (1, 5, 3, 9)]

@@ -236,6 +236,7 @@ def test_predict_refuses_a_folder_without_a_finished_run(tmp_path):
     assert_refused(done, "finished run")
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_never_overwritten(finished):
     before = (finished[0] / "result.json").read_bytes()
     done = python("main.py", f"--workdir={finished[0]}", "--config=configs/lstm.py", *SMALL)

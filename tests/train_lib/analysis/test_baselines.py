@@ -94,6 +94,7 @@ def test_neighbouring_words_are_worth_what_the_generated_corpus_promises(config)
     assert accuracies["nb-svm-1"] < 0.63 < 0.7 < accuracies["nb-svm-2"] < 0.8
 
 
+@pytest.mark.slow
 def test_every_baseline_is_a_finished_run_on_the_examples_of_a_recurrent_model(finished, config):
     data, task = load_data(config)
     workdir, output = finished

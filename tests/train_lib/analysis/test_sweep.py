@@ -284,6 +284,7 @@ def test_draws_stay_in_their_range_and_more_of_them_begin_with_the_same():
     assert all(0 <= trial["model.word_dropout"] <= 0.5 for trial in many)
 
 
+@pytest.mark.slow
 def test_goes_on_where_it_was_interrupted_and_looks_at_no_test_example(
     config, tmp_path, monkeypatch, capsys
 ):
@@ -358,6 +359,7 @@ def test_where_lower_is_better_the_lowest_wins_and_guessing_is_the_worse(
     assert "lower is better" in printed
 
 
+@pytest.mark.slow
 def test_a_search_asks_the_task(config, tmp_path):
     """Numbers, whose squared error decides; a real search, one of whose trials diverges."""
     lines = [f"{'good ' * (n % 5)}day,{n % 5 + 0.5}" for n in range(40)]

@@ -166,6 +166,7 @@ def test_a_run_of_every_recipe_resumes_bit_for_bit(
     assert_same(tmp_path / "killed", whole_recipe)
 
 
+@pytest.mark.slow
 def test_a_run_of_every_recipe_stops_cuts_and_says_so(whole_recipe):
     result = json.loads((whole_recipe / "result.json").read_text())
     rows = [json.loads(line) for line in (whole_recipe / "metrics.jsonl").read_text().splitlines()]

@@ -35,6 +35,7 @@ def test_the_guide_names_every_task_and_option():
             assert f"`{option}`" in row
 
 
+@pytest.mark.slow
 def test_the_guides_task_is_one_file_that_keeps_the_contract(tmp_path):
     path = guide_task(tmp_path)
     done = subprocess.run(

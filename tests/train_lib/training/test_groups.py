@@ -137,6 +137,7 @@ class Course(Hook):
         self.params.append(flatten(moment.training.state.params))
 
 
+@pytest.mark.slow
 def test_layers_are_unfrozen_one_after_the_other():
     """Of every seed: the head from the start, the encoder after an epoch, the table after two."""
     own = (Group("inputs.*", frozen_epochs=2), Group("encoder.*", frozen_epochs=1))

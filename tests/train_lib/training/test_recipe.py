@@ -145,6 +145,7 @@ def steep(patience=2, **rest):
     return train(case, recipe, optimizer, epochs=12, hooks=[watch]), watch
 
 
+@pytest.mark.slow
 def test_a_seed_that_has_stopped_changes_no_more_and_the_others_go_on():
     fitted, watch = steep()
     endless, all_epochs = steep(0)
@@ -218,6 +219,7 @@ def test_a_plateau_lowers_the_rate_of_its_own_seed():
 
 @pytest.mark.parametrize("case", [Case("two", "tokens"), slow(Case("tags", "vectors"))], ids=str)
 @pytest.mark.parametrize("batches", [slow(2), 3])
+@pytest.mark.slow
 def test_k_batches_are_one_that_is_k_times_as_large(case, batches):
     """Also where they have different numbers of items with a label."""
     sgd = optax.sgd(0.1)  # Adam would hide a gradient that is some times as long.

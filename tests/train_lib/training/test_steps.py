@@ -13,7 +13,7 @@ from jax.sharding import AxisType
 
 from tests.marks import slow
 from tests.train_lib import cases
-from tests.train_lib.cases import CASES, FEW, Case
+from tests.train_lib.cases import CASES, FEW, ONE, Case
 from train_lib import building
 from train_lib.data.dataset import Split
 from train_lib.data.inputs import Text
@@ -166,7 +166,7 @@ def test_a_small_batch_is_learned_by_heart(name):
     assert result["loss"] < 0.05
 
 
-@pytest.mark.parametrize("case", FEW)
+@pytest.mark.parametrize("case", ONE)
 def test_devices_blocks_and_widths_do_not_matter(case):
     """Nor does the padding, of which there is more in the one than in the other."""
     spread = {"num_devices": 1, "max_rows": 2, "widths": (5, WIDTH)}
@@ -203,7 +203,7 @@ def test_padding_company_and_order_do_not_matter_to_an_answer(case):
     assert_same_kept(alone, {name: of[:, one] for name, of in expected.kept.items()})
 
 
-@pytest.mark.parametrize("case", FEW)
+@pytest.mark.parametrize("case", ONE)
 def test_a_step_is_that_of_a_loop_over_examples_without_padding(case):
     """Empty rows count for nothing, nor do items without a label; dropout is each example's own."""
     task, trainer, split = cases.task_of(case), of_case(case), cases.split_of(case, EXAMPLES)
@@ -236,7 +236,7 @@ def test_a_step_is_that_of_a_loop_over_examples_without_padding(case):
     assert_close([leaf[0] for leaf in trainer.leaves()], expected, 1e-6)
 
 
-@pytest.mark.parametrize("case", FEW)
+@pytest.mark.parametrize("case", ONE)
 def test_many_steps_in_one_call_are_the_same_bits_as_one_a_call(case, monkeypatch):
     # These are two programs, in which the emitters that tests compile with round differently.
     options = {"xla_cpu_use_fusion_emitters": True}
@@ -324,6 +324,7 @@ DROPS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_what_is_dropped_does_not_depend_on_devices_and_blocks():
     model = DROPS | {"unknown_token": 2}
     make = functools.partial(of_case, Case("two", "tokens"), model=model)

@@ -181,6 +181,7 @@ def test_each_seed_and_any_number_of_devices_and_blocks_are_the_same(monkeypatch
 
 
 @pytest.mark.parametrize("treatment", [slow(STREAM), EXACT], ids=["a stream", "texts"])
+@pytest.mark.slow
 def test_outputs_of_some_steps_at_a_time_are_those_of_all(treatment, monkeypatch):
     def everything():
         program = program_of(models_of(), treatment=treatment)
