@@ -38,7 +38,7 @@ import numpy as np
 from benchmarks import workload
 from benchmarks.interface import PEERS, Batch, Training, Weights
 from benchmarks.workers import PeerError, Worker
-from train_lib import files, run
+from train_lib import building, files
 from train_lib.data.dataset import Dataset
 from train_lib.errors import UserError, told_to_user
 from train_lib.training import devices
@@ -75,7 +75,7 @@ def main(argv: Sequence[str]) -> int:
     peers = installed(chosen("peers", options.peers, PEERS))
 
     devices.configure()
-    data, _ = run.load_data(workload.config_of(architectures[0], masked=True))
+    data, _ = building.load_data(workload.config_of(architectures[0], masked=True))
     results = {
         "machine": workload.machine(),
         "data": {"name": data.name, "fingerprint": data.fingerprint},
@@ -198,7 +198,7 @@ def measure(
     configs = {mask: workload.config_of(architecture, mask) for mask in (False, True)}
     trainings = {mask: workload.training_of(config) for mask, config in configs.items()}
     batches = {
-        mask: workload.epoch_of(data.train, run.treatment_of(config))[
+        mask: workload.epoch_of(data.train, building.treatment_of(config))[
             : 1 if setting == "padded" else None
         ]
         for mask, config in configs.items()

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from benchmarks import workload
-from train_lib import run
+from train_lib import building
 from train_lib.training import Program, batching, devices, fitting, optimizers
 from train_lib.training.batching import DeviceSplit
 
@@ -79,11 +79,11 @@ def epoch_seconds(architecture: str, data, task) -> tuple[float, int]:
     """Seconds of an epoch's updates in the exact treatment, and the steps of all its rows."""
     config = workload.config_of(architecture, masked=True)
     program = Program(
-        run.build_models(config, data.inputs, task, [0]),
+        building.build_models(config, data.inputs, task, [0]),
         task,
         optimizers.adam(config.train.learning_rate, config.train.adam_epsilon),
         batch_size=workload.BATCH_SIZE,
-        treatment=run.treatment_of(config),
+        treatment=building.treatment_of(config),
     )
     train_state = fitting.start(program, [0]).training.state
     lengths = data.train.lengths
@@ -107,7 +107,7 @@ def epoch_seconds(architecture: str, data, task) -> tuple[float, int]:
 def main() -> None:
     devices.configure()
     mesh = devices.mesh()
-    data, task = run.load_data(workload.config_of("lstm", masked=True))
+    data, task = building.load_data(workload.config_of("lstm", masked=True))
     words = int(data.train.lengths.sum())
     matrix, memory = matrix_flops(mesh), memory_bytes(mesh)
     print(f"machine: {workload.machine()['device']}")

@@ -41,6 +41,7 @@ def get_config(name: str, treatment: str) -> ConfigDict:
     config.model.zoneout = 0.0  # rate at which elements of the carry stay as they were
     config.model.word_dropout = 0.0  # rate at which a token is read as an unknown word
     config.model.embedding_dropout = 0.0  # rate at which a word is dropped wherever it stands
+    config.model.output_dropout = 0.0  # rate on what the head reads
     config.model.weight_drop = 0.0  # rate at which elements of recurrent matrices are dropped
     config.model.engine = "auto"  # what runs the cells; see seqmodels/recurrence/engines.py
     config.model.matrix_dtype = "float32"  # of products; bfloat16 leaves all else in float32
@@ -59,7 +60,8 @@ def get_config(name: str, treatment: str) -> ConfigDict:
     config.data.text_column = ""  # that holds the inputs; empty: a guess, which is printed
     config.data.target_column = ""  # that holds the targets, or several: "a,b"; empty: a guess
     config.data.group_column = ""  # rows with the same value stay in one split; empty: none
-    config.data.text_rules = "keras"  # to split words: keras, or unicode, for any typography
+    # What a text is split into: words by keras, or unicode for any typography; characters; bytes.
+    config.data.text_rules = "keras"
     config.data.max_features = 5_000  # vocabulary size, the four reserved numbers included
     config.data.max_length_tokens = 0  # longer sequences keep their last steps; 0: all keep all
     config.data.standardize = False  # features of vectors, by their training mean and deviation
@@ -71,18 +73,34 @@ def get_config(name: str, treatment: str) -> ConfigDict:
     config.data.padding_side = "post" if treatment == "exact" else "pre"  # after or before
 
     config.task = ConfigDict()
-    config.task.name = "classes"  # classes, labels, numbers, tags; or path/to/mine.py
+    config.task.name = "classes"  # classes, labels, numbers, tags, next_token; or path/to/mine.py
     config.task.options = ""  # of its `of_targets` beside the fields below, as in "alpha=2.0"
     config.task.metric = ""  # that decides which epoch or model is better; empty: the task's own
     config.task.class_weights = ""  # in the training loss: balanced, or a JSON object
+    config.task.label_smoothing = 0.0  # share of a label that all classes share in training
     config.task.threshold = ""  # of two classes, or "validation": the best one by its examples
 
     config.train = ConfigDict()
     config.train.num_epochs = 12  # passes over the training examples
-    config.train.batch_size = 512  # examples a step
-    config.train.learning_rate = 1e-3  # of Adam
+    config.train.batch_size = 512  # examples at once
+    config.train.accumulate_batches = 1  # that make one update
+    config.train.optimizer = "adam"  # Keras' Adam, or one of optax's by its name
+    config.train.optimizer_options = ""  # of its constructor, as in "b2=0.99"
+    config.train.learning_rate = 1e-3  # the highest one
+    config.train.schedule = "constant"  # linear, cosine, inverse_sqrt or one_cycle lower the rate
+    config.train.warmup = 0.0  # updates in which the rate rises; below 1: their share of the run
+    config.train.final_share = 0.0  # of the learning rate, with which a schedule ends
+    config.train.plateau_patience = 0  # epochs not better after which the rate is cut; 0: never
+    config.train.plateau_factor = 0.1  # by which it is multiplied then
+    config.train.weight_decay = 0.0  # share of a matrix lost in an update, times the rate
+    config.train.groups = ""  # of parameters; '{"inputs.*": {"rate": 0.1, "frozen_epochs": 2}}'
     config.train.clip_norm = 0.0  # length to which longer gradients are shortened; 0: none is
-    config.train.adam_epsilon = 1e-7  # of Adam, added as Keras does: to the uncorrected root
+    config.train.adam_epsilon = 1e-7  # of adam, added as Keras does: to the uncorrected root
+    config.train.ema_decay = 0.0  # of averaged parameters, which are evaluated; 0: the last ones
+    config.train.patience = 0  # epochs not better after which a seed stops, its best tested; 0: no
+    # Of a language model: texts are joined and read in rows of so many steps, a batch being
+    # batch_size rows; the state is kept from one batch to the next. 0: each text is a sequence.
+    config.train.stream_steps = 0
     config.train.checkpoint_every_seconds = 60.0  # between checkpoints; 0: no limit of seconds
     config.train.checkpoint_every_steps = 0  # between checkpoints; 0: no limit of steps
     config.train.checkpoints_kept = 2  # of those of a run, the last ones

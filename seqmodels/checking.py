@@ -1,5 +1,8 @@
 """What puts a researcher's own code through its contract: a cell, a task or a source."""
 
+import os
+import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -24,6 +27,21 @@ def outcomes(
                 raise
             failure = text
         yield check.__name__.replace("_", " "), failure
+
+
+def raised(owner: type | str, error: Exception) -> str:
+    """What an error says, and the line where it came up in a file, or in that of a class."""
+    file = owner
+    if isinstance(owner, type):
+        file = getattr(sys.modules.get(owner.__module__), "__file__", None) or ""
+    frames = traceback.extract_tb(error.__traceback__)
+    path = os.path.abspath(str(file))
+    lines = [frame.lineno for frame in frames if os.path.abspath(frame.filename) == path]
+    where = f" ({file}, line {lines[-1]})" if lines else ""
+    text = str(error).partition("\n")[0]
+    if isinstance(error, NotImplementedError):
+        text = f"{frames[-1].name} is not defined"
+    return f"{type(error).__name__}: {text}{where}"
 
 
 def print_outcomes(found: Iterable[tuple[str, str]]) -> int:

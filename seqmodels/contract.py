@@ -1,7 +1,6 @@
 """Whether a cell keeps the contract of `seqmodels.cells.base`; if not, what is wrong with it."""
 
 import inspect
-import sys
 import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from seqmodels import checking
 from seqmodels.cells import base
 
 # What a cell of each kind leaves as it is, since engines do it in their own way; the first counts.
@@ -198,12 +198,7 @@ def _try(cell_class: type, what: str, function: Callable[[], Any]) -> Any:
         missing = traceback.extract_tb(error.__traceback__)[-1].name
         raise BrokenCell(f"{cell_class.__name__} does not define {missing}") from error
     except Exception as error:  # A cell is a researcher's code: whatever it raises.
-        module = getattr(sys.modules.get(cell_class.__module__), "__file__", None)
-        frames = traceback.extract_tb(error.__traceback__)
-        lines = [frame.lineno for frame in frames if frame.filename == module]
-        where = f" ({module}, line {lines[-1]})" if lines else ""
-        text = str(error).partition("\n")[0]
-        raise BrokenCell(f"{what} raises {type(error).__name__}: {text}{where}") from error
+        raise BrokenCell(f"{what} raises {checking.raised(cell_class, error)}") from error
 
 
 def _at(path) -> str:

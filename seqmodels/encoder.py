@@ -120,14 +120,56 @@ class Encoder(nnx.Module):
         *,
         dropout_keys_B: jax.Array | None = None,
         step_key: jax.Array | None = None,
-        starts: Sequence[base.Carry] | None = None,
     ) -> tuple[Encoded, ...]:
         """As a call, without its care: what each direction of the top layer makes of a batch.
 
-        Inputs are finite everywhere, and outputs after the longest sequence undefined. Layers that
-        `gives_carries` may begin at `starts` instead of their cells' initial carries.
+        Inputs are finite everywhere, and outputs after the longest sequence undefined.
         """
-        return self._encode(x_TxDxB, lengths_B, dropout_keys_B, step_key, starts)[0]
+        return self._encode(x_TxDxB, lengths_B, dropout_keys_B, step_key, None)[0]
+
+    def encode_from(
+        self,
+        starts: Sequence[base.Carry],
+        x_TxDxB: jax.Array,
+        lengths_B: jax.Array,
+        *,
+        dropout_keys_B: jax.Array | None = None,
+        step_key: jax.Array | None = None,
+    ) -> tuple[tuple[Encoded, ...], list[base.Carry]]:
+        """As `encode`, from the carry of each layer, and the carry of each after the last steps.
+
+        All layers run forwards (`check_reads_on`), by the loop, whatever the engine.
+
+        Args:
+            starts: for each layer the carry of every sequence, the batch being the last axis.
+        """
+        return self._encode(x_TxDxB, lengths_B, dropout_keys_B, step_key, starts)
+
+    def initial_carries(self, batch_size: int) -> list[base.Carry]:
+        """The carry of each layer before the first step, for every sequence of a batch.
+
+        Raises:
+            ValueError: as in `check_reads_on`.
+        """
+        self.check_reads_on()
+        carries = []
+        for layer in self.layers:
+            assert isinstance(layer, Unidirectional)
+            carries.append(layer.initial_carry(batch_size))
+        return carries
+
+    def check_reads_on(self) -> None:
+        """Checks that the encoder can read a sequence piece by piece.
+
+        Raises:
+            ValueError: a layer reads backwards, and so needs the end of a sequence first.
+        """
+        for number, layer in enumerate(self.layers, 1):
+            if not isinstance(layer, Unidirectional) or layer.backwards:
+                raise ValueError(
+                    f"layer {number} reads from the end of a sequence to its start, so it cannot "
+                    "read a sequence piece by piece; make all layers forward"
+                )
 
     def check_reads(self, input_size: int) -> None:
         """Checks that the first layer reads inputs of D = `input_size` features.
@@ -142,11 +184,7 @@ class Encoder(nnx.Module):
         self, x_TxDx1: jax.Array, lengths_1: jax.Array, batch_size: int
     ) -> list[base.Carry]:
         """The carry of each layer after one sequence, for every sequence of a batch to start at."""
-        starts = []
-        for layer in self.layers:
-            assert isinstance(layer, Unidirectional)
-            starts.append(layer.initial_carry(1))
-        _, carries = self._encode(x_TxDx1, lengths_1, None, None, starts)
+        _, carries = self.encode_from(self.initial_carries(1), x_TxDx1, lengths_1)
         return jax.tree.map(
             lambda leaf: jnp.broadcast_to(leaf, (*leaf.shape[:-1], batch_size)), carries
         )

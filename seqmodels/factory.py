@@ -49,6 +49,7 @@ def build_all(
     word_dropout: float = 0.0,
     unknown_token: int | None = None,
     embedding_dropout: float = 0.0,
+    output_dropout: float = 0.0,
     weight_drop: float = 0.0,
     engine: str = "auto",
     matrix_dtype: str = "float32",
@@ -77,6 +78,7 @@ def build_all(
         word_dropout: the rate at which tokens are replaced by `unknown_token`.
         unknown_token: the token of unknown words; only word dropout needs it.
         embedding_dropout: the rate at which words are dropped wherever they stand.
+        output_dropout: the rate at which what the head reads is dropped.
         weight_drop: the rate at which elements of recurrent matrices are dropped.
         engine, matrix_dtype, segment_steps: what runs the cells, as in `recurrence.engines.Engine`.
 
@@ -129,7 +131,8 @@ def build_all(
             width = layers[-1].output_size
         encoder = Encoder(layers, rates, residual=residual, weight_drop=weight_drop)
         inputs = make_inputs(rngs)
-        return SequenceModel(inputs, encoder, make_head(encoder.output_size, rngs))
+        head = make_head(encoder.output_size, rngs)
+        return SequenceModel(inputs, encoder, head, output_dropout=output_dropout)
 
     # What is checked of one cell holds for its twin and for all seeds.
     first = draw(seeds[0], functools.partial(contract.make, cell_class, options=options))

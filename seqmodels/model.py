@@ -1,16 +1,19 @@
 """Inputs, encoder, head."""
 
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from seqmodels import arguments
+from seqmodels import arguments, dropout
+from seqmodels.cells import base
 from seqmodels.encoder import Encoder
 from seqmodels.heads import Head, SequenceHead
 from seqmodels.inputs import Inputs
 from seqmodels.pooling import Last
+from seqmodels.recurrence import Encoded
 
 PaddingSide = Literal["pre", "post"]
 
@@ -44,17 +47,21 @@ class SequenceModel(nnx.Module):
         inputs: what it reads.
         encoder: of the vectors that `inputs` makes.
         head: of what the encoder makes of them: outputs of a sequence, or of every step.
+        output_dropout: the rate at which what the head reads is dropped, in [0, 1).
 
     Raises:
         ValueError: they do not fit together.
     """
 
-    def __init__(self, inputs: Inputs, encoder: Encoder, head: Head):
+    def __init__(
+        self, inputs: Inputs, encoder: Encoder, head: Head, *, output_dropout: float = 0.0
+    ):
         encoder.check_reads(inputs.output_size)
         _check_fits(head, encoder)
         self.inputs = inputs
         self.encoder = encoder
         self.head = head
+        self.output_dropout = output_dropout
 
     def __call__(
         self,
@@ -111,6 +118,80 @@ class SequenceModel(nnx.Module):
             outputs = align_right(outputs, lengths_B)
         return arguments.nan_where_impossible(outputs, lengths_B, width, batch_axis=0)
 
+    def initial_carries(self, batch_size: int) -> list[base.Carry]:
+        """What `read_on` begins with: the carry of each layer, for every sequence of a batch.
+
+        Raises:
+            ValueError: a layer reads backwards, and so needs the end of a sequence first.
+        """
+        return self.encoder.initial_carries(batch_size)
+
+    def read_on(
+        self,
+        carries: Sequence[base.Carry],
+        x: Any,
+        lengths_B: Any = None,
+        *,
+        dropout_keys_B: jax.Array | None = None,
+        step_key: jax.Array | None = None,
+    ) -> tuple[jax.Array, list[base.Carry]]:
+        """As a call, for sequences that are read piece by piece.
+
+        Read in pieces, a sequence has the outputs of every step that it has read at once. A head
+        that pools answers for the last piece alone, unless it takes the last output.
+
+        Args:
+            carries: of each layer, from `initial_carries` or from the piece before.
+            x, lengths_B, dropout_keys_B, step_key: as in a call; padding comes after a sequence.
+
+        Returns:
+            The outputs, and the carries after each sequence's last step.
+
+        Raises:
+            ValueError: as in a call, or a layer reads backwards.
+        """
+        encoded, carries, lengths_B = self.encode_from(
+            carries, x, lengths_B, dropout_keys_B=dropout_keys_B, step_key=step_key
+        )
+        outputs = self.head.answer(encoded, lengths_B)
+        width = jnp.shape(x)[1]
+        return arguments.nan_where_impossible(outputs, lengths_B, width, batch_axis=0), carries
+
+    def encode_from(
+        self,
+        carries: Sequence[base.Carry] | None,
+        x: Any,
+        lengths_B: Any = None,
+        *,
+        dropout_keys_B: jax.Array | None = None,
+        step_key: jax.Array | None = None,
+    ) -> tuple[tuple[Encoded, ...], list[base.Carry], jax.Array]:
+        """What the head answers from, for a head to be asked about some of the steps at a time.
+
+        Args:
+            carries: as in `read_on`; None: the sequences begin here.
+            x, lengths_B, dropout_keys_B, step_key: as in `read_on`.
+
+        Returns:
+            What each direction of the top layer makes of the batch, undefined after the longest
+            sequence; the carries after each sequence's last step, unless there were none before;
+            and the lengths as an array.
+
+        Raises:
+            ValueError: as in `read_on`.
+        """
+        x = self.inputs.check(x)
+        batch_size, width = x.shape[:2]
+        if carries is not None:
+            self.encoder.check_reads_on()
+        arguments.check_keys(dropout_keys_B, "dropout_keys_B", (batch_size,))
+        arguments.check_keys(step_key, "step_key", ())
+        if lengths_B is None:
+            lengths_B = jnp.full(batch_size, width)
+        lengths_B = arguments.lengths(lengths_B, batch_size, width)
+        keys = {"dropout_keys_B": dropout_keys_B, "step_key": step_key}
+        return *self._encode(x, lengths_B, keys, carries), lengths_B
+
     def _of_whole_rows(self, x, shared_steps, keys):
         """The outputs of rows that are read to their end."""
         batch_size, width = x.shape[:2]
@@ -124,14 +205,35 @@ class SequenceModel(nnx.Module):
         return self._outputs(x, lengths_B - shared_steps, keys, starts)
 
     def _outputs(self, x, lengths_B, keys, starts=None):
-        x_TxDxB = self.inputs.read(x, lengths_B, keys["dropout_keys_B"])
-        encoded = self.encoder.encode(x_TxDxB, lengths_B, starts=starts, **keys)
+        encoded, _ = self._encode(x, lengths_B, keys, starts)
         return self.head.answer(encoded, lengths_B)
+
+    def _encode(self, x, lengths_B, keys, starts):
+        x_TxDxB = self.inputs.read(x, lengths_B, keys["dropout_keys_B"])
+        if starts is None:
+            encoded = self.encoder.encode(x_TxDxB, lengths_B, **keys)
+            carries: list[base.Carry] = []
+        else:
+            encoded, carries = self.encoder.encode_from(starts, x_TxDxB, lengths_B, **keys)
+        if keys["dropout_keys_B"] is not None and self.output_dropout > 0:
+            encoded = self._drop(encoded, keys["dropout_keys_B"])
+        return encoded, carries
+
+    def _drop(self, encoded, keys_B):
+        """What the head reads without some of it: of every step, and of the last one."""
+        found = []
+        for number, (sequence_TxHxB, last_HxB) in enumerate(encoded):
+            own_B = dropout.fold_in(keys_B, len(self.encoder.layers) + number)
+            pair = sequence_TxHxB, last_HxB[None]
+            found.append(
+                Encoded(*(dropout.drop_all(part, self.output_dropout, own_B) for part in pair))
+            )
+        return tuple(one._replace(last_HxB=one.last_HxB[0]) for one in found)
 
     @property
     def drops(self) -> bool:
         """Whether anything is dropped in training."""
-        return self.inputs.drops or self.encoder.drops
+        return self.output_dropout > 0 or self.inputs.drops or self.encoder.drops
 
     def _needs_last_carries(self) -> bool:
         """Whether its outputs depend on last carries of forward layers alone."""

@@ -96,6 +96,9 @@ def lasting_streams() -> Iterator[None]:
         yield
     except SystemExit as end:
         code = end.code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 130
     sys.stdout.flush()
     error = getattr(_raw(sys.stdout), "error", None)
     if error and error.errno != errno.EPIPE:

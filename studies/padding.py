@@ -31,7 +31,7 @@ from ml_collections import ConfigDict
 from benchmarks.peers import chosen
 from seqmodels import SequenceModel, Unidirectional
 from seqmodels.inputs import embed
-from train_lib import files, run
+from train_lib import building, files, run
 from train_lib.data.dataset import Dataset, Split
 from train_lib.data.vocabulary import PADDING
 from train_lib.errors import told_to_user
@@ -126,12 +126,12 @@ def look(architecture: str, padding: str, pooling: str, options) -> dict:
     length = options.max_length_tokens or "all"
     path = options.runs / f"{config.name}-{length}-{options.seeds}"
     result = run.run(config, str(path))
-    data, task = run.load_data(config)
-    models = run.build_models(config, data.inputs, task, run.seeds_asked(config))
+    data, task = building.load_data(config)
+    models = building.build_models(config, data.inputs, task, building.seeds_asked(config))
     graphdef, initial_K = state.split(models)
     folder = RunFolder.open_finished(str(path))
     trained_K = weights.read(folder, weights.WEIGHTS, initial_K)
-    treatment = run.treatment_of(config)
+    treatment = building.treatment_of(config)
     program = Program(models, task, batch_size=config.train.batch_size, treatment=treatment)
     accuracies_K = [seed["test_accuracy"] for seed in result["seeds"]]
     seen = DIRECTIONS if ARCHITECTURES[architecture][1] == "bidirectional" else (architecture,)

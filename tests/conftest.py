@@ -37,6 +37,7 @@ def own_cache(monkeypatch, tmp_path):
 LONG = (
     "test_faults", "test_check_cell", "test_loop", "test_model", "test_steps", "test_keeper",
     "test_recurrence", "test_initial_state", "test_fused", "test_keras", "test_dropout",
+    "test_recipe",
 )  # fmt: skip
 
 

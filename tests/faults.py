@@ -7,8 +7,9 @@ python -m tests.faults --rows=environments,encodings,pipes
 Kills a training program at random moments until each of its runs is finished, and compares what is
 left with the run that nothing killed, byte for byte. Damages checkpoints and restores them. Starts
 the programs with configs, folders and inputs that they cannot use, and in surroundings of all
-kinds: environment variables, encodings, names that are not UTF-8, readers that go away. Anything
-but an answer or a message of its own counts as a failure.
+kinds: environment variables, encodings, names that are not UTF-8, readers that go away. Has models
+trained, and answer, on data of every kind that cannot be used. Anything but an answer or a message
+of its own counts as a failure.
 """
 
 import argparse
@@ -31,7 +32,8 @@ import jax
 import numpy as np
 
 from configs import base
-from train_lib import run as runs
+from tests.train_lib.data import bad_data
+from train_lib import building
 from train_lib.data.inputs import Text
 from train_lib.data.vocabulary import Vocabulary
 from train_lib.errors import STOPPED, UserError, told_to_user
@@ -177,8 +179,8 @@ def corruptions(number: int, folder: pathlib.Path, rng: np.random.Generator) -> 
     config = base.get_config("small", "exact")
     config.update_from_flattened_dict(SMALL)
     config.model.dropout_rates = (0.3, 0.2)
-    task, seeds = Classes(["0", "1"]), runs.seeds_asked(config)
-    models = runs.build_models(config, Text(Vocabulary([]), "keras"), task, seeds)
+    task, seeds = Classes(["0", "1"]), building.seeds_asked(config)
+    models = building.build_models(config, Text(Vocabulary([]), "keras"), task, seeds)
     optimizer = optimizers.adam(1e-3, 1e-7)
     program = Program(models, task, optimizer, batch_size=config.train.batch_size)
     like = fitting.start(program, seeds).training
@@ -302,6 +304,32 @@ def bad_texts(sample: int | None, folder: pathlib.Path, rng: random.Random) -> d
         "what": "predict is given nonsense, and files of 10 MB",
         **counts,
         "bits of results lost": differing_bits(before, contents(good)),
+    }
+
+
+def bad_files(sample: int | None, folder: pathlib.Path, rng: random.Random) -> dict:
+    """Trains on data that cannot be used; none may leave a run behind."""
+    known = base.get_config("any", "exact").data
+    cases = []
+    for number, (_, name, content, fields, told) in enumerate(bad_data.CASES):
+        place = folder / f"data-{number}"
+        place.mkdir()
+        bad_data.write(place / name, content)
+        options = {field: value for field, value in fields.items() if field not in known}
+        flags = [f"--config.data.{field}={fields[field]}" for field in fields.keys() - options]
+        if options:
+            told_options = ", ".join(f"{field}={value!r}" for field, value in options.items())
+            flags.append(f"--config.data.source_options={told_options}")
+        source = name if name.startswith("tfds:") else place / name
+        flags += [f"--config.data.source={source}", f"--workdir={folder / f'of-data-{number}'}"]
+        env = {"TFDS_DATA_DIR": str(place)}
+        cases.append(Case(("main.py", "--config=configs/lstm.py", *flags), word=told, env=env))
+    counts = _judge(_some(cases, sample, rng))
+    made = [*folder.glob("of-data-*")]
+    return {
+        "what": "data files of every kind that cannot be used",
+        **counts,
+        "runs made of them": len(made),
     }
 
 
@@ -656,8 +684,8 @@ def is_clean(row: dict) -> bool:
 
 
 ROWS = (
-    "kills", "corruptions", "bad_configs", "bad_texts", "bad_folders", "environments", "encodings",
-    "pipes",
+    "kills", "corruptions", "bad_configs", "bad_texts", "bad_files", "bad_folders", "environments",
+    "encodings", "pipes",
 )  # fmt: skip
 
 
@@ -665,6 +693,7 @@ def run(
     kills_: int, corruptions_: int, sample: int | None, seed: int, names: Sequence[str] = ROWS
 ) -> list[dict]:
     """Rows of the table, by their names."""
+    judged = bad_configs, bad_texts, bad_files, bad_folders, environments, encodings, pipes
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         of_rows = {
@@ -672,7 +701,7 @@ def run(
             "corruptions": lambda: corruptions(corruptions_, folder, np.random.default_rng(seed)),
             **{
                 made.__name__: functools.partial(made, sample, folder, random.Random(seed))
-                for made in (bad_configs, bad_texts, bad_folders, environments, encodings, pipes)
+                for made in judged
             },
         }
         rows = []

@@ -45,7 +45,8 @@ import pytest
 from scipy.special import expit
 
 from seqmodels import dropout
-from train_lib import run
+from tests.marks import slow
+from train_lib import building, run
 from train_lib.analysis import comparison
 from train_lib.data.inputs import Text
 from train_lib.data.vocabulary import Vocabulary
@@ -81,7 +82,7 @@ def small_config(name, treatment, seeds=1):
 
 def read_data(config):
     """The fingerprint and, of each split, its arrays of whole numbers by their names."""
-    data, _ = run.load_data(config)
+    data, _ = building.load_data(config)
     return data.fingerprint, {
         split: {
             "tokens": getattr(data, split).values,
@@ -96,13 +97,13 @@ def program_of(config, inputs=None, task=None):
     """The program of a config, and where training begins."""
     inputs = inputs or Text(Vocabulary([]), "keras")
     task = task or Classes(["negative", "positive"])
-    seeds = run.seeds_asked(config)
+    seeds = building.seeds_asked(config)
     program = Program(
-        run.build_models(config, inputs, task, seeds),
+        building.build_models(config, inputs, task, seeds),
         task,
         optimizers.adam(config.train.learning_rate, config.train.adam_epsilon),
         batch_size=config.train.batch_size,
-        treatment=run.treatment_of(config),
+        treatment=building.treatment_of(config),
     )
     return program, fitting.start(program, seeds).training
 
@@ -119,13 +120,13 @@ def first_parameters(config):
 
 def plan(config, epochs):
     """Of each seed and epoch, which examples meet in a batch, and their places: `[S, P, N, R]`."""
-    data, mesh = run.load_data(config)[0], devices.mesh(config.train.seeds)
+    data, mesh = building.load_data(config)[0], devices.mesh(config.train.seeds)
     layout, lengths = devices.layout(BATCH_SIZE, mesh), data.train.lengths
     planned = []
-    for seed in run.seeds_asked(config):
+    for seed in building.seeds_asked(config):
         for epoch in range(1, epochs + 1):
             rng = np.random.default_rng([seed, epoch])
-            plans = batching.plans(lengths, run.treatment_of(config), BATCH_SIZE, rng)
+            plans = batching.plans(lengths, building.treatment_of(config), BATCH_SIZE, rng)
             planned.append((plans, layout.place_all(plans, lengths, len(plans))))
     return planned
 
@@ -140,7 +141,7 @@ def train(config, all_widths=True):
     Returns:
         The loss of each step, `[K, S]`, and the logits of validation and test examples, `[K, N]`.
     """
-    data, task = run.load_data(config)
+    data, task = building.load_data(config)
     program, training = program_of(config, data.inputs, task)
     on_device = batching.DeviceSplit.of(data.train, task)
     on_device = devices.replicate(on_device, program.mesh)
@@ -318,7 +319,7 @@ def count_work(kinds):
 REFERENCE = json.loads((GOLDEN / "reference.json").read_text("utf-8"))
 OPERATIONS = json.loads((GOLDEN / "operations.json").read_text("utf-8"))
 CASES = [(*experiment, seeds) for experiment in EXPERIMENTS for seeds in SEEDS]
-TRAINED = [("bilstm", "tutorial", 3), ("stacked", "exact", 1)]
+TRAINED = [("bilstm", "tutorial", 3), slow("stacked", "exact", 1)]
 
 
 @pytest.fixture(scope="module")
@@ -470,6 +471,7 @@ def test_a_finished_run_of_then_is_read(runs, capsys):
     assert (runs / "finished" / "result.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_run_killed_then_resumes(runs, capsys):
     """In the second of two epochs, and ends as it did when the same program went on with it."""
     recorded = (runs / "resumed").rename(runs / "recorded")

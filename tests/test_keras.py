@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from train_lib import run
+from tests.marks import slow
+from train_lib import building
 from train_lib.data.dataset import Split
 from train_lib.data.inputs import Text
 from train_lib.data.vocabulary import Vocabulary
@@ -23,16 +24,12 @@ LENGTHS_B = np.array([9, 1, 4, 8, 2, 6], np.int32)
 LABELS_B = np.array([0, 1, 1, 0, 1, 0], np.float32)
 
 
-def slow(*values):
-    return pytest.param(*values, marks=pytest.mark.slow)
-
-
-@pytest.fixture(params=["lstm", "bilstm", "stacked"])
+@pytest.fixture(params=[slow("lstm"), slow("bilstm"), "stacked"])
 def name(request):
     return request.param
 
 
-@pytest.fixture(params=["tutorial", "exact"])
+@pytest.fixture(params=[slow("tutorial"), "exact"])
 def treatment(request):
     return request.param
 
@@ -80,7 +77,7 @@ TASK = Classes(["negative", "positive"])
 
 
 def build_ours(config):
-    (model,) = run.build_models(config, Text(Vocabulary([]), "keras"), TASK, [0])
+    (model,) = building.build_models(config, Text(Vocabulary([]), "keras"), TASK, [0])
     return model
 
 
@@ -134,10 +131,11 @@ def test_logits_and_gradients_equal(ours_and_keras, treatment):
 @pytest.mark.parametrize(
     ("name", "treatment"),
     [
-        ("lstm", "tutorial"), ("stacked", "exact"), slow("lstm", "exact"),
+        ("lstm", "tutorial"), slow("stacked", "exact"), slow("lstm", "exact"),
         slow("bilstm", "tutorial"), slow("bilstm", "exact"), slow("stacked", "tutorial"),
     ],
 )  # fmt: skip
+@pytest.mark.slow
 def test_five_steps_of_adam_stay_together(ours_and_keras, treatment):
     config, graphdef, params, theirs = ours_and_keras
     split = make_split()
@@ -148,7 +146,7 @@ def test_five_steps_of_adam_stay_together(ours_and_keras, treatment):
     optimizer = optimizers.adam(config.train.learning_rate, config.train.adam_epsilon)
     program = Program(
         [nnx.merge(graphdef, params)], TASK, optimizer, batch_size=BATCH_SIZE,
-        treatment=run.treatment_of(config),
+        treatment=building.treatment_of(config),
     )  # fmt: skip
     mesh, train = program.mesh, program.compiled.train
     train_state = devices.spread_seeds(

@@ -12,6 +12,7 @@ from train_lib.errors import UserError
 SCRIPT = pathlib.Path(__file__).parent.parent / "docs/library.py"
 
 
+@pytest.mark.slow
 def test_three_uses_in_sixty_lines():
     source = SCRIPT.read_text("utf-8")
     assert source.count("# %% ") == 3
@@ -24,6 +25,16 @@ def test_three_uses_in_sixty_lines():
     assert losses_K.shape == (2,)
     assert losses_K.max() < guess / 4  # Of Huber's loss, a half of the square.
     assert found["y_TxH"].shape == (9, 16)
+
+
+@pytest.mark.slow
+def test_the_readmes_snippet_learns(tmp_path):
+    snippet = tmp_path / "snippet.py"
+    readme = (SCRIPT.parent.parent / "README.md").read_text("utf-8")
+    snippet.write_text(readme.partition("```python\n")[2].partition("```")[0])
+    np.random.seed(0)
+    found = runpy.run_path(str(snippet))
+    assert found["fitted"].validation.metrics["accuracy"].min() > 0.85
 
 
 def test_arrays_of_ones_own_are_a_split():

@@ -17,7 +17,7 @@ from train_lib import command, scripts
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS = PACKAGE["optional-dependencies"]
-PROGRAMS = {"train", "predict", "evaluate", "compare", "sweep", "baselines"}
+PROGRAMS = {"train", "predict", "evaluate", "generate", "compare", "sweep", "baselines"}
 SMALL = (
     "--config=configs/lstm.py", "--config.data.source=generated",
     "--config.data.train_examples=40", "--config.data.validation_examples=20",

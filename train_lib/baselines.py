@@ -19,6 +19,7 @@ from train_lib import command, settings
 from train_lib.analysis import baselines
 from train_lib.analysis.baselines import Baseline
 from train_lib.analysis.ngrams import MAX_FEATURES
+from train_lib.building import load_data, seeds_asked
 from train_lib.data.dataset import Dataset
 from train_lib.data.inputs import Text
 from train_lib.data.sources.imdb import Imdb
@@ -26,7 +27,6 @@ from train_lib.records import description, predictions, report
 from train_lib.records.folder import RunFolder
 from train_lib.records.metrics import plain, show_interval
 from train_lib.records.result import decided, each_seed, result
-from train_lib.run import load_data, seeds_asked
 from train_lib.tasks.base import Task
 from train_lib.training.stopwatch import Stopwatch
 

@@ -40,6 +40,3 @@ def told_to_user() -> Iterator[None]:
         except Stopped as stopped:
             print(stopped, file=sys.stderr)
             sys.exit(STOPPED)
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            sys.exit(130)

@@ -63,6 +63,8 @@ def predict_data(workdir: str, path: str, out: str, *, best: bool = False) -> in
     target = files.local(out)
     if target.exists():
         raise UserError(f"--out={out} is there already, and is not overwritten; name another file.")
+    if not target.parent.is_dir():
+        raise UserError(f"--out={out} cannot be written: {target.parent} is no folder.")
     restored = Restored(workdir, best=best)
     split, source, name = restored.read(path, labelled=False)
     columns = restored.columns(split)

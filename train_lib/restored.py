@@ -4,11 +4,13 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
+from flax import nnx
 from ml_collections import ConfigDict
 
 from seqmodels import loading
-from train_lib import run
+from train_lib import building
 from train_lib.data import finding
 from train_lib.data.dataset import Split
 from train_lib.data.examples import Source
@@ -32,13 +34,14 @@ class Restored:
 
     Args:
         workdir: the run's folder.
-        best: each seed as it was after its best epoch by validation; else as it was at the end.
+        best: each seed as it was after its best epoch by validation; else as it was tested.
 
     Attributes:
         folder: of the run.
         seeds: of it.
         config: of it.
         inputs: what turns texts, tokens or vectors into arrays.
+        reads_streams: whether it was trained on one stream, in which no text ends.
         task: what was asked.
         tasks_K: the same, with what validation decided for each seed.
         together: and for the average of their answers.
@@ -56,10 +59,16 @@ class Restored:
         self.config: ConfigDict = folder.read_config()
         result = folder.read_json("result.json")
         self.inputs: Inputs
+        self.reads_streams = self.config.train.stream_steps > 0
         self.inputs, self.task = description.read(folder, self.config.task.name)
-        models = run.build_models(self.config, self.inputs, self.task, run.seeds_asked(self.config))
+        models = building.build_models(
+            self.config, self.inputs, self.task, building.seeds_asked(self.config)
+        )
         self._program = Program(
-            models, self.task, batch_size=_BATCH_SIZE, treatment=run.treatment_of(self.config)
+            models,
+            self.task,
+            batch_size=_BATCH_SIZE,
+            treatment=building.treatment_of(self.config)._replace(reads_on=False),
         )
         params_K = weights.read(folder, name, self._program.params_K)
         self._params_K = devices.spread_seeds(params_K, self._program.mesh)
@@ -98,11 +107,20 @@ class Restored:
         else:
             values, offsets = self.inputs.encode(sequences, where)
         lengths = np.diff(offsets)
-        nothing = [[None] * n for n in lengths] if self.task.per_step else [None] * len(lengths)
-        split = Split(values, offsets, self.task.encode(nothing), np.arange(len(lengths)), "")
+        if self.task.predicts_inputs:
+            split = Split(values, offsets, None, np.arange(len(lengths)))
+            split = split.with_next_tokens(building.end_of_text(self.config))
+        else:
+            nothing = [[None] * n for n in lengths] if self.task.per_step else [None] * len(lengths)
+            split = Split(values, offsets, self.task.encode(nothing), np.arange(len(lengths)))
         split = split.last_steps(self.config.data.max_length_tokens)
         if self.task.per_step and not self.config.data.mask_padding:
             split = split.last_steps(self._longest)  # No row is longer, and each step is an item.
+            if split.cut is not None:
+                raise UserError(
+                    f"{where(int(split.cut.argmax()))} is longer than the {self._longest:,} steps "
+                    f"that {self.folder.path} reads, and each step has an answer; divide it."
+                )
         return split
 
     def read(self, path: str, *, labelled: bool) -> tuple[Split, Source, str]:
@@ -129,10 +147,15 @@ class Restored:
         split = dataclasses.replace(
             split, rows=examples.rows, origin=examples.origin, unit=examples.unit
         )
-        if labelled:
+        if labelled and not self.task.predicts_inputs:
             split = dataclasses.replace(split, targets=examples.targets)
             split = split.encoded(self.task, self.inputs.starts)
         return split, source, names[0]
+
+    def model(self, number: int = 0) -> nnx.Module:
+        """The model of one of the `seeds`."""
+        alive = np.flatnonzero(self._is_alive_K)[number]
+        return self._program.model(jax.tree.map(lambda leaf_K: leaf_K[alive], self._params_K))
 
     def answer(self, split: Split) -> list[dict[str, np.ndarray]]:
         """What the task keeps of every item of a split, of each seed."""
@@ -152,15 +175,19 @@ class Restored:
         ]
 
     def items(self, split: Split, kept: dict[str, np.ndarray]) -> tuple[dict, np.ndarray]:
-        """What was kept of the steps that a sequence came with, and where each begins.
+        """What was kept of the steps that have an answer, and where those of each sequence begin.
 
-        Of texts that is all but the one in front, which has no answer.
+        Of texts that is all but the one in front; where the next token is the answer, all that
+        have one.
         """
-        if not (self.task.per_step and isinstance(self.inputs, Text)):
+        if self.task.predicts_inputs:
+            is_answered = np.asarray(self.task.labelled(split.targets))
+        elif self.task.per_step and isinstance(self.inputs, Text):
+            is_answered = split.values != START
+        else:
             return kept, split.offsets
-        is_word = split.values != START
-        lengths = np.add.reduceat(is_word, split.offsets[:-1])
-        kept = {name: of_steps[is_word] for name, of_steps in kept.items()}
+        lengths = np.add.reduceat(is_answered, split.offsets[:-1])
+        kept = {name: of_steps[is_answered] for name, of_steps in kept.items()}
         return kept, np.cumsum([0, *lengths], dtype=np.int64)
 
     def columns(self, split: Split) -> dict[str, list]:
@@ -235,5 +262,5 @@ class Restored:
 def _agreeing(answer: Any, given: Sequence[Any]) -> str:
     """How many seeds give an answer or, of numbers, the least and the largest."""
     if isinstance(answer, float):
-        return f"{min(given):.6g} to {max(given):.6g}"
+        return f"{min(given):.9g} to {max(given):.9g}"
     return f"{given.count(answer)} of {len(given)} seeds"

@@ -1,21 +1,14 @@
 """The flow of a run, top to bottom: config, data, task, model, state, train_step, loop, report."""
 
 import contextlib
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from seqmodels import SequenceModel, factory, loading
-from train_lib import settings, tasks
-from train_lib.data import finding
-from train_lib.data import loading as data_loading
+from train_lib import building, settings
 from train_lib.data.dataset import Dataset
-from train_lib.data.inputs import Inputs, Tokens, Vectors
-from train_lib.data.vocabulary import UNKNOWN
-from train_lib.errors import Diverged, UserError
+from train_lib.errors import Diverged
 from train_lib.records import curves, description, predictions, report, weights
 from train_lib.records.folder import RunFolder
 from train_lib.records.keeper import Keeper
@@ -23,8 +16,7 @@ from train_lib.records.metrics import MetricsFile
 from train_lib.records.progress import Progress
 from train_lib.records.result import decided, each_seed, result, seeds_of
 from train_lib.tasks.base import Task
-from train_lib.training import batching, devices, fitting, optimizers, processes
-from train_lib.training.batching import Treatment
+from train_lib.training import batching, devices, fitting, processes
 from train_lib.training.fitting import Fitted
 from train_lib.training.program import Evaluation, Program
 from train_lib.training.stopwatch import Stopwatch
@@ -58,7 +50,7 @@ def run(config: ConfigDict, workdir: str | None = None, *, evaluate_test: bool =
             return found
         print(report.header(folder), flush=True)
         with stopwatch.phase("data"):
-            data, task = load_data(config)
+            data, task = building.load_data(config)
         return _run(config, data, task, folder, stopwatch, evaluate_test)
 
 
@@ -70,15 +62,16 @@ def _run(
     stopwatch: Stopwatch,
     evaluate_test: bool,
 ) -> dict:
-    seeds = seeds_asked(config)
-    models = build_models(config, data.inputs, task, seeds)
-    train = config.train
+    seeds = building.seeds_asked(config)
+    models = building.build_models(config, data.inputs, task, seeds)
+    train, recipe = config.train, building.build_recipe(config, len(data.train))
     program = Program(
         models,
         task,
-        optimizers.adam(train.learning_rate, train.adam_epsilon, train.clip_norm),
+        building.build_optimizer(config, recipe, nnx.state(models[0], nnx.Param)),
         batch_size=train.batch_size,
-        treatment=treatment_of(config),
+        treatment=building.treatment_of(config),
+        recipe=recipe,
     )
     folder.begin(config)
     description.write(folder, data.inputs, task)
@@ -90,6 +83,7 @@ def _run(
     widths = batching.row_widths(data.train, [data.validation, data.test], program.treatment)
     if task.per_step:  # No row is longer, and each step is an item.
         data = data.map(lambda split: split.last_steps(widths[-1]))
+        building.check_nothing_is_cut(data)
     with Keeper(config, folder, data, program, stopwatch) as keeper:
         begin = keeper.resume(fitting.start(program, seeds))
         try:
@@ -113,8 +107,9 @@ def _run(
     evaluations = {"validation": fitted.validation}
     if evaluate_test:
         with stopwatch.phase("evaluate"):
-            params_K = fitted.training.state.params
-            evaluations["test"] = program.evaluate(params_K, data.test, widths)
+            # A stream is tested in one piece.
+            rows = 1 if program.treatment.reads_on else None
+            evaluations["test"] = program.evaluate(fitted.params_K, data.test, widths, rows)
     return _report(config, data, task, program, fitted, evaluations, folder, stopwatch)
 
 
@@ -128,7 +123,7 @@ def _report(
     folder: RunFolder,
     stopwatch: Stopwatch,
 ) -> dict:
-    seeds, position = seeds_asked(config), fitted.position
+    seeds, position = building.seeds_asked(config), fitted.position
     is_alive_K = position.alive(seeds)
     evaluations = {split: one.of_seeds(is_alive_K) for split, one in evaluations.items()}
     tasks_K = [
@@ -144,7 +139,7 @@ def _report(
         kept_K = each_seed(evaluations["test"].kept)
         predictions.write(folder, alive, data.test, tasks_K, kept_K)
         description.write_pictures(folder, data.test, tasks_K, kept_K)
-    weights.write(folder, weights.WEIGHTS, devices.fetch(fitted.training.state.params))
+    weights.write(folder, weights.WEIGHTS, devices.fetch(fitted.params_K))
     weights.write(folder, weights.BEST_WEIGHTS, devices.fetch(fitted.training.best))
     curves.draw(folder, f"{config.name} on {data.name}", position.rows, task)
     parameters = weights.count(program.params_K) // len(seeds)
@@ -153,7 +148,11 @@ def _report(
         data,
         task,
         tasks_K,
-        {"architecture": config.model.to_dict(), "parameters": parameters},
+        {
+            "architecture": config.model.to_dict(),
+            "parameters": parameters,
+            "evaluated": program.recipe.evaluated,
+        },
         seeds_of(seeds, position, task.metric),
         evaluations,
         stopwatch.report(),
@@ -161,74 +160,3 @@ def _report(
     folder.finish(found)
     print(report.describe_result(found, task.metric, folder), flush=True)
     return found
-
-
-def load_data(config: ConfigDict, *, joined: bool = False) -> tuple[Dataset, Task]:
-    """The data set that a config asks for, and the task that its targets make.
-
-    Args:
-        config: of which the data and the task are read.
-        joined: whether the validation examples are among the training examples, and nowhere else.
-
-    Raises:
-        UserError: they cannot be had, or do not go together; the message says what to do.
-    """
-    options = _options(config.data.source_options, "source")
-    source = finding.find(config.data.source, config.data.to_dict(), options)
-    given = {name: config.data[name] for name in data_loading.DataSettings._fields}
-    data = data_loading.load(source, data_loading.DataSettings(**given), joined=joined)
-    fields = {name: config.task[name] for name in config.task if name not in ("name", "options")}
-    defaults = {name: settings.DEFAULTS[f"task.{name}"] for name in fields}
-    try:
-        options = _options(config.task.options, "task")
-        if data.target_names and "names" in tasks.option_names(tasks.find(config.task.name)):
-            options = {"names": list(data.target_names)} | options
-        task = tasks.make(config.task.name, data.train.targets, fields, defaults, options)
-    except tasks.BadTarget as error:
-        raise data.train.refused(error) from error
-    except ValueError as error:
-        raise UserError(f"config.task cannot be used: {error}.") from error
-    return data.encoded(task), task
-
-
-def _options(text: str, what: str) -> dict[str, Any]:
-    """Keyword arguments that a field of the config holds as text."""
-    try:
-        return loading.parse_options(text, what)
-    except ValueError as error:
-        raise UserError(f"{error}.") from error
-
-
-def treatment_of(config: ConfigDict) -> Treatment:
-    """How sequences of different lengths share a batch."""
-    return Treatment(config.data.mask_padding, config.data.padding_side)
-
-
-def seeds_asked(config: ConfigDict) -> Sequence[int]:
-    """The seeds that a config asks for: the first, and those that follow it."""
-    return range(config.train.seed, config.train.seed + config.train.seeds)
-
-
-def build_models(
-    config: ConfigDict, inputs: Inputs, task: Task, seeds: Sequence[int]
-) -> list[SequenceModel]:
-    """The models that a config describes, one for each seed, freshly initialised.
-
-    Raises:
-        UserError: its parts do not fit together, or not this machine.
-    """
-    model = config.model.to_dict()
-    sizes: dict[str, Any]
-    if isinstance(inputs, Vectors):
-        sizes = {"input_size": inputs.size}
-    elif isinstance(inputs, Tokens):
-        sizes = {"vocabulary_size": inputs.size}
-    else:
-        sizes = {"vocabulary_size": config.data.max_features, "unknown_token": UNKNOWN}
-    try:
-        model["cell_options"] = _options(model["cell_options"], "cell")
-        return factory.build_all(
-            **sizes, num_outputs=task.num_outputs, per_step=task.per_step, seeds=seeds, **model
-        )
-    except ValueError as error:
-        raise UserError(f"config.model cannot be built: {error}.") from error

@@ -30,6 +30,11 @@ def evaluate() -> None:
     _run("evaluate")
 
 
+def generate() -> None:
+    """`seqmodels-generate`: `python -m train_lib.generate`."""
+    _run("generate")
+
+
 def compare() -> None:
     """`seqmodels-compare`: `python -m train_lib.compare`."""
     _run("compare")

@@ -6,7 +6,7 @@ import json
 import math
 import pathlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -17,10 +17,11 @@ from seqmodels.factory import DIRECTIONS
 from seqmodels.loading import cell_names
 from seqmodels.pooling import POOLINGS
 from seqmodels.recurrence.engines import ENGINES, MATRIX_DTYPES
-from train_lib import tasks
+from train_lib import conflicts, tasks
 from train_lib.data import finding
 from train_lib.data.vocabulary import FIRST_WORD, TEXT_RULES
 from train_lib.errors import UserError
+from train_lib.training.schedules import SCHEDULES
 
 
 def flatten(config: Mapping, prefix: str = ""):
@@ -109,6 +110,7 @@ def _is_text(value: Any) -> bool:
 
 _TEXT = Rule(_is_text, "text in UTF-8")
 _RATE = _number(lambda rate: 0 <= rate < 1, "a number in [0, 1)")
+_NOT_NEGATIVE = _number(lambda value: value >= 0, "a number of at least 0")
 _POSITIVE = _number(lambda value: value > 0, "a number above 0")
 _BOOLEAN = Rule(lambda value: isinstance(value, bool), "True or False")
 
@@ -132,6 +134,7 @@ RULES: dict[str, Rule] = {
     "model.zoneout": _RATE,
     "model.word_dropout": _RATE,
     "model.embedding_dropout": _RATE,
+    "model.output_dropout": _RATE,
     "model.weight_drop": _RATE,
     "model.engine": _choice(ENGINES),
     "model.matrix_dtype": _choice(MATRIX_DTYPES),
@@ -161,13 +164,30 @@ RULES: dict[str, Rule] = {
     "task.options": _TEXT,
     "task.metric": _TEXT,
     "task.class_weights": _TEXT,
+    "task.label_smoothing": _RATE,
     "task.threshold": _TEXT,
     "train.num_epochs": _integer(1),
     "train.batch_size": _integer(1),
+    "train.accumulate_batches": _integer(1),
+    "train.optimizer": _TEXT,
+    "train.optimizer_options": _TEXT,
     "train.learning_rate": _POSITIVE,
-    "train.clip_norm": _number(lambda norm: norm >= 0, "a number of at least 0"),
+    "train.schedule": _choice(SCHEDULES),
+    "train.warmup": _number(
+        lambda warmup: 0 <= warmup < 1 or warmup == int(warmup) > 0,
+        "a number in [0, 1), a share, or a whole number of updates",
+    ),
+    "train.final_share": _number(lambda share: 0 <= share <= 1, "a number from 0 to 1"),
+    "train.plateau_patience": _integer(0),
+    "train.plateau_factor": _number(lambda factor: 0 < factor < 1, "a number between 0 and 1"),
+    "train.weight_decay": _NOT_NEGATIVE,
+    "train.groups": _TEXT,
+    "train.clip_norm": _NOT_NEGATIVE,
     "train.adam_epsilon": _POSITIVE,
-    "train.checkpoint_every_seconds": _number(lambda s: s >= 0, "a number of at least 0"),
+    "train.ema_decay": _RATE,
+    "train.patience": _integer(0),
+    "train.stream_steps": _integer(0),
+    "train.checkpoint_every_seconds": _NOT_NEGATIVE,
     "train.checkpoint_every_steps": _integer(0),
     "train.checkpoints_kept": _integer(1),
     "train.seeds": _integer(1, 1_000),
@@ -182,7 +202,7 @@ def check(config: ConfigDict) -> None:
         UserError: they cannot be used; the message names each of those that cannot.
     """
     check_fields(dict(flatten(config)))
-    _tell(_conflicts(config))
+    _tell(conflicts.found(config, DEFAULTS))
 
 
 def check_fields(fields: Mapping[str, Any]) -> None:
@@ -207,36 +227,6 @@ def check_fields(fields: Mapping[str, Any]) -> None:
         elif not RULES[path].accepts(value):
             problems.append(f"config.{path} = {value!r} must be {RULES[path].expected}")
     _tell(problems)
-
-
-def _conflicts(config: ConfigDict) -> Iterator[str]:
-    """What is wrong with fields together, each being right, or does nothing beside the others."""
-    model = config.model
-    if len(model.hidden_sizes) != len(model.dropout_rates):
-        yield (
-            f"config.model.dropout_rates = {model.dropout_rates!r} must have one rate for each "
-            f"layer of config.model.hidden_sizes = {model.hidden_sizes!r}"
-        )
-    if model.residual and len(model.hidden_sizes) == 1:
-        yield (
-            "config.model.residual = True does nothing where config.model.hidden_sizes = "
-            f"{model.hidden_sizes!r} is one layer: it is layers above the first that add their "
-            "input to their output"
-        )
-    if model.merge != "concat" and model.direction != "bidirectional":
-        yield (
-            f"config.model.merge = {model.merge!r} does nothing where config.model.direction = "
-            f"{model.direction!r}: a layer of one direction has nothing to merge"
-        )
-
-    of_source = finding.fields_of(config.data.source)
-    for field in ("dir", "archive", "text_column", "target_column", "group_column"):
-        value = config.data[field]
-        if field not in of_source and value != DEFAULTS[f"data.{field}"]:
-            yield (
-                f"config.data.{field} = {value!r} does nothing where config.data.source = "
-                f"{config.data.source!r}, which does not read it"
-            )
 
 
 def _tell(problems: Iterable[str]) -> None:

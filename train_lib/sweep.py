@@ -23,7 +23,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
-from train_lib import command, files, settings
+from train_lib import building, command, files, settings
 from train_lib import run as train
 from train_lib.analysis import pictures, search
 from train_lib.analysis.axes import Axis, trials
@@ -83,7 +83,7 @@ def run(
         "random_seed": None if count is None else seed,
     }
     folder = _open(files.local(str(workdir)), over)
-    _, task = train.load_data(all_configs[0])
+    _, task = building.load_data(all_configs[0])
     goal = Goal(task.metric, task.higher_is_better)
     rows = []
     for number, (change, config) in enumerate(zip(changes, all_configs, strict=True), 1):
@@ -188,7 +188,7 @@ def _guess(config: ConfigDict, goal: Goal) -> float:
 
     It is made by the training examples and measured on the validation examples.
     """
-    data, task = train.load_data(config)
+    data, task = building.load_data(config)
     guess = task.measure(task.guess(data.train.targets), data.validation.targets)[goal.metric]
     return guess
 

@@ -9,6 +9,7 @@ from flax import nnx
 from seqmodels import GRU, LSTM, Bidirectional, Encoder, check_cell, factory
 from seqmodels.bidirectional import MERGES
 from seqmodels.recurrence import arrays, oracle
+from tests.marks import slow
 
 LENGTHS = [5, 0, 1, 3]
 X_TxDxB = jax.random.normal(jax.random.key(0), (5, 3, 4))
@@ -18,10 +19,6 @@ DEFINITIONS = {
     "mean": lambda f, b: 0.5 * f + 0.5 * b,
     "product": lambda f, b: f * b,
 }
-
-
-def slow(value):
-    return pytest.param(value, marks=pytest.mark.slow)
 
 
 def build(merge, **changes):
@@ -50,7 +47,7 @@ def test_every_merge_is_tested():
     assert set(DEFINITIONS) == set(MERGES)
 
 
-@pytest.mark.parametrize("merge", [slow("concat"), slow("sum"), "mean", "product"])
+@pytest.mark.parametrize("merge", [slow("concat"), slow("sum"), slow("mean"), "product"])
 def test_equals_the_unrolled_loop(merge, monkeypatch):
     graphdef, params = nnx.split(build(merge).encoder, nnx.Param)
 

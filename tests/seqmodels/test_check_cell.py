@@ -14,11 +14,7 @@ from seqmodels.recurrence import engines
 
 make = functools.cache(check_cell.make)
 # What hangs on the engine more than on the cell is slow but for one cell of each kind of engine.
-OF_EVERY_CELL = (
-    check_cell.equals_the_unrolled_loop, check_cell.gradients_match_finite_differences,
-    check_cell.padding_is_neither_read_nor_written,
-)  # fmt: skip
-IN_EVERY_CHECK = "lstm", "gru", "min_gru"
+IN_EVERY_CHECK = ("lstm",)
 
 
 @pytest.mark.parametrize(
@@ -26,7 +22,7 @@ IN_EVERY_CHECK = "lstm", "gru", "min_gru"
     [
         pytest.param(
             name, check, id=f"{name}-{check.__name__}",
-            marks=() if check in OF_EVERY_CELL or name in IN_EVERY_CHECK else pytest.mark.slow,
+            marks=() if name in IN_EVERY_CHECK else pytest.mark.slow,
         )
         for name, check in itertools.product(loading.cell_names(), check_cell.CHECKS)
     ],

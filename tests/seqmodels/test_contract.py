@@ -171,6 +171,7 @@ def test_an_unknown_name_lists_the_choices_and_a_missing_file_is_named():
         loading.find_cell("nowhere/mine.py")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", loading.cell_names())
 def test_every_cell_draws_parameters_that_train(name):
     """No unit is dead or the same as another at the start."""

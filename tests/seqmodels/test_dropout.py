@@ -23,6 +23,7 @@ from seqmodels.dropout import (
 )
 from seqmodels.inputs import embed
 from seqmodels.recurrence import loop
+from tests.marks import slow
 
 KEYS_B = jax.random.split(jax.random.key(0), 64)
 ONES_TxDxB = jnp.ones((50, 40, 64))
@@ -107,7 +108,7 @@ def unrolled(cell, x_TxDxB, rates, keys_B, *, reverse=False):
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize(
     "name",
-    ["lstm", "lstm with its products kept", "gru", pytest.param("mgu", marks=pytest.mark.slow)],
+    ["lstm", slow("lstm with its products kept"), slow("gru"), slow("mgu")],
 )
 def test_around_a_cell_equals_the_unrolled_equations(name, reverse, monkeypatch):
     name, _, kept = name.partition(" ")

@@ -11,14 +11,11 @@ from flax import nnx
 from seqmodels import check_cell, factory, heads
 from seqmodels.pooling import POOLINGS
 from seqmodels.recurrence import arrays, oracle
+from tests.marks import slow
 
 VOCABULARY, SIZE, OUTPUTS = 11, 3, 4
 LENGTHS = (1, 5, 0, 3)
 WIDTH = max(LENGTHS)
-
-
-def slow(*values):
-    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 def build(reads="vectors", **changes):
@@ -126,7 +123,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("reads", "changes", "on_cpu"), CASES)
-@pytest.mark.parametrize("side", ["post", "pre"])
+@pytest.mark.parametrize("side", [slow("post"), "pre"])
 def test_padding_and_company_never_matter(reads, changes, on_cpu, side, monkeypatch):
     monkeypatch.setattr(heads, "_on_cpu", lambda: on_cpu)
     model, sequences = build(reads, **changes), draw(reads, LENGTHS)
@@ -165,6 +162,7 @@ def test_padding_and_company_never_matter(reads, changes, on_cpu, side, monkeypa
 
 @pytest.mark.parametrize("per_step", [False, True])
 @pytest.mark.parametrize("reads", ["tokens", "vectors"])
+@pytest.mark.slow
 def test_a_sequence_alone_gets_what_it_gets_in_company_and_in_any_order(reads, per_step):
     model, sequences = build(reads, per_step=per_step), draw(reads, LENGTHS)
     outputs, d_params, _ = run(model, lay_out(sequences, WIDTH, "post", 0), LENGTHS)

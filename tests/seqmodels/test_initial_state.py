@@ -10,11 +10,12 @@ from seqmodels import check_cell, initial_state, loading, recurrence
 from seqmodels.bidirectional import Bidirectional, Unidirectional
 from seqmodels.dropout import drop_weights
 from seqmodels.recurrence import engines, oracle
+from tests.marks import slow
 
 X_TxDxB = jax.random.normal(jax.random.key(5), (5, 3, 4))
 LENGTHS = [5, 1, 0, 3]
 LENGTHS_B = jnp.array(LENGTHS)
-CELLS = ["lstm", "slstm", "mlstm", "min_gru"]
+CELLS = ["lstm", slow("slstm"), slow("mlstm"), "min_gru"]
 
 
 def make(name):

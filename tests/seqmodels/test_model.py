@@ -11,13 +11,10 @@ from flax import nnx
 from seqmodels import factory
 from seqmodels.pooling import POOLINGS
 from seqmodels.recurrence import arrays
+from tests.marks import slow
 
 VOCABULARY = 11
 ONE_LAYER = {"hidden_sizes": (3,), "dropout_rates": (0.3,)}
-
-
-def slow(*values):
-    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 def build(**changes):
@@ -62,7 +59,7 @@ def lay_out(reviews, width, side, filler):
 @pytest.mark.parametrize(
     ("pooling", "training"),
     [
-        slow("last", False), ("last", True), slow("mean", True), ("max", True),
+        slow("last", False), ("last", True), slow("mean", True), slow("max", True),
         slow("mean_max", True), slow("attention", True),
     ],
 )  # fmt: skip
@@ -96,7 +93,9 @@ def test_padding_and_company_never_matter(pooling, training):
         )
 
 
-@pytest.mark.parametrize("pooling", ["last", slow("mean"), slow("max"), "mean_max", "attention"])
+@pytest.mark.parametrize(
+    "pooling", ["last", slow("mean"), slow("max"), slow("mean_max"), slow("attention")]
+)
 def test_what_stands_behind_the_longest_review_is_never_read(pooling, monkeypatch):
     rng = np.random.default_rng(0)
     reviews = [rng.integers(0, VOCABULARY, length) for length in (1, 5, 3)]
@@ -140,7 +139,7 @@ def test_without_lengths_padding_is_read_like_a_word():
     assert model(tokens_BxT)[0] != model(tokens_BxT, jnp.array([2]))[0]
 
 
-@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("pooling", [*map(slow, list(POOLINGS)[:-1]), list(POOLINGS)[-1]])
 def test_words_outside_the_batch_get_no_gradient(pooling):
     _, gradients = logits_and_gradients(
         build(pooling=pooling, **ONE_LAYER), [[1, 2, 3, 4]], [3], rows=1
@@ -151,8 +150,9 @@ def test_words_outside_the_batch_get_no_gradient(pooling):
 
 @pytest.mark.parametrize(
     ("pooling", "engine"),
-    [("last", "scan"), slow("last", "fused"), slow("max", "scan"), ("max", "fused")],
+    [("last", "scan"), slow("last", "fused"), slow("max", "scan"), slow("max", "fused")],
 )
+@pytest.mark.slow
 def test_engines_agree(engine, pooling):
     rng = np.random.default_rng(0)
     tokens_BxT, lengths = rng.integers(0, VOCABULARY, (3, 6)), [6, 0, 3]
@@ -239,6 +239,7 @@ EVERYTHING = {
 
 
 @pytest.mark.parametrize("direction", ["backward", slow("bidirectional")])
+@pytest.mark.slow
 def test_padding_and_company_do_not_matter_with_everything_switched_on(direction, monkeypatch):
     rng = np.random.default_rng(0)
     reviews = [rng.integers(0, VOCABULARY, length) for length in (1, 5, 3, 9)]
@@ -298,7 +299,14 @@ def test_engines_agree_with_everything_switched_on(engine, cell, weight_drop):
 
 
 @pytest.mark.parametrize(
-    "name", ["word_dropout", "embedding_dropout", "weight_drop", "recurrent_dropout"]
+    "name",
+    [
+        slow("word_dropout"),
+        slow("embedding_dropout"),
+        "output_dropout",
+        "weight_drop",
+        slow("recurrent_dropout"),
+    ],
 )
 def test_drops_in_training_alone(name):
     tokens_BxT, lengths_B = jnp.tile(jnp.arange(3, VOCABULARY), (2, 2)), jnp.array([16, 16])
@@ -317,6 +325,23 @@ def test_drops_in_training_alone(name):
     assert (one == other) == (name == "weight_drop")
     again = logits_of(dropping, tokens_BxT, lengths_B, **{**keys, "step_key": jax.random.key(9)})
     assert (one == again[0]) == (name != "weight_drop")
+
+
+@pytest.mark.parametrize("per_step", [False, True])
+def test_what_the_head_reads_is_dropped_and_scaled_up(per_step):
+    """With a kernel of one and no bias, an output is the sum of what the head reads."""
+    options = {"hidden_sizes": (40,), "dropout_rates": (0,), "direction": "forward"}
+    model = build(**options, output_dropout=0.25, per_step=per_step)
+    model.head.kernel[...] = jnp.eye(40)[:, :1] if per_step else jnp.ones((40, 1))
+    tokens_BxT, lengths_B = jnp.tile(jnp.arange(3, VOCABULARY), (400, 2)), jnp.full(400, 16)
+    keys_B = jax.random.split(jax.random.key(7), 400)
+    found = model(tokens_BxT, lengths_B, dropout_keys_B=keys_B)
+    expected = model(tokens_BxT, lengths_B)
+    np.testing.assert_allclose(found.mean(0), expected.mean(0), rtol=0.2, atol=0.02)
+    if per_step:  # One unit alone: there, or not.
+        is_kept = np.array(found != 0)
+        np.testing.assert_allclose(found, np.where(is_kept, expected / 0.75, 0), rtol=1e-5)
+        assert 0 < is_kept[0].mean() < 1  # From step to step.
 
 
 def test_replaced_words_get_no_gradient_and_the_unknown_one_does():
@@ -425,11 +450,11 @@ def test_tokens_that_all_rows_share_at_the_start_are_read_once(changes):
     "changes",
     [
         {},
-        {"direction": "backward", "dropout_rates": (0, 0)},
-        {"direction": "forward", "pooling": "mean"},
-        {"direction": "forward", "dropout_rates": (0.3, 0.2)},
-        {"direction": "forward", "dropout_rates": (0, 0), "weight_drop": 0.3},
-        {"direction": "forward", "dropout_rates": (0, 0), "zoneout": 0.3},
+        slow({"direction": "backward", "dropout_rates": (0, 0)}),
+        slow({"direction": "forward", "pooling": "mean"}),
+        slow({"direction": "forward", "dropout_rates": (0.3, 0.2)}),
+        slow({"direction": "forward", "dropout_rates": (0, 0), "weight_drop": 0.3}),
+        slow({"direction": "forward", "dropout_rates": (0, 0), "zoneout": 0.3}),
         {
             "direction": "forward", "dropout_rates": (0, 0), "word_dropout": 0.3,
             "unknown_token": 2,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from studies import padding
-from train_lib import run
+from train_lib import building
 from train_lib.records import weights
 from train_lib.training import Program, state
 
@@ -21,9 +21,9 @@ def small(architecture="bidirectional", side="pre", pooling="last"):
         source="generated", train_examples=300, validation_examples=20, test_examples=4
     )  # fmt: skip
     config.model.embedding_size, config.model.hidden_sizes = 3, (2,)
-    data, task = run.load_data(config)
-    models = run.build_models(config, data.inputs, task, run.seeds_asked(config))
-    program = Program(models, task, batch_size=64, treatment=run.treatment_of(config))
+    data, task = building.load_data(config)
+    models = building.build_models(config, data.inputs, task, building.seeds_asked(config))
+    program = Program(models, task, batch_size=64, treatment=building.treatment_of(config))
     return data, models[0], program, program.params_K
 
 

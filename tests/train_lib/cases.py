@@ -55,6 +55,9 @@ CASES = _params(ALL)
 FEW = _params({Case("two", "tokens"), Case("tags", "vectors")})
 """The same for what compiles long: two that have little in common are quick."""
 
+ONE = _params({Case("tags", "vectors")})
+"""The same for what compiles longer still."""
+
 
 def examples(case: Case, count: int, seed: int = 0, longest: int = LONGEST) -> Examples:
     """So many examples of 1 to `longest` steps, whose targets follow from what is read.

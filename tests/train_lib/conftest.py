@@ -1,6 +1,5 @@
 """Finished runs, made up; command lines; and runs that share what they compile."""
 
-import functools
 import json
 import sys
 
@@ -105,7 +104,7 @@ def write_run(tmp_path):
         noise_KxN = [np.random.default_rng([draw, seed]).normal(0, 1, items) for seed in seeds]
         outputs = outputs_of(kind, split.targets, margin_N + np.array(noise_KxN), rng)
         kept_K = [
-            {key: np.asarray(value) for key, value in task.kept(outputs_NxC).items()}
+            {key: np.asarray(value) for key, value in task.kept(outputs_NxC, split.targets).items()}
             for outputs_NxC in outputs.astype(np.float32)
         ]
         each = [task.measure(outputs_NxC, split.targets) for outputs_NxC in outputs]
@@ -149,6 +148,17 @@ def write_run(tmp_path):
     return write
 
 
+def _cached(function):
+    """The same result for arguments that look the same."""
+    made = {}
+
+    def call(*arguments, **named):
+        key = repr((arguments, sorted(named.items())))
+        return made[key] if key in made else made.setdefault(key, function(*arguments, **named))
+
+    return call
+
+
 @pytest.fixture(scope="module")
 def compiled_once():
     """In a file that asks for it, runs of the same model trace and compile their steps once."""
@@ -156,12 +166,12 @@ def compiled_once():
 
     def compile_once(learner, mesh, seeds_at_once=1):
         task = type(learner.task), json.dumps(learner.task.to_json())
-        key = learner.graphdef, task, learner.optimizer, learner.treatment, mesh, seeds_at_once
+        key = learner.graphdef, task, *learner[2:], mesh, seeds_at_once
         if key not in made:
             made[key] = compile_steps(learner, mesh, seeds_at_once)
         return made[key]
 
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(optimizers, "adam", functools.cache(optimizers.adam))
+        monkeypatch.setattr(optimizers, "make", _cached(optimizers.make))
         monkeypatch.setattr(program, "compile_steps", compile_once)
         yield

@@ -10,6 +10,7 @@ from configs import base
 from tests.train_lib import cases
 from tests.train_lib.cases import FEW, Case
 from train_lib import run as runs
+from train_lib.errors import UserError
 from train_lib.restored import Restored
 
 pytestmark = pytest.mark.slow
@@ -82,3 +83,50 @@ def test_a_run_adds_up_and_its_models_answer_again(case, tmp_path, capsys):
     assert_same(alone, {name: column[3:4] for name, column in together.items()})
     turned = restored.columns(restored.encode(examples.inputs[::-1], examples.where))
     assert_same(turned, {name: column[::-1] for name, column in together.items()})
+
+
+OWN = """import jax.numpy as jnp
+import numpy as np
+from train_lib.tasks.base import Task
+
+
+class Mine(Task):
+    num_outputs = 1
+
+    def encode(self, targets):
+        return np.array([np.nan if one is None else one == "yes" for one in targets], np.float32)
+
+    def loss(self, outputs_NxC, targets_N):
+        return jnp.square(outputs_NxC[:, 0] - targets_N)
+"""
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "told"),
+    [
+        ("targets_N)\n", "targets_N).mean()\n", "loss of outputs"),
+        ("[:, 0] - targets_N", " - targets_N[:, None]", "loss of outputs"),
+        ("np.float32)", "np.float32)[:1]", "encode of 122 examples"),
+        ("num_outputs = 1", "num_outputs = 1\n    metric = 'nothing'", "nothing"),
+        ('one == "yes"', "one[7]", r"IndexError: string index out of range \(.+mine.py, line 10"),
+    ],
+    ids=["a mean", "a column", "one row", "no such metric", "an error"],
+)
+def test_a_task_of_ones_own_is_checked_before_training(right, wrong, told, tmp_path):
+    assert right in OWN
+    (tmp_path / "mine.py").write_text(OWN.replace(right, wrong))
+    config = base.get_config("any", "exact")
+    config.data.update(source=cases.PATH, source_options=cases.options(Case("two", "tokens")))
+    config.task.name = str(tmp_path / "mine.py")
+    with pytest.raises(UserError, match=told):
+        runs.run(config, str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_steps_that_have_a_target_are_never_cut(tmp_path):
+    config = base.get_config("any", "exact")
+    config.data.update(source=cases.PATH, source_options=cases.options(Case("tags", "tokens")))
+    config.data.max_length_tokens = 5
+    config.task.name = "tags"
+    with pytest.raises(UserError, match="would lose its first 7 steps, and each step has a target"):
+        runs.run(config, str(tmp_path / "run"))

@@ -182,6 +182,31 @@ def test_two_processes_give_what_one_does_of_any_task(case, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_two_processes_follow_a_recipe_as_one_does(seeds, tmp_path):
+    """Of two seeds each process has one, and one of them stops before the other."""
+    changes = {
+        "train.seeds": seeds, "train.num_epochs": 6, "train.batch_size": 8,
+        "train.accumulate_batches": 2, "train.schedule": "cosine", "train.warmup": 0.1,
+        "train.plateau_patience": 1, "train.ema_decay": 0.5, "train.patience": 2,
+        "train.learning_rate": 0.05, "task.metric": "loss",
+    }  # fmt: skip
+    flags = [f"--config.{name}={value}" for name, value in changes.items()]
+    codes, *told = run_two(tmp_path / "two", *CONFIG, *flags)
+    assert codes == [0, 0], told
+    run_one(tmp_path / "one", changes)
+    assert_first_seeds_close(tmp_path / "two", tmp_path / "one")
+    rows = [
+        json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[-1])
+        for name in ("two", "one")
+    ]
+    assert rows[0]["epoch"] == rows[1]["epoch"]
+    rates = [row["seeds"]["learning_rate"] for row in rows]
+    assert rates[0] == rates[1]
+    assert (None in rates[0]) == (seeds == 2), rates
+
+
+@pytest.mark.slow
 def test_one_device_and_eight_give_the_same_of_any_task():
     done = subprocess.run(
         [sys.executable, "-c", MANY_DEVICES], cwd=ROOT, text=True, capture_output=True

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from configs import base
-from train_lib import files, run
+from train_lib import building, files
 from train_lib.data.sources import imdb
 from train_lib.errors import UserError
 from train_lib.records.folder import RunFolder
@@ -46,7 +46,7 @@ def name_cache(address, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", address)
     config = base.get_config("name", "exact")
     config.data.update(source="generated", train_examples=4, validation_examples=2, test_examples=2)
-    run.load_data(config)
+    building.load_data(config)
 
 
 @pytest.mark.parametrize("address", ADDRESSES)

@@ -97,7 +97,7 @@ def exactly_seen(monkeypatch):
     def make(learner, *_):
         def sums(shape):
             ones = np.ones(shape, np.float32)
-            return {"loss": ones, "correct": ones, "weight": ones}
+            return {"loss": ones, "accuracy": ones, "weight": ones}
 
         def train(state_K, split, places_KxSxPxNxR, num_steps, widths):
             return state_K, sums(places_KxSxPxNxR.shape[:2])
@@ -127,6 +127,7 @@ def not_blank(text):
 @example([f"good{end}bad{end}film {number}" for number, end in enumerate(ODD[:COUNT])])
 @example([f"bright bright {ODD[1]} film {word} dull" for word in [*WORDS, *WORDS, *WORDS][:COUNT]])
 @settings(ODD_SETTINGS, max_examples=8)
+@pytest.mark.slow
 def test_predict_says_of_the_test_examples_of_any_corpus_what_the_run_said(
     exactly_seen, tmp_path_factory, texts
 ):
@@ -171,12 +172,14 @@ def finished(tmp_path_factory):
     return folder, train(NASTY, folder)
 
 
+@pytest.mark.slow
 def test_a_model_says_of_odd_texts_what_it_said_when_it_was_tested(finished):
     folder, probabilities_N = finished
     assert np.ptp(probabilities_N) > 1e-3
     assert_predicted(folder, NASTY, probabilities_N)
 
 
+@pytest.mark.slow
 def test_a_byte_order_mark_is_no_part_of_a_text(finished):
     with_mark, without = probabilities(finished[0], ["\ufeffbright film", "bright film"])
     assert with_mark == without

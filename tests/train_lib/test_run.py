@@ -12,16 +12,13 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
+from tests.marks import slow
 from train_lib import restored
 from train_lib.data.sources.generated import Generated
 from train_lib.records.folder import RunFolder
 from train_lib.restored import Restored
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
-
-
-def slow(*values):
-    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 SMALL = [
@@ -86,6 +83,7 @@ def test_a_run_tells_and_keeps_what_it_did(finished):
         "jax ",
         "cpu: ",
         "engine: loop, float32",
+        "evaluated:  the last parameters of each seed",
     ):
         assert words in output  # fmt: skip
     assert {path.name for path in workdir.iterdir()} == {
@@ -97,6 +95,8 @@ def test_a_run_tells_and_keeps_what_it_did(finished):
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [(row["epoch"], row["step"]) for row in rows] == [(1, 2), (2, 4)]
     assert all(0 < row["padding_share_of_steps"] < 1 for row in rows)
+    assert [row["seeds"]["learning_rate"] for row in rows] == [[0.001], [0.001]]
+    assert all(row["seeds"]["gradient_norm"][0] > 0 for row in rows)
     dataset = result["dataset"]
     assert [dataset[split] for split in ("train", "validation", "test")] == [60, 20, 30]
     assert dataset["name"] == "generated_reviews"
@@ -148,6 +148,7 @@ def test_the_tutorial_treatment_predicts_with_the_padding_it_was_trained_with(tm
     assert list(labels) == ["positive" if one > 0.5 else "negative" for one in expected]
 
 
+@pytest.mark.slow
 def test_the_same_command_gives_the_same_numbers(finished, tmp_path):
     run(tmp_path, *STACKED)
     for name in ("predictions.csv", "weights.npz", "vocabulary.txt", "config.json"):
@@ -191,6 +192,7 @@ def test_predict_refuses_bytes_that_are_no_text(finished):
     assert_refused(done, "the input is not in UTF-8")
 
 
+@pytest.mark.slow
 def test_what_predict_says_of_a_text_does_not_depend_on_the_company(finished, monkeypatch):
     texts = ["good " * 3_000, "bad", "", "a " * 100, "xyzzy"]
     together = logits(finished[0], texts)
@@ -207,6 +209,7 @@ def logits(workdir, texts):
     return kept["outputs"][:, 0]
 
 
+@pytest.mark.slow
 def test_predict_takes_the_weights_after_the_best_epoch_where_it_is_asked_to(finished, tmp_path):
     shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
     with np.load(tmp_path / "weights.npz") as last:
@@ -233,6 +236,7 @@ def test_predict_refuses_a_folder_without_a_finished_run(tmp_path):
     assert_refused(done, "finished run")
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_never_overwritten(finished):
     before = (finished[0] / "result.json").read_bytes()
     done = python("main.py", f"--workdir={finished[0]}", "--config=configs/lstm.py", *SMALL)

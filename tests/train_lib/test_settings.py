@@ -1,9 +1,10 @@
 """A config is refused for its fields, with their names, before anything else happens."""
 
+import numpy as np
 import pytest
 
 from configs import base, bilstm, generated, lstm, stacked, temporal_order
-from train_lib import settings
+from train_lib import building, settings
 from train_lib.errors import UserError
 
 
@@ -45,6 +46,11 @@ def test_every_field_has_a_rule_and_every_rule_a_field(config):
         ("train.num_epochs", True), ("train.batch_size", 0), ("train.learning_rate", float("nan")),
         ("train.learning_rate", float("inf")), ("train.learning_rate", -1e-3),
         ("train.adam_epsilon", 0.0), ("train.clip_norm", -1.0), ("train.clip_norm", float("inf")),
+        ("task.label_smoothing", 1.0), ("train.schedule", "step"),
+        ("train.warmup", -1.0), ("train.warmup", 1.5),
+        ("train.final_share", 1.1), ("train.plateau_patience", -1), ("train.plateau_factor", 1.0),
+        ("train.ema_decay", 1.0), ("train.patience", 2.5), ("train.accumulate_batches", 0),
+        ("train.weight_decay", -0.1), ("train.optimizer_options", 1),
         ("data.standardize", 1), ("train.seed", -1),
         ("name", "a/b"), ("name", ""),
     ],
@@ -86,6 +92,22 @@ def test_all_problems_are_told_at_once(config):
         ({"data.source": "generated", "data.dir": "a"}, "config.data.dir = 'a' does nothing where"),
         ({"data.source": "generated", "data.text_column": "a"}, "text_column = 'a' does nothing"),
         ({"data.group_column": "a"}, "group_column = 'a' does nothing where config.data.source"),
+        (
+            {"train.optimizer": "sgd", "train.adam_epsilon": 1e-3},
+            "config.train.adam_epsilon = 0.001 does nothing where config.train.optimizer = 'sgd'",
+        ),
+        ({"train.final_share": 0.1}, "config.train.final_share = 0.1 does nothing where"),
+        ({"train.plateau_factor": 0.5}, "config.train.plateau_factor = 0.5 does nothing where"),
+        (
+            {"train.plateau_patience": 3, "train.patience": 3},
+            "config.train.plateau_patience = 3 does nothing where config.train.patience = 3",
+        ),
+        ({"train.groups": "head"}, "groups cannot be used: 'head' is no JSON object from patterns"),
+        ({"train.optimizer": "adamw"}, "'adamw' is one with weight decay, and"),
+        ({"train.optimizer": "admaw"}, "unknown optimizer 'admaw'; choose one of acprop, "),
+        ({"train.optimizer": "lbfgs"}, "'lbfgs' cannot be used: optax's lbfgs"),
+        ({"train.optimizer_options": "b3=1"}, "the optimizer adam has no option 'b3'; it has b1"),
+        ({"train.optimizer_options": "b1 1"}, "the optimizer options 'b1 1' cannot be read"),
     ],
 )
 def test_a_field_that_would_do_nothing_is_told(config, changes, told):
@@ -105,6 +127,14 @@ def test_a_field_that_would_do_nothing_is_told(config, changes, told):
         {"model.merge": "sum", "model.direction": "bidirectional"},
         {"data.source": "imdb", "data.archive": "a", "data.dir": "b"},
         {"data.archive": "a", "data.dir": "b"},
+        {
+            "train.optimizer": "adamw",
+            "train.weight_decay": 0.1,
+            "train.schedule": "cosine",
+            "train.final_share": 0.1,
+            "train.warmup": 500.0,
+        },
+        {"train.plateau_factor": 0.5, "train.plateau_patience": 2, "train.patience": 5},
         {"data.source": "temporal_order", "data.source_options": "length_tokens=50"},
     ],
 )
@@ -131,3 +161,17 @@ def test_a_source_that_is_not_there_is_named_with_those_that_are(config):
     config.data.source = "imbd"
     with pytest.raises(UserError, match=r"'imbd' is not known; did you mean imdb\?"):
         settings.check(config)
+
+
+def test_a_recipe_that_a_run_is_too_short_for_is_refused(config):
+    config.train.update(warmup=12.0, num_epochs=2, batch_size=8, accumulate_batches=2)
+    assert building.build_recipe(config, 97).schedule.num_updates == 14
+    with pytest.raises(UserError, match=r"config.train.warmup .* 12 updates .* which has 12\."):
+        building.build_recipe(config, 96)
+
+
+def test_a_group_without_a_parameter_is_told_with_those_there_are(config):
+    config.train.groups = '{"imputs.*": {"rate": 0.1}}'
+    params = {"inputs": {"table": np.ones((3, 2))}}
+    with pytest.raises(UserError, match=r"'imputs\.\*' fits no .* parameters are inputs\.table\."):
+        building.build_optimizer(config, building.build_recipe(config, 100), params)

@@ -275,7 +275,8 @@ def evaluate(
     for model in models:
         outputs_NxC = model.outputs(rows)
         sums_K.append(all_sums(jnp.asarray(outputs_NxC, jnp.float32), targets_N))
-        kept_K.append({name: np.asarray(of) for name, of in task.kept(outputs_NxC).items()})
+        kept = task.kept(outputs_NxC, targets_N)
+        kept_K.append({name: np.asarray(of) for name, of in kept.items()})
     stacked = {
         name: np.stack([np.asarray(sums[name], np.float64) for sums in sums_K])
         for name in sums_K[0]

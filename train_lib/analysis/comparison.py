@@ -9,7 +9,7 @@ import numpy as np
 from train_lib.analysis import scores, statistics
 from train_lib.records import finished
 from train_lib.records.finished import Run
-from train_lib.records.metrics import plain, summary, summary_of_scores
+from train_lib.records.metrics import SHARES, lowest_of, plain, summary, summary_of_scores
 from train_lib.records.result import diverged_seeds
 
 LENGTH_BINS = 5
@@ -17,11 +17,6 @@ LENGTH_BINS = 5
 FIGURES = ("macro_f1", "auroc", "ece", "brier")
 """Figures of each seed that are compared beside the score and the task's metrics."""
 
-# From 0 to 1; Brier's score is so of two classes alone.
-_SHARES = {
-    "accuracy", "subset_accuracy", "f1", "macro_f1", "micro_f1", "samples_f1", "auroc", "ece",
-}  # fmt: skip
-_NEVER_NEGATIVE = {"loss", "mse", "mae", "brier"}
 
 # What changes the examples learnt from, and not those tested on.
 _TRAINING_DATA = ("data.max_features", "data.split_seed", "data.train_examples")
@@ -132,10 +127,10 @@ def _run(run: Run, bins_BxN: Sequence[np.ndarray], figures: Sequence[str]) -> di
 
 def _figure_summary(name: str, values_K: np.ndarray, *, are_two_classes: bool) -> dict:
     """A mean over seeds; its interval is of other seeds on these examples."""
-    if name in _SHARES or (name == "brier" and are_two_classes):
+    # From 0 to 1; Brier's score is so of two classes alone.
+    if name in SHARES or (name == "brier" and are_two_classes):
         return summary(values_K, math.inf)
-    is_positive = name in _NEVER_NEGATIVE and min(values_K) >= 0
-    return summary(values_K, None, 0.0 if is_positive else -math.inf)
+    return summary(values_K, None, lowest_of(name, values_K))
 
 
 def score_summary(scores_KxN: np.ndarray, weights_N: np.ndarray, *, are_shares: bool) -> dict:

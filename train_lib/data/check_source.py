@@ -11,7 +11,6 @@ import argparse
 import collections
 import json
 import sys
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -169,11 +168,8 @@ def _read(source: Source, split: str) -> Examples:
 
 def _raised(error: Exception, source: str) -> str:
     """What an exception of a researcher's code says, and where."""
-    if isinstance(error, CheckFailed | UserError):
-        return str(error)
-    frames = traceback.extract_tb(error.__traceback__)
-    frame = next((one for one in reversed(frames) if one.filename.endswith(source)), frames[-1])
-    return f"{type(error).__name__} in {frame.filename}, line {frame.lineno}: {error}"
+    is_told = isinstance(error, CheckFailed | UserError)
+    return str(error) if is_told else checking.raised(source, error)
 
 
 def _digest(examples: Examples) -> tuple:

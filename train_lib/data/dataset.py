@@ -128,6 +128,26 @@ class Split:
         values = np.where(self.values < max_features, self.values, np.int32(UNKNOWN))
         return dataclasses.replace(self, values=values)
 
+    def with_next_tokens(self, end: int | None) -> Self:
+        """The same sequences of tokens, each step having the next one as its target, int32 `[S]`.
+
+        Args:
+            end: the target of the last step of each; None: it has none.
+        """
+        targets_S = np.append(self.values[1:], np.int32(0))
+        targets_S[self.offsets[1:] - 1] = -1 if end is None else end
+        return dataclasses.replace(self, targets=targets_S)
+
+    def in_blocks(self, steps: int) -> Self:
+        """The same steps in sequences of so many each, wherever one began; the last has the rest.
+
+        Targets are of steps.
+        """
+        starts = np.arange(0, len(self.values), steps, dtype=np.int64)
+        return dataclasses.replace(
+            self, offsets=np.append(starts, len(self.values)), rows=None, unit="block", cut=None
+        )
+
     def encoded(self, task: Task, starts: int = 0) -> Self:
         """The same sequences with their targets as an array.
 

@@ -17,7 +17,7 @@ from train_lib.data.examples import SPLITS, Examples
 from train_lib.errors import UserError
 
 TEST_SHARE, VALIDATION_SHARE = 0.2, 0.1
-_MAX_CLASSES = 1_000
+_MAX_CLASSES = 20_000
 
 Indices = np.ndarray
 
@@ -55,7 +55,7 @@ def draw(
         if not len(indices):
             raise UserError(
                 f"{name}: the {pool} examples have too few groups for a {part} split of its own, "
-                "since groups stay together."
+                "since groups stay together. Bring more groups, or a file for each split."
             )
     return drawn
 

@@ -73,7 +73,10 @@ def find_data(
         raise UserError(f"{path}: there is no such file. Data are {readers.KINDS}.")
     taken = {name: value for name, value in options.items() if name in _arguments(reader)}
     fields = {name: value for name, value in fields.items() if name != "group_column"}
-    return find(path, fields, taken | {"labelled": labelled})
+    for name, value in (("labelled", labelled), ("whole", True)):
+        if name in _arguments(reader):
+            taken[name] = value
+    return find(path, fields, taken)
 
 
 def fields_of(source: str) -> frozenset[str]:

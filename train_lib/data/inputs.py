@@ -11,11 +11,24 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from train_lib.data.vocabulary import FIRST_WORD, START, UNKNOWN, Vocabulary, words_of
+from train_lib.data.vocabulary import (
+    FIRST_WORD,
+    START,
+    UNKNOWN,
+    Vocabulary,
+    bytes_of,
+    words_of,
+)
 from train_lib.errors import UserError
 
 Where = Callable[[int], str]
 """Says where the input of a number is found, for messages."""
+
+Token = tuple[str, int | None]
+"""What a number stands for: its name, and how many bytes of a text; None: that is not known."""
+
+MOST_TOKENS = 1 << 24
+"""Above every number of a token."""
 
 WORDS = "words"
 """The rules of inputs that are lists of words, which are taken as they are."""
@@ -45,6 +58,13 @@ class Text:
         sequences = [self.vocabulary.encode(split(one, self.rules)) for one in inputs]
         return _joined(sequences, np.empty(0, np.int32))
 
+    @property
+    def tokens(self) -> list[Token]:
+        """What each number stands for."""
+        special = [("", None), ("", None), ("", None), ("", 0)]
+        words = self.vocabulary.words
+        return [*special, *((word, bytes_of(word, self.rules)) for word in words)]
+
     def to_json(self) -> dict[str, Any]:
         """All but the vocabulary, which has a file of its own."""
         return {"kind": self.kind, "rules": self.rules}
@@ -70,8 +90,11 @@ class Tokens:
             _check_shape(one, 1, where, number)
             if one.min() < 0:
                 raise UserError(f"{where(number)}: token {one.min()} is below 0.")
-            if one.max() >= 2**31 - 1:
-                raise UserError(f"{where(number)}: token {one.max()} is larger than 2**31 - 2.")
+            if one.max() >= MOST_TOKENS:
+                raise UserError(
+                    f"{where(number)}: token {one.max():,} would need a vector for each number "
+                    f"below it; number the tokens from 0 without gaps, below {MOST_TOKENS:,}."
+                )
             largest = max(largest, int(one.max()))
         return cls(largest + 1)
 
@@ -91,6 +114,11 @@ class Tokens:
                     f"{self.size - 1:,} that the model knows."
                 )
         return _joined([one.astype(np.int32) for one in inputs], np.empty(0, np.int32))
+
+    @property
+    def tokens(self) -> list[Token]:
+        """What each number stands for."""
+        return [(str(number), None) for number in range(self.size)]
 
     def to_json(self) -> dict[str, Any]:
         """What `from_json` makes the same of."""

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from seqmodels import checking
 from train_lib.data import cache, drawing, inputs
 from train_lib.data.dataset import Dataset, Split
 from train_lib.data.examples import SPLITS, UNLABELLED, Examples, Source, fingerprint
@@ -40,13 +41,16 @@ class DataSettings(NamedTuple):
     standardize: bool = False
 
 
-def load(source: Source, settings: DataSettings, *, joined: bool = False) -> Dataset:
+def load(
+    source: Source, settings: DataSettings, *, joined: bool = False, labelled: bool = True
+) -> Dataset:
     """Reads a source, or what was made of it before.
 
     Args:
         source: of the examples.
         settings: how they become a data set.
         joined: whether the validation examples are among the training examples, and nowhere else.
+        labelled: whether examples must have targets.
 
     Raises:
         UserError: examples are missing or cannot be used; the message says which and where.
@@ -55,10 +59,14 @@ def load(source: Source, settings: DataSettings, *, joined: bool = False) -> Dat
     del shaping["max_length_tokens"]
     if joined:
         shaping["joined"] = True
-    path = cache.path(source.name, {"source": source.identity(), "code": _code(source)} | shaping)
+    if not labelled:
+        shaping["labelled"] = False
+    path = cache.path(
+        source.name, {"source": ask(source, "identity", str), "code": _code(source)} | shaping
+    )
     dataset = cache.read(path)
     if dataset is None:
-        dataset = build(source, settings, joined=joined)
+        dataset = build(source, settings, joined=joined, labelled=labelled)
         cache.write(path, dataset)
     _check_settings(dataset.inputs, settings, source.name)
     return dataset.map(lambda split: split.last_steps(settings.max_length_tokens))
@@ -89,9 +97,11 @@ def _check_settings(kind: Inputs, settings: DataSettings, name: str) -> None:
             )
 
 
-def build(source: Source, settings: DataSettings, *, joined: bool = False) -> Dataset:
+def build(
+    source: Source, settings: DataSettings, *, joined: bool = False, labelled: bool = True
+) -> Dataset:
     """Reads, draws and encodes."""
-    names = source.splits()
+    names = ask(source, "splits", (tuple, list))
     if unknown := set(names) - {*SPLITS, UNLABELLED}:
         raise UserError(
             f"{source.name} has splits called {', '.join(sorted(map(str, unknown)))}; they must be "
@@ -99,7 +109,11 @@ def build(source: Source, settings: DataSettings, *, joined: bool = False) -> Da
         )
     if "train" not in names:
         raise UserError(f"{source.name} has no split to train on.")
-    pools = {split: check(source.read(split), split) for split in SPLITS if split in names}
+    pools = {
+        split: check(ask(source, "read", Examples, split), split, labelled=labelled)
+        for split in SPLITS
+        if split in names
+    }
     kinds = {split: inputs.kind_of(pool.inputs[0]) for split, pool in pools.items()}
     if len(set(kinds.values())) > 1:
         shown = ", ".join(f"{kind} in {split}" for split, kind in kinds.items())
@@ -167,19 +181,26 @@ def _repeated(sequences: Mapping[str, Sequence[np.ndarray]]) -> int:
     return sum(key in seen for key in keys("test"))
 
 
-def as_split(kind: Inputs, examples: Examples) -> Split:
-    """Examples of any source for a model that was trained on such inputs.
-
-    Args:
-        kind: of the data set that it was trained on.
-        examples: with targets or without.
+def ask(source: Source, method: str, kind: type | tuple[type, ...], *arguments: Any) -> Any:
+    """What a method of a source returns.
 
     Raises:
-        UserError: they are not such inputs; the message says where.
+        UserError: it raises anything else, or returns nothing of that kind.
     """
-    examples = check(examples, "only", labelled=False)
-    values, offsets = kind.encode(examples.inputs, examples.where)
-    return Split(values, offsets, examples.targets, examples.rows, examples.origin, examples.unit)
+    try:
+        found = getattr(source, method)(*arguments)
+    except UserError:
+        raise
+    except Exception as error:  # It may be a researcher's code: whatever it raises.
+        raise UserError(
+            f"the source {source.name} fails in {method}: {checking.raised(type(source), error)}."
+        ) from error
+    if not isinstance(found, kind):
+        names = kind.__name__ if isinstance(kind, type) else "a sequence of names"
+        raise UserError(
+            f"{method} of the source {source.name} returns {_shown(found)}; it must return {names}."
+        )
+    return found
 
 
 def check(examples: Examples, split: str, *, labelled: bool = True) -> Examples:

@@ -1,8 +1,8 @@
 """Text to words by the rules of `config.data.text_rules`, and words to numbers as in Keras.
 
 The numbers are those of Keras' `imdb.load_data`: 0 is padding, 1 the start of a text, 2 a word
-outside the vocabulary; 3 is not used; the most frequent word is 4, the next 5, and so on below
-`max_features`.
+outside the vocabulary; 3, which Keras does not use, is the end of a text, which a language model
+may have to predict; the most frequent word is 4, the next 5, and so on below `max_features`.
 """
 
 import collections
@@ -14,8 +14,8 @@ import numpy as np
 
 from train_lib.encoding import escape, unescape
 
-PADDING, START, UNKNOWN, OFFSET = 0, 1, 2, 3
-FIRST_WORD = OFFSET + 1
+PADDING, START, UNKNOWN, END = 0, 1, 2, 3
+FIRST_WORD = END + 1
 
 _FILTERS = '!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~\t\n\r'
 _FILTERS_TO_SPACES = str.maketrans(_FILTERS, " " * len(_FILTERS))
@@ -68,8 +68,38 @@ def _without_edges(word: str) -> str:
     return word
 
 
-TEXT_RULES = {"keras": split_words, "unicode": split_unicode_words}
-"""Ways to split a text into words."""
+def split_characters(text: str) -> list[str]:
+    """The characters of a text, as they are."""
+    return list(text)
+
+
+def split_bytes(text: str) -> list[str]:
+    """The bytes of a text in UTF-8, two hexadecimal digits each."""
+    digits = text.encode("utf-8", "surrogateescape").hex()
+    return [digits[place : place + 2] for place in range(0, len(digits), 2)]
+
+
+TEXT_RULES = {
+    "keras": split_words, "unicode": split_unicode_words, "characters": split_characters,
+    "bytes": split_bytes,
+}  # fmt: skip
+"""Ways to split a text into words, or into what stands for them."""
+
+
+def join_words(words: Sequence[str], rules: str) -> str:
+    """A text that `TEXT_RULES[rules]` splits into these words; bad UTF-8 is replaced."""
+    if rules == "characters":
+        return "".join(words)
+    if rules == "bytes":
+        return bytes.fromhex("".join(words)).decode("utf-8", "replace")
+    return " ".join(words)
+
+
+def bytes_of(word: str, rules: str) -> int | None:
+    """How many bytes of a text a word stands for; None: that is not known."""
+    if rules == "characters":
+        return len(word.encode("utf-8", "surrogateescape"))
+    return 1 if rules == "bytes" else None
 
 
 def words_of(text: str, rules: str) -> list[str]:

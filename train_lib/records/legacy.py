@@ -33,7 +33,7 @@ def position(fields: dict[str, Any]) -> dict[str, Any]:
         return fields
     fields = dict(fields)
     best = fields.pop("best_accuracy")
-    names = ("loss", "correct", "weight")
+    names = ("loss", "accuracy", "weight")
     return fields | {
         "best_value": [None if value < 0 else value for value in best],
         "sums": [dict(zip(names, of_call, strict=True)) for of_call in fields["sums"]],

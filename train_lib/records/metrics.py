@@ -13,6 +13,12 @@ from train_lib.tasks.base import Task
 from train_lib.training.hooks import Hook, Moment
 
 ENDS = ("ci95_low", "ci95_high")
+SHARES = {
+    "accuracy", "subset_accuracy", "f1", "macro_f1", "micro_f1", "samples_f1", "auroc", "ece",
+}  # fmt: skip
+"""Figures from 0 to 1."""
+
+_NEVER_NEGATIVE = {"loss", "mse", "mae", "brier", "perplexity", "bits_per_token", "bits_per_byte"}
 
 
 def summary(
@@ -39,6 +45,11 @@ def summary(
     return {"mean": mean, **ends, "interval": kind, **one_more}
 
 
+def lowest_of(name: str, values_K: np.ndarray) -> float:
+    """Where an interval of a figure ends: at 0 or, as of a task's own loss, nowhere."""
+    return 0.0 if name in _NEVER_NEGATIVE and min(values_K) >= 0 else -math.inf
+
+
 def describe_interval(seeds: int, *, counts_items: bool) -> str:
     """What an interval is over, as in `over seeds and examples, of 5 seeds`."""
     over = " and ".join(["seeds"] * (seeds > 1) + ["examples"] * counts_items)
@@ -63,16 +74,19 @@ def summaries(metrics: dict[str, np.ndarray], items: int, task: Task) -> dict[st
     for name, values_K in metrics.items():
         if not len(values_K) or not np.isfinite(values_K).all():
             continue
-        counted = items if name in task.share_metrics and not task.per_step else None
-        lowest = 0.0 if name == "loss" and min(values_K) >= 0 else -math.inf
-        found[name] = summary(values_K, counted, lowest)
+        counted: float | None = None
+        if name in SHARES or name in task.share_metrics:
+            is_binomial = name in task.share_metrics and not task.per_step
+            counted = items if is_binomial else math.inf
+        found[name] = summary(values_K, counted, lowest_of(name, values_K))
     return found
 
 
 def line(row: dict, task: Task) -> dict:
     """A line of `metrics.jsonl`: means over seeds, their intervals, and what each seed has.
 
-    Seeds that have diverged are left out of the means.
+    Seeds that have diverged are left out of the means, and so are, of training, those that have
+    stopped.
 
     Args:
         row: of an epoch, as `fit` has it.
@@ -80,19 +94,22 @@ def line(row: dict, task: Task) -> dict:
     """
     if "items" not in row:  # It was saved by an older version, with all there is.
         return row
+    known = {
+        name: np.array([value for value in values_K if value is not None])
+        for name, values_K in row["seeds"].items()
+    }
     found: dict[str, dict] = {}
     for split, items in row["items"].items():
-        names = [name for name in row["seeds"] if name.startswith(f"{split}_")]
         values = {
-            name.removeprefix(f"{split}_"): np.array(
-                [value for value in row["seeds"][name] if value is not None]
-            )
-            for name in names
+            name.removeprefix(f"{split}_"): values_K
+            for name, values_K in known.items()
+            if name.startswith(f"{split}_")
         }
         found |= {f"{split}_{name}": of for name, of in summaries(values, items, task).items()}
-    several = sum(value is not None for value in row["seeds"]["train_loss"]) > 1
+    several = len(known["validation_loss"]) > 1
     ends = {
-        name: [of[end] for end in ENDS] if ENDS[0] in of else None for name, of in found.items()
+        name: [of[end] for end in ENDS] if ENDS[0] in of and len(known[name]) > 1 else None
+        for name, of in found.items()
     }
     first = {name: row[name] for name in ("epoch", "step")}
     rest = {name: row[name] for name in row if name not in (*first, "items")}

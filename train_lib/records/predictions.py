@@ -52,7 +52,8 @@ def write(
 
 
 def shown(value: Any) -> Any:
-    """Six digits of a number, as far as it has them; a list as JSON."""
+    """Twelve digits of a number, as far as it has them; a list as JSON."""
     if isinstance(value, list | dict):
         return json.dumps(value, ensure_ascii=False)
-    return f"{value:.6g}" if isinstance(value, float | np.floating) else value
+    # All that float32 and a mean and a deviation know; a year or a price needs more than six.
+    return f"{value:.12g}" if isinstance(value, float | np.floating) else value

@@ -88,6 +88,8 @@ def describe_result(result: Mapping, metric: str, folder: RunFolder) -> str:
             )
         if split == "test":
             lines += _beside(result, metric)
+    if evaluated := result["model"].get("evaluated"):  # Of older versions the last ones.
+        lines.append(f"{'evaluated:':<11} the {evaluated} parameters of each seed")
     seconds = ", ".join(f"{name} {value:.1f}" for name, value in result["seconds"].items())
     lines += [f"{'time:':<11} {seconds} seconds", f"{'folder:':<11} {folder.path}"]
     return "\n".join(lines)

@@ -29,7 +29,7 @@ def result(
         data: that it was trained and tested on.
         task: what was asked.
         tasks_K: the same, with what validation decided, of each seed that has not diverged.
-        model: its `architecture` and number of `parameters`.
+        model: its `architecture`, number of `parameters`, and what else there is to say of it.
         seeds: of each its number, and what else is known of it; or at which step it diverged.
         evaluations: of each split that was evaluated, with the seeds that have not diverged.
         seconds: what took how long.

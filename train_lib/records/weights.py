@@ -9,19 +9,15 @@ from flax import nnx
 from train_lib.errors import UserError
 from train_lib.records import legacy
 from train_lib.records.folder import RunFolder
+from train_lib.training.state import path_of
 
 WEIGHTS, BEST_WEIGHTS = "weights.npz", "best_weights.npz"
-"""As they are at the end, and after each seed's best epoch by validation."""
+"""Those that were tested, and those after each seed's best epoch by validation."""
 
 
 def named(params: nnx.State) -> list[tuple[str, jax.Array]]:
     """Every parameter with its path, as in `encoder.layers.0.forward.kernel`."""
     return [(path_of(keys), value) for keys, value in jax.tree_util.tree_leaves_with_path(params)]
-
-
-def path_of(keys) -> str:
-    """The path of a parameter, from the keys that JAX has for it."""
-    return jax.tree_util.keystr(keys, simple=True, separator=".").removesuffix(".value")
 
 
 def count(params: nnx.State) -> int:

@@ -45,6 +45,7 @@ def make(
     fields: Mapping[str, Any],
     defaults: Mapping[str, Any],
     options: Mapping[str, Any],
+    tokens: Sequence[tuple[str, int | None]] | None = None,
 ) -> Task:
     """The task that a config asks for.
 
@@ -54,6 +55,7 @@ def make(
         fields: of the config, which may be options: a task gets those that it has.
         defaults: of the fields. One with another value is an option that the task has to have.
         options: further ones, all of which it has to have.
+        tokens: of the inputs, for a task that predicts them; it then needs no targets.
 
     Raises:
         BadTarget: the targets are not of such a task.
@@ -71,4 +73,6 @@ def make(
             f"the task {name} has no option {unknown[0]!r}; it has "
             f"{', '.join(known) or 'no options'}"
         )
+    if tokens is not None:
+        return task_class.of_tokens(tokens, **asked, **options)
     return task_class.of_targets(training_targets, **asked, **options)

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 Array = np.ndarray | jax.Array
+_MOST_NUMBERS = 1 << 24  # Outputs that `measure` computes with at once.
+
 Kept = Mapping[str, np.ndarray]
 """What evaluation keeps of every item, on the host."""
 
@@ -51,6 +53,8 @@ class Task:
         higher_score_is_better: whether an item with a higher score was answered better.
         score_is_share: whether no score can be below 0 or above 1.
         examples: training targets to check the task with; nothing else needs them.
+        predicts_inputs: whether the target of a step is the token that comes next, so that data
+            need no targets. Such a task is made by `of_tokens`, of the same options.
     """
 
     num_outputs: int
@@ -62,6 +66,7 @@ class Task:
     higher_score_is_better: bool = False
     score_is_share: bool = False
     examples: Sequence[Any] = ()
+    predicts_inputs: bool = False
 
     @classmethod
     def of_targets(cls, targets: Sequence[Any], **options: Any) -> Self:
@@ -77,6 +82,20 @@ class Task:
             ValueError: an option has a value that it cannot have.
         """
         return cls(**options)
+
+    @classmethod
+    def of_tokens(cls, tokens: Sequence[tuple[str, int | None]], **options: Any) -> Self:
+        """The task for inputs that have these tokens, where `predicts_inputs`.
+
+        Args:
+            tokens: of each number what it is called, and how many bytes of a text it stands for;
+                None: that is not known.
+            options: as in `of_targets`.
+
+        Raises:
+            ValueError: an option has a value that it cannot have.
+        """
+        raise NotImplementedError
 
     def to_json(self) -> dict[str, Any]:
         """The attributes, from which `from_json` makes the same task.
@@ -131,13 +150,22 @@ class Task:
         return {}
 
     def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """Figures from sums over any number of items, "loss" among them; here, their means."""
+        """Figures from sums over any number of items; here, the mean of each sum that is a number.
+
+        A subclass whose figures are no means adds them to these.
+        """
         return {
-            name: share(total, sums["weight"]) for name, total in sums.items() if name != "weight"
+            name: share(sums[name], sums["weight"])
+            for name in dict.fromkeys(("loss", *sums))
+            if name != "weight" and np.ndim(sums[name]) == 0
         }
 
-    def kept(self, outputs_NxC: Array) -> dict[str, Array]:
-        """What evaluation keeps of every item, `[N, ...]` each. Device."""
+    def kept(self, outputs_NxC: Array, targets_N: Array) -> dict[str, Array]:
+        """What evaluation keeps of every item, `[N, ...]` each. Device.
+
+        Targets are for what cannot be computed later: a score of very many outputs. They are zeros
+        where there is no label.
+        """
         return {"outputs": outputs_NxC}
 
     def decided(self, kept: Kept, targets_N: np.ndarray) -> "Task":
@@ -250,11 +278,19 @@ class Task:
 
     def measure(self, outputs: Array, targets_N: np.ndarray) -> dict[str, float]:
         """The metrics of outputs `[N, C]`, or of the same outputs `[C]` for every item."""
-        outputs_NxC = jnp.broadcast_to(
-            jnp.asarray(outputs, jnp.float32), (len(targets_N), self.num_outputs)
-        )
-        sums = jax.jit(self.all_sums)(outputs_NxC, targets_N)
-        return self.metrics({name: np.asarray(total, np.float64) for name, total in sums.items()})
+        add_up = jax.jit(self.all_sums)
+        total: dict[str, np.ndarray] = {}
+        items = max(1, _MOST_NUMBERS // self.num_outputs)
+        for first in range(0, max(1, len(targets_N)), items):
+            part_N = targets_N[first : first + items]
+            part = outputs if np.ndim(outputs) == 1 else outputs[first : first + items]
+            sums = add_up(
+                jnp.broadcast_to(jnp.asarray(part, jnp.float32), (len(part_N), self.num_outputs)),
+                part_N,
+            )
+            sums = jax.tree.map(lambda one: np.asarray(one, np.float64), sums)
+            total = jax.tree.map(np.add, total, sums) if total else sums
+        return self.metrics(total)
 
     def example_scores(
         self, kept: Kept, targets_N: np.ndarray, offsets: np.ndarray | None = None

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from seqmodels import checking, program
 from train_lib import tasks
+from train_lib.errors import told_to_user
 from train_lib.tasks.base import BadTarget
 from train_lib.tasks.common import checks
 
@@ -33,6 +34,8 @@ def main(argv: Sequence[str]) -> int:
         targets = list(task_class.examples)
         if arguments.targets:
             targets = json.loads(arguments.targets)
+    except json.JSONDecodeError as error:
+        sys.exit(f"error: --targets={arguments.targets} must be a JSON list, as in [1, 2]: {error}")
     except ValueError as error:
         sys.exit(f"error: {error}")
     if not isinstance(targets, list) or not targets:
@@ -51,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"BROKEN  {where}{error}")
         return 1
     except Exception as error:
-        print(f"BROKEN  {checks.raised(task_class, error)}")
+        print(f"BROKEN  {checking.raised(task_class, error)}")
         return 1
     failed = checking.print_outcomes(checks.check(case))
     per = "step" if task.per_step else "sequence"
@@ -68,5 +71,5 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    with program.lasting_streams():
+    with told_to_user():
         sys.exit(main(sys.argv[1:]))

@@ -16,7 +16,7 @@ from scipy.special import expit, log_softmax, logsumexp
 
 from train_lib.tasks import base
 from train_lib.tasks.base import Array, Kept
-from train_lib.tasks.common import confusion, figures, naming, pictures
+from train_lib.tasks.common import confusion, figures, naming, pictures, smoothing
 from train_lib.tasks.common import threshold as threshold_of
 
 _METRICS = ("accuracy", "macro_f1", "loss")
@@ -30,6 +30,7 @@ class Classes(base.Task):
         classes: as in the data, in their order; of two, the second is the positive one.
         names: what people read in place of them.
         class_weights: in the training loss; None: all are 1.
+        label_smoothing: in the training loss.
         cut: of two classes, the logit above which the second is answered.
         chooses_cut: whether `decided` sets it so that validation has the best `metric`.
     """
@@ -38,6 +39,7 @@ class Classes(base.Task):
     score_name = "accuracy"
     higher_score_is_better = True
     score_is_share = True
+    label_smoothing = 0.0  # Which older versions did not write down.
     examples = ("bad", "good", "fair", "good", "bad", "good")
 
     def __init__(
@@ -46,6 +48,7 @@ class Classes(base.Task):
         names: Sequence[str] | None = None,
         *,
         class_weights: Sequence[float] | None = None,
+        label_smoothing: float = 0.0,
         metric: str = "accuracy",
         threshold: float | str = 0.5,
     ):
@@ -54,6 +57,7 @@ class Classes(base.Task):
         self.names = naming.shown_names(names, self.classes)
         self.num_outputs = 1 if len(self.classes) == 2 else len(self.classes)
         self.class_weights = None if class_weights is None else list(class_weights)
+        self.label_smoothing = smoothing.checked(label_smoothing)
         self.metric = naming.choose(
             "metric", metric, _METRICS_OF_TWO if self.num_outputs == 1 else _METRICS
         )
@@ -78,6 +82,7 @@ class Classes(base.Task):
         classes: Sequence[Any] | None = None,
         names: Sequence[str] | None = None,
         class_weights: str | Mapping[Any, float] | None = None,
+        label_smoothing: float = 0.0,
         metric: str = "accuracy",
         threshold: float | str = 0.5,
     ) -> Self:
@@ -89,6 +94,8 @@ class Classes(base.Task):
             names: what people read in place of the classes, in their order.
             class_weights: of the training loss: `balanced`, so that all classes weigh the same and
                 examples 1 on average; or of each class; as text, a JSON object.
+            label_smoothing: the share of a label that all classes share in the training loss, as
+                in `smoothing.smoothed`; its class weight counts for all of it.
             metric: that decides: accuracy, macro_f1 (the mean over classes), loss or, of two
                 classes, f1 (of the second).
             threshold: of two classes, the probability above which the second is answered;
@@ -110,6 +117,7 @@ class Classes(base.Task):
             ordered,
             names,
             class_weights=naming.weights(class_weights, ordered, counts_C),
+            label_smoothing=label_smoothing,
             metric=metric,
             threshold=threshold,
         )
@@ -132,6 +140,7 @@ class Classes(base.Task):
 
     def training_loss(self, outputs_NxC: Array, targets_N: Array) -> jax.Array:
         losses_N = self.loss(outputs_NxC, targets_N)
+        losses_N = smoothing.smoothed(losses_N, outputs_NxC, self.label_smoothing)
         if self.class_weights is None:
             return losses_N
         return losses_N * jnp.array(self.class_weights)[targets_N.astype(int)]
@@ -149,7 +158,7 @@ class Classes(base.Task):
         )
 
     def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, float]:
-        metrics = confusion.metrics(sums)
+        metrics = {**super().metrics(sums), **confusion.macro_f1(sums)}
         if "confusion" in sums and self.num_outputs == 1:
             metrics["f1"] = float(confusion.f1_of_classes(sums["confusion"])[1])
         return metrics

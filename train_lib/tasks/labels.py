@@ -126,18 +126,16 @@ class Labels(base.Task):
                 jnp.where(wrong_N > 0, 2 * rights_N / (2 * rights_N + wrong_N + 1e-30), 1)
                 * weights_N
             ),
-            "all_right": jnp.sum((wrong_N == 0) * weights_N),
+            "subset_accuracy": jnp.sum((wrong_N == 0) * weights_N),
         }
 
     def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, float]:
         right_L = np.asarray(sums["true_positives"], np.float64)
         wrong_L = np.asarray(sums["false_positives"] + sums["false_negatives"], np.float64)
         return {
-            "loss": base.share(sums["loss"], sums["weight"]),
-            "samples_f1": base.share(sums["samples_f1"], sums["weight"]),
+            **super().metrics(sums),
             "micro_f1": float(confusion.f1(right_L.sum(), right_L.sum() + wrong_L.sum() / 2)),
             "macro_f1": confusion.macro(confusion.f1(right_L, right_L + wrong_L / 2)),
-            "subset_accuracy": base.share(sums["all_right"], sums["weight"]),
         }
 
     def average(self, kept_K: Sequence[Kept]) -> Kept:

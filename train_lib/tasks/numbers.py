@@ -5,6 +5,7 @@ that a freshly drawn model is of the right size whatever their unit; the loss is
 of that, a mean over numbers. Figures and answers are in the targets' own units.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
@@ -17,6 +18,7 @@ from train_lib.tasks.base import Array, BadTarget, Kept
 from train_lib.tasks.common import figures, naming, pictures
 
 _METRICS = ("mse", "mae", "r2", "loss")
+_LARGEST = 1e18  # Whose square and the squares' sum are numbers of float32.
 
 
 class Numbers(base.Task):
@@ -108,7 +110,7 @@ class Numbers(base.Task):
         with np.errstate(divide="ignore", invalid="ignore"):  # One target, or all the same.
             r2_M = 1 - sums["squared_errors"] / squares_M
         return {
-            "loss": base.share(sums["loss"], sums["weight"]),
+            **super().metrics(sums),
             "mse": float(np.mean(sums["squared_errors"] / weight * deviations_M**2)),
             "mae": float(np.mean(sums["absolute_errors"] / weight * deviations_M)),
             "r2": float(np.mean(np.where(squares_M > 1e-6 * weight, r2_M, np.nan))),
@@ -149,8 +151,13 @@ class Numbers(base.Task):
     def answer(self, kept: Kept, offsets: np.ndarray | None = None) -> list[str]:
         """The numbers, each after its name if there are several."""
         names = [f"{name} " for name in self.names] if self.num_outputs > 1 else [""]
+        # To a ten-thousandth of how far targets lie from each other, wherever they lie.
+        places = [max(0, 4 - math.floor(math.log10(one))) for one in self.deviations]
         return [
-            "  ".join(f"{name}{value:.6g}" for name, value in zip(names, row_M, strict=True))
+            "  ".join(
+                f"{name}{value:.{place}f}"
+                for name, value, place in zip(names, row_M, places, strict=True)
+            )
             for row_M in self._original(kept["outputs"])
         ]
 
@@ -223,6 +230,10 @@ def _value(target: Any, number: int) -> float:
         value = np.nan
     if not np.isfinite(value):
         raise BadTarget(number, f"is {naming.shown(target)}, which is no finite number")
+    if abs(value) > _LARGEST:
+        raise BadTarget(
+            number, f"is {naming.shown(target)}; none may be larger than {_LARGEST:g}: scale them"
+        )
     return value
 
 

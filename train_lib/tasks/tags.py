@@ -17,7 +17,7 @@ import optax
 
 from train_lib.tasks import base
 from train_lib.tasks.base import Array, BadTarget, Kept
-from train_lib.tasks.common import confusion, figures, naming, pictures, spans
+from train_lib.tasks.common import confusion, figures, naming, pictures, smoothing, spans
 
 _METRICS = ("accuracy", "macro_f1", "loss")
 
@@ -30,12 +30,14 @@ class Tags(base.Task):
     Attributes:
         classes: as in the data, in their order.
         class_weights: in the training loss; None: all are 1.
+        label_smoothing: in the training loss.
     """
 
     per_step = True
     score_name = "accuracy"
     higher_score_is_better = True
     score_is_share = True
+    label_smoothing = 0.0  # Which older versions did not write down.
     examples = (["O", "B-X", "I-X"], ["O"], ["B-X", None, "O", "B-Y", "I-Y"])
 
     def __init__(
@@ -43,12 +45,14 @@ class Tags(base.Task):
         classes: Sequence[str],
         *,
         class_weights: Sequence[float] | None = None,
+        label_smoothing: float = 0.0,
         metric: str = "accuracy",
     ):
         """As `of_targets`, for classes that are known, and a weight for each."""
         self.classes = list(classes)
         self.num_outputs = len(self.classes)
         self.class_weights = None if class_weights is None else list(class_weights)
+        self.label_smoothing = smoothing.checked(label_smoothing)
         self.metric = naming.choose("metric", metric, _METRICS)
         self.higher_is_better = metric != "loss"
 
@@ -59,6 +63,7 @@ class Tags(base.Task):
         *,
         classes: Sequence[Any] | None = None,
         class_weights: str | Mapping[Any, float] | None = None,
+        label_smoothing: float = 0.0,
         metric: str = "accuracy",
     ) -> Self:
         """The classes of the steps of training examples.
@@ -68,6 +73,8 @@ class Tags(base.Task):
                 it has no label.
             classes: all of them, in another order.
             class_weights: as in `classes.Classes.of_targets`, of steps.
+            label_smoothing: the share of a label that all classes share in the training loss, as
+                in `smoothing.smoothed`; its class weight counts for all of it.
             metric: that decides: accuracy, macro_f1 (the mean over classes) or loss.
 
         Raises:
@@ -83,7 +90,10 @@ class Tags(base.Task):
         naming.check_count(ordered, found.total(), "labelled steps of training")
         counts_C = np.array([found[one] for one in ordered])
         return cls(
-            ordered, class_weights=naming.weights(class_weights, ordered, counts_C), metric=metric
+            ordered,
+            class_weights=naming.weights(class_weights, ordered, counts_C),
+            label_smoothing=label_smoothing,
+            metric=metric,
         )
 
     def encode(self, targets: Sequence[Any]) -> np.ndarray:
@@ -103,6 +113,7 @@ class Tags(base.Task):
 
     def training_loss(self, outputs_NxC: Array, targets_N: Array) -> jax.Array:
         losses_N = self.loss(outputs_NxC, targets_N)
+        losses_N = smoothing.smoothed(losses_N, outputs_NxC, self.label_smoothing)
         if self.class_weights is None:
             return losses_N
         return losses_N * jnp.array(self.class_weights)[targets_N]
@@ -115,9 +126,9 @@ class Tags(base.Task):
         )  # fmt: skip
 
     def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, float]:
-        return confusion.metrics(sums)
+        return {**super().metrics(sums), **confusion.macro_f1(sums)}
 
-    def kept(self, outputs_NxC: Array) -> dict[str, Array]:
+    def kept(self, outputs_NxC: Array, targets_N: Array) -> dict[str, Array]:
         """The number of the class that is answered, int32, and its probability."""
         answers_N = jnp.argmax(outputs_NxC, -1).astype(jnp.int32)
         probabilities_N = jnp.exp(jnp.max(jax.nn.log_softmax(outputs_NxC, -1), -1))

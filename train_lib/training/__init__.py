@@ -10,8 +10,9 @@ from train_lib.training.batching import EXACT, Treatment
 from train_lib.training.fitting import Fitted, Start, fit, start
 from train_lib.training.hooks import Hook, Moment
 from train_lib.training.program import Evaluation, Program
+from train_lib.training.recipe import Recipe
 
 __all__ = [
-    "EXACT", "Evaluation", "Fitted", "Hook", "Moment", "Program", "Start", "Treatment", "fit",
-    "start",
+    "EXACT", "Evaluation", "Fitted", "Hook", "Moment", "Program", "Recipe", "Start", "Treatment",
+    "fit", "start",
 ]  # fmt: skip

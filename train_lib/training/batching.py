@@ -23,10 +23,13 @@ class Treatment(NamedTuple):
         mask_padding: padding never reaches a result. Else it is read like any step, so that all
             rows have one width.
         padding_side: `post`, after a sequence, or `pre`, before it.
+        reads_on: sequences are the blocks of one stream. A row reads one block after the other,
+            and the state of the model is kept from batch to batch.
     """
 
     mask_padding: bool = True
     padding_side: str = "post"
+    reads_on: bool = False
 
 
 EXACT = Treatment()
@@ -144,13 +147,33 @@ def plan_uniform(
     return np.split(order, range(batch_size, len(lengths), batch_size))
 
 
+def plan_stream(count: int, batch_size: int) -> list[np.ndarray]:
+    """Batches of the blocks of a stream: each row reads its part of the stream, block by block.
+
+    Args:
+        count: of all blocks, in the order of the stream.
+        batch_size: B, rows.
+
+    Returns:
+        Arrays `[B]`, each with `NO_EXAMPLE` for rows whose part has ended.
+    """
+    a_row = -(-count // batch_size)
+    blocks_BxS = np.arange(batch_size * a_row).reshape(batch_size, a_row)
+    return list(np.where(blocks_BxS < count, blocks_BxS, NO_EXAMPLE).T)
+
+
 def plans(
     lengths: np.ndarray,
     treatment: Treatment,
     batch_size: int,
     rng: np.random.Generator | None = None,
 ) -> list[np.ndarray]:
-    """One pass over a split in a treatment of length; shuffled where there is an `rng`."""
+    """One pass over a split in a treatment of length; shuffled where there is an `rng`.
+
+    A stream is never shuffled.
+    """
+    if treatment.reads_on:
+        return plan_stream(len(lengths), batch_size)
     plan = plan_bucketed if treatment.mask_padding else plan_uniform
     return plan(lengths, batch_size, rng)
 
@@ -163,6 +186,8 @@ def row_widths(train: Split, others: Sequence[Split], treatment: Treatment) -> t
     longest of all splits, so that one program can evaluate them all, and fractions of it: a loop
     ends with the longest sequence that is there, but room for its results is made for the width.
     """
+    if treatment.reads_on:
+        return (max(int(split.lengths.max(initial=1)) for split in (train, *others)),)
     if not treatment.mask_padding:
         return (int(train.lengths.max()),)
     return fractions(max(int(split.lengths.max(initial=1)) for split in (train, *others)))
@@ -192,18 +217,24 @@ class Layout(NamedTuple):
         blocks = -(-batch_size // (devices * max_rows))
         return cls(devices, int(blocks), -(-batch_size // int(devices * blocks)))
 
-    def place(self, plan: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    def place(self, plan: np.ndarray, lengths: np.ndarray | None) -> np.ndarray:
         """The examples of a batch in their places, `[P, N, R]`.
 
         Longest first, dealt out to the devices in turn: devices have as much to do as each other,
         and the sequences of a block, whose loop ends with the longest, are of similar length.
+
+        Args:
+            plan: of the batch.
+            lengths: of all sequences; None: a row of a batch has the place that it has in others.
         """
-        order = plan[np.argsort(-lengths[plan], kind="stable")]
+        order = plan if lengths is None else plan[np.argsort(-lengths[plan], kind="stable")]
         places = np.full(self.devices * self.blocks * self.rows, NO_EXAMPLE, np.int32)
         places[: len(order)] = order
         return places.reshape(self.blocks, self.rows, self.devices).transpose(2, 0, 1)
 
-    def place_all(self, plans: Sequence[np.ndarray], lengths: np.ndarray, steps: int) -> np.ndarray:
+    def place_all(
+        self, plans: Sequence[np.ndarray], lengths: np.ndarray | None, steps: int
+    ) -> np.ndarray:
         """Several batches, `[S, P, N, R]`, and empty ones after them to make up so many steps."""
         places = [self.place(plan, lengths) for plan in plans]
         empty = self.place(np.empty(0, np.int32), lengths)

@@ -72,14 +72,16 @@ def seeds_at_once(num_seeds: int, mesh: Mesh) -> int:
     return 1 if on_cpu else num_seeds // mesh.shape["seed"]
 
 
-def layout(batch_size: int, mesh: Mesh) -> Layout:
+def layout(batch_size: int, mesh: Mesh, batches: int = 1) -> Layout:
     """How the rows of a batch are spread over the devices that share it.
 
     A core works on blocks of so many rows that the arrays of a step stay in its cache. Anything
-    else takes all its rows at once.
+    else takes all its rows at once. Several batches that make one update are blocks too, none of
+    which is larger than it is in one batch.
     """
     max_rows = 128 if mesh.devices.flat[0].platform == "cpu" else float("inf")
-    return Layout.of(batch_size, mesh.shape["batch"], max_rows)
+    of_batch = Layout.of(batch_size, mesh.shape["batch"], max_rows)
+    return Layout.of(batch_size * batches, mesh.shape["batch"], of_batch.rows)
 
 
 def spread(places: np.ndarray, mesh: Mesh) -> jax.Array:
@@ -97,6 +99,12 @@ def spread_seeds(arrays_K, mesh: Mesh):
     """Arrays with an axis of seeds in front, each seed on its devices."""
     by_seed = NamedSharding(mesh, PartitionSpec("seed"))
     return jax.tree.map(lambda array_K: put(array_K, by_seed), arrays_K)
+
+
+def spread_rows(arrays_K, mesh: Mesh):
+    """Arrays with axes of seeds and of blocks in front, each block on its device."""
+    by_block = NamedSharding(mesh, PartitionSpec("seed", "batch"))
+    return jax.tree.map(lambda array_K: put(array_K, by_block), arrays_K)
 
 
 def put(array, sharding: Sharding) -> jax.Array:

@@ -6,15 +6,19 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from train_lib.data.dataset import Split
+from train_lib.tasks.base import Task
 from train_lib.training import batching, devices, metrics
 from train_lib.training import state as state_lib
 from train_lib.training.batching import DeviceSplit
 from train_lib.training.divergence import Divergence
 from train_lib.training.hooks import Hook, Moment
 from train_lib.training.program import Evaluation, Program
+from train_lib.training.recipe import Recipe
 from train_lib.training.state import Position, Training
+from train_lib.training.steps import NORM, Sums
 from train_lib.training.stopwatch import Stopwatch
 
 STEPS_A_CALL = 8
@@ -29,10 +33,17 @@ class Start(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """Where a fit ended, and the last validation."""
+    """Where a fit ended.
+
+    Attributes:
+        training, position: the arrays, and the rest.
+        params_K: of each seed the parameters to be used, which the recipe chooses.
+        validation: what those do with the validation examples.
+    """
 
     training: Training
     position: Position
+    params_K: nnx.State
     validation: Evaluation
 
 
@@ -44,10 +55,16 @@ def start(program: Program, seeds: Sequence[int]) -> Start:
         seeds: of each model's data order and dropout.
     """
     training = Training(
-        state_lib.create(program.params_K, program.optimizer, seeds),
+        state_lib.create(program.params_K, program.optimizer, seeds, program.recipe),
         jax.tree.map(jnp.copy, program.params_K),  # The state gives its memory away.
     )
-    return Start(devices.spread_seeds(training, program.mesh), Position.first(len(seeds)))
+    training = devices.spread_seeds(training, program.mesh)
+    return Start(_at_start(training, program), Position.first(len(seeds)))
+
+
+def _at_start(training: Training, program: Program) -> Training:
+    """The same before the first step of an epoch: what reads on begins anew."""
+    return training._replace(state=training.state._replace(carries=program.first_carries()))
 
 
 def fit(
@@ -65,7 +82,7 @@ def fit(
     """Trains models, one a seed, to the end.
 
     Args:
-        program: of the models, their task and their optimiser.
+        program: of the models, their task, their optimiser and the recipe.
         train, validation: the examples, whose targets the task has encoded.
         seeds: of each model's data order and dropout.
         num_epochs: passes over the training examples.
@@ -82,10 +99,12 @@ def fit(
     training, position = begin or start(program, seeds)
     divergence = Divergence(seeds, position)
     on_device = devices.replicate(DeviceSplit.of(train, program.task), program.mesh)
-    batch_size, lengths = program.batch_size, train.lengths
-    num_plans = -(-len(train) // batch_size)
+    examples_a_step, lengths = program.examples_a_step, train.lengths
+    sorted_by = None if program.treatment.reads_on else lengths
+    num_plans = -(-len(train) // examples_a_step)
     # A call of many seeds takes fewer steps, so that it is over as soon.
     steps_a_call = max(1, STEPS_A_CALL * program.mesh.shape["seed"] // len(seeds))
+    stopped_K = _stopped(program.recipe, training, len(seeds))
     evaluation = None
 
     def moment() -> Moment:
@@ -94,11 +113,15 @@ def fit(
 
     for hook in hooks:
         hook.before(moment())
-    while position.epoch <= num_epochs:
-        epoch = position.epoch
+    while position.epoch <= num_epochs and not stopped_K.all():
+        if position.steps == 0:
+            training = _at_start(training, program)
         plans_K = [
             batching.plans(
-                lengths, program.treatment, batch_size, np.random.default_rng([seed, epoch])
+                lengths,
+                program.treatment,
+                examples_a_step,
+                np.random.default_rng([seed, position.epoch]),
             )
             for seed in seeds
         ]
@@ -107,7 +130,7 @@ def fit(
                 next_ones = slice(position.steps, position.steps + steps_a_call)
                 places = np.stack(
                     [
-                        program.layout.place_all(plans[next_ones], lengths, steps_a_call)
+                        program.layout.place_all(plans[next_ones], sorted_by, steps_a_call)
                         for plans in plans_K
                     ]
                 )
@@ -125,49 +148,102 @@ def fit(
                 for hook in hooks:
                     hook.after_call(moment(), examples)
             sums_K = metrics.add_up(position.sums)
-            train_metrics = metrics.of_seeds(program.task, sums_K)
         with stopwatch.phase("evaluate"):
-            params_K = training.state.params
-            evaluation = program.evaluate(params_K, validation, widths)
+            evaluation = program.evaluate(training.state.evaluated, validation, widths)
         divergence.settle()
         divergence.check_validation(moment().step, evaluation.metrics["loss"])
-        is_finite_K = np.isfinite(evaluation.metrics["loss"])
+        is_counted_K = np.isfinite(evaluation.metrics["loss"]) & ~stopped_K
         is_best_K = position.note_best(
-            np.where(is_finite_K, evaluation.metrics[program.task.metric], np.nan),
+            np.where(is_counted_K, evaluation.metrics[program.task.metric], np.nan),
             higher_is_better=program.task.higher_is_better,
         )
-        training = training._replace(best=_choose(is_best_K, params_K, training.best))
+        step, row_steps = moment().step, position.row_steps
         position.end_epoch(
             {
-                "epoch": epoch,
-                "step": epoch * num_plans,
-                "items": {"train": int(sums_K["weight"][0]), "validation": evaluation.items},
-                "seeds": _of_splits(train_metrics, evaluation.metrics),
-                "padding_share_of_steps": round(
-                    1 - len(seeds) * len(train.values) / position.row_steps, 4
-                ),
+                "epoch": position.epoch,
+                "step": step,
+                "items": {"train": int(sums_K["weight"].max()), "validation": evaluation.items},
+                "seeds": {
+                    **_of_splits(program.task, sums_K, evaluation, stopped_K),
+                    **_of_updates(program.recipe, training, sums_K, step, num_plans, stopped_K),
+                },
+                "padding_share_of_steps": round(1 - len(seeds) * len(train.values) / row_steps, 4),
                 "seconds": stopwatch.report()["total"],
             }
         )
+        training = _after_epoch(program.recipe, training, is_best_K)
+        stopped_K = _stopped(program.recipe, training, len(seeds))
         for hook in hooks:
             hook.after_epoch(moment())
-    if evaluation is None:  # It was saved after its last epoch.
+    params_K = training.best if program.recipe.patience else training.state.evaluated
+    if evaluation is None or program.recipe.patience:  # Of others, or it was saved at its end.
         with stopwatch.phase("evaluate"):
-            evaluation = program.evaluate(training.state.params, validation, widths)
-    return Fitted(training, position, evaluation)
+            evaluation = program.evaluate(params_K, validation, widths)
+    return Fitted(training, position, params_K, evaluation)
 
 
-def _of_splits(train: dict, validation: dict) -> dict[str, list[float | None]]:
-    """The metrics of each seed, as in `train_loss`; None for a seed that has diverged."""
-    alive_K = np.isfinite(train["loss"]) & np.isfinite(validation["loss"])
+def _of_splits(
+    task: Task, sums_K: Sums, validation: Evaluation, stopped_K: np.ndarray
+) -> dict[str, list[float | None]]:
+    """The metrics of each seed, as in `train_loss`.
+
+    None for a seed that has diverged and, of training, for one that has stopped.
+    """
+    train = metrics.of_seeds(task, {name: of for name, of in sums_K.items() if name != NORM})
+    alive_K = (np.isfinite(train["loss"]) | stopped_K) & np.isfinite(validation.metrics["loss"])
     return {
-        f"{split}_{name}": [
-            float(value) if alive and np.isfinite(value) else None
-            for value, alive in zip(values_K, alive_K, strict=True)
-        ]
-        for split, of_split in (("train", train), ("validation", validation))
+        f"{split}_{name}": _known(values_K, alive_K)
+        for split, of_split in (("train", train), ("validation", validation.metrics))
         for name, values_K in of_split.items()
     }
+
+
+def _of_updates(
+    recipe: Recipe,
+    training: Training,
+    sums_K: Sums,
+    step: int,
+    num_plans: int,
+    stopped_K: np.ndarray,
+) -> dict[str, list[float | None]]:
+    """Of each seed the mean norm of an epoch's gradients, and the learning rate of its last update.
+
+    None for a seed that has stopped; without what is not known.
+    """
+    found = {}
+    if NORM in sums_K:  # Older versions did not add it up.
+        found[NORM] = sums_K[NORM] / num_plans
+    if recipe.schedule is not None:
+        scale = devices.fetch(training.state.recipe.rate_scale)
+        rates_K = float(recipe.schedule(step - 1)) * np.ones(len(stopped_K))
+        rates_K *= 1.0 if scale is None else scale
+        found["learning_rate"] = np.array([float(f"{rate:.6g}") for rate in rates_K])
+    return {name: _known(values_K, ~stopped_K) for name, values_K in found.items()}
+
+
+def _known(values_K: np.ndarray, chosen_K: np.ndarray) -> list[float | None]:
+    return [
+        float(value) if chosen and np.isfinite(value) else None
+        for value, chosen in zip(values_K, chosen_K, strict=True)
+    ]
+
+
+def _stopped(recipe: Recipe, training: Training, num_seeds: int) -> np.ndarray:
+    """Which seeds learn no more, on the host: `[K]`."""
+    state = training.state.recipe._replace(averaged=None)
+    return np.broadcast_to(recipe.is_stopped(devices.fetch(state)), num_seeds)
+
+
+def _after_epoch(recipe: Recipe, training: Training, is_best_K: np.ndarray) -> Training:
+    """The arrays after a validation, which was of some seeds the best so far."""
+    state = training.state
+    best = _choose(is_best_K, state.evaluated, training.best)
+    averaged = state.recipe.averaged
+    remembered = _remember(recipe, state.recipe._replace(averaged=None), is_best_K)
+    return Training(state._replace(recipe=remembered._replace(averaged=averaged)), best)
+
+
+_remember = jax.jit(Recipe.after_epoch, static_argnums=0)
 
 
 @jax.jit

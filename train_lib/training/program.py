@@ -14,6 +14,7 @@ from train_lib.data.dataset import Split
 from train_lib.tasks.base import Task
 from train_lib.training import batching, devices, metrics, state
 from train_lib.training.batching import EXACT, DeviceSplit, Treatment
+from train_lib.training.recipe import PLAIN, Recipe
 from train_lib.training.state import TrainState
 from train_lib.training.steps import Learner, Sums
 
@@ -46,6 +47,8 @@ def compile_steps(learner: Learner, mesh: Mesh, seeds_at_once: int = 1) -> Compi
         seeds_at_once: of a device's seeds, by `vmap`; one group of so many after the other.
     """
     whole, of_seed = PartitionSpec(), PartitionSpec("seed")
+    of_state: Any = [of_seed] * 5 + [PartitionSpec("seed", "batch")]
+    of_state = TrainState(*of_state)  # Carries are of rows too.
     of_rows, of_seed_and_rows = PartitionSpec(None, "batch"), PartitionSpec("seed", None, "batch")
     on_devices = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
 
@@ -66,19 +69,18 @@ def compile_steps(learner: Learner, mesh: Mesh, seeds_at_once: int = 1) -> Compi
             return of_each_seed(one_seed, state_K, places_KxSxPxNxR)
 
         return on_devices(
-            on_device, in_specs=(of_seed, whole, of_seed_and_rows, whole), out_specs=of_seed
+            on_device,
+            in_specs=(of_state, whole, of_seed_and_rows, whole),
+            out_specs=(of_state, of_seed),
         )(state_K, split, places_KxSxPxNxR, num_steps)
 
     @functools.partial(jax.jit, static_argnums=3)
     def evaluate(params_K, split, places_SxPxNxR, widths):
         def on_device(params_K, split, places_SxPxNxR):
-            shape = places_SxPxNxR.shape
-
             def one_seed(params):
-                places_MxR = places_SxPxNxR.reshape(-1, shape[-1])
-                kept, sums = learner.evaluate(params, places_MxR, split, widths, "batch")
-                kept = {name: rows.reshape(*shape, *rows.shape[2:]) for name, rows in kept.items()}
-                return kept, sums
+                places_SxNxR = places_SxPxNxR[:, 0]  # Of this device.
+                kept, sums = learner.evaluate(params, places_SxNxR, split, widths, "batch")
+                return {name: rows[:, None] for name, rows in kept.items()}, sums
 
             return of_each_seed(one_seed, params_K)
 
@@ -121,13 +123,15 @@ class Program:
         models: one a seed, freshly initialised.
         task: what is asked of them.
         optimizer: of each seed; None: they are not to be trained.
-        batch_size: examples a step.
+        batch_size: examples at once.
         treatment: of length.
+        recipe: what is done beside the optimiser's updates.
 
     Attributes:
         params_K: the models' parameters, with an axis of seeds in front.
         mesh: that they are computed on.
-        layout: of the rows of a batch on it.
+        layout: of the rows of an update on it.
+        examples_a_step: of an update, which may be of several batches.
     """
 
     def __init__(
@@ -138,15 +142,34 @@ class Program:
         *,
         batch_size: int,
         treatment: Treatment = EXACT,
+        recipe: Recipe = PLAIN,
     ):
         self.task, self.treatment, self.batch_size = task, treatment, batch_size
+        self.recipe = recipe
         self.optimizer = optax.identity() if optimizer is None else optimizer
         self.num_seeds = len(models)
-        graphdef, self.params_K = state.split(models)
+        self._graphdef, self.params_K = state.split(models)
         self.mesh = devices.mesh(len(models))
-        self.layout = devices.layout(batch_size, self.mesh)
-        learner = Learner(graphdef, task, self.optimizer, treatment)
+        self.layout = devices.layout(batch_size, self.mesh, recipe.accumulate_batches)
+        self.examples_a_step = batch_size * recipe.accumulate_batches
+        learner = Learner(self._graphdef, task, self.optimizer, treatment, recipe)
         self.compiled = compile_steps(learner, self.mesh, _seeds_at_once(models, self.mesh))
+
+    def model(self, params: nnx.State) -> Any:
+        """The model that has these parameters."""
+        return nnx.merge(self._graphdef, params)
+
+    def first_carries(self) -> Any:
+        """What each row of a batch begins to read with, `[K, P * N, ...]`; None: none reads on."""
+        if not self.treatment.reads_on:
+            return None
+        shape = self.num_seeds, self.layout.devices * self.layout.blocks
+        model = self.model(jax.tree.map(lambda leaf_K: leaf_K[0], self.params_K))
+        carries = jax.tree.map(
+            lambda leaf: np.broadcast_to(leaf, (*shape, *leaf.shape)),
+            model.initial_carries(self.layout.rows),
+        )
+        return devices.spread_rows(carries, self.mesh)
 
     def evaluate(
         self,
@@ -166,7 +189,8 @@ class Program:
         split, batch_size = split.last_steps(widths[-1]), batch_size or self.batch_size
         plans = batching.plans(split.lengths, self.treatment, batch_size)
         layout = devices.layout(batch_size, self.mesh)
-        places = layout.place_all(plans, split.lengths, len(plans))
+        lengths = None if self.treatment.reads_on else split.lengths
+        places = layout.place_all(plans, lengths, len(plans))
         on_device = devices.replicate(DeviceSplit.of(split, self.task), self.mesh)
         kept, sums_K = self.compiled.evaluate(
             params_K, on_device, devices.spread(places, self.mesh), widths

@@ -10,6 +10,8 @@ import numpy as np
 import optax
 from flax import nnx
 
+from train_lib.training.recipe import PLAIN, Recipe, RecipeState
+
 
 class TrainState(NamedTuple):
     """One seed's run at one moment, or, every array with an axis in front, that of K seeds.
@@ -19,12 +21,22 @@ class TrainState(NamedTuple):
         params: the model's `nnx.Param`s.
         opt_state: the optimiser's.
         key: of the run's dropout; the step is folded into it.
+        recipe: what the recipe remembers; by default nothing.
+        carries: of a model that reads on, what `SequenceModel.read_on` gave after the last step:
+            of each layer, with an axis of blocks in front of each leaf. None: it does not.
     """
 
     step: jax.Array
     params: nnx.State
     opt_state: optax.OptState
     key: jax.Array
+    recipe: RecipeState = RecipeState()
+    carries: Any = None
+
+    @property
+    def evaluated(self) -> nnx.State:
+        """The parameters that answer: the averaged ones, where there are such."""
+        return self.params if self.recipe.averaged is None else self.recipe.averaged
 
 
 def split(models: Sequence[nnx.Module]) -> tuple[nnx.GraphDef[Any], nnx.State]:
@@ -34,15 +46,24 @@ def split(models: Sequence[nnx.Module]) -> tuple[nnx.GraphDef[Any], nnx.State]:
 
 
 def create(
-    params_K: nnx.State, optimizer: optax.GradientTransformation, seeds: Sequence[int]
+    params_K: nnx.State,
+    optimizer: optax.GradientTransformation,
+    seeds: Sequence[int],
+    recipe: Recipe = PLAIN,
 ) -> TrainState:
-    """The state of K seeds before the first step."""
+    """The state of K seeds before the first step, without what a model reads on from."""
     return TrainState(
         step=jnp.zeros(len(seeds), jnp.int32),
         params=params_K,
         opt_state=jax.vmap(optimizer.init)(params_K),
         key=jnp.stack([jax.random.key(seed) for seed in seeds]),
+        recipe=recipe.start(params_K),
     )
+
+
+def path_of(keys) -> str:
+    """The path of a parameter, from the keys that JAX has for it."""
+    return jax.tree_util.keystr(keys, simple=True, separator=".").removesuffix(".value")
 
 
 class Training(NamedTuple):

@@ -11,13 +11,20 @@ from flax import nnx
 from seqmodels import recurrence
 from train_lib.tasks.base import Task
 from train_lib.training import batching
-from train_lib.training.batching import Batch, DeviceSplit, Treatment
+from train_lib.training.batching import EXACT, Batch, DeviceSplit, Treatment
+from train_lib.training.recipe import PLAIN, Recipe
 from train_lib.training.state import TrainState
 
 # S steps, N blocks of R rows: see `batching.Layout`.
 
 Sums = dict[str, Any]
 """Named sums over items: `loss`, `weight` (how many items there are), and what the task adds."""
+
+NORM = "gradient_norm"
+"""What stands among the sums of a training step: the norm of its gradient, before any clipping."""
+
+_MOST_OUTPUTS = 1 << 24
+"""Numbers that a model's outputs of steps have at once; of more, chunks of steps are computed."""
 
 _NO_EXAMPLE_NUMBER = 2**31  # So that the weights' masks have a key that is no example's.
 
@@ -30,12 +37,14 @@ class Learner(NamedTuple):
         task: what is asked of it.
         optimizer: of its parameters.
         treatment: of length.
+        recipe: what is done beside its optimiser's updates.
     """
 
     graphdef: nnx.GraphDef[Any]
     task: Task
     optimizer: optax.GradientTransformation
     treatment: Treatment
+    recipe: Recipe = PLAIN
 
     def train(
         self,
@@ -57,8 +66,8 @@ class Learner(NamedTuple):
             axis: of the mesh, along which the rows of a batch are spread.
 
         Returns:
-            The state after them, and the sums of each, `[S, ...]`. The loss of a step whose
-            gradient is not finite is NaN.
+            The state after them, and the sums of each, `[S, ...]`, with its gradient's norm. The
+            loss of a step whose gradient is not finite is NaN.
         """
 
         def take(number, loop):
@@ -66,48 +75,86 @@ class Learner(NamedTuple):
             key = jax.random.fold_in(state.key, state.step)
             # Every device works through its own rows, and only then are the sums added up, so that
             # no loop over time waits for another device.
-            gradient, sums = jax.lax.psum(
-                self._gradient(state.params, split, places_SxNxR[number], widths, key), axis
+            gradient, sums, carries = self._gradient(
+                state.params, state.carries, split, places_SxNxR[number], widths, key
             )
+            gradient, sums = jax.lax.psum((gradient, sums), axis)
             items = sums["weight"]
             if split.weights is not None:  # A batch may have no label at all.
                 items = jnp.maximum(items, 1)
             gradient = jax.tree.map(lambda one: one / items, gradient)
+            norm = optax.tree.norm(gradient)
             # The loss of the step then tells of both.
-            is_finite = jnp.isfinite(optax.tree.norm(gradient))
-            sums = sums | {"loss": jnp.where(is_finite, sums["loss"], jnp.nan)}
+            loss = jnp.where(jnp.isfinite(norm), sums["loss"], jnp.nan)
+            sums = sums | {"loss": loss, NORM: norm}
             updates, opt_state = self.optimizer.update(gradient, state.opt_state, state.params)
+            if state.recipe.rate_scale is not None:
+                updates = optax.tree.scale(state.recipe.rate_scale, updates)
             params = optax.apply_updates(state.params, updates)
-            sums_S = jax.tree.map(lambda all_S, one: all_S.at[number].set(one), sums_S, sums)
-            return TrainState(state.step + 1, params, opt_state, state.key), sums_S
+            step = state.step + 1
+            recipe = self.recipe.after_update(state.recipe, params, step)
+            place = functools.partial(
+                jax.lax.dynamic_update_index_in_dim,
+                index=number, axis=0, allow_negative_indices=False,
+            )  # fmt: skip
+            sums_S = jax.tree.map(place, sums_S, sums)
+            return TrainState(step, params, opt_state, state.key, recipe, carries), sums_S
 
+        if self.recipe.patience:
+            num_steps = jnp.where(self.recipe.is_stopped(state.recipe), 0, num_steps)
         sums = self._shapes(places_SxNxR[0, 0], split, widths[0])
+        sums = sums | {NORM: sums["loss"]}
         sums_S = jax.tree.map(lambda one: jnp.zeros((len(places_SxNxR), *one.shape)), sums)
         return jax.lax.fori_loop(0, num_steps, take, (state, sums_S))
 
     def evaluate(
         self,
         params: nnx.State,
-        places_MxR: jax.Array,
+        places_SxNxR: jax.Array,
         split: DeviceSplit,
         widths: tuple[int, ...],
         axis: str,
     ) -> tuple[dict[str, jax.Array], Sums]:
-        """What the task keeps of every row, `[M, R, ...]`, and the sums over all devices' rows.
+        """What the task keeps of every row, `[S, N, R, ...]`, and the sums of all devices' rows.
 
-        What is kept of steps, `[M, R, T, ...]`, is zero after the width of their block.
+        What is kept of steps, `[S, N, R, T, ...]`, is zero after the width of their block.
         """
+        num_steps, num_blocks = places_SxNxR.shape[:2]
+        if self.treatment.reads_on:
+            found = [
+                self._kept_of_stream(params, places_SxNxR[:, number], split, widths)
+                for number in range(num_blocks)
+            ]
+            kept_NxS, sums_NxS = jax.tree.map(lambda *of: jnp.stack(of), *found)
+            kept = jax.tree.map(lambda of_NxS: of_NxS.swapaxes(0, 1), kept_NxS)
+            sums = jax.tree.map(lambda of_NxS: jnp.sum(of_NxS, (0, 1)), sums_NxS)
+            return kept, jax.lax.psum(sums, axis)
 
         def block(rows_R):
             return self._at_width_of(
                 rows_R,
                 split,
                 widths,
-                lambda width: self._kept(params, split, rows_R, width, widths),
+                lambda width: self._kept(params, split, rows_R, width, widths)[0],
             )
 
+        places_MxR = places_SxNxR.reshape(-1, places_SxNxR.shape[-1])
         kept, sums_M = jax.lax.map(block, places_MxR)
+        kept = {
+            name: rows_M.reshape(num_steps, num_blocks, *rows_M.shape[1:])
+            for name, rows_M in kept.items()
+        }
         return kept, jax.lax.psum(jax.tree.map(lambda all_M: jnp.sum(all_M, 0), sums_M), axis)
+
+    def _kept_of_stream(self, params, places_SxR, split, widths):
+        """What is kept of rows that read on, and their sums, of each step."""
+
+        def read_on(carries, rows_R):
+            kept, carries = self._kept(params, split, rows_R, widths[-1], widths, carries)
+            return carries, kept
+
+        model = nnx.merge(self.graphdef, params)
+        return jax.lax.scan(read_on, model.initial_carries(places_SxR.shape[-1]), places_SxR)[1]
 
     def _at_width_of(self, rows_R, split, widths, function):
         """`function(width)` for the smallest of the widths that the rows' sequences fit in."""
@@ -116,26 +163,33 @@ class Learner(NamedTuple):
         number = jnp.searchsorted(jnp.array(widths), recurrence.longest(lengths_R))
         return jax.lax.switch(number, [functools.partial(function, width) for width in widths])
 
-    def _gradient(self, params, split, rows_NxR, widths, step_key):
-        """The gradient of the loss summed over the items, and the sums."""
+    def _gradient(self, params, carries, split, rows_NxR, widths, step_key):
+        """The gradient of the loss summed over the items, the sums, and the last carries.
 
-        def add_block(number, total):
-            rows_R = rows_NxR[number]
+        No gradient goes back further than to the `carries`: backpropagation through time is
+        truncated there (Williams and Peng, Neural Computation 2, 1990).
+        """
+
+        def add_block(number, loop):
+            total, carries = loop
+            rows_R, starts = rows_NxR[number], jax.tree.map(lambda all_N: all_N[number], carries)
 
             def block(width):
                 def loss(params):
-                    outputs, batch = self._outputs(params, split, rows_R, width, step_key)
-                    sums = self._sums(outputs, batch, training=True)
-                    return sums["loss"], sums
+                    sums, _, ends = self._measured(params, split, rows_R, width, step_key, starts)
+                    return sums["loss"], (sums, ends)
 
                 return jax.grad(loss, has_aux=True)(params)
 
-            of_block = self._at_width_of(rows_R, split, widths, block)
-            return jax.tree.map(jnp.add, total, of_block)
+            gradient, (sums, ends) = self._at_width_of(rows_R, split, widths, block)
+            total = jax.tree.map(jnp.add, total, (gradient, sums))
+            carries = jax.tree.map(lambda all_N, one: all_N.at[number].set(one), carries, ends)
+            return total, carries
 
         sums = self._shapes(rows_NxR[0], split, widths[0])
         zero = jax.tree.map(lambda one: jnp.zeros(one.shape, one.dtype), (params, sums))
-        return jax.lax.fori_loop(0, len(rows_NxR), add_block, zero)
+        (gradient, sums), carries = jax.lax.fori_loop(0, len(rows_NxR), add_block, (zero, carries))
+        return gradient, sums, carries
 
     def _shapes(self, rows_R, split, width) -> Sums:
         """The shapes of the sums. The model, which takes long to trace, is not asked for them."""
@@ -151,27 +205,96 @@ class Learner(NamedTuple):
         side, per_step = self.treatment.padding_side, self.task.per_step
         return batching.gather(split, rows_R, width, side, per_step=per_step)
 
-    def _outputs(self, params, split, rows_R, width, step_key=None) -> tuple[jax.Array, Batch]:
-        """The model's outputs of every item, `[I, C]`, and the batch that they are of."""
-        mask_padding, padding_side = self.treatment
-        batch = self._batch(split, rows_R, width)
+    def _measured(
+        self, params, split, rows_R, width, step_key=None, carries=None
+    ) -> tuple[Sums, dict[str, jax.Array], Any]:
+        """Of R rows the sums, what the task keeps of every item, and the carries after them.
+
+        Args:
+            step_key: of a step of training, in which nothing is kept; None: of evaluation.
+            carries: that the rows begin with, if they read on.
+        """
+        batch, training = self._batch(split, rows_R, width), step_key is not None
         keys = {}
-        if step_key is not None:
+        if training:
             keys = {
                 "dropout_keys_B": jax.vmap(jax.random.fold_in, (None, 0))(step_key, rows_R),
                 "step_key": jax.random.fold_in(step_key, _NO_EXAMPLE_NUMBER),
             }
+        model = nnx.merge(self.graphdef, params)
+        mask_padding, padding_side, reads_on = self.treatment
+        is_large = len(batch.weights_I) * self.task.num_outputs > _MOST_OUTPUTS
+        if reads_on or (is_large and self.task.per_step and self.treatment == EXACT):
+            encoded, ends, lengths_B = model.encode_from(
+                carries, batch.inputs, batch.lengths_B, **keys
+            )
+            if is_large:
+                return *self._in_chunks(model.head, encoded, batch, training), ends or None
+            outputs = model.head.answer(encoded, lengths_B)
+            return *self._of_outputs(outputs, batch, training), ends
         shared_steps = None
         if not mask_padding and padding_side == "pre" and not self.task.per_step:
             shared_steps = width - jnp.maximum(recurrence.longest(batch.lengths_B), 1)
-        outputs = nnx.merge(self.graphdef, params)(
+        outputs = model(
             batch.inputs,
             batch.lengths_B if mask_padding else None,
             padding_side=padding_side,
             shared_steps=shared_steps,
             **keys,
         )
-        return outputs.reshape(-1, outputs.shape[-1]), batch
+        return *self._of_outputs(outputs, batch, training), None
+
+    def _in_chunks(self, head, encoded, batch: Batch, training: bool):
+        """The same for some of the steps at a time, so that not all outputs are in memory.
+
+        In training each chunk's outputs are computed again for its gradient.
+        """
+        rows, width = batch.inputs.shape[:2]
+        steps = max(1, _MOST_OUTPUTS // (rows * self.task.num_outputs))
+        chunks = -(-width // steps)
+
+        def in_chunks(array_Tx):
+            """`[T, ...]` as `[chunks, steps, ...]`."""
+            padding = [(0, chunks * steps - width)] + [(0, 0)] * (array_Tx.ndim - 1)
+            return jnp.pad(array_Tx, padding).reshape(chunks, steps, *array_Tx.shape[1:])
+
+        def of_steps(items_I):
+            return in_chunks(items_I.reshape(rows, width, *items_I.shape[1:]).swapaxes(0, 1))
+
+        def of_chunk(chunk):
+            first, parts, targets, weights = chunk
+            outputs = head.answer(
+                [
+                    one._replace(sequence_TxHxB=part)
+                    for one, part in zip(encoded, parts, strict=True)
+                ],
+                jnp.clip(batch.lengths_B - first, 0, steps),
+            )
+            items = [one.swapaxes(0, 1).reshape(-1, *one.shape[2:]) for one in (targets, weights)]
+            return self._of_outputs(outputs, Batch(batch.inputs, batch.lengths_B, *items), training)
+
+        arrays = (
+            steps * jnp.arange(chunks), [in_chunks(one.sequence_TxHxB) for one in encoded],
+            of_steps(batch.targets), of_steps(batch.weights_I),
+        )  # fmt: skip
+        of_chunk = jax.checkpoint(of_chunk) if training else of_chunk
+        _, (sums_C, kept) = jax.lax.scan(lambda _, chunk: (None, of_chunk(chunk)), None, arrays)
+        sums = jax.tree.map(lambda all_C: jnp.sum(all_C, 0), sums_C)
+
+        def whole(kept_CxI):
+            """What was kept, in row-major order of rows and steps."""
+            kept = kept_CxI.reshape(chunks, rows, steps, *kept_CxI.shape[2:]).swapaxes(0, 1)
+            return kept.reshape(rows, chunks * steps, *kept.shape[3:])[:, :width].reshape(
+                rows * width, *kept.shape[3:]
+            )
+
+        return sums, {name: whole(kept_CxI) for name, kept_CxI in kept.items()}
+
+    def _of_outputs(self, outputs, batch: Batch, training: bool):
+        """The sums and, in evaluation, what is kept of every item."""
+        outputs_IxC = outputs.reshape(-1, outputs.shape[-1])
+        kept = {} if training else self.task.kept(outputs_IxC, batch.targets)
+        return self._sums(outputs_IxC, batch, training=training), kept
 
     def _sums(self, outputs_IxC, batch: Batch, *, training: bool) -> Sums:
         loss = self.task.training_loss if training else self.task.loss
@@ -181,16 +304,16 @@ class Learner(NamedTuple):
             "weight": jnp.sum(batch.weights_I),
         }
 
-    def _kept(self, params, split, rows_R, width, widths) -> tuple[dict[str, Any], Sums]:
-        """What the task keeps of each of R rows, and their sums."""
-        outputs_IxC, batch = self._outputs(params, split, rows_R, width)
-        kept = self.task.kept(outputs_IxC)
+    def _kept(self, params, split, rows_R, width, widths, carries=None):
+        """What the task keeps of each of R rows and their sums, and the carries after them."""
+        sums, kept, carries = self._measured(params, split, rows_R, width, carries=carries)
         if self.task.per_step:
+            lengths_R = self._batch(split, rows_R, width).lengths_B
             kept = {
-                name: self._rows(items_I, batch.lengths_B, width, widths[-1])
+                name: self._rows(items_I, lengths_R, width, widths[-1])
                 for name, items_I in kept.items()
             }
-        return kept, self._sums(outputs_IxC, batch, training=False)
+        return (kept, sums), carries
 
     def _rows(self, items_I, lengths_B, width: int, widest: int) -> jax.Array:
         """What there is of every step, `[I, ...]`, as rows `[R, T, ...]`, each from its start."""

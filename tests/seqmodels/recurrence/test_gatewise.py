@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from seqmodels.recurrence import gatewise
+from tests.marks import slow
 
 LANES = 16
 
@@ -40,7 +41,7 @@ def parts_of(array, size):
 
 
 # With 3 units a mean of each gate looks like a vector of units, and is refused; so with 2.
-@pytest.mark.parametrize("size", [1, 5])
+@pytest.mark.parametrize("size", [slow(1), 5])
 @pytest.mark.parametrize(("function", "arguments"), [(mathematics, 4), (gradients, 6)])
 def test_equals_jax(function, arguments, size):
     rng = np.random.default_rng(0)

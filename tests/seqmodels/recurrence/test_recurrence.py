@@ -10,13 +10,10 @@ from jax.test_util import check_grads
 from seqmodels import check_cell, loading, recurrence
 from seqmodels.check_cell import scalar
 from seqmodels.recurrence import loop, oracle, scan
+from tests.marks import slow
 
 WIDTH, BATCH, INPUT, HIDDEN = 5, 5, 3, 4
 LENGTHS = [5, 1, 0, 3, 4]
-
-
-def slow(*values):
-    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 # A cell with all that makes it fast, and one with nothing of it; `test_check_cell` has them all.
@@ -47,9 +44,9 @@ def assert_close(actual, expected, rtol=1e-4, atol=1e-5):
     jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, rtol, atol), actual, expected)
 
 
-@pytest.mark.parametrize("run", [recurrence.run, scan.run])
+@pytest.mark.parametrize("run", [recurrence.run, slow(scan.run)])
 @pytest.mark.parametrize(
-    ("lengths", "reverse"), [(LENGTHS, True), ([WIDTH] * 5, False), ([2, 3, 2, 3, 1], True)]
+    ("lengths", "reverse"), [(LENGTHS, True), ([WIDTH] * 5, False), slow([2, 3, 2, 3, 1], True)]
 )
 def test_equals_the_unrolled_loop(run, cell, x_TxDxB, lengths, reverse):
     expected = oracle.run(cell, x_TxDxB, lengths, reverse=reverse)
@@ -145,7 +142,7 @@ def test_several_cells_over_parts_equal_each_alone_over_the_whole(cell, x_TxDxB)
 @pytest.mark.parametrize(
     ("lengths", "segment_steps"),
     [
-        (LENGTHS, 2), (LENGTHS, 3), slow(LENGTHS, WIDTH + 1), ([0] * BATCH, 2),
+        (LENGTHS, 2), slow(LENGTHS, 3), slow(LENGTHS, WIDTH + 1), ([0] * BATCH, 2),
         slow([0] * BATCH, 3), slow([0] * BATCH, WIDTH + 1),
     ],
 )  # fmt: skip

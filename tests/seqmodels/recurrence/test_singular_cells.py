@@ -160,6 +160,7 @@ SETTINGS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=2, **SETTINGS)
 @given(case=cases())
 @example(

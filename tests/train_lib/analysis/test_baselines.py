@@ -16,12 +16,12 @@ from train_lib import baselines as program_of
 from train_lib import predict
 from train_lib.analysis import baselines, comparison, features
 from train_lib.analysis.ngram_models import train_linear
+from train_lib.building import load_data
 from train_lib.data.dataset import SPLITS, Split
 from train_lib.data.inputs import Tokens
 from train_lib.errors import UserError
 from train_lib.records.finished import load
 from train_lib.records.folder import RunFolder
-from train_lib.run import load_data
 from train_lib.tasks.base import Task
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -94,6 +94,7 @@ def test_neighbouring_words_are_worth_what_the_generated_corpus_promises(config)
     assert accuracies["nb-svm-1"] < 0.63 < 0.7 < accuracies["nb-svm-2"] < 0.8
 
 
+@pytest.mark.slow
 def test_every_baseline_is_a_finished_run_on_the_examples_of_a_recurrent_model(finished, config):
     data, task = load_data(config)
     workdir, output = finished

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from ml_collections import config_flags
 
 from configs import base
+from train_lib import building, sweep
 from train_lib import run as train
-from train_lib import sweep
 from train_lib.analysis import search as search_lib
 from train_lib.analysis.axes import Axis, trials
 from train_lib.analysis.pictures import new_figure
@@ -70,7 +70,7 @@ def resolve(words):
 
 
 def of_two_classes(config):
-    """Stands for `run.load_data`, and loads nothing."""
+    """Stands for `building.load_data`, and loads nothing."""
     return None, Classes(["bad", "good"])
 
 
@@ -126,7 +126,7 @@ def test_the_command_makes_the_config_of_the_best_trial(words, start_with, monke
     run = fake_run(accuracy=lambda config: 0.9 if config.train.batch_size == 33 else 0.6)
     monkeypatch.setattr(train, "run", run)
     monkeypatch.setattr(search_lib, "draw", lambda *_: new_figure(1, 1))
-    monkeypatch.setattr(train, "load_data", of_two_classes)
+    monkeypatch.setattr(building, "load_data", of_two_classes)
     _, printed, _ = search(
         start_with(*words).config, ["train.batch_size=32,33,34", "model.pooling=max"]
     )
@@ -173,7 +173,7 @@ def test_the_command_makes_any_config(before, over):
     ):
         patch.setattr(train, "run", run)
         patch.setattr(search_lib, "draw", lambda *_: new_figure(1, 1))
-        patch.setattr(train, "load_data", of_two_classes)
+        patch.setattr(building, "load_data", of_two_classes)
         patch.setattr("sys.argv", ["sweep", "--config=configs/lstm.py"])
         sweep.run(config, axes, None, 0, folder)
     assert fields(resolve(command_in(out.getvalue()))) == fields(run.configs[0])
@@ -284,6 +284,7 @@ def test_draws_stay_in_their_range_and_more_of_them_begin_with_the_same():
     assert all(0 <= trial["model.word_dropout"] <= 0.5 for trial in many)
 
 
+@pytest.mark.slow
 def test_goes_on_where_it_was_interrupted_and_looks_at_no_test_example(
     config, tmp_path, monkeypatch, capsys
 ):
@@ -358,6 +359,7 @@ def test_where_lower_is_better_the_lowest_wins_and_guessing_is_the_worse(
     assert "lower is better" in printed
 
 
+@pytest.mark.slow
 def test_a_search_asks_the_task(config, tmp_path):
     """Numbers, whose squared error decides; a real search, one of whose trials diverges."""
     lines = [f"{'good ' * (n % 5)}day,{n % 5 + 0.5}" for n in range(40)]
@@ -372,7 +374,7 @@ def test_a_search_asks_the_task(config, tmp_path):
     first, second = found["trials"]
     assert first["trial"] == 1
     assert second["seeds_diverged"] == 1
-    data, task = train.load_data(config)
+    data, task = building.load_data(config)
     mean = data.train.targets.mean() * task.deviations[0]
     errors = data.validation.targets * task.deviations[0] - mean
     assert second["validation_mse"] == pytest.approx((errors**2).mean(), rel=1e-5)

@@ -195,7 +195,7 @@ def test_the_guides_source_is_one_file_that_keeps_the_contract(tmp_path):
 def test_the_program_says_what_is_wrong_and_where(tmp_path, capsys):
     path = guide_source(tmp_path)
     assert main([path, "--options", "size='x'"]) == 1
-    assert re.search(r"BROKEN  \w+Error in \S+same_ends.py, line \d+: ", capsys.readouterr().out)
+    assert re.search(r"BROKEN  \w+Error: .+ \(\S+same_ends.py, line \d+\)", capsys.readouterr().out)
     text = pathlib.Path(path).read_text()
     pathlib.Path(path).write_text(text.replace(".index(split))", ".index(split) and None)"))
     assert main([path, "--options", "size=40"]) == 1

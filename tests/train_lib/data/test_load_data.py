@@ -398,7 +398,7 @@ GOOD = ["a text"] * 20
         (made([np.ones((2, 2)), np.full((2, 2), 1e39)] * 9), "too large for float32"),
         (made([np.ones(2, int), np.ones((2, 2), int)] * 9), "must be [T] and is [2, 2]"),
         (made([np.ones(2, int), np.array([3, -1])] * 9), "token -1 is below 0"),
-        (made([np.ones(2, int), np.array([3, 2**31])] * 9), "token 2147483648 is larger"),
+        (made([np.ones(2, int), np.array([3, 2**31])] * 9), "token 2,147,483,648 would need"),
         (made(GOOD, test=([["a"]], [0])), "of one kind: text in train, words in test"),
         (made(GOOD, dev=(["a"], [0])), "made has splits called dev; they must be of"),
         (Made(test=Examples.numbered(["a"], [0], "")), "made has no split to train on"),
@@ -425,3 +425,18 @@ def test_imdb():
     assert data.train.values.max() == 4_999
     assert len(data.inputs.vocabulary.words) == 4_996
     assert re.fullmatch("[0-9a-f]{64}", data.fingerprint)
+
+
+@pytest.mark.parametrize(
+    ("method", "lie", "told"),
+    [
+        ("read", lambda self, split: [], r"read of the source made returns \[\] \(list\); it must"),
+        ("identity", lambda self: 7, "identity of the source made returns 7"),
+        ("splits", lambda self: None, "splits of the source made returns None"),
+        ("read", lambda self, split: {}[split], r"fails in read: KeyError: 'train' \(.+line \d+\)"),
+    ],
+)
+def test_what_a_source_returns_is_checked(method, lie, told, monkeypatch):
+    monkeypatch.setattr(Made, method, lie)
+    with pytest.raises(UserError, match=told):
+        load(made(["a", "b"] * 9), DataSettings())

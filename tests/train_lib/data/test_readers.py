@@ -12,9 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from train_lib.data import readers
-from train_lib.data.examples import Examples
 from train_lib.data.finding import fields_of, find, find_data
-from train_lib.data.loading import DataSettings, as_split, load
+from train_lib.data.loading import DataSettings, load
 from train_lib.data.readers import base
 from train_lib.errors import UserError
 
@@ -382,18 +381,6 @@ def test_inputs_alone_are_read_for_a_finished_run(tmp_path, suffix):
         find_data(str(tmp_path / "none"), {}, {}, labelled=False)
 
 
-def test_a_split_of_other_data_has_the_words_of_the_first(tmp_path):
-    path = tmp_path / "mine.csv"
-    write_csv(path, {"text": ["a b", "b c"] * 10, "label": ["x", "y"] * 10})
-    data = load(find(str(path), {}, {}), DataSettings())
-    other = Examples.numbered(["c new a", "!"], None, "other")
-    split = as_split(data.inputs, other)
-    words = data.inputs.vocabulary.words
-    assert split.values.tolist() == [1, words.index("c") + 4, 2, words.index("a") + 4, 1]
-    with pytest.raises(UserError, match=r"other, example 0: array\(\[3\]\) is not a text"):
-        as_split(data.inputs, Examples.numbered([np.array([3])], None, "other"))
-
-
 def test_identities_follow_content_options_and_place(tmp_path):
     path = tmp_path / "mine.csv"
     write_csv(path, {"text": ["a b", "b c"], "label": ["x", "y"], "more": ["x", "y"]})
@@ -413,6 +400,7 @@ def test_what_is_read_is_known_before_it_is(tmp_path):
     assert fields_of("tfds:x") == {"dir", "text_column", "target_column", "labelled"}
     assert set(readers.SUFFIXES) == {
         ".csv", ".tsv", ".jsonl", ".parquet", ".conll", ".conllu", ".bio", ".iob", ".ts", ".npz",
+        ".txt",
     }  # fmt: skip
 
 
@@ -452,11 +440,10 @@ def _aeon():
 
 @pytest.mark.skipif(_aeon() is None, reason="aeon, which ships JapaneseVowels, is not installed")
 def test_japanese_vowels_are_what_aeon_reads():
-    from aeon.datasets import load_from_ts_file
-
+    aeon = pytest.importorskip("aeon.datasets", exc_type=ImportError)
     source = find(str(_aeon()), {}, {})
     for split, name in (("train", "TRAIN"), ("test", "TEST")):
-        cases, targets = load_from_ts_file(str(_aeon() / f"JapaneseVowels_{name}.ts"))
+        cases, targets = aeon.load_from_ts_file(str(_aeon() / f"JapaneseVowels_{name}.ts"))
         found = source.read(split)
         assert found.targets == list(targets)
         assert all(

@@ -15,6 +15,8 @@ from train_lib.data.vocabulary import (
     TEXT_RULES,
     UNKNOWN,
     Vocabulary,
+    bytes_of,
+    join_words,
     split_words,
     words_of,
 )
@@ -34,7 +36,7 @@ def random_texts(seed, count=200):
 def test_words_ranks_and_numbers_equal_those_of_keras():
     for seed in range(5):
         texts, max_features = random_texts(seed), 30
-        # Keras drops numbers from `num_words` on; ours are OFFSET higher and end at max_features.
+        # Keras drops numbers from `num_words` on; ours are 3 higher and end at max_features.
         tokenizer = Tokenizer(num_words=max_features - FIRST_WORD + 1, filters=FILTERS)
         tokenizer.fit_on_texts(texts)
         vocabulary = Vocabulary.build(map(split_words, texts), max_features)
@@ -121,7 +123,17 @@ def test_words_by_unicode_rules_are_whole(text):
 
 @pytest.mark.parametrize("rules", TEXT_RULES)
 def test_a_byte_order_mark_in_front_is_no_part_of_a_word(rules):
-    assert words_of("\ufeffgood film", rules) == ["good", "film"]
+    assert words_of("\ufeffgood film", rules) == words_of("good film", rules)
+
+
+@pytest.mark.parametrize("rules", ["characters", "bytes"])
+@ALWAYS_THE_SAME
+@given(st.text())
+def test_characters_and_bytes_are_all_there_is(rules, text):
+    text = text.lstrip("\ufeff")
+    words = words_of(text, rules)
+    assert join_words(words, rules) == text
+    assert sum(bytes_of(word, rules) for word in words) == len(text.encode())
 
 
 def test_unknown_words_keep_their_place():

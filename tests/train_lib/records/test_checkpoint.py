@@ -133,7 +133,7 @@ def test_what_is_saved_is_the_state_at_the_call_although_its_memory_is_given_awa
 
 
 def test_a_restored_state_goes_on_as_if_nothing_had_been(tmp_path):
-    optimizer = optimizers.adam(1e-2, 1e-7, clip_norm=1.0)
+    optimizer = optimizers.make("adam", 1e-2, clip_norm=1.0)
 
     @jax.jit
     def update(state):

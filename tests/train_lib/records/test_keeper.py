@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from configs import base
+from tests.marks import slow
 from tests.train_lib import cases
 from tests.train_lib.cases import FEW
 from train_lib import files, predict
@@ -130,6 +131,57 @@ def test_resumes_bit_for_bit_wherever_it_was_killed(config, whole, calls, tmp_pa
         assert not (folder / "result.json").exists()
     runs.run(config, str(folder))
     assert_same(folder, whole)
+
+
+RECIPE = {
+    "seeds": 3, "num_epochs": 6, "batch_size": 8, "accumulate_batches": 2, "schedule": "cosine",
+    "warmup": 0.2, "final_share": 0.1, "plateau_patience": 1, "plateau_factor": 0.5,
+    "ema_decay": 0.5, "patience": 2, "optimizer": "sgd", "weight_decay": 0.01, "clip_norm": 1.0,
+    "optimizer_options": "momentum=0.9", "learning_rate": 10.0, "checkpoint_every_steps": 3,
+    "groups": '{"inputs.*": {"rate": 0.5, "frozen_epochs": 2, "decay": false}}',
+}  # fmt: skip
+"""All of a recipe: three seeds, each on both devices, of which some stop before the end."""
+
+
+@pytest.fixture(scope="module")
+def whole_recipe(tmp_path_factory, compiled_once):
+    config, folder = make_config(), tmp_path_factory.mktemp("whole_recipe")
+    config.train.update(RECIPE)
+    config.task.metric = "loss"
+    runs.run(config, str(folder))
+    return folder
+
+
+# An epoch is of 8 updates, in calls of 2.
+@pytest.mark.parametrize("calls", [[6, 11], slow([2, 3, 9]), slow([8]), slow([18])])
+@pytest.mark.slow
+def test_a_run_of_every_recipe_resumes_bit_for_bit(
+    config, whole_recipe, calls, tmp_path, monkeypatch
+):
+    config.train.update(RECIPE)
+    config.task.metric = "loss"
+    for number in calls:
+        run_until(number, config, tmp_path / "killed", monkeypatch)
+    runs.run(config, str(tmp_path / "killed"))
+    assert_same(tmp_path / "killed", whole_recipe)
+
+
+@pytest.mark.slow
+def test_a_run_of_every_recipe_stops_cuts_and_says_so(whole_recipe):
+    result = json.loads((whole_recipe / "result.json").read_text())
+    rows = [json.loads(line) for line in (whole_recipe / "metrics.jsonl").read_text().splitlines()]
+    assert result["model"]["evaluated"] == "best averaged"
+    rates = [row["seeds"]["learning_rate"] for row in rows]
+    stopped = [sum(rate is None for rate in of_epoch) for of_epoch in rates]
+    assert 0 == stopped[0] < stopped[-1] < 3
+    assert stopped == sorted(stopped)
+    assert len(set(rates[2])) == 2, "of some seeds it has been cut"
+    weights, best = (
+        (whole_recipe / name).read_bytes() for name in ("weights.npz", "best_weights.npz")
+    )
+    assert weights == best
+    for seed in result["seeds"]:
+        assert seed["validation_loss"] == seed["best_validation_loss"]
 
 
 @pytest.mark.slow
@@ -425,6 +477,7 @@ def test_a_full_disk_is_told_and_costs_nothing(config, whole, name, tmp_path, mo
     assert_same(folder, whole)
 
 
+@pytest.mark.slow
 def test_on_another_number_of_devices_it_resumes_and_says_that_bits_may_differ(
     config, whole, tmp_path, monkeypatch, capsys
 ):
@@ -439,9 +492,7 @@ def test_on_another_number_of_devices_it_resumes_and_says_that_bits_may_differ(
             np.testing.assert_allclose(found[path], expected[path], atol=1e-5, err_msg=path)
 
 
-@pytest.mark.parametrize(
-    "edited", ["train.learning_rate", pytest.param("model.cell", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("edited", [slow("train.learning_rate"), slow("model.cell")])
 def test_a_config_that_was_edited_in_the_folder_is_refused(edited, config, tmp_path, monkeypatch):
     cell = tmp_path / "mine.py"
     cell.write_text((ROOT / "seqmodels/cells/simple_rnn.py").read_text())
@@ -465,6 +516,7 @@ def tree(folder):
     return {path: path.read_bytes() for path in paths if path.name != "vocabulary.txt"}
 
 
+@pytest.mark.slow
 def test_the_best_weights_are_those_after_the_best_epoch(config, tmp_path):
     config.train.update(num_epochs=4, learning_rate=0.1)
     best = [seed["best_epoch"] for seed in runs.run(config, str(tmp_path / "all"))["seeds"]]
@@ -480,6 +532,7 @@ def test_the_best_weights_are_those_after_the_best_epoch(config, tmp_path):
                 np.testing.assert_array_equal(found[path][number], expected[path][number])
 
 
+@pytest.mark.slow
 def test_the_program_ends_with_the_documented_code_and_goes_on_without_its_config(tmp_path):
     arguments = [
         "--config=configs/lstm.py:tutorial", "--config.data.source=generated",

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from configs import base
 from train_lib import files
 from train_lib.errors import UserError
-from train_lib.records import metrics
+from train_lib.records import curves, metrics
 from train_lib.records.folder import RunFolder
 from train_lib.records.progress import _duration
 from train_lib.tasks.classes import Classes
@@ -120,3 +120,42 @@ def test_intervals_of_an_epoch_are_ones_that_can_be():
     assert row["ci95"]["train_loss"] is None
     assert "train loss 0.7000, " in metrics.describe(row, task)
     assert all(math.isfinite(row[name]) for name in ("train_loss", "validation_loss"))
+
+
+STOPPED = {
+    "epoch": 3, "step": 24, "items": {"train": 10, "validation": 8},
+    "seeds": {
+        "train_loss": [None, 0.6, None], "train_accuracy": [None, 0.5, None],
+        "validation_loss": [0.7, 0.6, 0.8], "validation_accuracy": [4 / 8, 7 / 8, 5 / 8],
+        "learning_rate": [None, 0.1, None],
+    },
+}  # fmt: skip
+
+
+def test_seeds_that_have_stopped_are_still_among_those_validated():
+    row = metrics.line(STOPPED, Classes(["a", "b"]))
+    assert row["train_loss"] == 0.6
+    assert row["ci95"]["train_accuracy"] is None, "one seed has no interval over seeds"
+    assert row["validation_loss"] == pytest.approx(0.7)
+    assert row["ci95"]["validation_accuracy"] is not None
+    assert row["seeds"] == STOPPED["seeds"]
+
+
+@pytest.mark.parametrize(("later", "panels"), [(0.1, 2), (0.05, 3)])
+def test_the_learning_rate_is_drawn_where_it_changes(later, panels, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(curves.pictures, "png", lambda figure: drawn.append(figure) or b"")
+    rows = [
+        {**STOPPED, "epoch": epoch, "seeds": STOPPED["seeds"] | {"learning_rate": rates}}
+        for epoch, rates in ((1, [0.1, 0.1, 0.1]), (2, [None, later, 0.1]))
+    ]
+    older = {"epoch": 0, "train_loss": 0.7, "validation_loss": 0.7, "ci95": None}
+    curves.draw(RunFolder(tmp_path), "title", [older, *rows], Classes(["a", "b"]))
+    all_axes = drawn[0].axes
+    assert len(all_axes) == panels
+    if panels == 3:
+        lines = [line.get_ydata().tolist() for line in all_axes[-1].lines]
+        assert lines[1] == [0.1, 0.05]
+        assert lines[0][0] == 0.1
+        assert math.isnan(lines[0][1])
+        assert lines[2] == [0.1, 0.1]

@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from train_lib import tasks
-from train_lib.analysis import statistics
 from train_lib.tasks.classes import Classes
-from train_lib.tasks.common import confusion, figures, threshold
+from train_lib.tasks.common import confusion, threshold
 
 LETTERS = "abcdefgh"
 
@@ -53,8 +52,8 @@ def test_two_classes_have_the_sums_of_a_logit_and_nothing_else():
     task, targets_N, outputs_NxC = drawn(0, 2, 9)
     assert targets_N.dtype == np.float32
     sums = task.sums(outputs_NxC, targets_N, np.ones(9, np.float32))
-    assert list(sums) == ["correct"]
-    assert sums["correct"] == np.sum((outputs_NxC[:, 0] > 0) == (targets_N > 0.5))
+    assert list(sums) == ["accuracy"]
+    assert sums["accuracy"] == np.sum((outputs_NxC[:, 0] > 0) == (targets_N > 0.5))
     sums = jax.make_jaxpr(task.sums)(outputs_NxC, targets_N, np.ones(9, np.float32))
     assert str(sums).count(" gt ") == 2  # One for the logit, one for the label.
 
@@ -105,15 +104,6 @@ def test_figures_of_probabilities_are_those_of_scikit_learn(seed, count, items):
         assert found["brier"] == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("items", [3, 40, 1_000])
-def test_the_calibration_error_is_that_of_the_statistics(items):
-    rng = np.random.default_rng(items)
-    probabilities_N = np.round(rng.uniform(size=items), 2)
-    came_N = rng.uniform(size=items) < probabilities_N
-    found = figures.calibration_error(probabilities_N, came_N)
-    assert found == pytest.approx(statistics.reliability(probabilities_N, came_N).ece)
-
-
 @pytest.mark.parametrize("metric", ["accuracy", "macro_f1"])
 @pytest.mark.parametrize("count", [2, 4])
 def test_metrics_of_sums_are_those_of_scikit_learn(metric, count):
@@ -156,6 +146,50 @@ def test_balanced_weights_are_those_of_scikit_learn_and_touch_training_alone(cou
 def test_weights_can_be_given(given_weights):
     task = tasks.make("classes", ["b", "a"], {}, {}, {"class_weights": given_weights})
     assert task.class_weights == [1, 2.5]
+
+
+@pytest.mark.parametrize("name", ["classes", "tags"])
+@pytest.mark.parametrize("count", [2, 4])
+def test_smoothed_labels_leave_every_class_a_share_in_training_alone(name, count):
+    rng = np.random.default_rng(0)
+    numbers_N = rng.integers(0, count, 20)
+    targets = ["abcd"[number] for number in numbers_N]
+    targets = [targets[:count] + list("abcd"[:count]), targets] if name == "tags" else targets
+    task = tasks.make(name, targets, {"label_smoothing": 0.2}, {"label_smoothing": 0.0}, {})
+    encoded_N = task.encode(targets)
+    outputs_NxC = rng.normal(size=(len(encoded_N), task.num_outputs)).astype(np.float32)
+    logits_NxC = outputs_NxC.astype(np.float64)
+    if task.num_outputs == 1:
+        logits_NxC = np.concatenate([0 * logits_NxC, logits_NxC], 1)
+    shares_NxC = np.full((len(encoded_N), count), 0.2 / count)
+    shares_NxC[np.arange(len(encoded_N)), encoded_N.astype(int)] += 0.8
+    log_NxC = logits_NxC - np.log(np.exp(logits_NxC).sum(1, keepdims=True))
+    expected_N = -(shares_NxC * log_NxC).sum(1)
+    np.testing.assert_allclose(task.training_loss(outputs_NxC, encoded_N), expected_N, rtol=1e-5)
+    plain = type(task)(task.classes)
+    assert not np.allclose(plain.training_loss(outputs_NxC, encoded_N), expected_N, rtol=1e-2)
+    np.testing.assert_array_equal(
+        task.loss(outputs_NxC, encoded_N), plain.training_loss(outputs_NxC, encoded_N)
+    )
+    weights = dict(zip(task.classes, range(1, count + 1), strict=True))
+    options = {"label_smoothing": 0.2, "class_weights": weights}
+    weighted = tasks.make(name, targets, {}, {}, options).training_loss(outputs_NxC, encoded_N)
+    np.testing.assert_allclose(weighted, expected_N * (encoded_N + 1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["labels", "numbers"])
+def test_what_has_no_classes_has_no_smoothing(name):
+    targets = [["a"], ["b"], ["a"], ["b"]] if name == "labels" else [1.0, 2.0]
+    with pytest.raises(ValueError, match=f"the task {name} has no option 'label_smoothing'"):
+        tasks.make(name, targets, {"label_smoothing": 0.1}, {"label_smoothing": 0.0}, {})
+
+
+def test_a_task_of_an_older_version_has_no_smoothing():
+    fields = Classes(["a", "b"]).to_json()
+    del fields["label_smoothing"]
+    outputs_NxC, targets_N = np.ones((2, 1), np.float32), np.float32([0, 1])
+    losses_N = Classes.from_json(fields).training_loss(outputs_NxC, targets_N)
+    np.testing.assert_array_equal(losses_N, Classes(["a", "b"]).loss(outputs_NxC, targets_N))
 
 
 def test_an_item_without_a_label_has_no_gradient():
@@ -308,13 +342,17 @@ BAD_OPTIONS = [
     ({"threshold": "validation"}, "threshold='validation' is for two classes"),
     ({"threshold": 1.5}, "threshold=1.5 must be a probability between 0 and 1"),
     ({"threshold": "half"}, "threshold='half' must be a probability"),
-    ({"names": ("x", "y")}, "must have a different name for each of the 3 classes 'a', 'b', 'c'"),
-    ({"names": "xyz"}, "must have a different name"),
-    ({"names": ("x", "x", "y")}, "must have a different name"),
+    ({"names": ("x", "y")}, "a list with a different name for each of the 3 classes 'a', 'b', 'c'"),
+    ({"names": {"a": "x", "b": "y", "c": "z"}}, "must be a list with a different name"),
+    ({"names": ("a", "c", "b")}, "are the classes themselves in another order"),
+    ({"names": "xyz"}, "must be a list with a different name"),
+    ({"names": ("x", "x", "y")}, "must be a list with a different name"),
     ({"classes": ("a", "b", "d")}, "The classes given are 'a', 'b', 'd', and those of the train"),
+    ({"label_smoothing": 1.0}, "label_smoothing=1.0 must be a number in [0, 1)"),
     ({"class_weights": "heavy"}, "class_weights='heavy' must be 'balanced', or the weight of each"),
     ({"class_weights": {"a": 1}}, "class_weights has weights of 'a', and the classes are 'a', 'b'"),
-    ({"class_weights": {"a": -1, "b": 1, "c": 1}}, "must be finite, not negative, and not all 0"),
+    ({"class_weights": {"a": -1, "b": 1, "c": 1}}, "must be from 0 to 1e6, and not all 0"),
+    ({"class_weights": {"a": 1e300, "b": 1, "c": 1}}, "must be from 0 to 1e6"),
 ]
 
 

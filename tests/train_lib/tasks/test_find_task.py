@@ -24,7 +24,7 @@ def guide_task(tmp_path):
 
 
 def test_tasks_are_found_by_name():
-    assert tasks.names() == ["classes", "labels", "numbers", "tags"]
+    assert tasks.names() == ["classes", "labels", "next_token", "numbers", "tags"]
     assert tasks.find("classes") is Classes
 
 
@@ -35,6 +35,7 @@ def test_the_guide_names_every_task_and_option():
             assert f"`{option}`" in row
 
 
+@pytest.mark.slow
 def test_the_guides_task_is_one_file_that_keeps_the_contract(tmp_path):
     path = guide_task(tmp_path)
     done = subprocess.run(
@@ -73,7 +74,10 @@ def test_a_file_without_a_task_is_refused(source, message, tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("clases", "unknown task 'clases'; choose one of classes, labels, numbers, tags"),
+        (
+            "clases",
+            "unknown task 'clases'; choose one of classes, labels, next_token, numbers",
+        ),
         ("base", "unknown task 'base'"),
         ("mine.py", "there is no file 'mine.py' to take a task from"),
     ],

@@ -18,7 +18,7 @@ def drawn(seed, classes, lengths):
     task, offsets = Tags(classes), np.cumsum([0, *lengths])
     targets_N = rng.integers(-1, len(classes), offsets[-1]).astype(np.int32)
     outputs_NxC = rng.normal(size=(offsets[-1], len(classes))).astype(np.float32)
-    kept = {name: np.asarray(array) for name, array in task.kept(outputs_NxC).items()}
+    kept = {name: np.asarray(array) for name, array in task.kept(outputs_NxC, targets_N).items()}
     return task, targets_N, offsets, outputs_NxC, kept
 
 

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from tests.train_lib import cases
-from tests.train_lib.cases import FEW, Case
+from tests.train_lib.cases import FEW, ONE, Case
 from train_lib.errors import Diverged
 from train_lib.training import batching, devices, fitting, optimizers
 from train_lib.training.batching import DeviceSplit
@@ -68,7 +68,7 @@ class Watch(Hook):
         self.told.append(("epoch", moment.step, moment.position.rows[-1]["epoch"]))
 
 
-@pytest.mark.parametrize("case", FEW)
+@pytest.mark.parametrize("case", ONE)
 def test_a_fit_is_a_loop_over_its_batches(case):
     """Of each epoch and seed in an order of their own; the best is that of its own epoch."""
     fitted, program = train(case), program_of(case)
@@ -142,6 +142,7 @@ def test_what_is_over_is_only_evaluated():
     np.testing.assert_array_equal(again.validation.kept["outputs"], done.validation.kept["outputs"])
 
 
+@pytest.mark.slow
 def test_any_optimizer_of_optax_trains():
     losses = [
         row["seeds"]["train_loss"]

@@ -11,9 +11,10 @@ import pytest
 from flax import nnx
 from jax.sharding import AxisType
 
+from tests.marks import slow
 from tests.train_lib import cases
-from tests.train_lib.cases import CASES, FEW, Case
-from train_lib import run
+from tests.train_lib.cases import CASES, FEW, ONE, Case
+from train_lib import building
 from train_lib.data.dataset import Split
 from train_lib.data.inputs import Text
 from train_lib.data.vocabulary import Vocabulary
@@ -99,8 +100,8 @@ def of_config(name="stacked", treatment="exact", seeds=(0,), model=(), **changes
     config = importlib.import_module(f"configs.{name}").get_config(treatment)
     config.data.max_features = 30
     config.model.update(dict(model))
-    models = run.build_models(config, TEXT, TASK, seeds)
-    return Trainer(models, treatment=run.treatment_of(config), seeds=seeds, **changes)
+    models = building.build_models(config, TEXT, TASK, seeds)
+    return Trainer(models, treatment=building.treatment_of(config), seeds=seeds, **changes)
 
 
 EXAMPLES = 3 * BATCH_SIZE
@@ -142,8 +143,8 @@ def assert_same_training(case, *trainers):
         assert_close(trainers[0].leaves(), trainer.leaves())
 
 
-@pytest.mark.parametrize("name", ["lstm", "bilstm", "stacked"])
-@pytest.mark.parametrize("treatment", ["exact", "tutorial"])
+@pytest.mark.parametrize("name", ["lstm", slow("bilstm"), "stacked"])
+@pytest.mark.parametrize("treatment", ["exact", slow("tutorial")])
 def test_every_parameter_moves_in_one_step(name, treatment):
     trainer = of_config(name, treatment)
     before = trainer.leaves()
@@ -154,7 +155,7 @@ def test_every_parameter_moves_in_one_step(name, treatment):
     assert trainer.state.step.tolist() == [1]
 
 
-@pytest.mark.parametrize("name", ["lstm", "bilstm", "stacked"])
+@pytest.mark.parametrize("name", [slow("lstm"), slow("bilstm"), "stacked"])
 def test_a_small_batch_is_learned_by_heart(name):
     trainer, batch = of_config(name, learning_rate=0.02), make_split()
     assert trainer.evaluate(batch).metrics["loss"] > 0.6
@@ -165,7 +166,7 @@ def test_a_small_batch_is_learned_by_heart(name):
     assert result["loss"] < 0.05
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ONE)
 def test_devices_blocks_and_widths_do_not_matter(case):
     """Nor does the padding, of which there is more in the one than in the other."""
     spread = {"num_devices": 1, "max_rows": 2, "widths": (5, WIDTH)}
@@ -183,7 +184,7 @@ def test_each_of_devices_blocks_and_widths_does_not_matter(case, spread):
     assert_same_training(case, of_case(case), of_case(case, **spread))
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", FEW)
 def test_padding_company_and_order_do_not_matter_to_an_answer(case):
     split, trainer = cases.split_of(case, EXAMPLES), of_case(case)
     expected = trainer.evaluate(split)
@@ -202,7 +203,7 @@ def test_padding_company_and_order_do_not_matter_to_an_answer(case):
     assert_same_kept(alone, {name: of[:, one] for name, of in expected.kept.items()})
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ONE)
 def test_a_step_is_that_of_a_loop_over_examples_without_padding(case):
     """Empty rows count for nothing, nor do items without a label; dropout is each example's own."""
     task, trainer, split = cases.task_of(case), of_case(case), cases.split_of(case, EXAMPLES)
@@ -235,7 +236,7 @@ def test_a_step_is_that_of_a_loop_over_examples_without_padding(case):
     assert_close([leaf[0] for leaf in trainer.leaves()], expected, 1e-6)
 
 
-@pytest.mark.parametrize("case", FEW)
+@pytest.mark.parametrize("case", ONE)
 def test_many_steps_in_one_call_are_the_same_bits_as_one_a_call(case, monkeypatch):
     # These are two programs, in which the emitters that tests compile with round differently.
     options = {"xla_cpu_use_fusion_emitters": True}
@@ -323,13 +324,14 @@ DROPS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_what_is_dropped_does_not_depend_on_devices_and_blocks():
     model = DROPS | {"unknown_token": 2}
     make = functools.partial(of_case, Case("two", "tokens"), model=model)
     assert_same_training(Case("two", "tokens"), make(num_devices=1), make(max_rows=1))
 
 
-@pytest.mark.parametrize("name", DROPS)
+@pytest.mark.parametrize("name", [slow(name) if name != "weight_drop" else name for name in DROPS])
 def test_drops_differ_from_step_to_step_and_seed_to_seed_and_not_in_evaluation(name):
     trainer, again, other, plain = (
         of_config("lstm", learning_rate=1e-12, seeds=(seed,), model={name: rate})
@@ -371,10 +373,10 @@ def test_gradients_longer_than_the_clip_norm_are_shortened_to_it_and_others_left
     short = {"a": np.float32([0.1, -0.2]), "b": np.float32([0.2])}  # Of norm 0.3.
     shortened = jax.tree.map(lambda part: part / 5, long)
     plain = optimizers.adam(1e-3, 1e-7)
-    clipped = updates_of(optimizers.adam(1e-3, 1e-7, clip_norm=1.0), [long, short])
+    clipped = updates_of(optimizers.make("adam", 1e-3, clip_norm=1.0), [long, short])
     np.testing.assert_allclose(clipped, updates_of(plain, [shortened, short]), rtol=1e-5)
     assert not np.allclose(clipped, updates_of(plain, [long, short]), rtol=1e-2)
-    not_clipped = updates_of(optimizers.adam(1e-3, 1e-7, clip_norm=0.0), [long, short])
+    not_clipped = updates_of(optimizers.make("adam", 1e-3, clip_norm=0.0), [long, short])
     np.testing.assert_array_equal(not_clipped, updates_of(plain, [long, short]))
 
 

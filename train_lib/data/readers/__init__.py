@@ -6,12 +6,13 @@ from train_lib.data.readers.arrays import Arrays
 from train_lib.data.readers.base import SPLIT_NAMES, Files, split_of
 from train_lib.data.readers.conll import Conll
 from train_lib.data.readers.prepared import PREFIX, Prepared
+from train_lib.data.readers.running import RunningText
 from train_lib.data.readers.series import Series
 from train_lib.data.readers.tables import Tables
 from train_lib.data.readers.texts import Texts
 from train_lib.errors import UserError
 
-READERS: tuple[type[Files], ...] = (Tables, Conll, Series, Arrays)
+READERS: tuple[type[Files], ...] = (Tables, Conll, Series, Arrays, RunningText)
 """Of files; a new format is one more here."""
 
 SUFFIXES = tuple(suffix for reader in READERS for suffix in reader.suffixes)

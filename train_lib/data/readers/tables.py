@@ -112,9 +112,10 @@ class Tables(Files):
             guessed.append(f"targets from column {name!r}")
         for field, found in (("text_column", text), ("target_column", targets or not labelled)):
             if not found:
+                names = TEXT_NAMES if field == "text_column" else TARGET_NAMES
                 raise UserError(
                     f"{path}: name the column with config.data.{field}; those there are: "
-                    f"{', '.join(columns)}."
+                    f"{', '.join(columns)}. Or call it one of {', '.join(names)}."
                 )
         if guessed:
             print(f"note: {self.path}: {', '.join(guessed)}", file=sys.stderr)

@@ -2,8 +2,6 @@
 
 import functools
 import json
-import sys
-import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -15,7 +13,7 @@ import numpy as np
 from seqmodels import checking
 from train_lib.tasks.base import Kept, Task
 
-_EXAMPLES, _CLOSE = 24, 1e-4
+_EXAMPLES, _MOST_TARGETS, _CLOSE = 24, 240, 1e-4
 
 # Most of the time goes into compiling.
 _jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -44,7 +42,8 @@ class Case(NamedTuple):
         return np.asarray(self.task.zero_unlabelled(self.targets_N))
 
     def kept(self, outputs_NxC: np.ndarray | None = None) -> Kept:
-        kept = self.task.kept(self.outputs_NxC if outputs_NxC is None else outputs_NxC)
+        outputs_NxC = self.outputs_NxC if outputs_NxC is None else outputs_NxC
+        kept = self.task.kept(outputs_NxC, self.zeroed_N)
         return {name: np.asarray(array) for name, array in kept.items()}
 
     def sums(self, items: Any = slice(None)) -> dict[str, np.ndarray]:
@@ -155,8 +154,9 @@ def compiled_functions_agree(case: Case) -> None:
     task, targets_N = case.task, jnp.asarray(case.targets_N)
 
     def everything(outputs_NxC):
-        losses_N = task.training_loss(outputs_NxC, task.zero_unlabelled(targets_N))
-        return task.all_sums(outputs_NxC, targets_N), task.kept(outputs_NxC), losses_N
+        zeroed_N = task.zero_unlabelled(targets_N)
+        losses_N = task.training_loss(outputs_NxC, zeroed_N)
+        return task.all_sums(outputs_NxC, targets_N), task.kept(outputs_NxC, zeroed_N), losses_N
 
     expected = everything(jnp.asarray(case.outputs_NxC))
     outputs_2xNxC = jnp.stack([case.outputs_NxC, case.outputs_NxC / 2])
@@ -195,7 +195,7 @@ def answers_are_written(case: Case) -> None:
     if not any(name.startswith("answer") for name in alone):
         raise CheckFailed(f"columns has no answer; it has {', '.join(alone)}")
     targets = [name for name in columns if name.startswith("target")]
-    if not targets or any(name.startswith("target") for name in alone):
+    if not (targets or task.predicts_inputs) or any(name.startswith("target") for name in alone):
         raise CheckFailed("columns must have a target where targets are given, and only there")
     for name, values in columns.items():
         if len(values) != examples:
@@ -203,7 +203,7 @@ def answers_are_written(case: Case) -> None:
         for one in values:
             if not isinstance(one, str | int | float | None):
                 raise CheckFailed(f"the column {name} has {_describe(one)}, {one!r}")
-    if columns[targets[0]][-1] is not None or columns[targets[0]][0] is None:
+    if targets and (columns[targets[0]][-1] is not None or columns[targets[0]][0] is None):
         raise CheckFailed("a target must be None where there is no label, and only there")
     lines = task.answer(kept, case.offsets)
     if len(lines) != examples or not all(isinstance(line, str) for line in lines):
@@ -321,21 +321,24 @@ def check(case: Case) -> Iterator[tuple[str, str]]:
         CHECKS,
         case,
         lambda error: (
-            str(error) if isinstance(error, CheckFailed) else raised(type(case.task), error)
+            str(error)
+            if isinstance(error, CheckFailed)
+            else checking.raised(type(case.task), error)
         ),
     )
 
 
-def raised(task_class: type[Task], error: Exception) -> str:
-    """What an error says, and the line of the task where it came up."""
-    module = getattr(sys.modules.get(task_class.__module__), "__file__", None)
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if frame.filename == module]
-    where = f" ({module}, line {lines[-1]})" if lines else ""
-    text = str(error).partition("\n")[0]
-    if isinstance(error, NotImplementedError):
-        text = f"{frames[-1].name} is not defined"
-    return f"{type(error).__name__}: {text}{where}"
+def check_whole(task: Task, training_targets: Sequence[Any]) -> None:
+    """Puts a task through all checks, on some of its training targets.
+
+    Raises:
+        CheckFailed: it fails in some; the message has them all.
+        BadTarget: the task refuses one of the targets.
+    """
+    case = make(task, training_targets[:_MOST_TARGETS])
+    failures = [f"{words}: {failure}" for words, failure in check(case) if failure]
+    if failures:
+        raise CheckFailed("\n  ".join(["the task fails its checks:", *failures]))
 
 
 def _describe(value: Any) -> str:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from train_lib.tasks.base import Array, share
+from train_lib.tasks.base import Array
 
 
 def weighted(targets_N: Array, answers_N: Array, weights_N: Array, num_classes: int) -> jax.Array:
@@ -28,22 +28,18 @@ def sums(
     *,
     whole: bool,
 ) -> dict[str, jax.Array]:
-    """What `metrics` needs: how many answers are right, and the whole matrix if asked. Device."""
-    found = {"correct": jnp.sum(is_right_N * weights_N)}
+    """How many answers are right and, if asked, the whole matrix. Device."""
+    found = {"accuracy": jnp.sum(is_right_N * weights_N)}
     if whole:
         found["confusion"] = weighted(targets_N, answers_N, weights_N, num_classes)
     return found
 
 
-def metrics(sums: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Loss, accuracy and, where there is the whole matrix, macro F1."""
-    found = {
-        "loss": share(sums["loss"], sums["weight"]),
-        "accuracy": share(sums["correct"], sums["weight"]),
-    }
-    if "confusion" in sums:
-        found["macro_f1"] = macro(f1_of_classes(sums["confusion"]))
-    return found
+def macro_f1(sums: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """The mean F1 over classes, under its name, where there is the whole matrix."""
+    if "confusion" not in sums:
+        return {}
+    return {"macro_f1": macro(f1_of_classes(sums["confusion"]))}
 
 
 def counted(targets_N: np.ndarray, answers_N: np.ndarray, num_classes: int) -> np.ndarray:

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from scipy.special import expit, log_expit, log_softmax, softmax
 
+from train_lib.analysis.statistics import reliability
 from train_lib.tasks.common import confusion
 
 MOST_CLASSES = 50
 """With more, the whole confusion matrix is left out of the figures."""
 
 _MOST_CONFUSED = 30
-_BINS = 15
 
 
 def number(value: Any) -> float | None:
@@ -114,7 +114,7 @@ def of_probabilities(
             **ranking(is_second_N, logits_N),
             "log_loss": number(-log_expit(np.where(is_second_N, logits_N, -logits_N)).mean()),
             "brier": number(np.mean((probabilities_N - is_second_N) ** 2)),
-            "ece": calibration_error(probabilities_N, is_second_N),
+            "ece": number(reliability(probabilities_N, is_second_N).ece),
         }
     probabilities_NxC = softmax(outputs_NxC, -1)
     is_target_NxC = targets_N[:, None] == np.arange(len(names))
@@ -130,7 +130,7 @@ def of_probabilities(
         "ranking_per_class": dict(zip(names, rankings, strict=True)),
         "log_loss": number(-log_softmax(outputs_NxC, -1)[is_target_NxC].mean()),
         "brier": number(((probabilities_NxC - is_target_NxC) ** 2).sum(1).mean()),
-        "ece": calibration_error(probabilities_NxC.max(1), answers_N == targets_N),
+        "ece": number(reliability(probabilities_NxC.max(1), answers_N == targets_N).ece),
     }
 
 
@@ -185,19 +185,6 @@ def mean(values: Sequence[float | None]) -> float | None:
     """Of those that are defined."""
     defined = [value for value in values if value is not None]
     return sum(defined) / len(defined) if defined else None
-
-
-def calibration_error(probabilities_N: np.ndarray, came_N: np.ndarray) -> float | None:
-    """The expected calibration error: how far probabilities are from shares that came, on average.
-
-    Over 15 bins of nearly equal counts; equal probabilities share one. With bins of equal counts
-    it depends less on their number than with bins of equal width (Nixon et al., "Measuring
-    Calibration in Deep Learning", CVPR Workshops, 2019).
-    """
-    levels = np.arange(1, _BINS) / _BINS
-    edges = np.unique(np.quantile(probabilities_N, levels, method="inverted_cdf"))
-    gaps_B = np.bincount(np.searchsorted(edges, probabilities_N), probabilities_N - came_N)
-    return number(np.abs(gaps_B).sum() / len(probabilities_N))
 
 
 def of_numbers(targets_N: np.ndarray, answers_N: np.ndarray) -> dict[str, float | None]:

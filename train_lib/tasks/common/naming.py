@@ -33,7 +33,12 @@ def name_of(target: Any, number: int) -> str:
         if not math.isfinite(target):
             raise BadTarget(number, f"is {target}, which is no class")
         return str(int(target)) if target.is_integer() else repr(target)
-    raise BadTarget(number, f"is {shown(target)}, where one class should be, a text or a number")
+    several = ""
+    if isinstance(target, list | tuple):
+        several = "; for several labels choose the task labels, for one at every step the task tags"
+    raise BadTarget(
+        number, f"is {shown(target)}, where one class should be, a text or a number{several}"
+    )
 
 
 def ordered(names: Iterable[str]) -> list[str]:
@@ -80,10 +85,16 @@ def shown_names(
     """
     if not names:
         return list(classes)
-    if isinstance(names, str) or len(names) != len(classes) or len(set(names)) != len(names):
+    is_list = isinstance(names, list | tuple)
+    if not is_list or len(names) != len(classes) or len(set(names)) != len(names):
         raise ValueError(
-            f"names={names!r} must have a different name for each of the {len(classes)} {what} "
-            f"{listed(classes)}"
+            f"names={names!r} must be a list with a different name for each of the "
+            f"{len(classes)} {what} {listed(classes)}, in this order"
+        )
+    if set(map(str, names)) == set(classes) and list(map(str, names)) != list(classes):
+        raise ValueError(
+            f"names={names!r} are the {what} themselves in another order, so that each would be "
+            f"called another one; names are in the order {listed(classes)}"
         )
     return [str(name) for name in names]
 
@@ -141,8 +152,8 @@ def weights(
             f"class_weights has weights of {listed(list(by_name))}, and the classes are "
             f"{listed(classes)}; there must be one weight for each"
         )
-    if not all(0 <= weight < math.inf for weight in by_name.values()) or not any(by_name.values()):
-        raise ValueError(f"class_weights={given!r} must be finite, not negative, and not all 0")
+    if not all(0 <= weight <= 1e6 for weight in by_name.values()) or not any(by_name.values()):
+        raise ValueError(f"class_weights={given!r} must be from 0 to 1e6, and not all 0")
     return [by_name[name] for name in classes]
 
 

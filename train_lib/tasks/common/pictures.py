@@ -5,19 +5,13 @@ from typing import Any
 
 import numpy as np
 
+from train_lib.analysis.pictures import new_figure
+
 MOST_CLASSES = 30
 """Of which a confusion matrix can be read; with more, it has those that are confused most."""
 
 _MOST_NUMBERS = 12  # Classes up to which counts stand in the cells.
 _MOST_POINTS = 5_000
-
-
-def new_figure(width: float, height: float) -> Any:
-    """A Matplotlib figure of so many inches, in which a dollar sign begins no mathematics."""
-    import matplotlib.figure  # Slow to import.
-
-    matplotlib.rcParams["text.parse_math"] = False
-    return matplotlib.figure.Figure(figsize=(width, height), layout="constrained")
 
 
 def confusion(counts_CxC: np.ndarray, names: Sequence[str]) -> Any:

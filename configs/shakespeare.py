@@ -1,0 +1,31 @@
+"""Characters of Shakespeare's plays, one after the other: a language model.
+
+python main.py --config=configs/shakespeare.py --config.data.source=input.txt
+
+The source is tiny Shakespeare's text (1,115,394 characters): the last tenth is tested on, in one
+piece, and the twentieth before it is validated on.
+"""
+
+from configs import base
+
+
+def get_config():
+    config = base.get_config("shakespeare", "exact")
+    config.model.embedding_size = 64
+    config.model.hidden_sizes = (384,)
+    config.model.dropout_rates = (0.1,)
+    config.model.output_dropout = 0.3
+    config.data.text_rules = "characters"
+    config.task.name = "next_token"
+    config.train.stream_steps = 64
+    config.train.batch_size = 64
+    config.train.num_epochs = 12
+    config.train.optimizer = "adamw"
+    config.train.optimizer_options = "b2=0.99"
+    config.train.weight_decay = 0.01
+    config.train.learning_rate = 4e-3
+    config.train.schedule = "cosine"
+    config.train.warmup = 0.05
+    config.train.ema_decay = 0.998
+    config.train.clip_norm = 1.0
+    return config

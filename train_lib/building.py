@@ -1,0 +1,207 @@
+"""What a config asks for, as objects: data, task, models, recipe, optimiser."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import optax
+from flax import nnx
+from ml_collections import ConfigDict
+
+from seqmodels import SequenceModel, checking, factory, loading
+from train_lib import settings, tasks
+from train_lib.data import finding
+from train_lib.data import loading as data_loading
+from train_lib.data.dataset import Dataset
+from train_lib.data.inputs import Inputs, Tokens, Vectors
+from train_lib.data.vocabulary import END, UNKNOWN
+from train_lib.errors import UserError
+from train_lib.tasks.base import Task
+from train_lib.tasks.common import checks
+from train_lib.training import groups, optimizers
+from train_lib.training.batching import Treatment
+from train_lib.training.recipe import Recipe
+from train_lib.training.schedules import Schedule
+
+
+def load_data(config: ConfigDict, *, joined: bool = False) -> tuple[Dataset, Task]:
+    """The data set that a config asks for, and the task that its targets make.
+
+    Args:
+        config: of which the data and the task are read.
+        joined: whether the validation examples are among the training examples, and nowhere else.
+
+    Raises:
+        UserError: they cannot be had, or do not go together; the message says what to do.
+    """
+    options = _options(config.data.source_options, "source")
+    task_class = _task_class(config)
+    if task_class.predicts_inputs and "labelled" in finding.fields_of(config.data.source):
+        options["labelled"] = False
+    source = finding.find(config.data.source, config.data.to_dict(), options)
+    given = {name: config.data[name] for name in data_loading.DataSettings._fields}
+    if config.train.stream_steps and not task_class.predicts_inputs:
+        raise UserError(
+            f"config.train.stream_steps = {config.train.stream_steps} is for a task that predicts "
+            f"the next token, and config.task.name is {config.task.name}; set it to 0."
+        )
+    data = data_loading.load(
+        source,
+        data_loading.DataSettings(**given),
+        joined=joined,
+        labelled=not task_class.predicts_inputs,
+    )
+    tokens = None
+    if task_class.predicts_inputs:
+        tokens = _tokens(data.inputs)
+        data = data.map(lambda split: split.with_next_tokens(end_of_text(config)))
+        if config.train.stream_steps:
+            data = data.map(lambda split: split.in_blocks(config.train.stream_steps))
+    fields = {name: config.task[name] for name in config.task if name not in ("name", "options")}
+    defaults = {name: settings.DEFAULTS[f"task.{name}"] for name in fields}
+    try:
+        options = _options(config.task.options, "task")
+        if data.target_names and "names" in tasks.option_names(tasks.find(config.task.name)):
+            options = {"names": list(data.target_names)} | options
+        task = tasks.make(config.task.name, data.train.targets, fields, defaults, options, tokens)
+        if config.task.name.endswith(".py"):
+            checks.check_whole(task, data.train.targets)
+    except tasks.BadTarget as error:
+        raise data.train.refused(error) from error
+    except (ValueError, checks.CheckFailed) as error:
+        raise UserError(f"config.task cannot be used: {error}.") from error
+    except Exception as error:  # A task may be a researcher's code: whatever it raises.
+        raise UserError(
+            f"config.task cannot be used: {checking.raised(task_class, error)}."
+        ) from error
+    if task.per_step and not tokens:
+        check_nothing_is_cut(data)
+    return data if tokens else data.encoded(task), task
+
+
+def check_nothing_is_cut(data: Dataset) -> None:
+    """Refuses sequences that lose steps, each of which has a target."""
+    for split in data.splits:
+        if split.cut is not None:
+            raise UserError(
+                f"{split.where(int(split.cut.argmax()))} would lose its first "
+                f"{split.cut.max():,} steps, and each step has a target; set "
+                "config.data.max_length_tokens to 0 and config.data.mask_padding to True."
+            )
+
+
+def end_of_text(config: ConfigDict) -> int | None:
+    """What comes after a text that is a sequence of its own; None: it is a part of a stream."""
+    return None if config.train.stream_steps else END
+
+
+def _task_class(config: ConfigDict) -> type[Task]:
+    try:
+        return tasks.find(config.task.name)
+    except ValueError as error:
+        raise UserError(f"config.task cannot be used: {error}.") from error
+
+
+def _tokens(inputs: Inputs) -> list[tuple[str, int | None]]:
+    """What is predicted where the next input is."""
+    if isinstance(inputs, Vectors):
+        raise UserError(
+            "config.task predicts the next token, and the inputs are vectors; it needs texts or "
+            "token numbers."
+        )
+    return inputs.tokens
+
+
+def _options(text: str, what: str) -> dict[str, Any]:
+    """Keyword arguments that a field of the config holds as text."""
+    try:
+        return loading.parse_options(text, what)
+    except ValueError as error:
+        raise UserError(f"{error}.") from error
+
+
+def treatment_of(config: ConfigDict) -> Treatment:
+    """How sequences of different lengths share a batch."""
+    return Treatment(
+        config.data.mask_padding, config.data.padding_side, config.train.stream_steps > 0
+    )
+
+
+def build_recipe(config: ConfigDict, examples: int) -> Recipe:
+    """The recipe that a config asks for, for so many training examples.
+
+    Raises:
+        UserError: the run is too short for it.
+    """
+    train = config.train
+    updates = train.num_epochs * -(-examples // (train.batch_size * train.accumulate_batches))
+    try:
+        schedule = Schedule.of(
+            train.schedule, train.learning_rate, updates, train.warmup, train.final_share
+        )
+    except ValueError as error:
+        raise UserError(f"config.train.warmup cannot be used: {error}.") from error
+    names = set(Recipe._fields) - {"schedule"}
+    return Recipe(schedule, **{name: train[name] for name in names})
+
+
+def build_optimizer(
+    config: ConfigDict, recipe: Recipe, params: nnx.State
+) -> optax.GradientTransformation:
+    """The optimiser that a config asks for, with the learning rates of a recipe.
+
+    Raises:
+        UserError: a group of parameters has none of these.
+    """
+    train, schedule = config.train, recipe.schedule
+    assert schedule is not None
+    own = groups.parse(train.groups)
+    try:
+        groups.labels(own, params)
+    except ValueError as error:
+        raise UserError(f"config.train.groups cannot be used: {error}.") from error
+    return optimizers.make(
+        train.optimizer,
+        train.learning_rate if schedule.is_constant else schedule,
+        _options(train.optimizer_options, "optimizer"),
+        adam_epsilon=train.adam_epsilon,
+        weight_decay=train.weight_decay,
+        clip_norm=train.clip_norm,
+        groups=own,
+        updates_an_epoch=schedule.num_updates // train.num_epochs,
+    )
+
+
+def seeds_asked(config: ConfigDict) -> Sequence[int]:
+    """The seeds that a config asks for: the first, and those that follow it."""
+    return range(config.train.seed, config.train.seed + config.train.seeds)
+
+
+def build_models(
+    config: ConfigDict, inputs: Inputs, task: Task, seeds: Sequence[int]
+) -> list[SequenceModel]:
+    """The models that a config describes, one for each seed, freshly initialised.
+
+    Raises:
+        UserError: its parts do not fit together, or not this machine.
+    """
+    model = config.model.to_dict()
+    sizes: dict[str, Any]
+    if isinstance(inputs, Vectors):
+        sizes = {"input_size": inputs.size}
+    elif isinstance(inputs, Tokens):
+        if model["word_dropout"]:
+            raise UserError(
+                f"config.model.word_dropout = {model['word_dropout']} reads words as unknown ones, "
+                "which token numbers do not have; set it to 0."
+            )
+        sizes = {"vocabulary_size": inputs.size}
+    else:
+        size = task.num_outputs if task.predicts_inputs else config.data.max_features
+        sizes = {"vocabulary_size": size, "unknown_token": UNKNOWN}
+    try:
+        model["cell_options"] = _options(model["cell_options"], "cell")
+        return factory.build_all(
+            **sizes, num_outputs=task.num_outputs, per_step=task.per_step, seeds=seeds, **model
+        )
+    except ValueError as error:
+        raise UserError(f"config.model cannot be built: {error}.") from error
