@@ -74,18 +74,18 @@ def load_data(config: ConfigDict, *, joined: bool = False) -> tuple[Dataset, Tas
             f"config.task cannot be used: {checking.raised(task_class, error)}."
         ) from error
     if task.per_step and not tokens:
-        check_nothing_is_cut(data)
+        _check_nothing_is_cut(data)
     return data if tokens else data.encoded(task), task
 
 
-def check_nothing_is_cut(data: Dataset) -> None:
+def _check_nothing_is_cut(data: Dataset) -> None:
     """Refuses sequences that lose steps, each of which has a target."""
     for split in data.splits:
         if split.cut is not None:
             raise UserError(
                 f"{split.where(int(split.cut.argmax()))} would lose its first "
-                f"{split.cut.max():,} steps, and each step has a target; set "
-                "config.data.max_length_tokens to 0 and config.data.mask_padding to True."
+                f"{split.cut.max():,} steps, and each step has a target; "
+                "config.data.max_length_tokens must be 0."
             )
 
 

@@ -116,11 +116,6 @@ class Restored:
         split = split.last_steps(self.config.data.max_length_tokens)
         if self.task.per_step and not self.config.data.mask_padding:
             split = split.last_steps(self._longest)  # No row is longer, and each step is an item.
-            if split.cut is not None:
-                raise UserError(
-                    f"{where(int(split.cut.argmax()))} is longer than the {self._longest:,} steps "
-                    f"that {self.folder.path} reads, and each step has an answer; divide it."
-                )
         return split
 
     def read(self, path: str, *, labelled: bool) -> tuple[Split, Source, str]:

@@ -83,7 +83,6 @@ def _run(
     widths = batching.row_widths(data.train, [data.validation, data.test], program.treatment)
     if task.per_step:  # No row is longer, and each step is an item.
         data = data.map(lambda split: split.last_steps(widths[-1]))
-        building.check_nothing_is_cut(data)
     with Keeper(config, folder, data, program, stopwatch) as keeper:
         begin = keeper.resume(fitting.start(program, seeds))
         try:

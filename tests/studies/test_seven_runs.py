@@ -24,7 +24,7 @@ GUIDE = (ROOT / "docs" / "tasks.md").read_text()
 SHAKESPEARE = ROOT.parent / "shared" / "data" / "tinyshakespeare" / "input.txt"
 IMDB = pathlib.Path(os.environ.get("TFDS_DATA_DIR", "")) / "imdb_reviews" / "plain_text" / "1.0.0"
 SMALL = [
-    "--config.train.num_epochs=2",
+    "--config.train.num_epochs=1",
     "--config.train.seeds=2",
     "--config.data.train_examples=200",
 ]

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import pathlib
 import shutil
 import subprocess
@@ -31,7 +30,6 @@ STACKED = [
     "--config=configs/stacked.py", *SMALL, "--config.model.hidden_sizes=(16,)",
     "--config.model.dropout_rates=(0.3,)",
 ]  # fmt: skip
-IMDB = pathlib.Path(os.environ.get("TFDS_DATA_DIR", "")) / "imdb_reviews" / "plain_text" / "1.0.0"
 
 
 def python(*arguments, stdin=b""):
@@ -279,20 +277,6 @@ def test_a_wrong_command_is_told_and_leaves_nothing_behind(arguments, words, tmp
         arguments = [*arguments, f"--workdir={tmp_path / 'run'}"]
     assert_refused(python("main.py", *arguments), *words)
     assert not (tmp_path / "run" / "result.json").exists()
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not IMDB.exists(), reason="no prepared IMDB in $TFDS_DATA_DIR")
-def test_one_epoch_on_imdb(tmp_path):
-    _, result = run(
-        tmp_path, "--config=configs/lstm.py", "--config.data.source=imdb",
-        "--config.train.num_epochs=1", "--config.data.train_examples=4000",
-        "--config.data.validation_examples=1000", "--config.data.test_examples=1000",
-        "--config.train.batch_size=64", "--config.train.learning_rate=0.01",
-        "--config.model.pooling=mean",
-    )  # fmt: skip
-    assert result["dataset"]["name"] == "imdb_reviews"
-    assert result["test_accuracy"]["mean"] > 0.7
 
 
 @pytest.mark.slow

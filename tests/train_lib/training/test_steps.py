@@ -13,7 +13,7 @@ from jax.sharding import AxisType
 
 from tests.marks import slow
 from tests.train_lib import cases
-from tests.train_lib.cases import CASES, FEW, ONE, Case
+from tests.train_lib.cases import FEW, ONE, Case
 from train_lib import building
 from train_lib.data.dataset import Split
 from train_lib.data.inputs import Text
@@ -173,17 +173,6 @@ def test_devices_blocks_and_widths_do_not_matter(case):
     assert_same_training(case, of_case(case), of_case(case, **spread))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize(
-    "spread",
-    [{"num_devices": 1}, {"max_rows": 1}, {"max_rows": 2, "widths": (3, 8, WIDTH)}],
-    ids=["devices", "blocks", "widths"],
-)
-def test_each_of_devices_blocks_and_widths_does_not_matter(case, spread):
-    assert_same_training(case, of_case(case), of_case(case, **spread))
-
-
 @pytest.mark.parametrize("case", FEW)
 def test_padding_company_and_order_do_not_matter_to_an_answer(case):
     split, trainer = cases.split_of(case, EXAMPLES), of_case(case)
@@ -268,7 +257,7 @@ SEEDS = range(4)
 TUTORIAL = batching.Treatment(mask_padding=False, padding_side="pre")
 
 
-@pytest.fixture(scope="module", params=[*FEW, pytest.param(None, marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=[*ONE, pytest.param(None, marks=pytest.mark.slow)])
 def alone(request):
     """What each of four seeds, whose batches are long when others' are short, becomes alone.
 
