@@ -157,6 +157,7 @@ def test_recurrent_dropout_hides_the_same_units_at_all_times():
 
 
 @pytest.mark.parametrize("name", ["lstm", "slstm", "gru", "min_gru", "indrnn", "sru", "mlstm"])
+@pytest.mark.slow
 def test_zoneout_keeps_elements_of_the_carry_and_evaluation_takes_the_average(name):
     cell, rates = make(name), Rates(zoneout=0.25)
     many = 4096

@@ -278,6 +278,7 @@ def test_padding_and_company_do_not_matter_with_everything_switched_on(direction
     ("engine", "cell", "weight_drop"),
     [slow("scan", "gru", 0.3), slow("fused", "lstm", 0.3), ("parallel", "min_gru", 0.0)],
 )
+@pytest.mark.slow
 def test_engines_agree_with_everything_switched_on(engine, cell, weight_drop):
     tokens_BxT = np.random.default_rng(0).integers(0, VOCABULARY, (3, 6))
     results = [
@@ -420,6 +421,7 @@ def test_a_bad_argument_is_refused_with_the_choices(change, words):
         {"cell": "gru", "hidden_sizes": (3, 3), "dropout_rates": (0.3, 0.2), "residual": True},
     ],
 )
+@pytest.mark.slow
 def test_tokens_that_all_rows_share_at_the_start_are_read_once(changes):
     model = build(direction="forward", **changes)
     rng = np.random.default_rng(0)
@@ -461,6 +463,7 @@ def test_tokens_that_all_rows_share_at_the_start_are_read_once(changes):
         },
     ],
 )  # fmt: skip
+@pytest.mark.slow
 def test_where_it_cannot_be_they_are_read_in_every_row(changes):
     model = build(**changes)
     tokens_BxT = np.random.default_rng(0).integers(0, VOCABULARY, (4, 9))

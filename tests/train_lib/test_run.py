@@ -118,6 +118,7 @@ def test_predictions_add_up_to_the_result(finished):
     assert accuracy["ci95_low"] < accuracy["mean"] < accuracy["ci95_high"]
 
 
+@pytest.mark.slow
 def test_predict_repeats_the_test_predictions(finished):
     workdir = finished[0]
     reviews = Generated(60, 20, 30).read("test").inputs

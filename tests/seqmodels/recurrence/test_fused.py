@@ -213,6 +213,7 @@ def test_says_what_it_cannot_take():
 )
 @pytest.mark.parametrize("cell_class", CELLS)
 @pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated")
+@pytest.mark.slow
 def test_becomes_two_kernels_on_a_gpu(cell_class, hidden_size):
     cell = make(cell_class, hidden_size)
     graphdef, params = nnx.split(cell, nnx.Param)

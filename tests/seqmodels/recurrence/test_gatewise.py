@@ -43,6 +43,7 @@ def parts_of(array, size):
 # With 3 units a mean of each gate looks like a vector of units, and is refused; so with 2.
 @pytest.mark.parametrize("size", [slow(1), 5])
 @pytest.mark.parametrize(("function", "arguments"), [(mathematics, 4), (gradients, 6)])
+@pytest.mark.slow
 def test_equals_jax(function, arguments, size):
     rng = np.random.default_rng(0)
     shapes = [(size,), (3 * size,), (3 * size,), (), (size,), (size,)][:arguments]

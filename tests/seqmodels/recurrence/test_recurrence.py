@@ -120,6 +120,7 @@ def test_gradients_match_finite_differences(cell):
         check_grads(loss, (params, x_TxDxB), order=1, modes=["rev"], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_several_cells_over_parts_equal_each_alone_over_the_whole(cell, x_TxDxB):
     other = loading.find_cell("lstm")(INPUT, HIDDEN + 1, rngs=nnx.Rngs(3))
     lengths_B = jnp.array(LENGTHS)

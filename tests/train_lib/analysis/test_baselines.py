@@ -256,6 +256,7 @@ def config_of(task, inputs, tmp_path):
 
 
 @pytest.mark.parametrize("case", cases.ALL, ids=str)
+@pytest.mark.slow
 def test_every_task_has_baselines_that_are_compared(case, tmp_path, capsys):
     config = config_of(case.task, case.inputs, tmp_path)
     results = program_of.run(config, str(tmp_path / "out"))
@@ -285,6 +286,7 @@ def test_every_task_has_baselines_that_are_compared(case, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("task", ["labels", "numbers", "tags"])
+@pytest.mark.slow
 def test_of_texts_words_are_read_whatever_the_task(task, tmp_path):
     config = config_of(task, "words", tmp_path)
     results = program_of.run(config, str(tmp_path / "out"))

@@ -140,6 +140,7 @@ def coverage(seeds, paired, gap, seed_sd, trials, examples=500, good=GOOD):
 @pytest.mark.parametrize(
     ("seeds", "paired"), [(1, True), (2, True), (3, True), (3, False), (10, True), (10, False)]
 )
+@pytest.mark.slow
 def test_the_interval_of_a_difference_holds_the_true_one(seeds, paired, gap):
     covered, alarms = coverage(seeds, paired, gap, seed_sd=0.1, trials=800)
     three_errors = 3 * math.sqrt(0.95 * 0.05 / 800)

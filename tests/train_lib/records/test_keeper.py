@@ -460,6 +460,7 @@ def test_a_second_interrupt_ends_at_once(config, whole, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "predictions.csv", "SHA256SUMS"])
+@pytest.mark.slow
 def test_a_full_disk_is_told_and_costs_nothing(config, whole, name, tmp_path, monkeypatch):
     write = files.write
 

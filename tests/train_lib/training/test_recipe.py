@@ -71,6 +71,7 @@ def test_the_average_is_the_sum_of_its_weights_and_parameters():
             np.testing.assert_allclose(state.averaged, expected, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_averaged_parameters_are_those_of_every_update_and_are_evaluated(monkeypatch):
     monkeypatch.setattr(fitting, "STEPS_A_CALL", 1)
     watch, recipe = Course(), Recipe(ema_decay=0.8)
@@ -275,6 +276,7 @@ def test_rates_and_norms_of_gradients_are_those_of_the_updates(monkeypatch):
         np.testing.assert_allclose(found, np.mean(norms, 1), rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_without_a_schedule_no_rate_is_written_down():
     seeds = train().position.rows[-1]["seeds"]
     assert "learning_rate" not in seeds

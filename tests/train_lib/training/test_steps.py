@@ -145,6 +145,7 @@ def assert_same_training(case, *trainers):
 
 @pytest.mark.parametrize("name", ["lstm", slow("bilstm"), "stacked"])
 @pytest.mark.parametrize("treatment", ["exact", slow("tutorial")])
+@pytest.mark.slow
 def test_every_parameter_moves_in_one_step(name, treatment):
     trainer = of_config(name, treatment)
     before = trainer.leaves()

@@ -89,6 +89,7 @@ def test_evaluation_in_blocks_is_that_in_one_piece():
     assert found.items == len(VALIDATION.values) - 1
 
 
+@pytest.mark.slow
 def test_evaluation_in_rows_begins_each_of_them_anew():
     model = models_of([0])[0]
     program = program_of([model])
