@@ -15,7 +15,7 @@ QUICK = ("lstm",)
 
 
 def build(cell="lstm", **changes):
-    arguments = {"vocabulary_size": 11, "num_outputs": 3, "per_step": True, "hidden_sizes": (4, 3)}
+    arguments = {"vocabulary_size": 11, "num_outputs": 3, "per_step": True, "hidden_sizes": (4,)}
     return factory.build_all(seeds=[0], cell=cell, **arguments | changes)[0]
 
 

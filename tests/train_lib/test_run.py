@@ -297,33 +297,6 @@ def test_a_model_of_many_options_is_built_again_to_predict(tmp_path):
     assert float(done.stdout.split()[1]) == pytest.approx(expected, abs=2e-4)
 
 
-@pytest.mark.slow
-def test_the_guides_cell_is_one_file_that_trains_and_predicts(tmp_path):
-    guide = (ROOT / "docs" / "add_a_cell.md").read_text()
-    source = guide.partition("```python\n")[2].partition("```")[0]
-    cell = tmp_path / "leaky.py"
-    cell.write_text(source)
-    done = python("-m", "seqmodels.check_cell", str(cell))
-    assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()
-    losses = {}
-    for name in (str(cell), "lstm"):
-        workdir = tmp_path / pathlib.Path(name).stem
-        run(
-            workdir, "--config=configs/lstm.py", *SMALL, f"--config.model.cell={name}",
-            "--config.train.num_epochs=4", "--config.train.learning_rate=0.05",
-        )  # fmt: skip
-        rows = [json.loads(row) for row in (workdir / "metrics.jsonl").read_text().splitlines()]
-        losses[name] = [row["train_loss"] for row in rows]
-    assert all(loss[-1] < loss[0] for loss in losses.values()), losses
-    runs = [str(tmp_path / name) for name in ("leaky", "lstm")]
-    done = python("-m", "train_lib.compare", *runs, f"--out={tmp_path / 'compared'}")
-    assert done.returncode == 0, done.stderr.decode()
-    assert "lstm minus leaky" in done.stdout.decode()
-    cell.unlink()  # The run keeps its own.
-    done = python("-m", "train_lib.predict", f"--workdir={tmp_path / 'leaky'}", "good")
-    assert done.returncode == 0, done.stderr.decode()
-
-
 def test_a_broken_cell_is_refused_before_there_is_a_folder(tmp_path):
     cell = tmp_path / "mine.py"
     cell.write_text("from seqmodels.cells import base\n\n\nclass Mine(base.Cell):\n    pass\n")

@@ -282,11 +282,10 @@ def alone(request):
 @pytest.mark.parametrize(
     "spread",
     [
-        pytest.param({"num_devices": 2}, marks=pytest.mark.slow),
         pytest.param({"num_devices": 2, "seeds_at_once": 4}, marks=pytest.mark.slow),
         {"num_devices": 1, "seed_devices": 2, "seeds_at_once": 2},
     ],
-    ids=["in turn", "at once", "at once on devices"],
+    ids=["at once", "at once on devices"],
 )
 def test_each_of_many_seeds_is_trained_as_if_it_were_alone(alone, spread):
     """Its initialisation, data order and dropout, whatever the lengths of the others' batches."""
