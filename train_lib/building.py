@@ -60,7 +60,7 @@ def load_data(config: ConfigDict, *, joined: bool = False) -> tuple[Dataset, Tas
     defaults = {name: settings.DEFAULTS[f"task.{name}"] for name in fields}
     try:
         options = _options(config.task.options, "task")
-        if data.target_names and "names" in tasks.option_names(tasks.find(config.task.name)):
+        if data.target_names and "names" in tasks.option_names(task_class):
             options = {"names": list(data.target_names)} | options
         task = tasks.make(config.task.name, data.train.targets, fields, defaults, options, tokens)
         if config.task.name.endswith(".py"):

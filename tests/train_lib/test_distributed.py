@@ -166,6 +166,15 @@ def test_two_processes_give_what_one_does(whole, tmp_path):
     assert_first_seeds_close(whole, tmp_path)
 
 
+def assert_two_are_as_one(folder, changes):
+    """With these fields changed, two processes in `two` end as one does in `one`."""
+    flags = [f"--config.{name}={value}" for name, value in changes.items()]
+    codes, *told = run_two(folder / "two", *CONFIG, *flags)
+    assert codes == [0, 0], told
+    run_one(folder / "one", changes)
+    assert_first_seeds_close(folder / "two", folder / "one")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", cases.ALL, ids=str)
 def test_two_processes_give_what_one_does_of_any_task(case, tmp_path):
@@ -174,11 +183,7 @@ def test_two_processes_give_what_one_does_of_any_task(case, tmp_path):
         "task.name": cases.TASKS[case.task], "data.max_features": 5_000,
         "data.train_examples": 0, "data.validation_examples": 0, "data.test_examples": 0,
     }  # fmt: skip
-    flags = [f"--config.{name}={value}" for name, value in changes.items()]
-    codes, *told = run_two(tmp_path / "two", *CONFIG, *flags)
-    assert codes == [0, 0], told
-    run_one(tmp_path / "one", changes)
-    assert_first_seeds_close(tmp_path / "two", tmp_path / "one")
+    assert_two_are_as_one(tmp_path, changes)
 
 
 @pytest.mark.slow
@@ -191,11 +196,7 @@ def test_two_processes_follow_a_recipe_as_one_does(seeds, tmp_path):
         "train.plateau_patience": 1, "train.ema_decay": 0.5, "train.patience": 2,
         "train.learning_rate": 0.05, "task.metric": "loss",
     }  # fmt: skip
-    flags = [f"--config.{name}={value}" for name, value in changes.items()]
-    codes, *told = run_two(tmp_path / "two", *CONFIG, *flags)
-    assert codes == [0, 0], told
-    run_one(tmp_path / "one", changes)
-    assert_first_seeds_close(tmp_path / "two", tmp_path / "one")
+    assert_two_are_as_one(tmp_path, changes)
     rows = [
         json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[-1])
         for name in ("two", "one")

@@ -158,9 +158,9 @@ class Learner(NamedTuple):
 
     def _at_width_of(self, rows_R, split, widths, function):
         """`function(width)` for the smallest of the widths that the rows' sequences fit in."""
-        lengths_R = jnp.where(rows_R == batching.NO_EXAMPLE, 0, split.lengths_N[rows_R])
         # Of all seeds that run together: for each its own, `vmap` would compute every width.
-        number = jnp.searchsorted(jnp.array(widths), recurrence.longest(lengths_R))
+        longest = recurrence.longest(_lengths(rows_R, split))
+        number = jnp.searchsorted(jnp.array(widths), longest)
         return jax.lax.switch(number, [functools.partial(function, width) for width in widths])
 
     def _gradient(self, params, carries, split, rows_NxR, widths, step_key):
@@ -308,7 +308,7 @@ class Learner(NamedTuple):
         """What the task keeps of each of R rows and their sums, and the carries after them."""
         sums, kept, carries = self._measured(params, split, rows_R, width, carries=carries)
         if self.task.per_step:
-            lengths_R = self._batch(split, rows_R, width).lengths_B
+            lengths_R = _lengths(rows_R, split)
             kept = {
                 name: self._rows(items_I, lengths_R, width, widths[-1])
                 for name, items_I in kept.items()
@@ -323,3 +323,8 @@ class Learner(NamedTuple):
             times = times_RxT.reshape(times_RxT.shape + (1,) * (rows.ndim - 2))
             rows = jnp.take_along_axis(rows, times, axis=1)
         return jnp.pad(rows, [(0, 0), (0, widest - width)] + [(0, 0)] * (rows.ndim - 2))
+
+
+def _lengths(rows_R: jax.Array, split: DeviceSplit) -> jax.Array:
+    """Steps of the sequence in each row; 0 of an empty one."""
+    return jnp.where(rows_R == batching.NO_EXAMPLE, 0, split.lengths_N[rows_R])
