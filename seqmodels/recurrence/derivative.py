@@ -32,36 +32,43 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
     d_encoded, d_carry = cotangents
     parts, lengths_B, seeds_Bx2 = inputs
     num_steps, size = longest(lengths_B), setup.segment_steps
-    weights, pull_back_weights = jax.vjp(functools.partial(step.weights_of, setup), params)
+    weights = step.weights_of(setup, params)
+    whole_KxG, pull_back_matrix = jax.vjp(functools.partial(step.matrix_of, setup), params)
+    matrix_KxG = jax.tree.map(setup.of_product, whole_KxG)
 
-    def read(weights, xs, carry, time):
-        return step.read(setup, weights, xs, carry, time, seeds_Bx2)
+    def entering(xs, carry, time):
+        return step.entering(setup, xs, carry, time, seeds_Bx2)
+
+    def read(xs, carry, time):
+        return step.multiply(weights, entering(xs, carry, time))
 
     real = None
     if not setup.is_pointwise:
         real = step.real_columns(setup, weights, start, parts, lengths_B, seeds_Bx2)
 
-    def back_through_step(weights, read_FxB, carry, time, d_carry, d_y_HxB):
-        """The gradients of the weights, what was read and the carry before a step."""
+    def back_through_step(read_FxB, carry, time, d_carry, d_y_HxB):
+        """The gradients of the parameters, what was read and the carry before a step."""
         if real is not None:
 
-            def taken(weights, read_FxB, carry):
-                return step.take(setup, weights, read_FxB, carry, time, lengths_B, seeds_Bx2, real)
+            def taken(params, read_FxB, carry):
+                own = weights._replace(params=params)
+                return step.take(setup, own, read_FxB, carry, time, lengths_B, seeds_Bx2, real)
 
-            return jax.vjp(taken, weights, read_FxB, carry)[1]((d_carry, d_y_HxB))
+            return jax.vjp(taken, params, read_FxB, carry)[1]((d_carry, d_y_HxB))
         valid_B = time < lengths_B
 
-        def new(weights, read_FxB, carry):
-            columns = step.columns_of(setup, weights, read_FxB, carry, time, seeds_Bx2)
-            return step.compute(setup, weights, columns, valid_B)
+        def new(params, read_FxB, carry):
+            own = weights._replace(params=params)
+            columns = step.columns_of(setup, own, read_FxB, carry, time, seeds_Bx2)
+            return step.compute(setup, own, columns, valid_B)
 
         # What comes of the padding is taken out afterwards, which costs less.
-        _, pull_back = jax.vjp(new, weights, read_FxB, carry)
-        d_weights, d_read_FxB, d_before = pull_back((d_carry, d_y_HxB))
+        _, pull_back = jax.vjp(new, params, read_FxB, carry)
+        d_params, d_read_FxB, d_before = pull_back((d_carry, d_y_HxB))
         d_before = jax.tree.map(
             lambda before, after: jnp.where(valid_B, before, after), d_before, d_carry
         )
-        return d_weights, jnp.where(valid_B, d_read_FxB, 0), d_before
+        return d_params, jnp.where(valid_B, d_read_FxB, 0), d_before
 
     def first_carry(segment):
         """The carry before the first step of a segment."""
@@ -74,25 +81,26 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
 
     def back(number, carry, kept_FxB, loop):
         """The derivative of one step, taken at the carry before it."""
-        d_weights, d_parts, d_carry = loop
+        d_params, d_matrix_KxG, d_parts, d_carry = loop
         time = setup.time(number, num_steps)
         is_last_B = time == last_time(lengths_B, setup.reverse)
         d_y_HxB = arrays.at(d_encoded.sequence_TxHxB, time) + jnp.where(
             is_last_B, d_encoded.last_HxB, 0
         )
         xs = arrays.at(d_parts if in_place else parts, time)
-        read_FxB, pull_back_read = jax.vjp(functools.partial(read, time=time), weights, xs, carry)
-        if setup.keeps_reads:
-            read_FxB = kept_FxB
-        d_of_step, d_read_FxB, d_carry = back_through_step(
-            weights, read_FxB, carry, time, d_carry, d_y_HxB
-        )
-        d_of_read, d_xs, d_carry_read = pull_back_read(d_read_FxB)
+        x_KxB, pull_back_x = jax.vjp(functools.partial(entering, time=time), xs, carry)
+        read_FxB = kept_FxB if setup.keeps_reads else step.multiply(weights, x_KxB)
+        d_of_step, d_read_FxB, d_carry = back_through_step(read_FxB, carry, time, d_carry, d_y_HxB)
+        d_x_KxB = d_read_FxB
+        if matrix_KxG is not None:
+            d_x_KxB = _product("kg,gb->kb", matrix_KxG, d_read_FxB)
+            d_matrix_KxG += _product("kb,gb->kg", x_KxB.astype(matrix_KxG.dtype), d_read_FxB)
+        d_xs, d_carry_read = pull_back_x(d_x_KxB)
         if adds_up:
             d_xs = jax.tree.map(jnp.add, arrays.at(d_parts, time), d_xs)
-        d_weights = jax.tree.map(lambda *all_d: sum(all_d), d_weights, d_of_step, d_of_read)
+        d_params = jax.tree.map(jnp.add, d_params, d_of_step)
         d_carry = jax.tree.map(jnp.add, d_carry, d_carry_read)
-        return d_weights, arrays.put(d_parts, d_xs, time), d_carry
+        return d_params, d_matrix_KxG, arrays.put(d_parts, d_xs, time), d_carry
 
     def back_through_segment(number, loop):
         segment = num_segments - 1 - number
@@ -102,12 +110,12 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
         first = segment * size
         steps = jnp.minimum(size, num_steps - first)
 
-        parts_to_read = loop[1] if in_place else parts
+        parts_to_read = loop[2] if in_place else parts
 
         def forward(number, loop):
             carry, kept_S = loop
             time = setup.time(first + number, num_steps)
-            read_FxB = read(weights, arrays.at(parts_to_read, time), carry, time)
+            read_FxB = read(arrays.at(parts_to_read, time), carry, time)
             kept_S = arrays.put(kept_S, (carry, read_FxB if setup.keeps_reads else None), number)
             return step.take(setup, weights, read_FxB, carry, time, lengths_B, seeds_Bx2)[0], kept_S
 
@@ -116,7 +124,7 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
             carry, read_FxB = arrays.at(kept_S, number)
             return back(first + number, carry, read_FxB, loop)
 
-        read_FxB = jax.eval_shape(read, weights, arrays.at(parts, first), start, first)
+        read_FxB = jax.eval_shape(read, arrays.at(parts, first), start, first)
         kept_S = arrays.room((start, read_FxB if setup.keeps_reads else None), size, first=40)
         _, kept_S = jax.lax.fori_loop(0, steps, forward, (first_carry(segment), kept_S))
         return jax.lax.fori_loop(0, steps, backward, loop)
@@ -125,11 +133,20 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
     adds_up = d_parts is not None and not in_place
     if d_parts is None:
         d_parts = arrays.room(arrays.at(parts, jnp.array(0)), len(parts[0]), first=20)
-    d_weights = jax.tree.map(jnp.zeros_like, weights)
+    d_params = jax.tree.map(jnp.zeros_like, params)
+    d_matrix_KxG = jax.tree.map(jnp.zeros_like, whole_KxG)
     num_segments = -(-num_steps // size)
-    d_weights, d_parts, d_carry = jax.lax.fori_loop(
-        0, num_segments, back_through_segment, (d_weights, d_parts, d_carry)
+    d_params, d_matrix_KxG, d_parts, d_carry = jax.lax.fori_loop(
+        0, num_segments, back_through_segment, (d_params, d_matrix_KxG, d_parts, d_carry)
     )
+    if matrix_KxG is not None:
+        (d_of_matrix,) = pull_back_matrix(d_matrix_KxG)
+        d_params = jax.tree.map(jnp.add, d_params, d_of_matrix)
     # Under vmap a batch without any step takes those of another one, and there is nothing real.
-    d_weights = jax.tree.map(lambda leaf: jnp.where(lengths_B.max() > 0, leaf, 0), d_weights)
-    return *pull_back_weights(d_weights), d_carry, d_parts
+    d_params = jax.tree.map(lambda leaf: jnp.where(lengths_B.max() > 0, leaf, 0), d_params)
+    return d_params, d_carry, d_parts
+
+
+def _product(axes: str, matrix: jax.Array, array: jax.Array) -> jax.Array:
+    """A product in the precision of the matrix; the result has that of the array."""
+    return jnp.einsum(axes, matrix, array.astype(matrix.dtype), preferred_element_type=array.dtype)

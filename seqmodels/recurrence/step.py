@@ -53,31 +53,54 @@ class Weights(NamedTuple):
 
     Attributes:
         params: all of them.
-        matrix_KxG: W and R of an `AffineCell` as one, K = D + H, so that a step has one product
-            of twice the size instead of two; None for any other cell.
+        matrix_GxK: W and R of an `AffineCell` as one, K = D + H, so that a step has one product
+            of twice the size instead of two; in the precision of products, and lying so that none
+            reads across memory. None for any other cell.
     """
 
     params: nnx.State
-    matrix_KxG: jax.Array | None
+    matrix_GxK: jax.Array | None
+
+
+def matrix_of(setup, params):
+    """W and R of an `AffineCell`, one above the other, `[K, G]`; None for any other cell."""
+    if not setup.is_affine:
+        return None
+    cell = nnx.merge(setup.graphdef, params)
+    return jnp.concatenate([cell.kernel[...], cell.recurrent_kernel[...]])
 
 
 def weights_of(setup, params):
     """The parameters, as steps read them."""
-    cell, matrix_KxG = nnx.merge(setup.graphdef, params), None
-    if isinstance(cell, base.AffineCell):
-        matrix_KxG = jnp.concatenate([cell.kernel[...], cell.recurrent_kernel[...]])
-    return Weights(params, matrix_KxG)
+    if not setup.is_affine:
+        return Weights(params, None)
+    cell = nnx.merge(setup.graphdef, params)
+    # Put together from transposed parts: a matrix that XLA sees transposed as a whole takes part in
+    # float32 on a CPU, whatever precision was asked for.
+    matrix_GxK = jnp.concatenate([cell.kernel[...].T, cell.recurrent_kernel[...].T], axis=1)
+    return Weights(params, setup.of_product(matrix_GxK))
+
+
+def entering(setup, xs, carry, time, seeds_Bx2):
+    """What a step reads before any product: of an `AffineCell` x and h, of any other its input."""
+    x_DxB = jnp.concatenate(xs) if len(xs) > 1 else xs[0]
+    if setup.rates.inputs > 0:
+        x_DxB = dropout.drop(x_DxB, time, setup.rates.inputs, seeds_Bx2)
+    if not setup.is_affine:
+        return x_DxB
+    return jnp.concatenate([x_DxB, _seen_of(setup, carry[-1], seeds_Bx2)])
+
+
+def multiply(weights, x_KxB):
+    """x @ W + h @ R of an `AffineCell`; of any other cell what it is given."""
+    if weights.matrix_GxK is None:
+        return x_KxB
+    return base.product(x_KxB, weights.matrix_GxK.T)
 
 
 def read(setup, weights, xs, carry, time, seeds_Bx2):
     """What a step reads: of an `AffineCell` x @ W + h @ R, of any other its input."""
-    x_DxB = jnp.concatenate(xs) if len(xs) > 1 else xs[0]
-    if setup.rates.inputs > 0:
-        x_DxB = dropout.drop(x_DxB, time, setup.rates.inputs, seeds_Bx2)
-    if weights.matrix_KxG is None:
-        return x_DxB
-    x_KxB = jnp.concatenate([x_DxB, _seen_of(setup, carry[-1], seeds_Bx2)])
-    return base.product(x_KxB, setup.of_product(weights.matrix_KxG))
+    return multiply(weights, entering(setup, xs, carry, time, seeds_Bx2))
 
 
 def _seen_of(setup, h_HxB, seeds_Bx2):
@@ -109,7 +132,7 @@ class Columns(NamedTuple):
 def columns_of(setup, weights, read_FxB, carry, time, seeds_Bx2):
     """What a step reads of each sequence."""
     h_HxB = None
-    if setup.is_gated and weights.matrix_KxG is None:
+    if setup.is_gated and weights.matrix_GxK is None:
         h_HxB = _seen_of(setup, carry[-1], seeds_Bx2)
     leaves, matrices = jax.tree.leaves(weights.params), []
     for number in setup.hidden_from:
@@ -175,7 +198,7 @@ def compute(setup, weights, columns, valid_B=None):
 
     def one(leaves, carry, read_F, h_H, zoned_out):
         cell = nnx.merge(setup.graphdef, jax.tree.unflatten(structure, leaves))
-        if weights.matrix_KxG is not None:
+        if weights.matrix_GxK is not None:
             new_carry = cell.activate(carry, read_F + cell.bias)
             y_H = new_carry[-1]
         elif setup.is_gated:
