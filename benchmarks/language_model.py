@@ -6,9 +6,9 @@ python -m benchmarks.language_model --source=input.txt --seeds=3
 Both have what `configs/shakespeare.py` says: sizes, initial parameters, batches, learning rates,
 decay, clipping and averages. Without dropout, their losses must agree over the first updates. Then
 they take turns: one makes some updates while the others wait, and the medians of the time of one
-update are compared, with products in float32 and in bfloat16. With `--seeds` PyTorch also trains that many models to the end; each is tested
-as a run of this project is, once, on the last part of the text, in one piece. PyTorch's dropout
-draws other numbers.
+update are compared, with products in float32 and in bfloat16. With `--seeds` PyTorch also trains
+that many models to the end; each is tested as a run of this project is, once, on the last part of
+the text, in one piece. PyTorch's dropout draws other numbers.
 """
 
 import argparse
