@@ -10,7 +10,7 @@ from train_lib import building, settings
 from train_lib.data.dataset import Dataset
 from train_lib.errors import Diverged
 from train_lib.records import curves, description, predictions, report, weights
-from train_lib.records.folder import RunFolder
+from train_lib.records.folder import TESTED, RunFolder
 from train_lib.records.keeper import Keeper
 from train_lib.records.metrics import MetricsFile
 from train_lib.records.progress import Progress
@@ -28,7 +28,8 @@ def run(config: ConfigDict, workdir: str | None = None, *, evaluate_test: bool =
     Args:
         config: as `configs/base.py` describes it.
         workdir: the run's folder; None: a new one under `runs/`. One of the same run resumes from
-            its last checkpoint, and if that run has ended, nothing is done.
+            its last checkpoint, and if that run has ended, nothing is done, unless it is to have
+            more epochs.
         evaluate_test: a search, which is to choose by validation alone, leaves the test examples
             unseen.
 
@@ -42,11 +43,11 @@ def run(config: ConfigDict, workdir: str | None = None, *, evaluate_test: bool =
     settings.check(config)
     stopwatch = Stopwatch()
     with contextlib.closing(RunFolder.open(workdir, config)) as folder:
-        if processes.from_first(folder.is_finished):
+        if finished := processes.from_first(lambda: folder.how_finished(config)):
             found = processes.from_first(lambda: folder.read_json("result.json"))
             metric = description.metric_of(found)
             closing = report.describe_result(found, metric, folder)
-            print(f"{folder.path} is finished{closing}", flush=True)
+            print(f"{folder.path} {finished}{closing}", flush=True)
             return found
         print(report.header(folder), flush=True)
         with stopwatch.phase("data"):
@@ -73,8 +74,6 @@ def _run(
         treatment=building.treatment_of(config),
         recipe=recipe,
     )
-    folder.begin(config)
-    description.write(folder, data.inputs, task)
     print(report.describe_data(data), report.describe_task(task), sep="\n", flush=True)
     devices.connect(program.mesh)
     print(report.parameter_table(nnx.state(models[0], nnx.Param)), flush=True)
@@ -85,6 +84,8 @@ def _run(
         data = data.map(lambda split: split.last_steps(widths[-1]))
     with Keeper(config, folder, data, program, stopwatch) as keeper:
         begin = keeper.resume(fitting.start(program, seeds))
+        folder.begin(config)  # Nothing is written before all is found as it must be.
+        description.write(folder, data.inputs, task)
         try:
             fitted = fitting.fit(
                 program,
@@ -156,6 +157,8 @@ def _report(
         evaluations,
         stopwatch.report(),
     )
+    if "test" in evaluations:
+        found[TESTED] = processes.from_first(lambda: folder.tested_after(len(position.rows)))
     folder.finish(found)
     print(report.describe_result(found, task.metric, folder), flush=True)
     return found
