@@ -3,7 +3,7 @@
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -15,7 +15,8 @@ except ImportError:  # Windows.
 
 from train_lib import files, settings
 from train_lib.errors import UserError
-from train_lib.training import processes, schedules
+from train_lib.records.changes import EPOCHS, describe_differences, fixed_fields
+from train_lib.training import processes
 
 OWN_FILES = {"model.cell": "cell.py", "task.name": "task.py"}
 """Fields that may name a file of the user's own, and what its copy in a run's folder is called."""
@@ -25,15 +26,6 @@ REPORTS = (
     "weights.npz", "best_weights.npz", "predictions.csv", "curves.png", "result.json",
 )  # fmt: skip
 """What may be in a run's folder when it has ended, beside its checkpoints and a task's pictures."""
-
-FREE_FIELDS = {
-    "data.dir", "data.archive", "train.checkpoint_every_seconds", "train.checkpoint_every_steps",
-    "train.checkpoints_kept",
-}  # fmt: skip
-"""Where data come from and when a run is saved may change before it resumes; data are compared."""
-
-_EPOCHS = "train.num_epochs"
-"""It may grow, where nothing else depends on it."""
 
 TESTED = "test_evaluated_after_epochs"
 """In `result.json`, how long the run was each time that its test examples were evaluated."""
@@ -110,7 +102,7 @@ class RunFolder:
         if not processes.is_first():
             return
         if self.is_begun():
-            self._lengthen(dict(settings.flatten(config)).get(_EPOCHS))
+            self._lengthen(dict(settings.flatten(config)).get(EPOCHS))
             return
         for field, path in own_files(config).items():
             self.write(OWN_FILES[field], _content(path))
@@ -118,7 +110,7 @@ class RunFolder:
 
     def _lengthen(self, num_epochs: int | None) -> None:
         """A kill in between leaves an unfinished run that may have more epochs all the same."""
-        before = self.read_fields().get(_EPOCHS)
+        before = self.read_fields().get(EPOCHS)
         if num_epochs == before:
             return
         if self.is_finished():
@@ -218,7 +210,7 @@ class RunFolder:
         """That the run has ended, in words; empty: it has not, or it is to have more epochs."""
         if not self.is_finished():
             return ""
-        before, now = self.read_fields()[_EPOCHS], config.train.num_epochs
+        before, now = self.read_fields()[EPOCHS], config.train.num_epochs
         epochs = len(self.read_text("metrics.jsonl").splitlines())
         if now != before and epochs < before:
             return (
@@ -322,44 +314,3 @@ def _content(path: pathlib.Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error}") from error
-
-
-def fixed_fields(config: Mapping) -> dict[str, Any]:
-    """The fields that may not change before a run resumes, with their paths, of types JSON has."""
-    fields = settings.complete(dict(settings.flatten(json.loads(json.dumps(config)))))
-    return {path: value for path, value in fields.items() if path not in FREE_FIELDS}
-
-
-def describe_differences(before: Mapping, now: Mapping) -> list[str]:
-    """A line for each field that has changed and may not, with both values."""
-
-    def shown(fields: Mapping, path: str) -> str:
-        return repr(fields[path]) if path in fields else "no field"
-
-    return [
-        f"config.{path} was {shown(before, path)} and is {shown(now, path)}{why}"
-        for path in sorted(before.keys() | now.keys())
-        if (path not in before or path not in now or before[path] != now[path])
-        and (why := _why_not(path, before, now)) is not None
-    ]
-
-
-def _why_not(path: str, before: Mapping, now: Mapping) -> str | None:
-    """Why a field may not change, as the end of a sentence; None: it may."""
-    is_integer = isinstance(before.get(path), int) and isinstance(now.get(path), int)
-    if path != _EPOCHS or not is_integer:
-        return ""
-    if now[path] < before[path]:
-        return ", and a run cannot be made shorter"
-    schedule, warmup = now["train.schedule"], now["train.warmup"]
-    if schedule in schedules.ENDING:
-        return (
-            f", and config.train.schedule = {schedule!r} ends with the run: in a longer one the "
-            "rates are others from the start"
-        )
-    if 0 < warmup < 1:
-        return (
-            f", and config.train.warmup = {warmup} is a share of the run: in a longer one the "
-            "rates are others from the start"
-        )
-    return None

@@ -10,13 +10,9 @@ from ml_collections import ConfigDict
 from train_lib.data.dataset import Dataset
 from train_lib.errors import Stopped, UserError
 from train_lib.records import environment, legacy
+from train_lib.records.changes import describe_differences, fixed_fields
 from train_lib.records.checkpoint import Checkpoints
-from train_lib.records.folder import (
-    RunFolder,
-    describe_differences,
-    fixed_fields,
-    own_files,
-)
+from train_lib.records.folder import RunFolder, own_files
 from train_lib.records.interrupts import Interrupts
 from train_lib.training import processes
 from train_lib.training.fitting import Start
@@ -98,7 +94,9 @@ class Keeper(Hook):
         is_finished = processes.from_first(self._folder.is_finished)
         if saved is None:
             if is_finished:
-                self._check_start(processes.from_first(lambda: self._folder.read_json("result.json")))
+                self._check_start(
+                    processes.from_first(lambda: self._folder.read_json("result.json"))
+                )
             return begin
         of_run = saved.position
         self._compare(of_run["circumstances"], is_finished=is_finished)

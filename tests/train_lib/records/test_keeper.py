@@ -20,6 +20,7 @@ from configs import base
 from tests.marks import slow
 from tests.train_lib import cases
 from tests.train_lib.cases import FEW
+from tests.train_lib.records.events import scalars
 from train_lib import files, predict
 from train_lib import run as runs
 from train_lib.data import loading
@@ -68,7 +69,7 @@ def whole(tmp_path_factory, compiled_once):
     return folder
 
 
-def run_until(calls, config, workdir, monkeypatch):
+def run_until(calls, config, workdir, monkeypatch, **options):
     """Runs, and is killed after so many calls; what is being saved is saved."""
     after_call = Keeper.after_call
     made = []
@@ -83,7 +84,7 @@ def run_until(calls, config, workdir, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Keeper, "after_call", kill)
         with pytest.raises(Killed):
-            runs.run(config, str(workdir))
+            runs.run(config, str(workdir), **options)
 
 
 def spoil_at_start(patch, spoil):
@@ -131,6 +132,35 @@ def test_resumes_bit_for_bit_wherever_it_was_killed(config, whole, calls, tmp_pa
         assert not (folder / "result.json").exists()
     runs.run(config, str(folder))
     assert_same(folder, whole)
+
+
+def test_what_watches_a_run_changes_nothing_and_logs_each_epoch_once(
+    config, whole, tmp_path, monkeypatch, capsys
+):
+    folder, options = tmp_path / "watched", {"log": ["tensorboard"], "profile_steps": "33:38"}
+    run_until(6, config, folder, monkeypatch, **options)
+    assert "--profile_steps=33:38: traced steps 31 to 38 (a call" in capsys.readouterr().out
+    runs.run(config, str(folder), **options)
+    assert "33:38: 38 updates were made before" in capsys.readouterr().out
+    assert len([*folder.glob("profile/plugins/profile/*/*.xplane.pb")]) == 1
+    assert_same(folder, whole)
+    RunFolder.open_finished(str(folder))
+    rows = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    result = json.loads((whole / "result.json").read_text())
+    logged = scalars(folder / "tensorboard/seed-1")
+    for name in ("train_loss", "validation_accuracy"):
+        expected = [(row["step"], np.float32(row["seeds"][name][1])) for row in rows]
+        assert logged[name.replace("_", "/")] == expected
+    assert logged["test/loss"] == [(60, np.float32(result["seeds"][1]["test_loss"]))]
+    runs.run(config, str(folder), **options)
+    assert "nothing was trained, so nothing is traced" in capsys.readouterr().out
+    assert scalars(folder / "tensorboard/seed-1") == logged
+    config.train.num_epochs = 3
+    was = tree(folder)
+    assert "33:91 goes beyond the run, which has 90 updates" in refusal(
+        lambda: runs.run(config, str(folder), profile_steps="33:91")
+    )
+    assert tree(folder) == was
 
 
 RECIPE = {
