@@ -117,7 +117,7 @@ def test_a_room_imports_only_what_is_below_it(path):
 # Where a config is known: it is read, stored, and made objects of.
 SEES_CONFIGS = {
     "baselines", "building", "command", "conflicts", "records", "restored", "run", "settings",
-    "sweep",
+    "sweep", "train",
 }  # fmt: skip
 
 
