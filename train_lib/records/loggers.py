@@ -222,7 +222,7 @@ class Wandb(Logger):
             run.finish()
 
 
-LOGGERS = {logger.name: logger for logger in (TensorBoard, Wandb)}
+LOGGERS: dict[str, type[Logger]] = {logger.name: logger for logger in (TensorBoard, Wandb)}
 
 
 def find(names: Sequence[str]) -> list[type[Logger]]:

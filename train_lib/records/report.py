@@ -90,7 +90,7 @@ def describe_result(result: Mapping, metric: str, folder: RunFolder) -> str:
             lines += _beside(result, metric)
             if earlier := result.get(TESTED, [])[:-1]:
                 lines.append(
-                    f"{'':<11} evaluated before, after {' and '.join(map(str, earlier))} epochs: "
+                    f"{'':<11} evaluated before, after epoch {' and '.join(map(str, earlier))}: "
                     "whoever chooses among these figures chooses by the test examples"
                 )
     if evaluated := result["model"].get("evaluated"):  # Of older versions the last ones.
