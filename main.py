@@ -2,9 +2,9 @@
 
 from absl import flags
 
-from train_lib import command, run
+from train_lib import train
 
-flags.adopt_module_key_flags(command)
+flags.adopt_module_key_flags(train)
 
 if __name__ == "__main__":
-    command.run(run.run)
+    train.main()

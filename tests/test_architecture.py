@@ -117,7 +117,7 @@ def test_a_room_imports_only_what_is_below_it(path):
 # Where a config is known: it is read, stored, and made objects of.
 SEES_CONFIGS = {
     "baselines", "building", "command", "conflicts", "records", "restored", "run", "settings",
-    "sweep",
+    "sweep", "train",
 }  # fmt: skip
 
 
@@ -132,7 +132,7 @@ def test_only_runs_and_records_see_a_config(path):
 
 
 # Beside main.py, what takes an experiment on its command line.
-PROGRAMS = {"baselines", "command", "scripts", "sweep"}
+PROGRAMS = {"baselines", "command", "sweep", "train"}
 
 
 @pytest.mark.parametrize("path", files("train_lib"), ids=str)
@@ -141,8 +141,8 @@ def test_training_does_not_read_flags_or_experiments(path):
     fields = ["configs.base"] if path.stem == "settings" else []  # Their defaults.
     assert [name for name in names if name.startswith(("configs", "main"))] == fields
     if path.stem not in PROGRAMS:
-        programs = tuple(f"train_lib.{program}" for program in PROGRAMS)
-        assert not [name for name in names if name.startswith(("absl", *programs))]
+        others = tuple(f"{name}." for name in ("absl", *(f"train_lib.{one}" for one in PROGRAMS)))
+        assert not [name for name in names if f"{name}.".startswith(others)]
 
 
 @pytest.mark.parametrize("path", files("train_lib"), ids=str)

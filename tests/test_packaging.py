@@ -40,7 +40,7 @@ def test_requirements_are_those_of_the_package():
 
 
 def test_what_reads_optional_data_is_there_for_the_tests():
-    assert set(EXTRAS["data"]) <= set(EXTRAS["dev"])
+    assert {*EXTRAS["data"], *EXTRAS["tensorboard"]} <= set(EXTRAS["dev"])
 
 
 def test_jax_for_other_devices_is_as_new_as_that_for_the_cpu():
@@ -58,7 +58,7 @@ def test_every_program_has_a_command():
         assert callable(getattr(scripts, name))
 
 
-@pytest.mark.parametrize("name", sorted(PROGRAMS - {"train"}))
+@pytest.mark.parametrize("name", sorted(PROGRAMS))
 def test_a_command_is_a_program_of_the_checkout(name):
     spec = importlib.util.find_spec(f"train_lib.{name}")
     assert spec is not None

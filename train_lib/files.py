@@ -86,6 +86,16 @@ def write(path: pathlib.Path, content: bytes | str) -> None:
         raise
 
 
+def remove(path: pathlib.Path) -> None:
+    """Removes a file; when this returns, a crash does not bring it back.
+
+    Raises:
+        OSError: as the file system has it.
+    """
+    path.unlink()
+    _sync(path.parent)
+
+
 def sums(folder: pathlib.Path, paths: Iterable[pathlib.Path]) -> str:
     """SHA-256 of files in a folder, as `SHA256SUMS` holds them.
 

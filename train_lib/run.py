@@ -1,6 +1,7 @@
 """The flow of a run, top to bottom: config, data, task, model, state, train_step, loop, report."""
 
 import contextlib
+from collections.abc import Sequence
 
 import numpy as np
 from flax import nnx
@@ -9,49 +10,86 @@ from ml_collections import ConfigDict
 from train_lib import building, settings
 from train_lib.data.dataset import Dataset
 from train_lib.errors import Diverged
-from train_lib.records import curves, description, predictions, report, weights
-from train_lib.records.folder import RunFolder
+from train_lib.records import (
+    curves,
+    description,
+    loggers,
+    predictions,
+    profiling,
+    report,
+    weights,
+)
+from train_lib.records.folder import TESTED, RunFolder
 from train_lib.records.keeper import Keeper
+from train_lib.records.loggers import Logger
 from train_lib.records.metrics import MetricsFile
+from train_lib.records.profiling import Profile
 from train_lib.records.progress import Progress
 from train_lib.records.result import decided, each_seed, result, seeds_of
 from train_lib.tasks.base import Task
 from train_lib.training import batching, devices, fitting, processes
 from train_lib.training.fitting import Fitted
+from train_lib.training.hooks import Hook
 from train_lib.training.program import Evaluation, Program
 from train_lib.training.stopwatch import Stopwatch
 
 
-def run(config: ConfigDict, workdir: str | None = None, *, evaluate_test: bool = True) -> dict:
+def run(
+    config: ConfigDict,
+    workdir: str | None = None,
+    *,
+    evaluate_test: bool = True,
+    log: Sequence[str] = (),
+    profile_steps: str | None = None,
+) -> dict:
     """Trains, evaluates and reports one experiment, or resumes it where it was saved.
 
     Args:
         config: as `configs/base.py` describes it.
         workdir: the run's folder; None: a new one under `runs/`. One of the same run resumes from
-            its last checkpoint, and if that run has ended, nothing is done.
+            its last checkpoint, and if that run has ended, nothing is done, unless it is to have
+            more epochs.
         evaluate_test: a search, which is to choose by validation alone, leaves the test examples
             unseen.
+        log: names of `loggers.LOGGERS`, which show the run, or one that has ended.
+        profile_steps: the first and the last update to trace, as in `101:120`.
 
     Returns:
         What `result.json` holds.
 
     Raises:
-        UserError: the config, the data or the folder cannot be used; nothing was overwritten.
+        UserError: the config, the data, the folder or what is to watch the run cannot be used;
+            nothing was overwritten.
         Stopped: the run was asked to end, and has been saved.
     """
     settings.check(config)
+    found_loggers = loggers.find(log)
+    traced = None if profile_steps is None else profiling.parse(profile_steps)
     stopwatch = Stopwatch()
-    with contextlib.closing(RunFolder.open(workdir, config)) as folder:
-        if processes.from_first(folder.is_finished):
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(contextlib.closing(RunFolder.open(workdir, config)))
+        seeds = building.seeds_asked(config)
+        watching = [
+            stack.enter_context(contextlib.closing(logger(folder, config, seeds)))
+            for logger in found_loggers
+        ]
+        if finished := processes.from_first(lambda: folder.how_finished(config)):
             found = processes.from_first(lambda: folder.read_json("result.json"))
             metric = description.metric_of(found)
             closing = report.describe_result(found, metric, folder)
-            print(f"{folder.path} is finished{closing}", flush=True)
+            print(f"{folder.path} {finished}{closing}", flush=True)
+            if traced:
+                print(f"{profiling.FLAG}: nothing was trained, so nothing is traced", flush=True)
+            for one in watching:
+                one.replay(found)
             return found
         print(report.header(folder), flush=True)
         with stopwatch.phase("data"):
             data, task = building.load_data(config)
-        return _run(config, data, task, folder, stopwatch, evaluate_test)
+        found = _run(config, data, task, folder, stopwatch, evaluate_test, watching, traced)
+        for one in watching:
+            one.finish(found)
+        return found
 
 
 def _run(
@@ -61,6 +99,8 @@ def _run(
     folder: RunFolder,
     stopwatch: Stopwatch,
     evaluate_test: bool,
+    watching: Sequence[Logger],
+    traced: tuple[int, int] | None,
 ) -> dict:
     seeds = building.seeds_asked(config)
     models = building.build_models(config, data.inputs, task, seeds)
@@ -73,8 +113,6 @@ def _run(
         treatment=building.treatment_of(config),
         recipe=recipe,
     )
-    folder.begin(config)
-    description.write(folder, data.inputs, task)
     print(report.describe_data(data), report.describe_task(task), sep="\n", flush=True)
     devices.connect(program.mesh)
     print(report.parameter_table(nnx.state(models[0], nnx.Param)), flush=True)
@@ -83,8 +121,16 @@ def _run(
     widths = batching.row_widths(data.train, [data.validation, data.test], program.treatment)
     if task.per_step:  # No row is longer, and each step is an item.
         data = data.map(lambda split: split.last_steps(widths[-1]))
-    with Keeper(config, folder, data, program, stopwatch) as keeper:
+    with contextlib.ExitStack() as stack:
+        keeper = stack.enter_context(Keeper(config, folder, data, program, stopwatch))
+        progress = Progress(task, train.num_epochs, seeds, train.patience)
+        hooks: list[Hook] = [MetricsFile(folder, task), keeper, *watching, progress]
+        if traced:  # First, so that a trace ends before a checkpoint is saved.
+            profile = Profile(traced, folder, program, len(data.train), train.num_epochs)
+            hooks.insert(0, stack.enter_context(profile))
         begin = keeper.resume(fitting.start(program, seeds))
+        folder.begin(config)  # Nothing is written before all is found as it must be.
+        description.write(folder, data.inputs, task)
         try:
             fitted = fitting.fit(
                 program,
@@ -94,7 +140,7 @@ def _run(
                 num_epochs=train.num_epochs,
                 widths=widths,
                 begin=begin,
-                hooks=[MetricsFile(folder, task), keeper, Progress(task, train.num_epochs)],
+                hooks=hooks,
                 stopwatch=stopwatch,
             )
         except Diverged as error:
@@ -156,6 +202,8 @@ def _report(
         evaluations,
         stopwatch.report(),
     )
+    if "test" in evaluations:
+        found[TESTED] = processes.from_first(lambda: folder.tested_after(len(position.rows)))
     folder.finish(found)
     print(report.describe_result(found, task.metric, folder), flush=True)
     return found

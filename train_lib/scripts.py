@@ -5,19 +5,11 @@ with the same options, messages and exit codes.
 """
 
 import runpy
-import sys
 
 
 def train() -> None:
     """`seqmodels-train`: `python main.py`."""
-    # Imported here, so that the options of training are not those of the other commands too.
-    from absl import flags
-
-    from train_lib import command, run
-
-    for flag in flags.FLAGS.get_flags_for_module(command.__name__):
-        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)  # For --help.
-    command.run(run.run)
+    _run("train")
 
 
 def predict() -> None:

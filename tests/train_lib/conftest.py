@@ -166,7 +166,9 @@ def compiled_once():
 
     def compile_once(learner, mesh, seeds_at_once=1):
         task = type(learner.task), json.dumps(learner.task.to_json())
-        key = learner.graphdef, task, *learner[2:], mesh, seeds_at_once
+        recipe = learner.recipe._replace(schedule=None)  # The optimiser has it.
+        key = learner.graphdef, task, learner.optimizer, learner.treatment, recipe
+        key = *key, mesh, seeds_at_once
         if key not in made:
             made[key] = compile_steps(learner, mesh, seeds_at_once)
         return made[key]

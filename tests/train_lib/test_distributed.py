@@ -3,6 +3,7 @@
 import csv
 import json
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -258,6 +259,20 @@ def test_a_signal_to_one_saves_all_and_one_process_can_go_on(whole, tmp_path, ca
     run_one(tmp_path / "run", {"train.seeds": 2})
     assert "devices were 2 x cpu, 2 processes and are 2 x cpu" in capsys.readouterr().out
     assert_first_seeds_close(tmp_path / "run", whole)
+
+
+@pytest.mark.slow
+def test_a_finished_run_goes_on_for_more_epochs_and_is_watched(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "two")
+    changes = {"train.num_epochs": 3}
+    flags = ["--config.train.num_epochs=3", "--log=tensorboard", "--profile_steps=63:68"]
+    codes, outputs, errors = run_two(tmp_path / "two", *CONFIG, *flags)
+    assert codes == [0, 0], errors
+    for words in ("resumes from step 54", "evaluated before, after epoch 2", "traced steps 61 to"):
+        assert words in outputs[0]
+    assert [*tmp_path.glob("two/tensorboard/seed-0/events*")]
+    run_one(tmp_path / "one", changes)
+    assert_first_seeds_close(tmp_path / "two", tmp_path / "one")
 
 
 @pytest.mark.slow

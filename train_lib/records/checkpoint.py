@@ -144,7 +144,7 @@ class Checkpoints:
         if damaged:
             raise UserError(
                 "\n  ".join([f"{self._folder} has no intact checkpoint:", *damaged])
-                + "\nPut a copy of it back, or remove the folder and train from the start."
+                + "\nPut a copy of it back, or train in a new folder."
             )
         return None
 

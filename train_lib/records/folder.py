@@ -3,7 +3,7 @@
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -15,6 +15,7 @@ except ImportError:  # Windows.
 
 from train_lib import files, settings
 from train_lib.errors import UserError
+from train_lib.records.changes import EPOCHS, describe_differences, fixed_fields
 from train_lib.training import processes
 
 OWN_FILES = {"model.cell": "cell.py", "task.name": "task.py"}
@@ -26,11 +27,8 @@ REPORTS = (
 )  # fmt: skip
 """What may be in a run's folder when it has ended, beside its checkpoints and a task's pictures."""
 
-FREE_FIELDS = {
-    "data.dir", "data.archive", "train.checkpoint_every_seconds", "train.checkpoint_every_steps",
-    "train.checkpoints_kept",
-}  # fmt: skip
-"""Where data come from and when a run is saved may change before it resumes; data are compared."""
+TESTED = "test_evaluated_after_epochs"
+"""In `result.json`, how long the run was each time that its test examples were evaluated."""
 
 
 class RunFolder:
@@ -95,14 +93,37 @@ class RunFolder:
     def begin(self, config: ConfigDict) -> None:
         """Writes a new run's config, and the user's own files that it names.
 
+        Of a run that is there, it notes that there are to be more epochs. One that was finished is
+        so no longer: its reports stay as they are until the longer run writes its own.
+
         Raises:
             UserError: one of them cannot be read or written.
         """
-        if not processes.is_first() or self.is_begun():
+        if not processes.is_first():
+            return
+        if self.is_begun():
+            self._lengthen(dict(settings.flatten(config)).get(EPOCHS))
             return
         for field, path in own_files(config).items():
             self.write(OWN_FILES[field], _content(path))
         self.write_json("config.json", config.to_dict())
+
+    def _lengthen(self, num_epochs: int | None) -> None:
+        """A kill in between leaves an unfinished run that may have more epochs all the same."""
+        before = self.read_fields().get(EPOCHS)
+        if num_epochs == before:
+            return
+        if self.is_finished():
+            found = self.read_json("result.json")
+            try:
+                files.remove(self.path / files.SUMS)
+            except OSError as error:
+                raise UserError(f"{self.path / files.SUMS} cannot be removed: {error}") from error
+            if TESTED not in found and any(name.startswith("test_") for name in found):
+                self.write_json("result.json", found | {TESTED: [before]})  # Of an older version.
+        content = self.read_json("config.json")
+        content["train"]["num_epochs"] = num_epochs
+        self.write_json("config.json", content)
 
     def close(self) -> None:
         """Lets others use the folder; removes it if the run never began."""
@@ -184,6 +205,25 @@ class RunFolder:
         """Whether the run has ended and reported; a checkpoint's folder has digests too."""
         there = self.is_begun() or os.path.isfile(self.path / "result.json")
         return there and os.path.isfile(self.path / files.SUMS)
+
+    def how_finished(self, config: ConfigDict) -> str:
+        """That the run has ended, in words; empty: it has not, or it is to have more epochs."""
+        if not self.is_finished():
+            return ""
+        before, now = self.read_fields()[EPOCHS], config.train.num_epochs
+        epochs = len(self.read_text("metrics.jsonl").splitlines())
+        if now != before and epochs < before:
+            return (
+                f"is finished: after epoch {epochs} every seed had stopped, so that "
+                f"config.train.num_epochs = {now} instead of {before} changes nothing"
+            )
+        return "is finished" if now == before else ""
+
+    def tested_after(self, epochs: int) -> list[int]:
+        """What `TESTED` is when the test examples have been evaluated after so many epochs."""
+        there = (self.path / "result.json").is_file()
+        before = self.read_json("result.json").get(TESTED, []) if there else []
+        return sorted({*before, epochs})
 
     def finish(self, result: dict) -> None:
         """Writes `result.json`, and then the digests of all that there is."""
@@ -274,22 +314,3 @@ def _content(path: pathlib.Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error}") from error
-
-
-def fixed_fields(config: Mapping) -> dict[str, Any]:
-    """The fields that may not change before a run resumes, with their paths, of types JSON has."""
-    fields = settings.complete(dict(settings.flatten(json.loads(json.dumps(config)))))
-    return {path: value for path, value in fields.items() if path not in FREE_FIELDS}
-
-
-def describe_differences(before: Mapping, now: Mapping) -> list[str]:
-    """A line for each field that has changed, with both values."""
-
-    def shown(fields: Mapping, path: str) -> str:
-        return repr(fields[path]) if path in fields else "no field"
-
-    return [
-        f"config.{path} was {shown(before, path)} and is {shown(now, path)}"
-        for path in sorted(before.keys() | now.keys())
-        if path not in before or path not in now or before[path] != now[path]
-    ]

@@ -10,13 +10,9 @@ from ml_collections import ConfigDict
 from train_lib.data.dataset import Dataset
 from train_lib.errors import Stopped, UserError
 from train_lib.records import environment, legacy
+from train_lib.records.changes import describe_differences, fixed_fields
 from train_lib.records.checkpoint import Checkpoints
-from train_lib.records.folder import (
-    RunFolder,
-    describe_differences,
-    fixed_fields,
-    own_files,
-)
+from train_lib.records.folder import RunFolder, own_files
 from train_lib.records.interrupts import Interrupts
 from train_lib.training import processes
 from train_lib.training.fitting import Start
@@ -84,7 +80,8 @@ class Keeper(Hook):
 
         Raises:
             UserError: the data have changed since, or nothing that was saved is intact; or this
-                process does not have what the first one has.
+                process does not have what the first one has; or the run is finished, and would not
+                go on as it would have.
         """
         of_first = processes.from_first(lambda: self._circumstances)
         for name, mine in self._circumstances.items():
@@ -94,16 +91,36 @@ class Keeper(Hook):
                     f"this one {mine}."
                 )
         saved = self._checkpoints.restore(begin.training)
+        is_finished = processes.from_first(self._folder.is_finished)
         if saved is None:
+            if is_finished:
+                self._check_start(
+                    processes.from_first(lambda: self._folder.read_json("result.json"))
+                )
             return begin
         of_run = saved.position
-        self._compare(of_run["circumstances"])
+        self._compare(of_run["circumstances"], is_finished=is_finished)
         position = Position.from_json(legacy.position(of_run["position"]))
         self._stopwatch.add(of_run["seconds"])
         print(f"resumes from step {saved.step:,}, in epoch {position.epoch}\n", flush=True)
         return Start(saved.state, position)
 
-    def _compare(self, before: dict) -> None:
+    def _check_start(self, result: dict) -> None:
+        """Whether a finished run without a checkpoint may train again from its first step."""
+        path, seconds = self._folder.path, result["seconds"]["train"]
+        if seconds >= self._every_seconds:
+            raise UserError(
+                f"{path} is finished and has no checkpoint from which it could go on for more "
+                f"epochs. Put {path / 'checkpoints'} back, or train the longer run in a new folder."
+            )
+        self._compare_data(result["dataset"]["fingerprint"])
+        print(
+            f"no checkpoint was due in the {seconds:.0f} seconds of training: the longer run "
+            "starts from the first step\n",
+            flush=True,
+        )
+
+    def _compare(self, before: dict, *, is_finished: bool) -> None:
         now = self._circumstances
         fields = fixed_fields(before["config"])
         if differing := describe_differences(fields, now["config"]):
@@ -111,19 +128,28 @@ class Keeper(Hook):
                 "\n  ".join([f"{self._folder.path} was saved with another config:", *differing])
                 + "\nResume with the config as it was, or start in a new folder."
             )
-        if before["data"] != now["data"]:
-            raise UserError(
-                f"{self._folder.path} was trained on data with the fingerprint {before['data']}, "
-                f"and now there are others: {now['data']}. Bring those back, or start in a new "
-                "folder."
-            )
+        self._compare_data(before["data"])
         for name in ("devices", "versions"):
-            if before[name] != now[name]:
-                print(
-                    f"notice: {name} were {before[name]} and are {now[name]}: what follows is no "
-                    "longer bit for bit what it would have been",
-                    flush=True,
+            if before[name] == now[name]:
+                continue
+            changed = f"{name} were {before[name]} and are {now[name]}"
+            if is_finished:
+                raise UserError(
+                    f"{self._folder.path} is finished, and would not go on as it would have: "
+                    f"{changed}. Bring those back, or train the longer run in a new folder."
                 )
+            print(
+                f"notice: {changed}: what follows is no longer bit for bit what it would have been",
+                flush=True,
+            )
+
+    def _compare_data(self, before: str) -> None:
+        now = self._circumstances["data"]
+        if before != now:
+            raise UserError(
+                f"{self._folder.path} was trained on data with the fingerprint {before}, and now "
+                f"there are others: {now}. Bring those back, or start in a new folder."
+            )
 
     def before(self, moment: Moment) -> None:
         self._saved_at, self._saved_step = time.monotonic(), moment.step

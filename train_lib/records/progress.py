@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Sequence
 
 from train_lib.records import metrics
 from train_lib.tasks.base import Task
@@ -14,11 +15,15 @@ class Progress(Hook):
     Args:
         task: whose metrics are shown.
         num_epochs: of the run.
+        seeds: that are trained.
+        patience: epochs without a better validation after which one of them stops; 0: none does.
     """
 
-    def __init__(self, task: Task, num_epochs: int):
+    def __init__(self, task: Task, num_epochs: int, seeds: Sequence[int], patience: int):
         self._task = task
         self._num_epochs = num_epochs
+        self._seeds = seeds
+        self._patience = patience
         self._examples = 0
         self._live = sys.stdout.isatty()
         self._every = 0.2 if self._live else 20.0
@@ -46,6 +51,16 @@ class Progress(Hook):
         row = metrics.line(moment.position.rows[-1], self._task)
         text = f"epoch {row['epoch']}/{self._num_epochs}: {metrics.describe(row, self._task)}"
         print(f"\r\033[K{text}" if self._live else text, flush=True)
+        position = moment.position
+        for seed, best_epoch in zip(self._seeds, position.best_epoch, strict=True):
+            is_due = row["epoch"] - best_epoch == self._patience
+            if self._patience and is_due and seed not in position.diverged:
+                print(
+                    f"seed {seed} stopped after epoch {row['epoch']}: no better validation "
+                    f"{metrics.plain(self._task.metric)} for {self._patience} "
+                    f"epoch{'s' * (self._patience > 1)}",
+                    flush=True,
+                )
 
 
 def _duration(seconds: float) -> str:

@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 from seqmodels import SequenceModel
 from train_lib.data.dataset import SPLITS, Dataset
 from train_lib.records import environment, weights
-from train_lib.records.folder import RunFolder
+from train_lib.records.folder import TESTED, RunFolder
 from train_lib.records.metrics import plain, show_interval
 from train_lib.records.result import diverged_seeds
 from train_lib.tasks.base import Task
@@ -88,6 +88,11 @@ def describe_result(result: Mapping, metric: str, folder: RunFolder) -> str:
             )
         if split == "test":
             lines += _beside(result, metric)
+            if earlier := result.get(TESTED, [])[:-1]:
+                lines.append(
+                    f"{'':<11} evaluated before, after epoch {' and '.join(map(str, earlier))}: "
+                    "whoever chooses among these figures chooses by the test examples"
+                )
     if evaluated := result["model"].get("evaluated"):  # Of older versions the last ones.
         lines.append(f"{'evaluated:':<11} the {evaluated} parameters of each seed")
     seconds = ", ".join(f"{name} {value:.1f}" for name, value in result["seconds"].items())

@@ -67,6 +67,11 @@ def _at_start(training: Training, program: Program) -> Training:
     return training._replace(state=training.state._replace(carries=program.first_carries()))
 
 
+def steps_a_call(program: Program) -> int:
+    """The most steps that a call takes; of many seeds fewer, so that it is over as soon."""
+    return max(1, STEPS_A_CALL * program.mesh.shape["seed"] // program.num_seeds)
+
+
 def fit(
     program: Program,
     train: Split,
@@ -102,8 +107,7 @@ def fit(
     examples_a_step, lengths = program.examples_a_step, train.lengths
     sorted_by = None if program.treatment.reads_on else lengths
     num_plans = -(-len(train) // examples_a_step)
-    # A call of many seeds takes fewer steps, so that it is over as soon.
-    steps_a_call = max(1, STEPS_A_CALL * program.mesh.shape["seed"] // len(seeds))
+    most_steps = steps_a_call(program)
     stopped_K = _stopped(program.recipe, training, len(seeds))
     evaluation = None
 
@@ -127,10 +131,10 @@ def fit(
         ]
         with stopwatch.phase("train"):
             while position.steps < num_plans:
-                next_ones = slice(position.steps, position.steps + steps_a_call)
+                next_ones = slice(position.steps, position.steps + most_steps)
                 places = np.stack(
                     [
-                        program.layout.place_all(plans[next_ones], sorted_by, steps_a_call)
+                        program.layout.place_all(plans[next_ones], sorted_by, most_steps)
                         for plans in plans_K
                     ]
                 )

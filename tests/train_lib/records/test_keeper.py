@@ -20,12 +20,13 @@ from configs import base
 from tests.marks import slow
 from tests.train_lib import cases
 from tests.train_lib.cases import FEW
+from tests.train_lib.records.events import scalars
 from train_lib import files, predict
 from train_lib import run as runs
 from train_lib.data import loading
 from train_lib.errors import STOPPED, Stopped, UserError
-from train_lib.records import finished
-from train_lib.records.folder import RunFolder
+from train_lib.records import environment, finished
+from train_lib.records.folder import TESTED, RunFolder
 from train_lib.records.keeper import Keeper
 from train_lib.restored import Restored
 from train_lib.training import devices
@@ -68,7 +69,7 @@ def whole(tmp_path_factory, compiled_once):
     return folder
 
 
-def run_until(calls, config, workdir, monkeypatch):
+def run_until(calls, config, workdir, monkeypatch, **options):
     """Runs, and is killed after so many calls; what is being saved is saved."""
     after_call = Keeper.after_call
     made = []
@@ -83,7 +84,7 @@ def run_until(calls, config, workdir, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Keeper, "after_call", kill)
         with pytest.raises(Killed):
-            runs.run(config, str(workdir))
+            runs.run(config, str(workdir), **options)
 
 
 def spoil_at_start(patch, spoil):
@@ -131,6 +132,35 @@ def test_resumes_bit_for_bit_wherever_it_was_killed(config, whole, calls, tmp_pa
         assert not (folder / "result.json").exists()
     runs.run(config, str(folder))
     assert_same(folder, whole)
+
+
+def test_what_watches_a_run_changes_nothing_and_logs_each_epoch_once(
+    config, whole, tmp_path, monkeypatch, capsys
+):
+    folder, options = tmp_path / "watched", {"log": ["tensorboard"], "profile_steps": "33:38"}
+    run_until(6, config, folder, monkeypatch, **options)
+    assert "--profile_steps=33:38: traced steps 31 to 38 (a call" in capsys.readouterr().out
+    runs.run(config, str(folder), **options)
+    assert "33:38: 38 updates were made before" in capsys.readouterr().out
+    assert len([*folder.glob("profile/plugins/profile/*/*.xplane.pb")]) == 1
+    assert_same(folder, whole)
+    RunFolder.open_finished(str(folder))
+    rows = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    result = json.loads((whole / "result.json").read_text())
+    logged = scalars(folder / "tensorboard/seed-1")
+    for name in ("train_loss", "validation_accuracy"):
+        expected = [(row["step"], np.float32(row["seeds"][name][1])) for row in rows]
+        assert logged[name.replace("_", "/")] == expected
+    assert logged["test/loss"] == [(60, np.float32(result["seeds"][1]["test_loss"]))]
+    runs.run(config, str(folder), **options)
+    assert "nothing was trained, so nothing is traced" in capsys.readouterr().out
+    assert scalars(folder / "tensorboard/seed-1") == logged
+    config.train.num_epochs = 3
+    was = tree(folder)
+    assert "33:91 goes beyond the run, which has 90 updates" in refusal(
+        lambda: runs.run(config, str(folder), profile_steps="33:91")
+    )
+    assert tree(folder) == was
 
 
 RECIPE = {
@@ -512,9 +542,9 @@ def test_a_config_that_was_edited_in_the_folder_is_refused(edited, config, tmp_p
 
 
 def tree(folder):
-    """Every file and what is in it, but for the vocabulary, which is made again at each start."""
+    """Every file and what is in it."""
     paths = (path for path in folder.rglob("*") if path.is_file())
-    return {path: path.read_bytes() for path in paths if path.name != "vocabulary.txt"}
+    return {path.relative_to(folder): path.read_bytes() for path in paths}
 
 
 @pytest.mark.slow
@@ -531,6 +561,207 @@ def test_the_best_weights_are_those_after_the_best_epoch(config, tmp_path):
         ):
             for path in expected:
                 np.testing.assert_array_equal(found[path][number], expected[path][number])
+
+
+@pytest.fixture(scope="module")
+def longer(tmp_path_factory, compiled_once):
+    """The folder of the run that had three epochs from the start."""
+    folder = tmp_path_factory.mktemp("longer")
+    config = make_config()
+    config.train.num_epochs = 3
+    runs.run(config, str(folder))
+    return folder
+
+
+@pytest.fixture
+def short(whole, tmp_path, monkeypatch):
+    """A copy of the folder of the run of two epochs."""
+    monkeypatch.setattr(runs.curves, "draw", lambda *_: None)  # Slow, and not read here.
+    monkeypatch.setattr(runs.description, "write_pictures", lambda *_: None)
+    return pathlib.Path(shutil.copytree(whole, tmp_path / "short"))
+
+
+def assert_became(folder, longer, before):
+    """Asks whether a finished run is the longer one, tested after these epochs too."""
+    copies = [pathlib.Path(f"{folder}-{number}") for number in range(2)]
+    tested = []
+    for copy, one in zip(copies, (folder, longer), strict=True):
+        RunFolder.open_finished(str(one))
+        shutil.copytree(one, copy)
+        result = json.loads((copy / "result.json").read_text())
+        tested.append(result.pop(TESTED))
+        (copy / "result.json").write_text(json.dumps(result))
+    assert_same(*copies)
+    assert tested == [[*before, *tested[1]], tested[1]]
+    assert (folder / "config.json").read_bytes() == (longer / "config.json").read_bytes()
+
+
+def test_a_finished_run_goes_on_for_more_epochs(config, longer, short, capsys):
+    config.train.num_epochs = 3
+    runs.run(config, str(short))
+    output = capsys.readouterr().out
+    assert "resumes from step 54, in epoch 2" in output
+    assert "evaluated before, after epoch 2: whoever chooses among these figures" in output
+    runs.run(config, str(short))
+    output = capsys.readouterr().out
+    assert "is finished\n" in output
+    assert "evaluated before, after epoch 2" in output
+    config.train.num_epochs = 2
+    assert "was 3 and is 2, and a run cannot be made shorter" in refusal(
+        runs.run, config, str(short)
+    )
+    assert_became(short, longer, [2])
+
+
+@pytest.mark.slow
+def test_an_unfinished_run_may_have_more_epochs(config, longer, tmp_path, monkeypatch):
+    run_until(5, config, tmp_path / "run", monkeypatch)
+    config.train.num_epochs = 3
+    runs.run(config, str(tmp_path / "run"))
+    assert_became(tmp_path / "run", longer, [])
+
+
+# Changes of files, each with how many of the same name came before it.
+@pytest.mark.parametrize(
+    ("name", "before"),
+    [
+        slow("SHA256SUMS", 0), ("config.json", 0), slow("metrics.jsonl", 0),
+        slow("result.json", 0), ("SHA256SUMS", 1),
+    ],
+)  # fmt: skip
+def test_a_kill_leaves_the_finished_run_or_the_longer_one(
+    name, before, config, longer, short, monkeypatch
+):
+    config.train.update(num_epochs=3, checkpoint_every_steps=0)
+    was, made = tree(short), []
+
+    def killing(change):
+        def call(path, *arguments):
+            if path.name == name:
+                made.append(None)
+                if len(made) > before:
+                    raise Killed
+            return change(path, *arguments)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for change in ("write", "remove"):
+            patch.setattr(files, change, killing(getattr(files, change)))
+        with pytest.raises(Killed):
+            runs.run(config, str(short))
+    if (name, before) == ("SHA256SUMS", 0):
+        assert tree(short) == was
+    else:
+        assert not RunFolder(short).is_finished()
+    if name not in ("SHA256SUMS", "config.json") or before:  # By its folder alone.
+        config = RunFolder(short).read_config()
+    runs.run(config, str(short))
+    assert_became(short, longer, [2])
+
+
+def without_checkpoints(folder, config, patch):
+    shutil.rmtree(folder / "checkpoints")
+    config.train.checkpoint_every_seconds = 0
+
+
+def with_damaged_checkpoints(folder, config, patch):
+    for path in folder.glob("checkpoints/*/manifest.json"):
+        path.write_text("{}")
+
+
+def with_other_versions(folder, config, patch):
+    patch.setattr(environment, "versions", lambda: {"jax": "0.0.1"})
+
+
+def with_one_device(folder, config, patch):
+    patch.setattr(environment, "describe_mesh", lambda _: "1 x cpu")
+
+
+def with_other_data_and_no_checkpoints(folder, config, patch):
+    shutil.rmtree(folder / "checkpoints")
+    load = loading.load
+    patch.setattr(
+        loading, "load", lambda *a, **rest: dataclasses.replace(load(*a, **rest), fingerprint="f")
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (without_checkpoints, "has no checkpoint from which it could go on"),
+        (with_damaged_checkpoints, "has no intact checkpoint"),
+        (with_other_versions, "would not go on as it would have: versions were"),
+        (with_one_device, "would not go on as it would have: devices were 2 x cpu"),
+        (with_other_data_and_no_checkpoints, "and now there are others: f"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_finished_run_that_cannot_go_on_is_left_as_it_is(
+    change, words, config, short, monkeypatch
+):
+    change(short, config, monkeypatch)
+    config.train.num_epochs = 3
+    was = tree(short)
+    refused = refusal(runs.run, config, str(short))
+    assert words in refused
+    assert "new folder" in refused
+    assert tree(short) == was
+
+
+def test_a_run_too_short_for_a_checkpoint_starts_again(config, longer, short, capsys):
+    shutil.rmtree(short / "checkpoints")
+    config.train.num_epochs = 3
+    runs.run(config, str(short))
+    assert "the longer run starts from the first step" in capsys.readouterr().out
+    assert_became(short, longer, [2])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"schedule": "linear"}, "'linear' ends with the run"),
+        ({"schedule": "cosine"}, "'cosine' ends with the run"),
+        ({"schedule": "one_cycle"}, "'one_cycle' ends with the run"),
+        ({"warmup": 0.1}, "config.train.warmup = 0.1 is a share of the run"),
+        ({"schedule": "inverse_sqrt", "warmup": 0.5}, "config.train.warmup = 0.5 is a share"),
+        ({"schedule": "inverse_sqrt", "warmup": 5}, ""),
+        ({"warmup": 1.0}, ""),
+        ({"plateau_patience": 2, "ema_decay": 0.9, "patience": 3}, ""),
+    ],
+)
+def test_more_epochs_are_a_matter_of_the_recipe(config, changes, words, tmp_path):
+    config.train.update(changes)
+    folder = RunFolder(tmp_path)
+    folder.begin(config)
+    config.train.num_epochs = 9
+    refused = refusal(lambda: RunFolder.open(str(tmp_path), config).close())
+    assert words in refused
+    assert bool(refused) == bool(words)
+
+
+def test_a_run_whose_seeds_have_stopped_has_no_more_epochs(write_run):
+    """That of the fixture was to have 12 epochs, and had 3."""
+    path = write_run("stopped", changes={"train.patience": 1})
+    folder, was = RunFolder(path), tree(path)
+    config = folder.read_config()
+    assert folder.how_finished(config) == "is finished"
+    config.train.num_epochs = 20
+    runs.run(config, str(path))
+    assert folder.how_finished(config).startswith("is finished: after epoch 3 every seed had")
+    assert tree(path) == was
+
+
+@pytest.mark.slow
+def test_a_recipe_without_an_end_goes_on(config, tmp_path):
+    config.train.update(RECIPE)
+    config.train.update(schedule="inverse_sqrt", warmup=5, final_share=0.0, patience=4)
+    config.task.metric = "loss"
+    runs.run(config, str(tmp_path / "longer"))
+    for num_epochs in (2, 6):
+        config.train.num_epochs = num_epochs
+        runs.run(config, str(tmp_path / "run"))
+    assert_became(tmp_path / "run", tmp_path / "longer", [2])
 
 
 @pytest.mark.slow
