@@ -78,7 +78,9 @@ def transfer(old: Parameters, new: Parameters) -> tuple[dict[str, np.ndarray], l
         found, text = taken
         arrays |= found
         parts.append(Part(name, bool(found), text if found else f"fresh: {text}"))
-    parts += [Part(name, False, "not used: this model has none") for name in there if name not in here]
+    parts += [
+        Part(name, False, "not used: this model has none") for name in there if name not in here
+    ]
     return arrays, parts
 
 
