@@ -161,6 +161,8 @@ def _of_vectors(name: str, inputs: Inputs, size: int) -> tuple[Parameters, dict[
     if not isinstance(inputs, Text) or kind in ("characters", "bytes"):
         raise UserError(f"it has vectors of words, and the inputs are {kind}; leave it empty.")
     found = word_vectors.read(name, inputs.vocabulary.words, size)
+    if not found.words:
+        raise UserError(f"it has none of the {len(inputs.vocabulary.words):,} words in training.")
     notes = {}
     if found.repeated:
         notes["repeated"] = f"{found.repeated:,} of these words, of which the first vector counts"

@@ -112,12 +112,12 @@ def _rows_of_text(path: pathlib.Path, size: int, wanted: set[str]) -> Rows:
             rows += 1
             name, _, rest = line.partition(b" ")
             columns = rest.count(b" ") + 1 if rest else 0
-            if rows == 1 and promised is None and columns:
-                _check_size(path, columns, size)
             if columns > size:  # A word with spaces, or too many numbers.
                 name, *numbers = line.rsplit(b" ", size)
                 rest = b" ".join(numbers)
             if columns < size or (columns > size and _is_number(name.rpartition(b" ")[2])):
+                if rows == 1 and promised is None and columns:
+                    _check_size(path, columns, size)
                 raise UserError(
                     f"{where}: there are {columns} numbers after the word, where there should be "
                     f"{size}."
