@@ -104,6 +104,8 @@ def get_config(name: str, treatment: str) -> ConfigDict:
     config.train.checkpoint_every_seconds = 60.0  # between checkpoints; 0: no limit of seconds
     config.train.checkpoint_every_steps = 0  # between checkpoints; 0: no limit of steps
     config.train.checkpoints_kept = 2  # of those of a run, the last ones
+    config.train.init_from = ""  # folder of a finished run whose parameters the model begins with
+    config.train.init_vectors = ""  # file of word vectors that the embedding begins with
     config.train.seeds = 1  # independent runs at once, each with a seed of its own
     config.train.seed = 0  # of initialisation, data order and dropout; the first, others follow
     return config

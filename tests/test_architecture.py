@@ -89,7 +89,8 @@ ROOMS = {
     "conflicts": {"training", "data"},
     "settings": {"conflicts", "training", "data", "tasks"},
     "building": {"training", "data", "tasks", "settings"},
-    "run": {"building", "records", "training", "data", "tasks", "settings"},
+    "beginning": {"building", "records", "training", "data", "tasks"},
+    "run": {"beginning", "building", "records", "training", "data", "tasks", "settings"},
     "restored": {"building", "records", "training", "data", "tasks", "settings"},
 }
 COMMON = {"errors", "files", "encoding"}
@@ -116,8 +117,8 @@ def test_a_room_imports_only_what_is_below_it(path):
 
 # Where a config is known: it is read, stored, and made objects of.
 SEES_CONFIGS = {
-    "baselines", "building", "command", "conflicts", "records", "restored", "run", "settings",
-    "sweep", "train",
+    "baselines", "beginning", "building", "command", "conflicts", "records", "restored", "run",
+    "settings", "sweep", "train",
 }  # fmt: skip
 
 

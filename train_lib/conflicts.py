@@ -21,6 +21,12 @@ def found(config: ConfigDict, defaults: Mapping[str, Any]) -> Iterator[str]:
     yield from _of_data(config.data, defaults)
     yield from _of_optimizer(config.train, defaults)
     yield from _of_recipe(config.train, defaults)
+    if config.train.init_from and config.train.init_vectors:
+        yield (
+            f"config.train.init_from = {config.train.init_from!r} has an embedding already, and "
+            f"config.train.init_vectors = {config.train.init_vectors!r} is another one; leave one "
+            "of them empty"
+        )
     if config.train.stream_steps:
         yield from _of_stream(config)
 

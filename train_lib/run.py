@@ -1,13 +1,15 @@
 """The flow of a run, top to bottom: config, data, task, model, state, train_step, loop, report."""
 
 import contextlib
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from train_lib import building, settings
+from train_lib import beginning, building, settings
+from train_lib.beginning import Beginning
 from train_lib.data.dataset import Dataset
 from train_lib.errors import Diverged
 from train_lib.records import (
@@ -104,6 +106,7 @@ def _run(
 ) -> dict:
     seeds = building.seeds_asked(config)
     models = building.build_models(config, data.inputs, task, seeds)
+    initial = beginning.begin(config, folder, data, task, models)
     train, recipe = config.train, building.build_recipe(config, len(data.train))
     program = Program(
         models,
@@ -116,6 +119,8 @@ def _run(
     print(report.describe_data(data), report.describe_task(task), sep="\n", flush=True)
     devices.connect(program.mesh)
     print(report.parameter_table(nnx.state(models[0], nnx.Param)), flush=True)
+    if initial:
+        print(f"{initial.describe()}\n", flush=True)
     print(report.describe_engine(models[0], program.layout, program.mesh, seeds), flush=True)
 
     widths = batching.row_widths(data.train, [data.validation, data.test], program.treatment)
@@ -131,6 +136,8 @@ def _run(
         begin = keeper.resume(fitting.start(program, seeds))
         folder.begin(config)  # Nothing is written before all is found as it must be.
         description.write(folder, data.inputs, task)
+        if initial:
+            beginning.write(folder, initial)
         try:
             fitted = fitting.fit(
                 program,
@@ -155,7 +162,7 @@ def _run(
             # A stream is tested in one piece.
             rows = 1 if program.treatment.reads_on else None
             evaluations["test"] = program.evaluate(fitted.params_K, data.test, widths, rows)
-    return _report(config, data, task, program, fitted, evaluations, folder, stopwatch)
+    return _report(config, data, task, program, initial, fitted, evaluations, folder, stopwatch)
 
 
 def _report(
@@ -163,6 +170,7 @@ def _report(
     data: Dataset,
     task: Task,
     program: Program,
+    initial: Beginning | None,
     fitted: Fitted,
     evaluations: dict[str, Evaluation],
     folder: RunFolder,
@@ -197,6 +205,7 @@ def _report(
             "architecture": config.model.to_dict(),
             "parameters": parameters,
             "evaluated": program.recipe.evaluated,
+            **({"initial": dataclasses.asdict(initial)} if initial else {}),
         },
         seeds_of(seeds, position, task.metric),
         evaluations,

@@ -190,6 +190,8 @@ RULES: dict[str, Rule] = {
     "train.checkpoint_every_seconds": _NOT_NEGATIVE,
     "train.checkpoint_every_steps": _integer(0),
     "train.checkpoints_kept": _integer(1),
+    "train.init_from": _TEXT,
+    "train.init_vectors": _TEXT,
     "train.seeds": _integer(1, 1_000),
     "train.seed": _integer(0, 2**31 - 1),
 }

@@ -27,6 +27,12 @@ Where = Callable[[int], str]
 Token = tuple[str, int | None]
 """What a number stands for: its name, and how many bytes of a text; None: that is not known."""
 
+Meaning = tuple[str, str | int]
+"""What a number stands for, so that two models can be compared: a kind, and a name of that kind."""
+
+RESERVED = "reserved numbers"
+"""The kind of the numbers that all texts have."""
+
 MOST_TOKENS = 1 << 24
 """Above every number of a token."""
 
@@ -64,6 +70,13 @@ class Text:
         special = [("", None), ("", None), ("", None), ("", 0)]
         words = self.vocabulary.words
         return [*special, *((word, bytes_of(word, self.rules)) for word in words)]
+
+    @property
+    def meanings(self) -> list[Meaning]:
+        """What each number stands for; a word is the same by whatever rules texts were split."""
+        kind = self.rules if self.rules in ("characters", "bytes") else WORDS
+        reserved = ((RESERVED, number) for number in range(FIRST_WORD))
+        return [*reserved, *((kind, word) for word in self.vocabulary.words)]
 
     def to_json(self) -> dict[str, Any]:
         """All but the vocabulary, which has a file of its own."""
@@ -120,6 +133,11 @@ class Tokens:
         """What each number stands for."""
         return [(str(number), None) for number in range(self.size)]
 
+    @property
+    def meanings(self) -> list[Meaning]:
+        """What each number stands for."""
+        return [("token numbers", number) for number in range(self.size)]
+
     def to_json(self) -> dict[str, Any]:
         """What `from_json` makes the same of."""
         return {"kind": self.kind, "size": self.size}
@@ -139,6 +157,7 @@ class Vectors:
     scale: tuple[float, ...] | None = None
     kind: ClassVar[str] = "vectors"
     starts: ClassVar[int] = 0
+    meanings: ClassVar[list[Meaning]] = []  # There are no numbers of anything.
 
     @classmethod
     def learn(cls, inputs: Sequence[np.ndarray], where: Where, standardize: bool) -> Self:

@@ -22,8 +22,9 @@ OWN_FILES = {"model.cell": "cell.py", "task.name": "task.py"}
 """Fields that may name a file of the user's own, and what its copy in a run's folder is called."""
 
 REPORTS = (
-    "config.json", *OWN_FILES.values(), "data.json", "vocabulary.txt", "metrics.jsonl",
-    "weights.npz", "best_weights.npz", "predictions.csv", "curves.png", "result.json",
+    "config.json", *OWN_FILES.values(), "data.json", "vocabulary.txt", "initial.json",
+    "metrics.jsonl", "weights.npz", "best_weights.npz", "predictions.csv", "curves.png",
+    "result.json",
 )  # fmt: skip
 """What may be in a run's folder when it has ended, beside its checkpoints and a task's pictures."""
 

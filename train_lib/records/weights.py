@@ -1,6 +1,7 @@
 """Parameters of a run as plain arrays."""
 
 import io
+from collections.abc import Mapping
 
 import jax
 import numpy as np
@@ -32,17 +33,29 @@ def write(folder: RunFolder, name: str, params_K: nnx.State) -> None:
     folder.write(name, buffer.getvalue())
 
 
-def read(folder: RunFolder, name: str, params_K: nnx.State) -> nnx.State:
-    """Reads parameters of the structure and shapes of `params_K`."""
+def read_all(folder: RunFolder, name: str) -> dict[str, np.ndarray]:
+    """Reads all parameters of K seeds, each under its path."""
     path = folder.path / name
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            there = {legacy.parameter_path(one): one for one in arrays.files}
-            values = [arrays[there[name]] for name, _ in named(params_K)]
+            return {legacy.parameter_path(one): arrays[one] for one in arrays.files}
     except Exception as error:  # Whatever a damaged file makes NumPy raise.
         raise UserError(f"{path} cannot be read: {error}") from error
-    for (name, expected), value in zip(named(params_K), values, strict=True):
-        if (value.shape, value.dtype) != (expected.shape, expected.dtype):
-            raise UserError(f"{path}: {name} is not {expected.dtype}{list(expected.shape)}.")
-    arrays_on_device = [jax.numpy.asarray(value) for value in values]
-    return jax.tree.unflatten(jax.tree.structure(params_K), arrays_on_device)
+
+
+def read(folder: RunFolder, name: str, params_K: nnx.State) -> nnx.State:
+    """Reads parameters of the structure and shapes of `params_K`."""
+    arrays = read_all(folder, name)
+    for path, expected in named(params_K):
+        value = arrays.get(path)
+        if value is None or (value.shape, value.dtype) != (expected.shape, expected.dtype):
+            raise UserError(
+                f"{folder.path / name}: {path} is not {expected.dtype}{list(expected.shape)}."
+            )
+    return replaced(params_K, arrays)
+
+
+def replaced(params: nnx.State, arrays: Mapping[str, np.ndarray]) -> nnx.State:
+    """Parameters of the same structure, each being the array under its path."""
+    values = [jax.numpy.asarray(arrays[path]) for path, _ in named(params)]
+    return jax.tree.unflatten(jax.tree.structure(params), values)

@@ -55,6 +55,8 @@ class Task:
         examples: training targets to check the task with; nothing else needs them.
         predicts_inputs: whether the target of a step is the token that comes next, so that data
             need no targets. Such a task is made by `of_tokens`, of the same options.
+        outputs_follow: names of the attributes that say what the outputs stand for; a run may
+            begin with the head of another one where they are the same. Empty: all attributes.
     """
 
     num_outputs: int
@@ -67,6 +69,7 @@ class Task:
     score_is_share: bool = False
     examples: Sequence[Any] = ()
     predicts_inputs: bool = False
+    outputs_follow: tuple[str, ...] = ()
 
     @classmethod
     def of_targets(cls, targets: Sequence[Any], **options: Any) -> Self:

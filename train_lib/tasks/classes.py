@@ -36,6 +36,7 @@ class Classes(base.Task):
     """
 
     share_metrics = ("accuracy",)
+    outputs_follow = ("classes",)
     score_name = "accuracy"
     higher_score_is_better = True
     score_is_share = True

@@ -31,6 +31,7 @@ class Labels(base.Task):
     """
 
     share_metrics = ("subset_accuracy",)
+    outputs_follow = ("labels",)
     score_name = "samples_f1"
     higher_score_is_better = True
     score_is_share = True

@@ -29,6 +29,7 @@ class Numbers(base.Task):
         means, deviations: of each over the training targets, in its unit.
     """
 
+    outputs_follow = ("means", "deviations")
     examples = (3.5, -1.0, 12.25, 4.0, 4.0)
 
     def __init__(

@@ -34,6 +34,7 @@ class Tags(base.Task):
     """
 
     per_step = True
+    outputs_follow = ("classes",)
     score_name = "accuracy"
     higher_score_is_better = True
     score_is_share = True

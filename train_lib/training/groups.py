@@ -105,7 +105,8 @@ def split(
         updates_an_epoch: how many updates an epoch has.
     """
     groups = [*groups, Group(REST)]
-    frozen = {group.pattern: group.frozen_epochs * updates_an_epoch for group in groups}
+    most = 2**31 - 1  # Of the counter: longer than any run.
+    frozen = {group.pattern: min(group.frozen_epochs * updates_an_epoch, most) for group in groups}
     each = {group.pattern: _freezing(make(group), frozen[group.pattern]) for group in groups}
 
     def labels_of(params):
