@@ -89,8 +89,9 @@ ROOMS = {
     "conflicts": {"training", "data"},
     "settings": {"conflicts", "training", "data", "tasks"},
     "building": {"training", "data", "tasks", "settings"},
+    "streaming": {"training", "data", "tasks"},
     "run": {"building", "records", "training", "data", "tasks", "settings"},
-    "restored": {"building", "records", "training", "data", "tasks", "settings"},
+    "restored": {"building", "records", "streaming", "training", "data", "tasks", "settings"},
 }
 COMMON = {"errors", "files", "encoding"}
 

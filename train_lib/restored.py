@@ -16,11 +16,12 @@ from train_lib.data.dataset import Split
 from train_lib.data.examples import Source
 from train_lib.data.inputs import Inputs, Text
 from train_lib.data.inputs import split as split_words
-from train_lib.data.vocabulary import START
+from train_lib.data.vocabulary import END, START
 from train_lib.errors import UserError
 from train_lib.records import description, weights
 from train_lib.records.folder import RunFolder
-from train_lib.tasks.base import Task
+from train_lib.streaming import Stream
+from train_lib.tasks.base import Kept, Task
 from train_lib.training import devices
 from train_lib.training.program import Program
 
@@ -191,35 +192,67 @@ class Restored:
         Of several seeds, `seeds` says how many of them give that answer or, of numbers, the least
         and the largest; of several answers a sequence, `seeds_height` that of `answer_height`.
         """
-        columns, agreement, _ = self._answered(split)
-        return columns | agreement
+        kept_K, offsets = self._items_K(split)
+        columns = self.together.columns(self.together.average(kept_K), None, offsets)
+        return columns | self._agreement(columns, kept_K, offsets)
 
     def describe(self, split: Split) -> list[str]:
         """The same for people, a line for each sequence."""
-        _, agreement, answers = self._answered(split)
+        return self._lines(*self._items_K(split))
+
+    def stream(self, batch_size: int = 1) -> Stream:
+        """Reads sequences a step at a time: so many, side by side.
+
+        Raises:
+            UserError: the models need the end of a sequence first, or do not read all of it.
+        """
+        data, reason = self.config.data, ""
+        if not data.mask_padding:
+            reason = "its models read the padding around a sequence too (config.data.mask_padding)"
+        elif data.max_length_tokens:
+            reason = (
+                f"its models read the last {data.max_length_tokens:,} steps of a sequence alone "
+                "(config.data.max_length_tokens)"
+            )
+        try:
+            if not reason:
+                models: Any = [self.model(number) for number in range(len(self.seeds))]
+                ends = self.task.predicts_inputs and not self.reads_streams
+                return Stream(
+                    models, self.inputs, self.task, self._lines,
+                    batch_size=batch_size, end=END if ends else None,
+                )  # fmt: skip
+        except ValueError as error:  # They read backwards.
+            reason = f"in its models {error}"
+        raise UserError(f"{self.folder.path} cannot be asked a step at a time: {reason}.")
+
+    def _items_K(self, split: Split) -> tuple[list[dict], np.ndarray]:
+        """What is kept by each seed of the items that have an answer, and where sequences begin."""
+        kept_K, offsets_K = zip(
+            *(self.items(split, kept) for kept in self.answer(split)), strict=True
+        )
+        return list(kept_K), offsets_K[0]
+
+    def _lines(self, kept_K: Sequence[Kept], offsets: np.ndarray) -> list[str]:
+        """What the average of all seeds answers, for people, and how far they agree."""
+        together = self.together.average(kept_K)
+        answers = self.together.answer(together, offsets)
+        columns = self.together.columns(together, None, offsets)
+        agreement = self._agreement(columns, kept_K, offsets)
         if not agreement:
             return answers
         of_each = zip(*agreement.values(), strict=True)
         return [f"{one}  [{'; '.join(of)}]" for one, of in zip(answers, of_each, strict=True)]
 
-    def _answered(self, split: Split) -> tuple[dict[str, list], dict[str, list[str]], list[str]]:
-        """What the average of all seeds answers: as columns, how far they agree, and as lines."""
-        kept_K = [self.items(split, kept) for kept in self.answer(split)]
-        offsets = kept_K[0][1]
-        together = self.together.average([kept for kept, _ in kept_K])
-        columns = self.together.columns(together, None, offsets)
-        answers = self.together.answer(together, offsets)
-        return columns, self._agreement(columns, kept_K), answers
-
     def _agreement(
-        self, columns: dict[str, list], kept_K: list[tuple[dict, np.ndarray]]
+        self, columns: dict[str, list], kept_K: Sequence[Kept], offsets: np.ndarray
     ) -> dict[str, list[str]]:
         """How far the seeds agree with each answer of their average; nothing of a single one."""
         if len(kept_K) == 1:
             return {}
         columns_K = [
             task.columns(kept, None, offsets)
-            for task, (kept, offsets) in zip(self.tasks_K, kept_K, strict=True)
+            for task, kept in zip(self.tasks_K, kept_K, strict=True)
         ]
         agreement = {}
         for name, answers in columns.items():

@@ -4,6 +4,7 @@ import csv
 import json
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 
@@ -87,6 +88,36 @@ def test_test_predictions_are_of_blocks_and_add_up(finished):
     expected = result["seeds"][0]["test_loss"]
     assert np.average(scores_N, weights=weights_N) == pytest.approx(expected, rel=1e-4)
     assert weights_N.sum() == round(0.1 * len(TEXT))
+
+
+def test_a_stream_is_answered_as_it_comes_and_an_interrupt_ends_it(finished):
+    """The program, which has not seen the end of its input."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "train_lib.predict", f"--workdir={finished[0] / 'run'}", "--stream"],
+        cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        process.stdin.write("one\n")
+        process.stdin.flush()
+        lines = [process.stdout.readline() for _ in "one"]
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=100)
+    assert [line.split("  ")[-1] for line in lines] == ["o\n", "n\n", "e\n"]
+    assert (process.returncode, errors) == (130, "interrupted\n")
+    restored = Restored(str(finished[0] / "run"))
+    kept_K = restored.answer(restored.encode(["one"], str))
+    losses_T = restored.together.average(kept_K)["loss"][:3]
+    told_T = [float(line.split(" ")[0]) for line in lines]
+    np.testing.assert_allclose(told_T, losses_T, atol=6e-5)
+
+
+@pytest.mark.slow
+def test_a_stream_ends_when_nobody_reads_its_answers(finished):
+    done = subprocess.run(
+        f"yes one | {sys.executable} -m train_lib.predict --workdir={finished[0] / 'run'} --stream "
+        "| head -n 2",
+        shell=True, cwd=ROOT, text=True, capture_output=True, timeout=100,
+    )  # fmt: skip
+    assert (len(done.stdout.splitlines()), done.stderr) == (2, "")
 
 
 def test_predict_tells_the_loss_of_a_text(finished):
