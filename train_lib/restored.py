@@ -20,6 +20,7 @@ from train_lib.data.vocabulary import END, START
 from train_lib.errors import UserError
 from train_lib.records import description, weights
 from train_lib.records.folder import RunFolder
+from train_lib.records.result import each_seed
 from train_lib.streaming import Stream
 from train_lib.tasks.base import Kept, Task
 from train_lib.training import devices
@@ -65,11 +66,15 @@ class Restored:
         models = building.build_models(
             self.config, self.inputs, self.task, building.seeds_asked(self.config)
         )
-        self._program = Program(
-            models,
-            self.task,
-            batch_size=_BATCH_SIZE,
-            treatment=building.treatment_of(self.config)._replace(reads_on=False),
+        treatment = building.treatment_of(self.config)
+        self._program, self._stream_program = (
+            Program(
+                models,
+                self.task,
+                batch_size=_BATCH_SIZE,
+                treatment=treatment._replace(reads_on=reads_on),
+            )
+            for reads_on in (False, self.reads_streams)
         )
         params_K = weights.read(folder, name, self._program.params_K)
         self._params_K = devices.spread_seeds(params_K, self._program.mesh)
@@ -148,6 +153,20 @@ class Restored:
             split = split.encoded(self.task, self.inputs.starts)
         return split, source, names[0]
 
+    def tested(self, path: str) -> tuple[Split, list[dict[str, np.ndarray]]]:
+        """The examples of data with targets, and what the task keeps of them, of each seed.
+
+        What was trained on one stream reads the texts of all of it as one, in blocks.
+
+        Raises:
+            UserError: as `read` does.
+        """
+        split, *_ = self.read(path, labelled=True)
+        if not self.reads_streams:
+            return split, self.answer(split)
+        split = split.in_blocks(self.config.train.stream_steps)
+        return split, each_seed(self._read_on(split))
+
     def model(self, number: int = 0) -> nnx.Module:
         """The model of one of the `seeds`."""
         alive = np.flatnonzero(self._is_alive_K)[number]
@@ -157,6 +176,11 @@ class Restored:
         """What the task keeps of every item of a split, of each seed."""
         groups = []
         for width, numbers in self._by_width(split.lengths):
+            if self.reads_streams and width > _MAX_BATCH_STEPS:
+                for number in numbers[:, None]:  # A text is read in blocks as well as at once.
+                    blocks = split.take(number).in_blocks(self.config.train.stream_steps)
+                    groups.append((number, self._read_on(blocks)))
+                continue
             batch_size = min(_BATCH_SIZE, len(numbers), max(1, _MAX_BATCH_STEPS // width))
             found = self._program.evaluate(
                 self._params_K, split.take(numbers), (width,), batch_size
@@ -169,6 +193,15 @@ class Restored:
             }
             for k in range(len(self.tasks_K))
         ]
+
+    def _read_on(self, blocks: Split) -> dict[str, np.ndarray]:
+        """What the task keeps of each step of one stream in blocks, of all seeds.
+
+        From block to block only the state is kept, so that memory does not grow with the stream.
+        """
+        widths = (self.config.train.stream_steps,)
+        found = self._stream_program.evaluate(self._params_K, blocks, widths, 1)
+        return found.of_seeds(self._is_alive_K).kept
 
     def items(self, split: Split, kept: dict[str, np.ndarray]) -> tuple[dict, np.ndarray]:
         """What was kept of the steps that have an answer, and where those of each sequence begin.
