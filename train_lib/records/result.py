@@ -53,6 +53,7 @@ def result(
             "score": task.score_name,
             "higher_score_is_better": task.higher_score_is_better,
             "score_is_share": task.score_is_share,
+            "score_unit": task.score_unit,
         },
         "model": dict(model),
         "seeds": list(seeds),

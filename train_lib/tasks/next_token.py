@@ -32,6 +32,7 @@ class NextToken(base.Task):
     per_step = True
     predicts_inputs = True
     share_metrics = ("accuracy",)
+    score_unit = "nats a token"
     examples = ([1, 2, 3, 1], [2, 3], [1])
 
     def __init__(self, tokens: Sequence[Sequence[Any]], *, metric: str = "loss"):
