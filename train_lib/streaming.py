@@ -83,7 +83,7 @@ class Stream:
         self._x_B = np.empty(0)
         self._carries_K = jax.tree.map(jnp.array, self._starts_K)
 
-    def step(self, x_B: Any, where: Where = "row {}".format) -> np.ndarray:
+    def step(self, x_B: Any, place: str = "") -> np.ndarray:
         """Reads one more step of every sequence; returns the outputs after it, `[K, B, C]`.
 
         They are those of the step or, of a task that asks of sequences, those that each would have
@@ -91,12 +91,12 @@ class Stream:
 
         Args:
             x_B: words, one a sequence; token numbers `[B]`; or vectors `[B, D]`.
-            where: says where the input of a number is found, for messages.
+            place: where they are found, for messages; empty: the row of each.
 
         Raises:
             UserError: an input is not what the run was trained on, or there is not one a sequence.
         """
-        x = self._encoded(x_B, where)
+        x = self._encoded(x_B, lambda row: place or f"row {row}")
         if self.outputs_KxBxC is None and isinstance(self.inputs, Text):
             self._read(np.full(self.batch_size, START, np.int32))
         return self._read(x)
@@ -145,9 +145,7 @@ class Stream:
         return self._tell(self._kept_of(outputs_KxBxC, targets_B), np.arange(self.batch_size + 1))
 
     def _kept_of(self, outputs_KxBxC: np.ndarray, targets_B: np.ndarray) -> KeptOfSeeds:
-        kept = {
-            name: np.asarray(of) for name, of in self._kept(outputs_KxBxC, targets_B).items()
-        }
+        kept = {name: np.asarray(of) for name, of in self._kept(outputs_KxBxC, targets_B).items()}
         return [{name: of[k] for name, of in kept.items()} for k in range(len(outputs_KxBxC))]
 
 
@@ -170,7 +168,7 @@ def answers(stream: Stream, lines: Iterable[str], *, ends: bool = True) -> Itera
                 yield from (*_ended(stream), "")
             continue
         for shown, one in _steps(stream, line, place):
-            stream.step([one], lambda _, place=place: place)
+            stream.step([one], place)
             yield f"{stream.describe()[0]}  {escape(shown)}"
     if ends:
         yield from _ended(stream)

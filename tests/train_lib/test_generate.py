@@ -121,6 +121,16 @@ def test_a_text_is_the_same_in_blocks_and_in_one_piece(finished, monkeypatch):
         )
 
 
+def test_the_documented_stream_tells_how_likely_each_character_was(finished, capsys):
+    guide = (ROOT / "docs/language_models.md").read_text("utf-8")
+    snippet = guide.split("```python\n")[1].partition("```")[0]
+    exec(snippet.replace("runs/plays", str(finished[0] / "run")), found := {})
+    assert found["outputs_KxBxC"].shape[:2] == (2, 1)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len("To be")
+    assert all(re.match(r"\['\d+\.\d{4} nats per token  perplexity", line) for line in lines)
+
+
 def test_a_stream_is_answered_as_it_comes_and_an_interrupt_ends_it(finished):
     """The program, which has not seen the end of its input."""
     with subprocess.Popen(

@@ -108,7 +108,9 @@ def test_a_language_model_tells_how_likely_each_character_was_and_the_end():
     ]  # fmt: skip
     expected = losses_of(models, [START, 4, 5, 6, 2, 4, END])
     np.testing.assert_allclose(shown_losses(lines[:6]), expected, atol=1e-5)
-    np.testing.assert_allclose(shown_losses(lines[7:]), losses_of(models, [START, 5, END]), atol=1e-5)
+    np.testing.assert_allclose(
+        shown_losses(lines[7:]), losses_of(models, [START, 5, END]), atol=1e-5
+    )
 
 
 def test_where_texts_do_not_end_empty_lines_are_read():
