@@ -15,6 +15,7 @@ import io
 import itertools
 import json
 import re
+import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -165,6 +166,8 @@ def main(argv: Sequence[str]) -> None:
         print(f"{count:,} answers in {arguments.out}")
         return
     if arguments.stream:
+        # There is nothing to save. As an exception, an interrupt could get lost in a callback.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         devices.configure()
         for line in answer_stream(arguments.workdir, sys.stdin.buffer, best=arguments.best):
             print(line, flush=True)
