@@ -197,7 +197,7 @@ class Restored:
     def _read_on(self, blocks: Split) -> dict[str, np.ndarray]:
         """What the task keeps of each step of one stream in blocks, of all seeds.
 
-        From block to block only the state is kept, so that memory does not grow with the stream.
+        From block to block the state is handed on, and no outputs are kept but what the task keeps.
         """
         widths = (self.config.train.stream_steps,)
         found = self._stream_program.evaluate(self._params_K, blocks, widths, 1)
