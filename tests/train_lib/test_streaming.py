@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from seqmodels import loading
 from tests.marks import slow
@@ -50,7 +51,9 @@ def test_steps_are_those_of_whole_sequences_for_every_cell_and_seed(cell):
     stream, models, _ = stream_of(case, 2, cell=cell, learned_initial_state=True)
     x_BxTxD = steps_of(case, 2)
     outputs_KxBxTxC = np.stack([stream.step(x_BxTxD[:, t]) for t in range(STEPS)], 2)
-    whole_KxBxTxC = np.stack([model(x_BxTxD) for model in models])
+    graphdef, _ = nnx.split(models[0])
+    whole = jax.jit(lambda params: nnx.merge(graphdef, params)(x_BxTxD))
+    whole_KxBxTxC = np.stack([whole(nnx.split(model)[1]) for model in models])
     np.testing.assert_allclose(outputs_KxBxTxC, whole_KxBxTxC, rtol=1e-5, atol=2e-6)
 
 
