@@ -43,6 +43,16 @@ class Head(nnx.Module):
         """
         raise NotImplementedError
 
+    def initial_carries(self, batch_size: int) -> list[base.Carry]:
+        """What `answer_on` begins with: of outputs of steps nothing, else a single carry."""
+        return []
+
+    def answer_on(
+        self, carries: Sequence[base.Carry], encoded: Sequence[Encoded], lengths_B: jax.Array
+    ) -> tuple[jax.Array, list[base.Carry]]:
+        """As `answer`, of sequences read piece by piece, and the carries after this piece."""
+        return self.answer(encoded, lengths_B), []
+
 
 class SequenceHead(Head):
     """Outputs of a sequence, from its steps pooled to one vector.
@@ -64,7 +74,17 @@ class SequenceHead(Head):
         self.input_size = pooling.input_size
 
     def answer(self, encoded, lengths_B):
-        return self.pooling(encoded, lengths_B).T @ self.kernel[...] + self.bias[...].reshape(1, -1)
+        return self._of_pooled(self.pooling(encoded, lengths_B))
+
+    def initial_carries(self, batch_size):
+        return [self.pooling.initial_carry(batch_size)]
+
+    def answer_on(self, carries, encoded, lengths_B):
+        pooled_PxB, carry = self.pooling.read_on(carries[0], encoded, lengths_B)
+        return self._of_pooled(pooled_PxB), [carry]
+
+    def _of_pooled(self, pooled_PxB):
+        return pooled_PxB.T @ self.kernel[...] + self.bias[...].reshape(1, -1)
 
 
 class StepHead(Head):

@@ -119,12 +119,15 @@ class SequenceModel(nnx.Module):
         return arguments.nan_where_impossible(outputs, lengths_B, width, batch_axis=0)
 
     def initial_carries(self, batch_size: int) -> list[base.Carry]:
-        """What `read_on` begins with: the carry of each layer, for every sequence of a batch.
+        """What `read_on` begins with, for every sequence of a batch.
+
+        That is the carry of each layer and, where steps are pooled, what is pooled so far.
 
         Raises:
             ValueError: a layer reads backwards, and so needs the end of a sequence first.
         """
-        return self.encoder.initial_carries(batch_size)
+        layers = self.encoder.initial_carries(batch_size)
+        return [*layers, *self.head.initial_carries(batch_size)]
 
     def read_on(
         self,
@@ -137,11 +140,11 @@ class SequenceModel(nnx.Module):
     ) -> tuple[jax.Array, list[base.Carry]]:
         """As a call, for sequences that are read piece by piece.
 
-        Read in pieces, a sequence has the outputs of every step that it has read at once. A head
-        that pools answers for the last piece alone, unless it takes the last output.
+        Read in pieces, a sequence has the outputs of every step that it has read at once. Outputs
+        of a sequence are those that it would have if it ended with the piece.
 
         Args:
-            carries: of each layer, from `initial_carries` or from the piece before.
+            carries: from `initial_carries` or from the piece before.
             x, lengths_B, dropout_keys_B, step_key: as in a call; padding comes after a sequence.
 
         Returns:
@@ -150,12 +153,13 @@ class SequenceModel(nnx.Module):
         Raises:
             ValueError: as in a call, or a layer reads backwards.
         """
-        encoded, carries, lengths_B = self.encode_from(
-            carries, x, lengths_B, dropout_keys_B=dropout_keys_B, step_key=step_key
+        layers = len(self.encoder.layers)
+        encoded, ends, lengths_B = self.encode_from(
+            carries[:layers], x, lengths_B, dropout_keys_B=dropout_keys_B, step_key=step_key
         )
-        outputs = self.head.answer(encoded, lengths_B)
-        width = jnp.shape(x)[1]
-        return arguments.nan_where_impossible(outputs, lengths_B, width, batch_axis=0), carries
+        outputs, of_head = self.head.answer_on(carries[layers:], encoded, lengths_B)
+        outputs = arguments.nan_where_impossible(outputs, lengths_B, jnp.shape(x)[1], batch_axis=0)
+        return outputs, [*ends, *of_head]
 
     def encode_from(
         self,
@@ -169,7 +173,7 @@ class SequenceModel(nnx.Module):
         """What the head answers from, for a head to be asked about some of the steps at a time.
 
         Args:
-            carries: as in `read_on`; None: the sequences begin here.
+            carries: of each layer; None: the sequences begin here.
             x, lengths_B, dropout_keys_B, step_key: as in `read_on`.
 
         Returns:

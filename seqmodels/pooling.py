@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from seqmodels.cells import base
-from seqmodels.recurrence import Encoded, run_all
+from seqmodels.recurrence import Encoded, initial_carry, run_all, run_from
 
 
 class Pooling(nnx.Module):
@@ -33,6 +33,21 @@ class Pooling(nnx.Module):
         """The pooled outputs, `[output_size, B]`."""
         raise NotImplementedError
 
+    def initial_carry(self, batch_size: int) -> base.Carry:
+        """What `read_on` begins with, for every sequence of a batch."""
+        raise NotImplementedError(f"{type(self).__name__} cannot be pooled piece by piece")
+
+    def read_on(
+        self, carry: base.Carry, encoded: Sequence[Encoded], lengths_B: jax.Array
+    ) -> tuple[jax.Array, base.Carry]:
+        """As a call, of all steps that there have been, and the carry after them.
+
+        Args:
+            carry: what is pooled of the pieces before.
+            encoded, lengths_B: of this piece.
+        """
+        raise NotImplementedError
+
 
 class Last(Pooling):
     """The output of the last step of each direction, side by side."""
@@ -41,19 +56,48 @@ class Last(Pooling):
         del lengths_B
         return jnp.concatenate([direction.last_HxB for direction in encoded])
 
+    def initial_carry(self, batch_size):
+        return jnp.zeros((self.input_size, batch_size))
+
+    def read_on(self, carry, encoded, lengths_B):
+        last_HxB = jnp.where(lengths_B > 0, self(encoded, lengths_B), carry)
+        return last_HxB, last_HxB
+
 
 class Mean(Pooling):
     """The mean of the outputs over the valid steps."""
 
     def __call__(self, encoded, lengths_B):
-        return _fold(_Fold(jnp.add, 0.0, encoded), encoded, lengths_B) / jnp.maximum(lengths_B, 1)
+        return _fold(self._sum(), encoded, lengths_B) / jnp.maximum(lengths_B, 1)
+
+    def initial_carry(self, batch_size):
+        return initial_carry(self._sum(), batch_size), jnp.zeros(batch_size, int)
+
+    def read_on(self, carry, encoded, lengths_B):
+        sum_HxB, steps_B = carry
+        sum_HxB = _fold_from(sum_HxB, self._sum(), encoded, lengths_B)
+        steps_B += lengths_B
+        return sum_HxB / jnp.maximum(steps_B, 1), (sum_HxB, steps_B)
+
+    def _sum(self):
+        return _Fold(jnp.add, 0.0, self.input_size)
 
 
 class Max(Pooling):
     """The largest output over the valid steps, feature by feature."""
 
     def __call__(self, encoded, lengths_B):
-        return _fold(_Fold(jnp.maximum, -jnp.inf, encoded), encoded, lengths_B)
+        return _fold(self._largest(), encoded, lengths_B)
+
+    def initial_carry(self, batch_size):
+        return initial_carry(self._largest(), batch_size)
+
+    def read_on(self, carry, encoded, lengths_B):
+        largest_HxB = _fold_from(carry, self._largest(), encoded, lengths_B)
+        return jnp.where(largest_HxB > -jnp.inf, largest_HxB, 0), largest_HxB
+
+    def _largest(self):
+        return _Fold(jnp.maximum, -jnp.inf, self.input_size)
 
 
 class MeanMax(Pooling):
@@ -66,6 +110,19 @@ class MeanMax(Pooling):
 
     def __call__(self, encoded, lengths_B):
         return jnp.concatenate([self.mean(encoded, lengths_B), self.max(encoded, lengths_B)])
+
+    def initial_carry(self, batch_size):
+        return [pooling.initial_carry(batch_size) for pooling in (self.mean, self.max)]
+
+    def read_on(self, carry, encoded, lengths_B):
+        parts, carries = zip(
+            *(
+                pooling.read_on(of, encoded, lengths_B)
+                for pooling, of in zip((self.mean, self.max), carry, strict=True)
+            ),
+            strict=True,
+        )
+        return jnp.concatenate(parts), [*carries]
 
 
 class Attention(Pooling):
@@ -82,6 +139,14 @@ class Attention(Pooling):
     def __call__(self, encoded, lengths_B):
         return _fold(self.attend, encoded, lengths_B)
 
+    def initial_carry(self, batch_size):
+        return initial_carry(self.attend, batch_size)
+
+    def read_on(self, carry, encoded, lengths_B):
+        carry = _fold_from(carry, self.attend, encoded, lengths_B)
+        _, total_B, sum_HxB = carry
+        return sum_HxB / jnp.where(total_B > 0, total_B, 1), carry
+
 
 POOLINGS: dict[str, type[Pooling]] = {
     "last": Last,
@@ -95,8 +160,8 @@ POOLINGS: dict[str, type[Pooling]] = {
 class _Fold(base.Cell):
     """`carry = operation(carry, x)`."""
 
-    def __init__(self, operation, start, encoded):
-        self.hidden_size = sum(direction.sequence_TxHxB.shape[1] for direction in encoded)
+    def __init__(self, operation, start, hidden_size):
+        self.hidden_size = hidden_size
         self.operation = operation
         self.start = start
 
@@ -137,3 +202,9 @@ def _fold(cell, encoded, lengths_B):
     """What a cell has made of the outputs of all directions after the last valid step."""
     parts = [direction.sequence_TxHxB for direction in encoded]
     return run_all([cell], [False], parts, lengths_B)[0].last_HxB
+
+
+def _fold_from(carry, cell, encoded, lengths_B):
+    """The carry after all valid steps, with that before them."""
+    parts = [direction.sequence_TxHxB for direction in encoded]
+    return run_from([carry], [cell], [False], parts, lengths_B)[1][0]

@@ -107,6 +107,11 @@ def lasting_streams() -> Iterator[None]:
     sys.exit(code)
 
 
+def has_reader() -> bool:
+    """Whether all output could be written so far, in a program of `lasting_streams`."""
+    return getattr(_raw(sys.stdout), "error", None) is None
+
+
 def _take_free_handles() -> None:
     """Takes those of 0, 1 and 2 that are closed, so that no file of results gets their number.
 

@@ -90,8 +90,9 @@ ROOMS = {
     "settings": {"conflicts", "training", "data", "tasks"},
     "building": {"training", "data", "tasks", "settings"},
     "beginning": {"building", "records", "training", "data", "tasks"},
+    "streaming": {"training", "data", "tasks"},
     "run": {"beginning", "building", "records", "training", "data", "tasks", "settings"},
-    "restored": {"building", "records", "training", "data", "tasks", "settings"},
+    "restored": {"building", "records", "streaming", "training", "data", "tasks", "settings"},
 }
 COMMON = {"errors", "files", "encoding"}
 

@@ -4,7 +4,7 @@ import codecs
 import collections
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from train_lib.errors import UserError
 
@@ -61,6 +61,36 @@ def decode(contents: Mapping[str, bytes]) -> list[str]:
             file=sys.stderr,
         )
     return texts
+
+
+def decode_lines(lines: Iterable[bytes], name: str) -> Iterator[str]:
+    """Decodes lines as they come, and takes away their ends and a byte-order mark in front.
+
+    What is not UTF-8 becomes U+FFFD, with a notice the first time.
+
+    Args:
+        lines: with their ends.
+        name: of what they are read from.
+
+    Raises:
+        UserError: there is the byte-order mark of UTF-16 or UTF-32 in front.
+    """
+    is_noted = False
+    for number, line in enumerate(lines, 1):
+        if number == 1:
+            for mark, encoding in _MARKS.items():
+                if line.startswith(mark):
+                    raise UserError(f"{name} is in {encoding}, and must be in UTF-8.")
+            line = line.removeprefix(codecs.BOM_UTF8)
+        text = line.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8", "replace")
+        if not is_noted and text.count("\ufffd") > line.count("\ufffd".encode()):
+            print(
+                f"note: line {number} of {name} is not UTF-8; what is not is read as U+FFFD, the "
+                "replacement character",
+                file=sys.stderr,
+            )
+            is_noted = True
+        yield text
 
 
 def _is_cut(data: bytes) -> bool:

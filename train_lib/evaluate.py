@@ -18,7 +18,7 @@ from train_lib.errors import UserError, told_to_user
 from train_lib.records import description, predictions
 from train_lib.records.folder import RunFolder
 from train_lib.records.metrics import plain, show_interval
-from train_lib.records.result import items_of
+from train_lib.records.result import examples_are, items_of
 from train_lib.restored import Restored
 from train_lib.training import devices
 
@@ -34,8 +34,8 @@ def evaluate(restored: Restored, path: str, folder: RunFolder) -> dict:
     Raises:
         UserError: the data cannot be read, are not what the run was trained on, or have no label.
     """
-    split, *_ = restored.read(path, labelled=True)
-    kept_K, tasks_K = restored.answer(split), restored.tasks_K
+    split, kept_K = restored.tested(path)
+    tasks_K = restored.tasks_K
     scored = [
         task.example_scores(kept, *items_of(split))
         for task, kept in zip(tasks_K, kept_K, strict=True)
@@ -50,6 +50,7 @@ def evaluate(restored: Restored, path: str, folder: RunFolder) -> dict:
         "run": str(restored.folder.path),
         "data": path,
         "examples": len(split),
+        "examples_are": examples_are(split),
         "score": task.score_name,
         task.score_name: score_summary(
             np.stack([one for one, _ in scored]), weights_N, are_shares=task.score_is_share
@@ -89,8 +90,8 @@ def main(argv: Sequence[str]) -> None:
         raise
     score = found["score"]
     print(
-        f"{plain(score)} {show_interval(found[score])} on {found['examples']:,} examples of "
-        f"{arguments.data}\nfolder: {folder.path}"
+        f"{plain(score)} {show_interval(found[score])} on {found['examples']:,} "
+        f"{found['examples_are']} of {arguments.data}\nfolder: {folder.path}"
     )
 
 

@@ -3,8 +3,10 @@
 python -m train_lib.predict --workdir=runs/stacked-... "A film to forget." "A delight."
 python -m train_lib.predict --workdir=runs/stacked-... --best - < one_text_a_line.txt
 python -m train_lib.predict --workdir=runs/stacked-... --data=mine.csv --out=answers.csv
+tail -f log | python -m train_lib.predict --workdir=runs/lstm-... --stream
 
 Data are what `config.data.source` may name; the answers go into a table beside their columns.
+`--stream` answers after every step of what it reads, as it comes.
 """
 
 import argparse
@@ -13,14 +15,16 @@ import io
 import itertools
 import json
 import re
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from train_lib import files
+from seqmodels import program
+from train_lib import files, streaming
 from train_lib.data.inputs import Text
 from train_lib.data.readers.base import Files
-from train_lib.encoding import decode, escape
+from train_lib.encoding import decode, decode_lines, escape
 from train_lib.errors import UserError, told_to_user
 from train_lib.records import predictions
 from train_lib.restored import Restored
@@ -87,6 +91,22 @@ def predict_data(workdir: str, path: str, out: str, *, best: bool = False) -> in
     return len(split)
 
 
+def answer_stream(workdir: str, lines: Iterable[bytes], *, best: bool = False) -> Iterator[str]:
+    """What a finished run answers after every step, as lines bring them.
+
+    Args:
+        workdir: the run's folder.
+        lines: as `streaming.answers` reads them.
+        best: each seed as it was after its best epoch by validation.
+
+    Raises:
+        UserError: as `predict` does; or the models need the end first, or a line cannot be read.
+    """
+    restored = Restored(workdir, best=best)
+    decoded = decode_lines(lines, "the input")
+    return streaming.answers(restored.stream(), decoded, ends=not restored.reads_streams)
+
+
 def _as_it_was(value: Any) -> Any:
     """A value of the data, with all its digits; what CSV has no form for as JSON."""
     if isinstance(value, list | dict | bool):
@@ -98,7 +118,7 @@ def _read_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
     """The options and the texts, which may begin with a dash."""
     parser = argparse.ArgumentParser(
         prog="python -m train_lib.predict",
-        usage="%(prog)s --workdir FOLDER [--best] (text ... | --data DATA --out FILE)",
+        usage="%(prog)s --workdir FOLDER [--best] (text ... | --data DATA --out FILE | --stream)",
         description="Asks a finished run about texts. A text - reads one a line from the "
         "input, and after -- all arguments are texts.", add_help=False, allow_abbrev=False,
     )  # fmt: skip
@@ -109,6 +129,10 @@ def _read_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
     )
     parser.add_argument("--data", help="a file or folder of data in place of texts")
     parser.add_argument("--out", help="the CSV file to write the answers to data to")
+    parser.add_argument(
+        "--stream", action="store_true", help="read the input as it comes: texts by the line, an "
+        "empty line ending each, or a line a token number or vector; answer after every step",
+    )  # fmt: skip
     end = argv.index("--") if "--" in argv else len(argv)
     # With -h as an option, argparse would take "-horrible" for it.
     options = ["--help" if argument == "-h" else argument for argument in argv[:end]]
@@ -119,7 +143,10 @@ def _read_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
     texts += argv[end + 1 :]
     if (arguments.data is None) != (arguments.out is None):
         parser.error("--data and --out are given both, or neither")
-    if bool(texts) == bool(arguments.data):
+    if arguments.stream:
+        if texts or arguments.data:
+            parser.error("--stream reads the input alone: no texts, no --data")
+    elif bool(texts) == bool(arguments.data):
         parser.error("a text is missing" if not texts else "there are texts beside --data")
     return arguments, texts
 
@@ -137,6 +164,15 @@ def main(argv: Sequence[str]) -> None:
         devices.configure()
         count = predict_data(arguments.workdir, arguments.data, arguments.out, best=arguments.best)
         print(f"{count:,} answers in {arguments.out}")
+        return
+    if arguments.stream:
+        # There is nothing to save. As an exception, an interrupt could get lost in a callback.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        devices.configure()
+        for line in answer_stream(arguments.workdir, sys.stdin.buffer, best=arguments.best):
+            print(line, flush=True)
+            if not program.has_reader():
+                return
         return
     for number, text in enumerate(given, 1):
         if text == "-":

@@ -16,11 +16,13 @@ from train_lib.data.dataset import Split
 from train_lib.data.examples import Source
 from train_lib.data.inputs import Inputs, Text
 from train_lib.data.inputs import split as split_words
-from train_lib.data.vocabulary import START
+from train_lib.data.vocabulary import END, START
 from train_lib.errors import UserError
 from train_lib.records import description, weights
 from train_lib.records.folder import RunFolder
-from train_lib.tasks.base import Task
+from train_lib.records.result import each_seed
+from train_lib.streaming import Stream
+from train_lib.tasks.base import Kept, Task
 from train_lib.training import devices
 from train_lib.training.program import Program
 
@@ -64,11 +66,15 @@ class Restored:
         models = building.build_models(
             self.config, self.inputs, self.task, building.seeds_asked(self.config)
         )
-        self._program = Program(
-            models,
-            self.task,
-            batch_size=_BATCH_SIZE,
-            treatment=building.treatment_of(self.config)._replace(reads_on=False),
+        treatment = building.treatment_of(self.config)
+        self._program, self._stream_program = (
+            Program(
+                models,
+                self.task,
+                batch_size=_BATCH_SIZE,
+                treatment=treatment._replace(reads_on=reads_on),
+            )
+            for reads_on in (False, self.reads_streams)
         )
         params_K = weights.read(folder, name, self._program.params_K)
         self._params_K = devices.spread_seeds(params_K, self._program.mesh)
@@ -147,6 +153,20 @@ class Restored:
             split = split.encoded(self.task, self.inputs.starts)
         return split, source, names[0]
 
+    def tested(self, path: str) -> tuple[Split, list[dict[str, np.ndarray]]]:
+        """The examples of data with targets, and what the task keeps of them, of each seed.
+
+        What was trained on one stream reads the texts of all of it as one, in blocks.
+
+        Raises:
+            UserError: as `read` does.
+        """
+        split, *_ = self.read(path, labelled=True)
+        if not self.reads_streams:
+            return split, self.answer(split)
+        split = split.in_blocks(self.config.train.stream_steps)
+        return split, each_seed(self._read_on(split))
+
     def model(self, number: int = 0) -> nnx.Module:
         """The model of one of the `seeds`."""
         alive = np.flatnonzero(self._is_alive_K)[number]
@@ -156,6 +176,11 @@ class Restored:
         """What the task keeps of every item of a split, of each seed."""
         groups = []
         for width, numbers in self._by_width(split.lengths):
+            if self.reads_streams and width > _MAX_BATCH_STEPS:
+                for number in numbers[:, None]:  # A text is read in blocks as well as at once.
+                    blocks = split.take(number).in_blocks(self.config.train.stream_steps)
+                    groups.append((number, self._read_on(blocks)))
+                continue
             batch_size = min(_BATCH_SIZE, len(numbers), max(1, _MAX_BATCH_STEPS // width))
             found = self._program.evaluate(
                 self._params_K, split.take(numbers), (width,), batch_size
@@ -168,6 +193,15 @@ class Restored:
             }
             for k in range(len(self.tasks_K))
         ]
+
+    def _read_on(self, blocks: Split) -> dict[str, np.ndarray]:
+        """What the task keeps of each step of one stream in blocks, of all seeds.
+
+        From block to block the state is handed on, and no outputs are kept but what the task keeps.
+        """
+        widths = (self.config.train.stream_steps,)
+        found = self._stream_program.evaluate(self._params_K, blocks, widths, 1)
+        return found.of_seeds(self._is_alive_K).kept
 
     def items(self, split: Split, kept: dict[str, np.ndarray]) -> tuple[dict, np.ndarray]:
         """What was kept of the steps that have an answer, and where those of each sequence begin.
@@ -191,35 +225,67 @@ class Restored:
         Of several seeds, `seeds` says how many of them give that answer or, of numbers, the least
         and the largest; of several answers a sequence, `seeds_height` that of `answer_height`.
         """
-        columns, agreement, _ = self._answered(split)
-        return columns | agreement
+        kept_K, offsets = self._items_K(split)
+        columns = self.together.columns(self.together.average(kept_K), None, offsets)
+        return columns | self._agreement(columns, kept_K, offsets)
 
     def describe(self, split: Split) -> list[str]:
         """The same for people, a line for each sequence."""
-        _, agreement, answers = self._answered(split)
+        return self._lines(*self._items_K(split))
+
+    def stream(self, batch_size: int = 1) -> Stream:
+        """Reads sequences a step at a time: so many, side by side.
+
+        Raises:
+            UserError: the models need the end of a sequence first, or do not read all of it.
+        """
+        data, reason = self.config.data, ""
+        if not data.mask_padding:
+            reason = "its models read the padding around a sequence too (config.data.mask_padding)"
+        elif data.max_length_tokens:
+            reason = (
+                f"its models read the last {data.max_length_tokens:,} steps of a sequence alone "
+                "(config.data.max_length_tokens)"
+            )
+        try:
+            if not reason:
+                models: Any = [self.model(number) for number in range(len(self.seeds))]
+                ends = self.task.predicts_inputs and not self.reads_streams
+                return Stream(
+                    models, self.inputs, self.task, self._lines,
+                    batch_size=batch_size, end=END if ends else None,
+                )  # fmt: skip
+        except ValueError as error:  # They read backwards.
+            reason = f"in its models {error}"
+        raise UserError(f"{self.folder.path} cannot be asked a step at a time: {reason}.")
+
+    def _items_K(self, split: Split) -> tuple[list[dict], np.ndarray]:
+        """What is kept by each seed of the items that have an answer, and where sequences begin."""
+        kept_K, offsets_K = zip(
+            *(self.items(split, kept) for kept in self.answer(split)), strict=True
+        )
+        return list(kept_K), offsets_K[0]
+
+    def _lines(self, kept_K: Sequence[Kept], offsets: np.ndarray) -> list[str]:
+        """What the average of all seeds answers, for people, and how far they agree."""
+        together = self.together.average(kept_K)
+        answers = self.together.answer(together, offsets)
+        columns = self.together.columns(together, None, offsets)
+        agreement = self._agreement(columns, kept_K, offsets)
         if not agreement:
             return answers
         of_each = zip(*agreement.values(), strict=True)
         return [f"{one}  [{'; '.join(of)}]" for one, of in zip(answers, of_each, strict=True)]
 
-    def _answered(self, split: Split) -> tuple[dict[str, list], dict[str, list[str]], list[str]]:
-        """What the average of all seeds answers: as columns, how far they agree, and as lines."""
-        kept_K = [self.items(split, kept) for kept in self.answer(split)]
-        offsets = kept_K[0][1]
-        together = self.together.average([kept for kept, _ in kept_K])
-        columns = self.together.columns(together, None, offsets)
-        answers = self.together.answer(together, offsets)
-        return columns, self._agreement(columns, kept_K), answers
-
     def _agreement(
-        self, columns: dict[str, list], kept_K: list[tuple[dict, np.ndarray]]
+        self, columns: dict[str, list], kept_K: Sequence[Kept], offsets: np.ndarray
     ) -> dict[str, list[str]]:
         """How far the seeds agree with each answer of their average; nothing of a single one."""
         if len(kept_K) == 1:
             return {}
         columns_K = [
             task.columns(kept, None, offsets)
-            for task, (kept, offsets) in zip(self.tasks_K, kept_K, strict=True)
+            for task, kept in zip(self.tasks_K, kept_K, strict=True)
         ]
         agreement = {}
         for name, answers in columns.items():

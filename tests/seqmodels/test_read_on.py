@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 from seqmodels import factory, loading
+from seqmodels.pooling import POOLINGS
 from tests.marks import slow
 
 WIDTH, PIECES = 7, [(0, 3), (3, 4), (4, 7)]
@@ -54,12 +55,18 @@ def test_pieces_are_the_whole_and_so_are_their_gradients(cell):
     )  # fmt: skip
 
 
-def test_the_last_piece_answers_for_the_whole_sequence():
-    model = build(per_step=False, num_outputs=1, learned_initial_state=True)
-    carries = model.initial_carries(len(LENGTHS))
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_every_piece_answers_for_all_that_was_read(pooling):
+    """Of sequences that have ended before it too, and of one without a step."""
+    model = build(per_step=False, num_outputs=2, learned_initial_state=True, pooling=pooling)
+    if pooling == "attention":  # Else all steps weigh the same.
+        model.head.pooling.attend.query[...] = jnp.arange(4.0) - 1
+    read_on, carries = jax.jit(model.read_on), model.initial_carries(len(LENGTHS))
     for first, end in PIECES:
-        outputs, carries = model.read_on(carries, tokens()[:, first:end])
-    np.testing.assert_allclose(outputs, model(tokens()), rtol=1e-5, atol=1e-6)
+        lengths_B = jnp.clip(LENGTHS - first, 0, end - first)
+        outputs, carries = read_on(carries, tokens()[:, first:end], lengths_B)
+        so_far = model(tokens()[:, :end], np.minimum(LENGTHS, end))
+        np.testing.assert_allclose(outputs, so_far, rtol=1e-5, atol=1e-6)
 
 
 def test_carries_end_where_a_sequence_ends():

@@ -16,12 +16,13 @@ from train_lib.records.folder import RunFolder
 from train_lib.records.result import result
 from train_lib.tasks.classes import Classes
 from train_lib.tasks.labels import Labels
+from train_lib.tasks.next_token import NextToken
 from train_lib.tasks.numbers import Numbers
 from train_lib.tasks.tags import Tags
 from train_lib.training import optimizers, program
 from train_lib.training.program import Evaluation
 
-KINDS = ("two", "three", "labels", "numbers", "tags")
+KINDS = ("two", "three", "labels", "numbers", "tags", "next")
 
 
 def targets_of(kind, rng, lengths_N):
@@ -35,7 +36,8 @@ def targets_of(kind, rng, lengths_N):
         return [[name for name in "abc" if rng.random() < 0.4] for _ in range(examples)]
     if kind == "numbers":
         return (50 + 10 * rng.normal(size=examples)).tolist()
-    return [rng.choice(["O", "B-X", "I-X"], length).tolist() for length in lengths_N]
+    choices = [0, 1, 2] if kind == "next" else ["O", "B-X", "I-X"]
+    return [rng.choice(choices, length).tolist() for length in lengths_N]
 
 
 TASKS = {
@@ -44,8 +46,9 @@ TASKS = {
     "labels": Labels(["a", "b", "c"]),
     "numbers": Numbers([50.0], [10.0]),
     "tags": Tags(["B-X", "I-X", "O"]),
+    "next": NextToken([("a", 1), ("b", 1), ("c", 1)]),
 }
-NAMES = {"two": "classes", "three": "classes"}  # Of others, the kind.
+NAMES = {"two": "classes", "three": "classes", "next": "next_token"}  # Of others, the kind.
 
 
 def outputs_of(kind, targets_N, strength_KxN, rng):
@@ -88,11 +91,11 @@ def write_run(tmp_path):
 
     def write(
         name, seeds=(0, 1, 2), skill=1.0, draw=0, examples=200, others=0, changes=None,
-        dataset=None, tested=True, kind="two", unlabelled=0,
+        dataset=None, tested=True, kind="two", unlabelled=0, lengths=None,
     ):  # fmt: skip
-        rng = np.random.default_rng(7 + others)
-        lengths = rng.integers(5, 400 if kind != "tags" else 40, examples)
-        task = TASKS[kind]
+        rng, task = np.random.default_rng(7 + others), TASKS[kind]
+        longest = 40 if task.per_step else 400
+        lengths = np.full(examples, lengths) if lengths else rng.integers(5, longest, examples)
         offsets = np.cumsum([0, *lengths])
         values = np.zeros(offsets[-1], np.int32)
         targets = targets_of(kind, rng, lengths)

@@ -145,6 +145,61 @@ def test_columns_keep_all_their_digits_and_types(of_texts, tmp_path):
     assert [row["none"] for row in rows] == ["", ""]
 
 
+def streamed(folder, lines):
+    """What `python -m train_lib.predict --stream` writes."""
+    return list(predict.answer_stream(str(folder), [f"{line}\n".encode() for line in lines]))
+
+
+def test_after_every_word_a_stream_says_what_is_said_of_the_text_so_far(of_texts):
+    """With how many of the seeds agree; and so of the next text."""
+    lines = streamed(of_texts, ["good film,", "bad", "", "unheard of"])
+    so_far = ["good", "good film", "good film bad", "unheard", "unheard of"]
+    words = ["good", "film", "bad", "unheard", "of"]
+    of_wholes = predict.predict(str(of_texts), so_far)
+    expected = [f"{told}  {word}" for told, word in zip(of_wholes, words, strict=True)]
+    assert lines == [*expected[:3], "", *expected[3:]]
+
+
+def test_a_stream_tags_every_word(of_words):
+    (tags,) = predict.predict(str(of_words), ["good old film"])
+    lines = streamed(of_words, ["good old", "film"])
+    expected = zip(tags.split(" "), ["good", "old", "film"], strict=True)
+    assert lines == ["  ".join(pair) for pair in expected]
+
+
+def test_a_stream_of_vectors_is_told_of_after_each(of_two_numbers):
+    values_TxD = np.random.default_rng(2).normal(size=(3, 2)).round(3)
+    restored = Restored(str(of_two_numbers))
+    split = restored.encode([values_TxD[: t + 1] for t in range(3)], str)
+    rows = [",".join(map(str, row)) for row in values_TxD]
+    expected = zip(restored.describe(split), rows, strict=True)
+    assert [line.split("  [")[0] for line in streamed(of_two_numbers, rows)] == [
+        told.split("  [")[0] for told, _ in expected
+    ]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("data.mask_padding", False, "read the padding around a sequence too"),
+        ("data.max_length_tokens", 9, "read the last 9 steps of a sequence alone"),
+    ],
+)
+def test_what_does_not_read_all_of_a_text_and_it_alone_has_no_stream(of_texts, field, value, told):
+    restored = Restored(str(of_texts))
+    restored.config.update_from_flattened_dict({field: value})
+    with pytest.raises(UserError, match=f"cannot be asked a step at a time: its models {told}"):
+        restored.stream()
+
+
+def test_a_run_that_reads_backwards_has_no_stream(of_texts, monkeypatch):
+    restored = Restored(str(of_texts))
+    backward = cases.models_of(Case("two", "tokens"))[0]
+    monkeypatch.setattr(restored, "model", lambda _: backward)
+    with pytest.raises(UserError, match="in its models layer 1 reads from the end"):
+        restored.stream()
+
+
 def test_targets_need_not_be_there_and_do_not_matter(of_texts, tmp_path):
     plain = write_csv(tmp_path / "plain.csv", text=TEXTS[:3])
     other = write_csv(tmp_path / "other.csv", text=TEXTS[:3], label=["no", "what", ""])

@@ -187,17 +187,30 @@ def test_two_processes_give_what_one_does_of_any_task(case, tmp_path):
     assert_two_are_as_one(tmp_path, changes)
 
 
+STREAM = {
+    "task.name": "next_token", "data.max_length_tokens": 0, "data.mask_padding": True,
+    "data.padding_side": "post", "train.stream_steps": 32,
+}  # fmt: skip
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("seeds", [1, 2])
-def test_two_processes_follow_a_recipe_as_one_does(seeds, tmp_path):
-    """Of two seeds each process has one, and one of them stops before the other."""
-    changes = {
+@pytest.mark.parametrize(("seeds", "of_task"), [(1, STREAM), (2, {"task.metric": "loss"})])
+def test_two_processes_follow_a_recipe_as_one_does(seeds, of_task, tmp_path):
+    """One reads a stream, of which each process has half of the rows.
+
+    Of two seeds each process has one, and one of them stops before the other.
+    """
+    changes = of_task | {
         "train.seeds": seeds, "train.num_epochs": 6, "train.batch_size": 8,
         "train.accumulate_batches": 2, "train.schedule": "cosine", "train.warmup": 0.1,
         "train.plateau_patience": 1, "train.ema_decay": 0.5, "train.patience": 2,
-        "train.learning_rate": 0.05, "task.metric": "loss",
+        "train.learning_rate": 0.05,
     }  # fmt: skip
     assert_two_are_as_one(tmp_path, changes)
+    if of_task is STREAM:  # From batch to batch a row stays where it is, and so does its state.
+        for name in ("weights.npz", "best_weights.npz", "predictions.csv"):
+            two, one = ((tmp_path / of / name).read_bytes() for of in ("two", "one"))
+            assert two == one, name
     rows = [
         json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[-1])
         for name in ("two", "one")

@@ -4,6 +4,7 @@ import csv
 import json
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 
@@ -12,9 +13,11 @@ import pytest
 
 from configs import base
 from tests.train_lib import cases
+from train_lib import evaluate, restored
 from train_lib import run as runs
 from train_lib.errors import UserError
 from train_lib.generate import generate
+from train_lib.records.folder import RunFolder
 from train_lib.restored import Restored
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -54,10 +57,10 @@ def test_a_text_that_repeats_itself_is_learnt_and_written_on(finished):
 
 
 def test_the_same_seed_writes_the_same_and_another_one_something_else(finished):
-    restored = Restored(str(finished[0] / "run"))
+    told = Restored(str(finished[0] / "run"))
 
     def write(**options):
-        return [token for piece in generate(restored, "t", tokens=80, **options) for token in piece]
+        return [token for piece in generate(told, "t", tokens=80, **options) for token in piece]
 
     assert write(seed=1, temperature=3.0) == write(seed=1, temperature=3.0)
     assert write(seed=1, temperature=3.0) != write(seed=2, temperature=3.0)
@@ -89,13 +92,81 @@ def test_test_predictions_are_of_blocks_and_add_up(finished):
     assert weights_N.sum() == round(0.1 * len(TEXT))
 
 
+def test_evaluating_the_test_part_as_a_file_gives_the_figures_of_the_run(finished, tmp_path):
+    """In one piece, block by block, from the first token to the last."""
+    folder, result = finished
+    (tmp_path / "test.txt").write_text(TEXT[round(0.9 * len(TEXT)) :])
+    out = RunFolder(tmp_path)
+    found = evaluate.evaluate(Restored(str(folder / "run")), str(tmp_path / "test.txt"), out)
+    assert (found["examples"], found["examples_are"]) == (result["dataset"]["test"], "blocks")
+    assert found["loss"]["mean"] == pytest.approx(result["test_loss"]["mean"], rel=1e-5)
+    for one, of_run in zip(found["seeds"], result["seeds"], strict=True):
+        for name in ("loss", "perplexity", "bits_per_token", "bits_per_byte"):
+            assert one[name] == pytest.approx(of_run[f"test_{name}"], rel=1e-5)
+    assert found["seeds_together"] == pytest.approx(result["seeds_together"])
+    assert (tmp_path / "predictions.csv").read_bytes() == (
+        folder / "run" / "predictions.csv"
+    ).read_bytes()
+
+
+def test_a_text_is_the_same_in_blocks_and_in_one_piece(finished, monkeypatch):
+    told = Restored(str(finished[0] / "run"))
+    split = told.encode([TEXT[:150], "one", TEXT[3:130]], str)
+    whole_K = told.answer(split)
+    monkeypatch.setattr(restored, "_MAX_BATCH_STEPS", 100)
+    for one, whole in zip(told.answer(split), whole_K, strict=True):
+        is_known_S = split.targets >= 0
+        np.testing.assert_allclose(
+            one["loss"][is_known_S], whole["loss"][is_known_S], rtol=1e-5, atol=1e-6
+        )
+
+
+def test_the_documented_stream_tells_how_likely_each_character_was(finished, capsys):
+    guide = (ROOT / "docs/language_models.md").read_text("utf-8")
+    snippet = guide.split("```python\n")[1].partition("```")[0]
+    exec(snippet.replace("runs/plays", str(finished[0] / "run")), found := {})
+    assert found["outputs_KxBxC"].shape[:2] == (2, 1)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len("To be")
+    assert all(re.match(r"\['\d+\.\d{4} nats per token  perplexity", line) for line in lines)
+
+
+def test_a_stream_is_answered_as_it_comes_and_an_interrupt_ends_it(finished):
+    """The program, which has not seen the end of its input."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "train_lib.predict", f"--workdir={finished[0] / 'run'}", "--stream"],
+        cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        process.stdin.write("one\n")
+        process.stdin.flush()
+        lines = [process.stdout.readline() for _ in "one"]
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=100)
+    assert [line.split("  ")[-1] for line in lines] == ["o\n", "n\n", "e\n"]
+    assert (process.returncode, errors) == (-signal.SIGINT, "")
+    told = Restored(str(finished[0] / "run"))
+    losses_T = told.together.average(told.answer(told.encode(["one"], str)))["loss"][:3]
+    shown_T = [float(line.split(" ")[0]) for line in lines]
+    np.testing.assert_allclose(shown_T, losses_T, atol=6e-5)
+
+
+@pytest.mark.slow
+def test_a_stream_ends_when_nobody_reads_its_answers(finished):
+    done = subprocess.run(
+        f"yes one | {sys.executable} -m train_lib.predict --workdir={finished[0] / 'run'} --stream "
+        "| head -n 2",
+        shell=True, cwd=ROOT, text=True, capture_output=True, timeout=100,
+    )  # fmt: skip
+    assert (len(done.stdout.splitlines()), done.stderr) == (2, "")
+
+
 def test_predict_tells_the_loss_of_a_text(finished):
-    restored = Restored(str(finished[0] / "run"))
-    split = restored.encode(["one two three", "xyz", ""], str)
-    likely, unlikely, nothing = restored.columns(split)["answer"]
+    told = Restored(str(finished[0] / "run"))
+    split = told.encode(["one two three", "xyz", ""], str)
+    likely, unlikely, nothing = told.columns(split)["answer"]
     assert likely < 1 < unlikely
     assert nothing is None
-    lines = restored.describe(split)
+    lines = told.describe(split)
     assert re.match(r"\d\.\d{4} nats per token  perplexity", lines[0])
     assert lines[2].startswith("nothing to predict")
 
@@ -110,8 +181,8 @@ def test_texts_that_are_sequences_end(tmp_path):
     config.data.text_column = "text"
     result = runs.run(config, str(tmp_path / "run"))
     assert result["test_loss"]["mean"] < 0.2
-    restored = Restored(str(tmp_path / "run"))
-    assert ["".join(p) for p in generate(restored, "go", temperature=0)] == [" on"]
+    told = Restored(str(tmp_path / "run"))
+    assert ["".join(p) for p in generate(told, "go", temperature=0)] == [" on"]
 
 
 @pytest.mark.slow

@@ -40,11 +40,16 @@ def compare(runs: Sequence[Run]) -> dict:
         name for name in names if name != runs[0].score and all(_has(run, name) for run in runs)
     ]
     return {
-        "dataset": {field: data[field] for field in ("name", "fingerprint", "test")},
+        "dataset": {
+            **{field: data[field] for field in ("name", "fingerprint", "test")},
+            "examples_are": data.get("examples_are", "examples"),
+            "items": int(runs[0].weights_N.sum()),
+        },
         "score": {
             "name": runs[0].score,
             "higher_is_better": runs[0].higher_is_better,
             "is_share": runs[0].are_shares,
+            "unit": runs[0].result.get("task", {}).get("score_unit", ""),
         },
         "runs": [_run(run, bins_BxN, figures) for run in runs],
         "pairs": pairs,
@@ -210,6 +215,12 @@ def _notes(runs: Sequence[Run], pairs: Sequence[dict]) -> list[str]:
             "An example counts as often as it has steps with a label; they are drawn together, as "
             "one."
         )
+    if runs[0].result["dataset"].get("examples_are") == "blocks":
+        notes.append(
+            "Examples are blocks of one stream. They count as drawn one by one, though what stands "
+            "beside each other in a text is alike: intervals speak of other texts of this kind "
+            "less surely than of other blocks."
+        )
     for run in runs:
         if lost := diverged_seeds(run.result):
             shown = ", ".join(map(str, lost))
@@ -249,7 +260,8 @@ def _notes(runs: Sequence[Run], pairs: Sequence[dict]) -> list[str]:
         )
     if len({run.result["device"] for run in runs}) > 1:
         notes.append("Training seconds are of different devices.")
-    if all("model.cell" in run.config for run in runs):
+    has_baseline = runs[0].config.get("task.name") != "next_token"
+    if has_baseline and all("model.cell" in run.config for run in runs):
         notes.append(
             "No baseline is among the runs. `python -m train_lib.baselines` trains what counts "
             "words and groups of words or, of vectors, takes their mean and range; a recurrent "

@@ -12,6 +12,7 @@ from train_lib.records.metrics import plain, show_interval
 def markdown(comparison: dict) -> str:
     """The comparison as tables, for people."""
     data, runs, pairs = (comparison[name] for name in ("dataset", "runs", "pairs"))
+    bins = comparison["length_bins"]
     names = [run["name"] for run in runs]
     score, scale, unit = _units(comparison)
     form = ".4f" if unit == "points" else ".4g"
@@ -21,7 +22,7 @@ def markdown(comparison: dict) -> str:
 
     better = "higher" if comparison["score"]["higher_is_better"] else "lower"
     tables = {
-        f"{data['test']:,} test examples of {data['name']} {data['fingerprint'][:12]}": [
+        _title(data): [
             {
                 "run": run["name"],
                 "parameters": f"{run['parameters']:,}",
@@ -56,9 +57,8 @@ def markdown(comparison: dict) -> str:
         f"{score.capitalize()} by length [95 %]": [
             {"steps": _steps(of_bin), "examples": f"{of_bin['examples']:,}"}
             | dict(zip(names, map(shown, of_runs), strict=True))
-            for of_bin, *of_runs in zip(
-                comparison["length_bins"], *(run["by_length"] for run in runs), strict=True
-            )
+            for of_bin, *of_runs in zip(bins, *(run["by_length"] for run in runs), strict=True)
+            if len(bins) > 1
         ],
         "What differs in config.json": [
             {"field": field} | dict(zip(names, map(str, values), strict=True))
@@ -68,6 +68,14 @@ def markdown(comparison: dict) -> str:
     sections = [f"## {title}\n\n{_table(rows)}" for title, rows in tables.items() if rows]
     notes = "\n".join(f"* {note}" for note in comparison["notes"])
     return "\n\n".join([*sections, f"## Notes\n\n{notes}\n"])
+
+
+def _title(data: dict) -> str:
+    items = f", {data['items']:,} steps" * (data["items"] != data["test"])
+    return (
+        f"{data['test']:,} test {data['examples_are']}{items} of {data['name']} "
+        f"{data['fingerprint'][:12]}"
+    )
 
 
 def _table(rows: Sequence[dict[str, str]]) -> str:
@@ -102,7 +110,11 @@ def _units(comparison: dict) -> tuple[str, float, str]:
     Those of shares in points, others in their own unit.
     """
     name = plain(comparison["score"]["name"])
-    return (name, 100, "points") if comparison["score"]["is_share"] else (name, 1, name)
+    if comparison["score"]["is_share"]:
+        return name, 100, "points"
+    if unit := comparison["score"]["unit"]:
+        name = f"{name} in {unit}"
+    return name, 1, name
 
 
 def draw(comparison: dict) -> Any:
@@ -114,7 +126,9 @@ def draw(comparison: dict) -> Any:
     figure = pictures.new_figure(19, above + 4.8)
     upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=(above, 4.8)).ravel()
     all_scores, differences = upper.subplots(1, 2)
-    lengths, times, sizes, *rest = lower.subplots(1, 3 + has_calibration)
+    has_lengths = len(comparison["length_bins"]) > 1
+    parts = lower.subplots(1, has_lengths + 2 + has_calibration)
+    times, sizes = parts[has_lengths : has_lengths + 2]
     times.sharey(sizes)
     for row, run in enumerate(runs):
         seeds = [seed["score"] for seed in run["seeds"]]
@@ -130,18 +144,6 @@ def draw(comparison: dict) -> Any:
     differences.set(title=f"difference in {unit} with 95 % interval")
     if any(pair["one_seed"] for pair in pairs):
         differences.set_xlabel("a ring: one seed, so of these trained models alone")
-
-    bins = comparison["length_bins"]
-    for number, run in enumerate(runs):
-        places = np.arange(len(bins)) + 0.5 * ((number + 0.5) / len(runs) - 0.5)
-        means, lows, highs = (
-            [of_bin[name] for of_bin in run["by_length"]]
-            for name in ("mean", "ci95_low", "ci95_high")
-        )
-        lengths.vlines(places, lows, highs, color=f"C{number}")
-        lengths.plot(places, means, "o-", ms=5, lw=1, color=f"C{number}", label=run["name"])
-    lengths.set_xticks(range(len(bins)), map(_steps, bins))
-    lengths.set(title=f"test {score} by length", xlabel="steps")
 
     for number, run in enumerate(runs):
         seconds = [epoch["seconds"] for epoch in run["course"]]
@@ -159,18 +161,33 @@ def draw(comparison: dict) -> Any:
     times.set(
         title=f"validation {plain(runs[0]['metric'])} by time",
         xlabel="seconds from the start, all seeds",
-        xscale="log",
-    )  # fmt: skip
-    sizes.set(
-        title="by size; points: earlier epochs", xlabel="parameters", xscale="log"
-    )  # fmt: skip
+    )
+    sizes.set(title="by size; points: earlier epochs", xlabel="parameters")
+    for axes in (times, sizes):
+        pictures.scale_x(axes)
 
-    if rest:
-        _draw_calibration(rest[0], runs)
-    for axes in (lengths, times, sizes, *rest):
+    if has_lengths:
+        _draw_lengths(parts[0], comparison)
+    if has_calibration:
+        _draw_calibration(parts[-1], runs)
+    for axes in parts:
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
     return figure
+
+
+def _draw_lengths(axes, comparison: dict) -> None:
+    runs, bins = comparison["runs"], comparison["length_bins"]
+    for number, run in enumerate(runs):
+        places = np.arange(len(bins)) + 0.5 * ((number + 0.5) / len(runs) - 0.5)
+        means, lows, highs = (
+            [of_bin[name] for of_bin in run["by_length"]]
+            for name in ("mean", "ci95_low", "ci95_high")
+        )
+        axes.vlines(places, lows, highs, color=f"C{number}")
+        axes.plot(places, means, "o-", ms=5, lw=1, color=f"C{number}", label=run["name"])
+    axes.set_xticks(range(len(bins)), map(_steps, bins))
+    axes.set(title=f"test {_units(comparison)[0]} by length", xlabel="steps")
 
 
 def _draw_calibration(axes, runs: Sequence[dict]) -> None:

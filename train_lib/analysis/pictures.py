@@ -21,6 +21,15 @@ def draw_band(axes, xs: Sequence[float], intervals: Sequence, colour) -> None:
     axes.fill_between(xs, *ends_2xN, color=colour, alpha=0.2, lw=0)
 
 
+def scale_x(axes) -> None:
+    """Of what is drawn, x in plain numbers; logarithmic if the largest is many times the least."""
+    low, high = axes.dataLim.intervalx
+    if low > 0 and high > 10 * low:
+        axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter("")
+    axes.xaxis.set_major_formatter("{x:,.4g}")
+
+
 def png(figure) -> bytes:
     """A figure as the content of a PNG file."""
     buffer = io.BytesIO()

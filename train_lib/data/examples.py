@@ -50,6 +50,19 @@ class Examples(NamedTuple):
             groups=self.groups and [self.groups[number] for number in numbers],
         )
 
+    def and_then(self, others: "Examples") -> "Examples":
+        """These and then others, which belong to no group, counted through."""
+        count = len(others.inputs)
+        return Examples(
+            self.inputs + others.inputs,
+            self.targets + others.targets,
+            np.arange(len(self.inputs) + count),
+            f"{self.origin} and {others.origin}",
+            "example",
+            self.groups and self.groups + (others.groups or [None] * count),
+            self.target_names,
+        )
+
     @classmethod
     def numbered(
         cls, inputs: Sequence[Any], targets: Sequence[Any] | None, origin: str

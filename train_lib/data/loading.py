@@ -50,7 +50,8 @@ def load(
         source: of the examples.
         settings: how they become a data set.
         joined: whether the validation examples are among the training examples, and nowhere else.
-        labelled: whether examples must have targets.
+        labelled: whether examples must have targets; else those that the source has without any
+            are among the training examples.
 
     Raises:
         UserError: examples are missing or cannot be used; the message says which and where.
@@ -60,7 +61,7 @@ def load(
     if joined:
         shaping["joined"] = True
     if not labelled:
-        shaping["labelled"] = False
+        shaping["with_unlabelled"] = True
     path = cache.path(
         source.name, {"source": ask(source, "identity", str), "code": _code(source)} | shaping
     )
@@ -120,6 +121,9 @@ def build(
         raise UserError(f"{source.name}: the inputs of all splits must be of one kind: {shown}.")
     asked = {split: getattr(settings, f"{split}_examples") for split in SPLITS}
     defaults = getattr(source, "default_sizes", {})
+    if not labelled and UNLABELLED in names:
+        others = check(ask(source, "read", Examples, UNLABELLED), UNLABELLED, labelled=False)
+        pools["train"], defaults = pools["train"].and_then(others), {}
     drawn = drawing.draw(pools, asked, defaults, settings.split_seed, source.name)
     if joined:
         pool, numbers = drawn["validation"]

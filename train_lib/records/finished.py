@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -189,9 +190,12 @@ def _read_predictions(folder: RunFolder, seeds: Sequence[dict]) -> tuple:
         return np.array(columns[column], float).reshape(len(seeds), -1)
 
     steps_N, weights_N = numbers("steps")[0].astype(int), numbers("weight")[0]
+    # One column, several of several numbers, or none where the data are texts alone.
+    targets = [columns[name] for name in header if re.fullmatch(r"target(_.*)?", name)]
     probabilities_KxN = numbers("probability") if "logit" in columns else None
     return (
-        steps_N, weights_N, list(columns["target"][: len(steps_N)]), numbers("score"),
+        steps_N, weights_N, [";".join(one[n] for one in targets) for n in range(len(steps_N))],
+        numbers("score"),
         [_figures(seed) for seed in seeds], probabilities_KxN,
     )  # fmt: skip
 

@@ -10,7 +10,7 @@ from train_lib.data.dataset import SPLITS, Dataset
 from train_lib.records import environment, weights
 from train_lib.records.folder import TESTED, RunFolder
 from train_lib.records.metrics import plain, show_interval
-from train_lib.records.result import diverged_seeds
+from train_lib.records.result import diverged_seeds, examples_are
 from train_lib.tasks.base import Task
 from train_lib.training.batching import Layout
 
@@ -24,7 +24,8 @@ def header(folder: RunFolder) -> str:
 def describe_data(data: Dataset) -> str:
     """The data set in a line, or in two."""
     sizes = ", ".join(f"{len(getattr(data, split)):,} {split}" for split in SPLITS)
-    lines = [f"data:   {data.name} {data.fingerprint[:12]}: {sizes}"]
+    kind = "" if examples_are(data.test) == "examples" else f" {examples_are(data.test)}"
+    lines = [f"data:   {data.name} {data.fingerprint[:12]}: {sizes}{kind}"]
     if data.repeated:
         lines.append(f"        {data.repeated:,} test examples are the same as one of the others")
     return "\n".join(lines)
@@ -74,7 +75,7 @@ def describe_result(result: Mapping, metric: str, folder: RunFolder) -> str:
         beside = "" if metric == "loss" or not loss else f", loss {show_interval(loss)}"
         lines.append(
             f"{split + ':':<11} {plain(metric)} {decides['mean']:.4f}{beside} on "
-            f"{data[split]:,} examples of {data['name']}"
+            f"{data[split]:,} {data.get('examples_are', 'examples')} of {data['name']}"
         )
         if "ci95_low" in decides:
             lines.append(

@@ -53,6 +53,7 @@ def result(
             "score": task.score_name,
             "higher_score_is_better": task.higher_score_is_better,
             "score_is_share": task.score_is_share,
+            "score_unit": task.score_unit,
         },
         "model": dict(model),
         "seeds": list(seeds),
@@ -98,10 +99,16 @@ def describe_data(data: Dataset) -> dict[str, Any]:
         "fingerprint": data.fingerprint,
         "test_examples_repeated": data.repeated,
         **{split: len(getattr(data, split)) for split in SPLITS},
+        "examples_are": examples_are(data.test),
         "longest_steps": {
             split: int(getattr(data, split).lengths.max(initial=0)) for split in SPLITS
         },
     }
+
+
+def examples_are(split: Split) -> str:
+    """What the examples of a split are called: those of a stream are its blocks."""
+    return "blocks" if split.unit == "block" else "examples"
 
 
 def _beside(

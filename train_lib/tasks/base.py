@@ -52,6 +52,7 @@ class Task:
             are right or wrong if it is one of `share_metrics`.
         higher_score_is_better: whether an item with a higher score was answered better.
         score_is_share: whether no score can be below 0 or above 1.
+        score_unit: what a score is counted in, for people; empty: nothing, or the targets' unit.
         examples: training targets to check the task with; nothing else needs them.
         predicts_inputs: whether the target of a step is the token that comes next, so that data
             need no targets. Such a task is made by `of_tokens`, of the same options.
@@ -67,6 +68,7 @@ class Task:
     score_name: str = "loss"
     higher_score_is_better: bool = False
     score_is_share: bool = False
+    score_unit: str = ""
     examples: Sequence[Any] = ()
     predicts_inputs: bool = False
     outputs_follow: tuple[str, ...] = ()

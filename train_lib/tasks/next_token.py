@@ -32,6 +32,7 @@ class NextToken(base.Task):
     per_step = True
     predicts_inputs = True
     share_metrics = ("accuracy",)
+    score_unit = "nats a token"
     examples = ([1, 2, 3, 1], [2, 3], [1])
 
     def __init__(self, tokens: Sequence[Sequence[Any]], *, metric: str = "loss"):
@@ -151,6 +152,20 @@ class NextToken(base.Task):
             else f"{mean:.4f} nats per token  perplexity {perplexity:.4g}"
             for mean, perplexity in pairs
         ]  # fmt: skip
+
+    def figures(
+        self, kept: Kept, targets_N: np.ndarray, offsets: np.ndarray | None = None
+    ) -> dict[str, Any]:
+        """The metrics that follow from the losses, whatever gave them."""
+        is_known_N = np.asarray(self.labelled(targets_N))
+        losses_N = np.asarray(kept["loss"], np.float64)[is_known_N]
+        if not len(losses_N):
+            return {}
+        bytes_V = np.array([math.nan if of is None else of for _, of in self.tokens])
+        bytes_N = bytes_V[targets_N[is_known_N]]
+        unknown = np.isnan(bytes_N).sum()
+        sums = {"loss": losses_N.sum(), "weight": float(len(losses_N))}
+        return self.metrics(sums | {"bytes": np.array([np.nansum(bytes_N), unknown])})
 
     def guess(self, targets_N: np.ndarray) -> np.ndarray:
         """The logarithms of the tokens' counts; one that training lacks counts a hundredth."""

@@ -27,7 +27,9 @@ class Compiled(NamedTuple):
     Attributes:
         train: `(state_K, split, places_KxSxPxNxR, num_steps, widths) -> (state_K, sums_KxS)`; takes
             the first `num_steps` of the S steps; gives the old state's memory to the new one.
-        evaluate: `(params_K, split, places_SxPxNxR, widths) -> (kept_KxSxPxNxR, sums_K)`.
+        evaluate: `(params_K, split, places_SxPxNxR, widths) -> (kept_KxSxPxNxR, sums_KxP)`. No
+            device waits for another, which may have far more to do, as with a stream in one row:
+            XLA ends a program whose devices wait for 40 seconds.
     """
 
     train: Callable[
@@ -79,15 +81,16 @@ def compile_steps(learner: Learner, mesh: Mesh, seeds_at_once: int = 1) -> Compi
         def on_device(params_K, split, places_SxPxNxR):
             def one_seed(params):
                 places_SxNxR = places_SxPxNxR[:, 0]  # Of this device.
-                kept, sums = learner.evaluate(params, places_SxNxR, split, widths, "batch")
-                return {name: rows[:, None] for name, rows in kept.items()}, sums
+                kept, sums = learner.evaluate(params, places_SxNxR, split, widths)
+                kept = {name: rows[:, None] for name, rows in kept.items()}
+                return kept, jax.tree.map(lambda one: one[None], sums)
 
             return of_each_seed(one_seed, params_K)
 
         return on_devices(
             on_device,
             in_specs=(of_seed, whole, of_rows),
-            out_specs=(of_seed_and_rows, of_seed),
+            out_specs=(of_seed_and_rows, PartitionSpec("seed", "batch")),
         )(params_K, split, places_SxPxNxR)
 
     return Compiled(train, evaluate)
@@ -192,10 +195,10 @@ class Program:
         lengths = None if self.treatment.reads_on else split.lengths
         places = layout.place_all(plans, lengths, len(plans))
         on_device = devices.replicate(DeviceSplit.of(split, self.task), self.mesh)
-        kept, sums_K = self.compiled.evaluate(
+        kept, sums_KxP = self.compiled.evaluate(
             params_K, on_device, devices.spread(places, self.mesh), widths
         )
-        sums_K = devices.fetch(sums_K)
+        sums_K = metrics.add_up([sums_KxP])
         of_items = batching.by_example(devices.fetch(kept), places, len(split))
         if self.task.per_step:
             is_step = np.arange(widths[-1]) < split.lengths[:, None]

@@ -113,9 +113,8 @@ class Learner(NamedTuple):
         places_SxNxR: jax.Array,
         split: DeviceSplit,
         widths: tuple[int, ...],
-        axis: str,
     ) -> tuple[dict[str, jax.Array], Sums]:
-        """What the task keeps of every row, `[S, N, R, ...]`, and the sums of all devices' rows.
+        """What the task keeps of every row of this device, `[S, N, R, ...]`, and their sums.
 
         What is kept of steps, `[S, N, R, T, ...]`, is zero after the width of their block.
         """
@@ -127,8 +126,7 @@ class Learner(NamedTuple):
             ]
             kept_NxS, sums_NxS = jax.tree.map(lambda *of: jnp.stack(of), *found)
             kept = jax.tree.map(lambda of_NxS: of_NxS.swapaxes(0, 1), kept_NxS)
-            sums = jax.tree.map(lambda of_NxS: jnp.sum(of_NxS, (0, 1)), sums_NxS)
-            return kept, jax.lax.psum(sums, axis)
+            return kept, jax.tree.map(lambda of_NxS: jnp.sum(of_NxS, (0, 1)), sums_NxS)
 
         def block(rows_R):
             return self._at_width_of(
@@ -144,7 +142,7 @@ class Learner(NamedTuple):
             name: rows_M.reshape(num_steps, num_blocks, *rows_M.shape[1:])
             for name, rows_M in kept.items()
         }
-        return kept, jax.lax.psum(jax.tree.map(lambda all_M: jnp.sum(all_M, 0), sums_M), axis)
+        return kept, jax.tree.map(lambda all_M: jnp.sum(all_M, 0), sums_M)
 
     def _kept_of_stream(self, params, places_SxR, split, widths):
         """What is kept of rows that read on, and their sums, of each step."""

@@ -61,6 +61,7 @@ FIGURES = {
     ),
     "numbers": ("mse", {"loss", "mae", "r2"}),
     "tags": ("accuracy", {"loss", "macro_f1"}),
+    "next": ("loss", {"accuracy", "bits_per_token", "bits_per_byte", "perplexity"}),
 }  # fmt: skip
 
 
@@ -71,8 +72,11 @@ def test_runs_of_any_task_are_compared_by_its_score(kind, write_run):
     bad = write_run("bad", kind=kind, skill=0.2, draw=1)
     found = comparison_of(bad, good)
     score, figures = FIGURES[kind]
-    higher = kind != "numbers"
-    assert found["score"] == {"name": score, "higher_is_better": higher, "is_share": higher}
+    higher = kind not in ("numbers", "next")
+    unit = "nats a token" if kind == "next" else ""
+    assert found["score"] == {
+        "name": score, "higher_is_better": higher, "is_share": higher, "unit": unit,
+    }  # fmt: skip
     assert set(found["runs"][0]["figures"]) == figures
     for run, path in zip(found["runs"], (bad, good), strict=True):
         seeds = json.loads((path / "result.json").read_text("utf-8"))["seeds"]
@@ -95,7 +99,9 @@ def test_runs_of_any_task_are_compared_by_its_score(kind, write_run):
     assert f"of which {'higher' if higher else 'lower'} is better" in text
     assert ("| points [95 %]" in text) == higher
     assert ("McNemar" in text) == (kind in ("two", "three"))
-    assert ("drawn together" in text) == (kind == "tags")
+    assert ("drawn together" in text) == (kind in ("tags", "next"))
+    assert ("loss in nats a token [95 %]" in text) == (kind == "next")
+    assert ("No baseline" in text) == (kind != "next")
     json.dumps(found, allow_nan=False)
     if kind in ("numbers", "tags"):  # For drawing takes long.
         comparison_tables.draw(found)
@@ -137,6 +143,38 @@ def test_scores_have_the_weight_of_their_steps(write_run):
         first.scores_KxN, second.scores_KxN, paired=True, weights_N=first.steps_N
     )
     assert [pair[name] for name in ("mean", "ci95_low", "ci95_high", "p")] == [*expected]
+
+
+@pytest.mark.parametrize("kind", ["tags", "next"])
+def test_a_difference_is_that_of_the_means_over_all_steps(kind, write_run):
+    """By hand, from what the runs wrote; blocks of a stream have equally many but the last."""
+    paths = [write_run(name, kind=kind, draw=n, skill=n + 0.5) for n, name in enumerate("ab")]
+    means = []
+    for path in paths:
+        rows = rows_of(path)
+        scores_KxN, weights_KxN = (
+            np.array([float(row[name]) for row in rows]).reshape(3, -1)
+            for name in ("score", "weight")
+        )
+        means.append(np.mean((scores_KxN * weights_KxN).sum(1) / weights_KxN.sum(1)))
+    found = comparison_of(*paths)
+    assert found["pairs"][0]["mean"] == pytest.approx(means[1] - means[0], rel=1e-9)
+    steps = sum(int(row["steps"]) for row in rows_of(paths[0])) // 3
+    assert found["dataset"]["items"] == steps
+    assert f"## 200 test examples, {steps:,} steps of made_up" in comparison_tables.markdown(found)
+
+
+def test_blocks_of_one_length_are_not_shown_by_length(write_run):
+    changes = {"dataset": {"examples_are": "blocks"}, "kind": "next", "lengths": 64}
+    paths = [write_run(name, draw=n, **changes) for n, name in enumerate("ab")]
+    found = comparison_of(*paths)
+    text = comparison_tables.markdown(found)
+    assert "## 200 test blocks, 12,800 steps of made_up" in text
+    assert "by length" not in text
+    assert "blocks of one stream" in text
+    titles = {axes.get_title() for axes in comparison_tables.draw(found).axes}
+    assert "test loss in nats a token with 95 % interval; a stroke is a seed" in titles
+    assert not any("by length" in title for title in titles)
 
 
 def test_accuracy_by_length_is_that_of_all_taken_apart(write_run):

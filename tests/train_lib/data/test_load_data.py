@@ -427,6 +427,55 @@ def test_imdb():
     assert re.fullmatch("[0-9a-f]{64}", data.fingerprint)
 
 
+WITH_UNLABELLED = {
+    "inputs": [f"labelled {number}" for number in range(20)],
+    "test": (["a test", "another"], ["0", "1"]),
+    "unlabelled": ([f"nobody knows {number}" for number in range(40)], None),
+}
+
+
+def test_where_no_target_is_needed_texts_without_one_are_trained_on_too():
+    source = made(**WITH_UNLABELLED)
+    source.default_sizes = {"train": 5, "validation": 4}  # Of those with a label.
+    data = load(source, DataSettings(), labelled=False)
+    assert [len(split) for split in data.splits] == [54, 6, 2]
+    words = data.inputs.vocabulary.words
+    for split in (data.train, data.validation):
+        read = {words[number - FIRST_WORD] for number in split.values if number >= FIRST_WORD}
+        assert {"labelled", "nobody"} <= read
+    assert "test" not in words
+    with_label = load(source, DataSettings())
+    assert [len(split) for split in with_label.splits] == [5, 4, 2]
+    assert "nobody" not in with_label.inputs.vocabulary.words
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not IMDB.exists(), reason="no prepared IMDB in $TFDS_DATA_DIR")
+def test_a_language_model_reads_75000_reviews_of_imdb(monkeypatch):
+    """Reading those with a label, and splitting all, takes long and is left out."""
+    drawn = {}
+
+    def stop(examples, _):
+        drawn.update(examples)
+        raise UserError("enough")
+
+    source = find("imdb", {}, {"labelled": False})
+    read = source.read
+    labelled = Examples.numbered(["text"] * 25_000, ["a", "b"] * 12_500, "of one split")
+    monkeypatch.setattr(
+        source, "read", lambda split: read(split) if split == "unlabelled" else labelled
+    )
+    monkeypatch.setattr(loading, "_encode", stop)
+    assert refusal(lambda: load(source, DataSettings(), labelled=False)) == "enough"
+    assert {name: len(of.inputs) for name, of in drawn.items()} == {
+        "train": 67_500, "validation": 7_500, "test": 25_000,
+    }  # fmt: skip
+    train, validation = (drawn[name] for name in ("train", "validation"))
+    assert not set(train.rows) & set(validation.rows)
+    assert train.targets.count(None) + validation.targets.count(None) == 50_000
+    assert source.identity() != find("imdb", {}, {}).identity()
+
+
 @pytest.mark.parametrize(
     ("method", "lie", "told"),
     [

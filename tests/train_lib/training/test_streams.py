@@ -89,6 +89,15 @@ def test_evaluation_in_blocks_is_that_in_one_piece():
     assert found.items == len(VALIDATION.values) - 1
 
 
+def test_no_device_waits_for_another_that_reads_a_whole_stream():
+    """XLA ends a program whose devices wait for each other for 40 seconds."""
+    program = program_of(models_of())
+    split = DeviceSplit.of(VALIDATION, program.task)
+    places = np.zeros((1, jax.device_count(), 1, 1), np.int32)
+    lowered = program.compiled.evaluate.lower(program.params_K, split, places, (STEPS,))
+    assert "all_reduce" not in lowered.as_text()
+
+
 @pytest.mark.slow
 def test_evaluation_in_rows_begins_each_of_them_anew():
     model = models_of([0])[0]

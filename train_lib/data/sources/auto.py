@@ -29,13 +29,14 @@ class Auto:
         self,
         dir: str = "",
         archive: str = "",
+        labelled: bool = True,
         train_examples: int = 0,
         validation_examples: int = 0,
         test_examples: int = 0,
     ):
         self.chosen: Imdb | Generated
         try:
-            self.chosen = Imdb(dir, archive)
+            self.chosen = Imdb(dir, archive, labelled)
         except DownloadFailed as error:
             print(_NOTICE.format(reason=error), flush=True)
             self.chosen = Generated(train_examples, validation_examples, test_examples)

@@ -96,18 +96,21 @@ class Imdb:
 
     Args:
         dir, archive: as in `find`, which says what is raised.
+        labelled: whether the reviews without a label are of no use, so that nobody need look
+            whether they are the same.
     """
 
     name = "imdb_reviews"
     default_sizes: ClassVar = {"train": 15_000, "validation": 10_000, "test": 25_000}
     fingerprinted: ClassVar = {label: number for number, label in enumerate(LABELS)}
 
-    def __init__(self, dir: str = "", archive: str = ""):
+    def __init__(self, dir: str = "", archive: str = "", labelled: bool = True):
         self.folder = find(dir, archive)
+        self._read_from = ("train", "test") if labelled else ("train", "test", "unsupervised")
 
     def identity(self) -> str:
         digest = hashlib.sha256()
-        for split in ("train", "test"):
+        for split in self._read_from:
             paths = sorted(self.folder.glob(f"imdb_reviews-{split}.array_record-*"))
             if not paths:
                 raise UserError(

@@ -1,0 +1,199 @@
+"""Sequences that come a step at a time, and what a finished run answers after each step."""
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from seqmodels import SequenceModel
+from train_lib.data.inputs import Inputs, Text, Vectors, Where, split
+from train_lib.data.vocabulary import START
+from train_lib.encoding import escape
+from train_lib.errors import UserError
+from train_lib.tasks.base import Task
+from train_lib.training import state
+
+KeptOfSeeds = Sequence[Mapping[str, np.ndarray]]
+
+
+class Stream:
+    """B sequences side by side, of which each step brings one word, token number or vector each.
+
+    `Restored.stream` makes it. What was read is kept in the models' carries, so a step costs the
+    same however long the sequences are, and its outputs are those of the whole sequences so far.
+
+    Args:
+        models: one a seed, that read forwards.
+        inputs: what they read.
+        task: what they were asked.
+        tell: writes what the task keeps of each seed for people, a line for each sequence; also
+            given where the steps of each begin.
+        batch_size: B.
+        end: the token that a sequence ends with, if the task predicts it; None: there is none.
+
+    Attributes:
+        outputs_KxBxC: of each seed after the last step; None before the first.
+
+    Raises:
+        ValueError: a model reads backwards.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[SequenceModel],
+        inputs: Inputs,
+        task: Task,
+        tell: Callable[[KeptOfSeeds, np.ndarray], list[str]],
+        *,
+        batch_size: int = 1,
+        end: int | None = None,
+    ):
+        self.inputs, self.task, self.batch_size, self.end = inputs, task, batch_size, end
+        self._tell = tell
+        graphdef, params_K = state.split(models)
+        # Of learned initial states, each seed has its own.
+        starts = [model.initial_carries(batch_size) for model in models]
+        self._starts_K = jax.tree.map(lambda *leaves: np.stack(leaves), *starts)
+
+        # With parameters that are constants of the program, as here, matrices are laid out while
+        # it is compiled; as arguments they would be at every step, which takes ten times as long.
+        @functools.partial(jax.jit, donate_argnums=0)
+        def step(carries_K, x_Bx1):
+            def of_seed(params, carries):
+                outputs, carries = nnx.merge(graphdef, params).read_on(carries, x_Bx1)
+                return outputs[:, 0] if task.per_step else outputs, carries
+
+            return jax.vmap(of_seed)(params_K, carries_K)
+
+        self._step = step
+        self._kept = jax.jit(jax.vmap(task.kept, (0, None)))
+        nothing = [[None]] * batch_size if task.per_step else [None] * batch_size
+        no_target = [] if task.predicts_inputs else nothing
+        self._no_targets = np.asarray(task.zero_unlabelled(task.encode(no_target)))
+        self.restart()
+
+    def restart(self) -> None:
+        """Begins with new sequences, of which nothing has been read."""
+        self.outputs_KxBxC: np.ndarray | None = None
+        self._before_KxBxC: np.ndarray | None = None
+        self._x_B = np.empty(0)
+        self._carries_K = jax.tree.map(jnp.array, self._starts_K)
+
+    def step(self, x_B: Any, place: str = "") -> np.ndarray:
+        """Reads one more step of every sequence; returns the outputs after it, `[K, B, C]`.
+
+        They are those of the step or, of a task that asks of sequences, those that each would have
+        if it ended here.
+
+        Args:
+            x_B: words, one a sequence; token numbers `[B]`; or vectors `[B, D]`.
+            place: where they are found, for messages; empty: the row of each.
+
+        Raises:
+            UserError: an input is not what the run was trained on, or there is not one a sequence.
+        """
+        x = self._encoded(x_B, lambda row: place or f"row {row}")
+        if self.outputs_KxBxC is None and isinstance(self.inputs, Text):
+            self._read(np.full(self.batch_size, START, np.int32))
+        return self._read(x)
+
+    def describe(self) -> list[str]:
+        """What predict would say of each sequence if it ended here, of each the last step alone.
+
+        Where the next token is asked for, that is how likely the last one was before it was read.
+        """
+        assert self.outputs_KxBxC is not None, "nothing has been read"
+        if not self.task.predicts_inputs:
+            return self._lines(self.outputs_KxBxC, self._no_targets)
+        if self._before_KxBxC is None:
+            empty_KxBxC = self.outputs_KxBxC[:, :0]
+            return self._tell(self._kept_of(empty_KxBxC, self._x_B[:0]), np.zeros(2, np.int64))
+        return self._lines(self._before_KxBxC, self._x_B)
+
+    def describe_end(self) -> list[str]:
+        """The same of the end of each sequence; nothing where no end is predicted."""
+        if self.end is None or self.outputs_KxBxC is None:
+            return []
+        return self._lines(self.outputs_KxBxC, np.full(self.batch_size, self.end, np.int32))
+
+    def _encoded(self, x_B, where: Where) -> np.ndarray:
+        if len(x_B) != self.batch_size:
+            raise UserError(f"a step has {self.batch_size} inputs, and there are {len(x_B)}.")
+        if isinstance(self.inputs, Text):
+            words = [split(word, self.inputs.rules) for word in x_B]
+            for number, of_one in enumerate(words):
+                if len(of_one) != 1:
+                    raise UserError(
+                        f"{where(number)}: a step is one word, and {x_B[number]!r:.60} is "
+                        f"{len(of_one)}."
+                    )
+            return self.inputs.vocabulary.encode([word for (word,) in words])[1:]
+        kind = np.float64 if isinstance(self.inputs, Vectors) else None
+        return self.inputs.encode(list(np.asarray(x_B, kind)[:, None]), where)[0]
+
+    def _read(self, x_B: np.ndarray) -> np.ndarray:
+        outputs_KxBxC, self._carries_K = self._step(self._carries_K, x_B[:, None])
+        self._before_KxBxC, self._x_B = self.outputs_KxBxC, x_B
+        self.outputs_KxBxC = np.asarray(outputs_KxBxC)
+        return self.outputs_KxBxC
+
+    def _lines(self, outputs_KxBxC: np.ndarray, targets_B: np.ndarray) -> list[str]:
+        return self._tell(self._kept_of(outputs_KxBxC, targets_B), np.arange(self.batch_size + 1))
+
+    def _kept_of(self, outputs_KxBxC: np.ndarray, targets_B: np.ndarray) -> KeptOfSeeds:
+        kept = {name: np.asarray(of) for name, of in self._kept(outputs_KxBxC, targets_B).items()}
+        return [{name: of[k] for name, of in kept.items()} for k in range(len(outputs_KxBxC))]
+
+
+def answers(stream: Stream, lines: Iterable[str], *, ends: bool = True) -> Iterator[str]:
+    """What is said after every step of one sequence after the other, as lines bring them.
+
+    Args:
+        stream: of one row.
+        lines: without their ends: of texts; or of a token number each, or of the numbers of a
+            vector with commas between them.
+        ends: whether an empty line ends a sequence. There is then an empty line in the answers.
+
+    Raises:
+        UserError: a line cannot be read; it says which.
+    """
+    for number, line in enumerate(lines, 1):
+        place = f"line {number} of the input"
+        if ends and not line:
+            if stream.outputs_KxBxC is not None:
+                yield from (*_ended(stream), "")
+            continue
+        for shown, one in _steps(stream, line, place):
+            stream.step([one], place)
+            yield f"{stream.describe()[0]}  {escape(shown)}"
+    if ends:
+        yield from _ended(stream)
+
+
+def _ended(stream: Stream) -> list[str]:
+    told = [f"{answer}  (the end)" for answer in stream.describe_end()]
+    stream.restart()
+    return told
+
+
+def _steps(stream: Stream, line: str, place: str) -> Iterator[tuple[str, Any]]:
+    """The steps that a line brings, each with what it looks like."""
+    inputs = stream.inputs
+    if isinstance(inputs, Text):
+        # Characters and bytes have lines, and words none.
+        is_first = stream.outputs_KxBxC is None
+        words = split(line if is_first else f"\n{line}", inputs.rules)
+        yield from zip(words, words, strict=True)
+        return
+    try:
+        if isinstance(inputs, Vectors):
+            yield line, [float(one) for one in line.split(",")]
+        else:
+            yield line, int(line)
+    except ValueError as error:
+        what = "numbers with commas between them" if isinstance(inputs, Vectors) else "a number"
+        raise UserError(f"{place}: there must be {what}, and there is {line!r:.60}.") from error
