@@ -348,6 +348,7 @@ def test_a_run_that_cannot_be_used_is_refused(folder, write_run, tmp_path):
 
 
 def refused(config, tmp_path, *told):
+    config.train.seeds = 1
     with pytest.raises(UserError) as error:
         runs.run(config, str(tmp_path / "run"))
     for words in told:
