@@ -265,6 +265,7 @@ def refinish(path, change=lambda result: None):
     run.finish(result)
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_there(folder, whole, tmp_path):
     config = resuming(folder)
     config.train.init_from = ""
