@@ -26,6 +26,7 @@ from train_lib.training import processes
 from train_lib.training.transfer import TABLE, Parameters, Part, transfer
 
 NAME = "initial.json"
+_ENDS = {(RESERVED, number) for number in (PADDING, START, END)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,9 +211,6 @@ def _coverage(tokens: Sequence[Meaning], data: Dataset) -> float:
     is_word_V = np.array([meaning not in _ENDS for meaning in meanings])
     is_known_V = np.array([one[0] != RESERVED and one in known for one in meanings])
     return counts_V[is_known_V].sum() / max(1, counts_V[is_word_V].sum())
-
-
-_ENDS = {(RESERVED, number) for number in (PADDING, START, END)}
 
 
 def _digest(old_K: Sequence[Parameters]) -> str:

@@ -265,6 +265,7 @@ def refinish(path, change=lambda result: None):
     run.finish(result)
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_there(folder, whole, tmp_path):
     config = resuming(folder)
     config.train.init_from = ""
@@ -348,6 +349,7 @@ def test_a_run_that_cannot_be_used_is_refused(folder, write_run, tmp_path):
 
 
 def refused(config, tmp_path, *told):
+    config.train.seeds = 1
     with pytest.raises(UserError) as error:
         runs.run(config, str(tmp_path / "run"))
     for words in told:

@@ -152,6 +152,8 @@ def _decoded(word: bytes, where: str) -> str:
 
 
 def _is_number(text: bytes) -> bool:
+    if not re.search(rb"\d", text):  # "nan" and "infinity" may be words.
+        return False
     try:
         float(text)
     except ValueError:

@@ -70,7 +70,9 @@ def test_of_a_word_that_stands_there_twice_the_first_vector_counts(tmp_path):
 
 def test_words_may_have_spaces_of_any_kind_in_them(tmp_path):
     """As in GloVe's 840B, and in fastText's files of the web."""
-    (tmp_path / "a.txt").write_text(". . . 1 2\nat name@domain.com 3 4\na\u00a0b 5 6\n\u0085 7 8\n")
+    (tmp_path / "a.txt").write_text(
+        "to infinity 0 0\n. . . 1 2\nat name@domain.com 3 4\na\u00a0b 5 6\n\u0085 7 8\n"
+    )
     words = [". . .", "at name@domain.com", "a\u00a0b", "\u0085"]
     found = word_vectors.read(str(tmp_path / "a.txt"), words, 2)
     assert found.words == words
