@@ -20,26 +20,51 @@ class Head(nnx.Module):
         input_size: the width that the encoder's output has to have.
         num_outputs: C.
         per_step: whether there are outputs of every step.
-        kernel: `[P, C]`.
+        projection: `[P, Q]`, without a bias, drawn as the kernel; None: Q is P.
+        kernel: `[Q, C]`; None: it is the table of the embedding.
         bias: `[C]`.
     """
 
     input_size: int
     per_step: bool
 
-    def __init__(self, width: int, num_outputs: int, *, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        width: int,
+        num_outputs: int,
+        *,
+        rngs: nnx.Rngs,
+        projection_size: int = 0,
+        tied: bool = False,
+    ):
         if num_outputs < 1:
             raise ValueError(f"num_outputs must be at least 1, and is {num_outputs}")
         self.num_outputs = num_outputs
-        self.kernel = base.glorot_uniform(rngs, width, num_outputs)
+        self.projection = (
+            base.glorot_uniform(rngs, width, projection_size) if projection_size else None
+        )
+        self.kernel = (
+            None if tied else base.glorot_uniform(rngs, projection_size or width, num_outputs)
+        )
         self.bias = base.constant(0.0, num_outputs)
 
-    def answer(self, encoded: Sequence[Encoded], lengths_B: jax.Array) -> jax.Array:
+    @property
+    def tied(self) -> bool:
+        """Whether it needs the table of the embedding as its kernel."""
+        return self.kernel is None
+
+    def answer(
+        self,
+        encoded: Sequence[Encoded],
+        lengths_B: jax.Array,
+        table_CxQ: jax.Array | None = None,
+    ) -> jax.Array:
         """The outputs, `[B, C]` or, per step, `[B, T, C]`, where they are zero in the padding.
 
         Args:
             encoded: of each direction, as `Encoder.encode` returns it.
             lengths_B: steps of each sequence, 0 to T.
+            table_CxQ: of the embedding, where the head is tied to it.
         """
         raise NotImplementedError
 
@@ -51,6 +76,7 @@ class SequenceHead(Head):
         pooling: of the steps.
         num_outputs: C.
         rngs: for the parameters.
+        projection_size: Q, to which the vector is projected first; 0: it is not.
 
     Raises:
         ValueError: there is not at least one output.
@@ -58,22 +84,34 @@ class SequenceHead(Head):
 
     per_step = False
 
-    def __init__(self, pooling: Pooling, num_outputs: int = 1, *, rngs: nnx.Rngs):
-        super().__init__(pooling.output_size, num_outputs, rngs=rngs)
+    def __init__(
+        self, pooling: Pooling, num_outputs: int = 1, *, rngs: nnx.Rngs, projection_size: int = 0
+    ):
+        width = pooling.output_size
+        super().__init__(width, num_outputs, rngs=rngs, projection_size=projection_size)
         self.pooling = pooling
         self.input_size = pooling.input_size
 
-    def answer(self, encoded, lengths_B):
-        return self.pooling(encoded, lengths_B).T @ self.kernel[...] + self.bias[...].reshape(1, -1)
+    def answer(self, encoded, lengths_B, table_CxQ=None):
+        del table_CxQ  # It is never tied.
+        y_BxP = self.pooling(encoded, lengths_B).T
+        if self.projection is not None:
+            y_BxP = y_BxP @ self.projection[...]
+        return y_BxP @ self.kernel[...] + self.bias[...].reshape(1, -1)
 
 
 class StepHead(Head):
     """Outputs of every step, from that step's vector alone.
 
     Args:
-        input_size: of a step's vector.
+        input_size: P, of a step's vector.
         num_outputs: C.
         rngs: for the parameters.
+        projection_size: Q, to which the vector is projected first; 0: it is not.
+        tied: the outputs are the tokens that the model reads, and the kernel is the table of their
+            vectors, with a bias of its own (Inan, Khosravi and Socher, "Tying word vectors and word
+            classifiers", ICLR 2017; Press and Wolf, "Using the output embedding to improve language
+            models", EACL 2017).
 
     Raises:
         ValueError: there is not at least one output.
@@ -81,23 +119,36 @@ class StepHead(Head):
 
     per_step = True
 
-    def __init__(self, input_size: int, num_outputs: int, *, rngs: nnx.Rngs):
-        super().__init__(input_size, num_outputs, rngs=rngs)
+    def __init__(
+        self,
+        input_size: int,
+        num_outputs: int,
+        *,
+        rngs: nnx.Rngs,
+        projection_size: int = 0,
+        tied: bool = False,
+    ):
+        super().__init__(
+            input_size, num_outputs, rngs=rngs, projection_size=projection_size, tied=tied
+        )
         self.input_size = input_size
 
-    def answer(self, encoded, lengths_B):
-        parts = [one.sequence_TxHxB for one in encoded]
-        valid_Tx1xB = valid_steps(lengths_B, len(parts[0]))[:, None]
-        if _on_cpu():
-            # Step by step, as far as there are steps: a product of all would read across memory.
+    def answer(self, encoded, lengths_B, table_CxQ=None):
+        parts = self._projected(encoded, lengths_B)
+        if self.kernel is not None:
             affine = _Affine(self.kernel, self.bias)
-            outputs_TxCxB = run_all([affine], [False], parts, lengths_B)[0].sequence_TxHxB
         else:
-            # What is undefined after the longest sequence would reach the kernel's gradient.
-            y_TxHxB = jnp.where(valid_Tx1xB, jnp.concatenate(parts, axis=1), 0)
-            outputs_TxCxB = jnp.einsum("hc,thb->tcb", self.kernel[...], y_TxHxB)
-            outputs_TxCxB += self.bias[:, None]
+            affine = _Affine(nnx.Param(table_CxQ), self.bias, is_table=True)
+        outputs_TxCxB = affine.of_steps(parts, lengths_B)
+        valid_Tx1xB = valid_steps(lengths_B, len(outputs_TxCxB))[:, None]
         return jnp.where(valid_Tx1xB, outputs_TxCxB, 0).transpose(2, 0, 1)
+
+    def _projected(self, encoded: Sequence[Encoded], lengths_B: jax.Array) -> list[jax.Array]:
+        """Arrays that side by side are what the kernel is multiplied with, `[T, Q, B]`."""
+        parts = [one.sequence_TxHxB for one in encoded]
+        if self.projection is None:
+            return parts
+        return [_Affine(self.projection).of_steps(parts, lengths_B)]
 
 
 def _on_cpu() -> bool:
@@ -105,18 +156,49 @@ def _on_cpu() -> bool:
 
 
 class _Affine(base.Cell):
-    """`x @ kernel + bias`, as a cell that remembers nothing."""
+    """`x @ kernel + bias`, as a cell that remembers nothing.
 
-    def __init__(self, kernel: nnx.Param[jax.Array], bias: nnx.Param[jax.Array]):
+    Args:
+        kernel: `[P, C]` or, if `is_table`, `[C, P]`.
+        bias: `[C]`; None: there is none.
+    """
+
+    def __init__(
+        self,
+        kernel: nnx.Param[jax.Array],
+        bias: nnx.Param[jax.Array] | None = None,
+        *,
+        is_table: bool = False,
+    ):
         self.kernel = kernel
         self.bias = bias
-        self.hidden_size = len(bias)
+        self.is_table = is_table
+        self.hidden_size = kernel.shape[0 if is_table else 1]
 
     def initial_carry(self):
         return ()
 
     def project(self, x_D):
-        return base.product(x_D, self.kernel[...]) + self.bias
+        # Turned around, a table would be copied as a whole.
+        of = jnp.dot(self.kernel[...], x_D) if self.is_table else base.product(x_D, self.kernel[...])
+        return of if self.bias is None else of + self.bias
 
     def step(self, carry, z):
         return carry, z
+
+    def of_steps(self, parts: Sequence[jax.Array], lengths_B: jax.Array) -> jax.Array:
+        """What it makes of every step, `[T, C, B]`; undefined after the longest sequence.
+
+        Args:
+            parts: arrays that side by side are the inputs `[T, P, B]`, which may be undefined there.
+            lengths_B: steps of each sequence, 0 to T.
+        """
+        if _on_cpu():
+            # Step by step, as far as there are steps: a product of all would read across memory.
+            return run_all([self], [False], parts, lengths_B)[0].sequence_TxHxB
+        # What is undefined after the longest sequence would reach the kernel's gradient.
+        valid_Tx1xB = valid_steps(lengths_B, len(parts[0]))[:, None]
+        x_TxPxB = jnp.where(valid_Tx1xB, jnp.concatenate(parts, axis=1), 0)
+        axes = "cp" if self.is_table else "pc"
+        of_TxCxB = jnp.einsum(f"{axes},tpb->tcb", self.kernel[...], x_TxPxB)
+        return of_TxCxB if self.bias is None else of_TxCxB + self.bias[:, None]

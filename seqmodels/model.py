@@ -11,7 +11,7 @@ from seqmodels import arguments, dropout
 from seqmodels.cells import base
 from seqmodels.encoder import Encoder
 from seqmodels.heads import Head, SequenceHead
-from seqmodels.inputs import Inputs
+from seqmodels.inputs import Embedding, Inputs
 from seqmodels.pooling import Last
 from seqmodels.recurrence import Encoded
 
@@ -58,6 +58,7 @@ class SequenceModel(nnx.Module):
     ):
         encoder.check_reads(inputs.output_size)
         _check_fits(head, encoder)
+        _check_tied(head, inputs)
         self.inputs = inputs
         self.encoder = encoder
         self.head = head
@@ -153,7 +154,7 @@ class SequenceModel(nnx.Module):
         encoded, carries, lengths_B = self.encode_from(
             carries, x, lengths_B, dropout_keys_B=dropout_keys_B, step_key=step_key
         )
-        outputs = self.head.answer(encoded, lengths_B)
+        outputs = self.answer(encoded, lengths_B)
         width = jnp.shape(x)[1]
         return arguments.nan_where_impossible(outputs, lengths_B, width, batch_axis=0), carries
 
@@ -192,6 +193,21 @@ class SequenceModel(nnx.Module):
         keys = {"dropout_keys_B": dropout_keys_B, "step_key": step_key}
         return *self._encode(x, lengths_B, keys, carries), lengths_B
 
+    def answer(self, encoded: Sequence[Encoded], lengths_B: jax.Array) -> jax.Array:
+        """The outputs of what `encode_from` gave, or of some of its steps.
+
+        They are `[B, C]` of a sequence; of every step `[B, T, C]`, zero in the padding.
+
+        Args:
+            encoded: of each direction.
+            lengths_B: steps of each sequence, 0 to T.
+        """
+        return self.head.answer(encoded, lengths_B, self._table())
+
+    def _table(self) -> jax.Array | None:
+        """The table that the head is tied to; it is held by the inputs alone."""
+        return self.inputs.table[...] if self.head.tied else None  # type: ignore[attr-defined]
+
     def _of_whole_rows(self, x, shared_steps, keys):
         """The outputs of rows that are read to their end."""
         batch_size, width = x.shape[:2]
@@ -206,7 +222,7 @@ class SequenceModel(nnx.Module):
 
     def _outputs(self, x, lengths_B, keys, starts=None):
         encoded, _ = self._encode(x, lengths_B, keys, starts)
-        return self.head.answer(encoded, lengths_B)
+        return self.answer(encoded, lengths_B)
 
     def _encode(self, x, lengths_B, keys, starts):
         x_TxDxB = self.inputs.read(x, lengths_B, keys["dropout_keys_B"])
@@ -246,4 +262,22 @@ def _check_fits(head: Head, encoder: Encoder) -> None:
         raise ValueError(
             f"the {type(head).__name__} must read what the encoder makes: it is made for vectors "
             f"of {head.input_size} numbers, and the encoder's have {encoder.output_size}"
+        )
+
+
+def _check_tied(head: Head, inputs: Inputs) -> None:
+    if not head.tied:
+        return
+    if not isinstance(inputs, Embedding):
+        raise ValueError(
+            "a head can be tied to the embedding of tokens alone, and this model reads vectors"
+        )
+    width = head.input_size if head.projection is None else head.projection.shape[1]
+    shape = head.num_outputs, width
+    if shape != inputs.table.shape:
+        raise ValueError(
+            f"a tied head scores its step's vector against that of each token: it has "
+            f"{head.num_outputs} outputs of vectors of {width} numbers, and the embedding has "
+            f"{len(inputs.table)} tokens with vectors of {inputs.output_size}; set projection_size "
+            f"to {inputs.output_size}, or embedding_size to {width}"
         )

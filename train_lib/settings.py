@@ -140,6 +140,8 @@ RULES: dict[str, Rule] = {
     "model.matrix_dtype": _choice(MATRIX_DTYPES),
     "model.segment_steps": _integer(1),
     "model.pooling": _choice(tuple(POOLINGS)),
+    "model.projection_size": _integer(0),
+    "model.tied_head": _BOOLEAN,
     "data.source": Rule(_is_text, f"one of {', '.join(finding.names())}, or the path of data"),
     "data.source_options": _TEXT,
     "data.dir": _TEXT,

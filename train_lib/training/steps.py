@@ -229,8 +229,8 @@ class Learner(NamedTuple):
                 carries, batch.inputs, batch.lengths_B, **keys
             )
             if is_large:
-                return *self._in_chunks(model.head, encoded, batch, training), ends or None
-            outputs = model.head.answer(encoded, lengths_B)
+                return *self._in_chunks(model, encoded, batch, training), ends or None
+            outputs = model.answer(encoded, lengths_B)
             return *self._of_outputs(outputs, batch, training), ends
         shared_steps = None
         if not mask_padding and padding_side == "pre" and not self.task.per_step:
@@ -244,7 +244,7 @@ class Learner(NamedTuple):
         )
         return *self._of_outputs(outputs, batch, training), None
 
-    def _in_chunks(self, head, encoded, batch: Batch, training: bool):
+    def _in_chunks(self, model, encoded, batch: Batch, training: bool):
         """The same for some of the steps at a time, so that not all outputs are in memory.
 
         In training each chunk's outputs are computed again for its gradient.
@@ -263,7 +263,7 @@ class Learner(NamedTuple):
 
         def of_chunk(chunk):
             first, parts, targets, weights = chunk
-            outputs = head.answer(
+            outputs = model.answer(
                 [
                     one._replace(sequence_TxHxB=part)
                     for one, part in zip(encoded, parts, strict=True)
