@@ -81,6 +81,8 @@ def get_config(name: str, treatment: str) -> ConfigDict:
     config.task.metric = ""  # that decides which epoch or model is better; empty: the task's own
     config.task.class_weights = ""  # in the training loss: balanced, or a JSON object
     config.task.label_smoothing = 0.0  # share of a label that all classes share in training
+    # Of a language model: drawn tokens that stand for all others in training; 0: none do.
+    config.task.sampled_tokens = 0
     config.task.threshold = ""  # of two classes, or "validation": the best one by its examples
 
     config.train = ConfigDict()

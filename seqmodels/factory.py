@@ -91,8 +91,8 @@ def build_all(
         ValueError: an unknown name, a cell that breaks its contract, an option that it does not
             have, not one dropout rate a layer, residual layers of different widths, word dropout
             without an unknown word, a drop of weights that the cell does not have, an engine that
-            cannot run the cell on this machine, a tied head that is not as wide as the embedding, or
-            arguments that do nothing beside the others.
+            cannot run the cell on this machine, a tied head of another width than the embedding,
+            or arguments that do nothing beside the others.
     """
     if direction not in DIRECTIONS:
         raise ValueError(f"unknown direction {direction!r}; choose one of {', '.join(DIRECTIONS)}")

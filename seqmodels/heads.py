@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from seqmodels import sampled
 from seqmodels.cells import base
 from seqmodels.pooling import Pooling
 from seqmodels.recurrence import Encoded, run_all, valid_steps
+from seqmodels.sampled import Candidates
 
 
 class Head(nnx.Module):
@@ -93,7 +95,7 @@ class SequenceHead(Head):
         self.input_size = pooling.input_size
 
     def answer(self, encoded, lengths_B, table_CxQ=None):
-        del table_CxQ  # It is never tied.
+        assert self.kernel is not None  # It is never tied.
         y_BxP = self.pooling(encoded, lengths_B).T
         if self.projection is not None:
             y_BxP = y_BxP @ self.projection[...]
@@ -139,9 +141,38 @@ class StepHead(Head):
             affine = _Affine(self.kernel, self.bias)
         else:
             affine = _Affine(nnx.Param(table_CxQ), self.bias, is_table=True)
-        outputs_TxCxB = affine.of_steps(parts, lengths_B)
-        valid_Tx1xB = valid_steps(lengths_B, len(outputs_TxCxB))[:, None]
-        return jnp.where(valid_Tx1xB, outputs_TxCxB, 0).transpose(2, 0, 1)
+        return affine.of_steps(parts, lengths_B).transpose(2, 0, 1)
+
+    def sampled_losses(
+        self,
+        encoded: Sequence[Encoded],
+        lengths_B: jax.Array,
+        targets_BxT: jax.Array,
+        candidates: Candidates,
+        table_CxQ: jax.Array | None = None,
+    ) -> jax.Array:
+        """The cross-entropy of the right output of every step, as `sampled.losses` estimates it.
+
+        Args:
+            encoded, lengths_B, table_CxQ: as in `answer`.
+            targets_BxT: the right outputs; any in the padding.
+            candidates: that stand for all outputs.
+
+        Returns:
+            `[B, T]`, zero in the padding.
+        """
+        parts = self._projected(encoded, lengths_B)
+        kernel = table_CxQ if self.kernel is None else self.kernel[...]
+        assert kernel is not None
+        return sampled.losses(
+            jnp.concatenate(parts, axis=1),
+            targets_BxT,
+            candidates,
+            lengths_B,
+            kernel,
+            self.bias[...],
+            is_table=self.tied,
+        )
 
     def _projected(self, encoded: Sequence[Encoded], lengths_B: jax.Array) -> list[jax.Array]:
         """Arrays that side by side are what the kernel is multiplied with, `[T, Q, B]`."""
@@ -180,25 +211,30 @@ class _Affine(base.Cell):
 
     def project(self, x_D):
         # Turned around, a table would be copied as a whole.
-        of = jnp.dot(self.kernel[...], x_D) if self.is_table else base.product(x_D, self.kernel[...])
+        of = (
+            jnp.dot(self.kernel[...], x_D) if self.is_table else base.product(x_D, self.kernel[...])
+        )
         return of if self.bias is None else of + self.bias
 
     def step(self, carry, z):
         return carry, z
 
     def of_steps(self, parts: Sequence[jax.Array], lengths_B: jax.Array) -> jax.Array:
-        """What it makes of every step, `[T, C, B]`; undefined after the longest sequence.
+        """What it makes of every step, `[T, C, B]`; zero in the padding.
 
         Args:
-            parts: arrays that side by side are the inputs `[T, P, B]`, which may be undefined there.
+            parts: arrays that side by side are the inputs `[T, P, B]`, undefined after the longest.
             lengths_B: steps of each sequence, 0 to T.
         """
+        valid_Tx1xB = valid_steps(lengths_B, len(parts[0]))[:, None]
         if _on_cpu():
             # Step by step, as far as there are steps: a product of all would read across memory.
-            return run_all([self], [False], parts, lengths_B)[0].sequence_TxHxB
-        # What is undefined after the longest sequence would reach the kernel's gradient.
-        valid_Tx1xB = valid_steps(lengths_B, len(parts[0]))[:, None]
-        x_TxPxB = jnp.where(valid_Tx1xB, jnp.concatenate(parts, axis=1), 0)
-        axes = "cp" if self.is_table else "pc"
-        of_TxCxB = jnp.einsum(f"{axes},tpb->tcb", self.kernel[...], x_TxPxB)
-        return of_TxCxB if self.bias is None else of_TxCxB + self.bias[:, None]
+            of_TxCxB = run_all([self], [False], parts, lengths_B)[0].sequence_TxHxB
+        else:
+            # What is undefined after the longest sequence would reach the kernel's gradient.
+            x_TxPxB = jnp.where(valid_Tx1xB, jnp.concatenate(parts, axis=1), 0)
+            axes = "cp" if self.is_table else "pc"
+            of_TxCxB = jnp.einsum(f"{axes},tpb->tcb", self.kernel[...], x_TxPxB)
+            if self.bias is not None:
+                of_TxCxB += self.bias[:, None]
+        return jnp.where(valid_Tx1xB, of_TxCxB, 0)

@@ -10,10 +10,11 @@ from flax import nnx
 from seqmodels import arguments, dropout
 from seqmodels.cells import base
 from seqmodels.encoder import Encoder
-from seqmodels.heads import Head, SequenceHead
+from seqmodels.heads import Head, SequenceHead, StepHead
 from seqmodels.inputs import Embedding, Inputs
 from seqmodels.pooling import Last
 from seqmodels.recurrence import Encoded
+from seqmodels.sampled import Candidates
 
 PaddingSide = Literal["pre", "post"]
 
@@ -203,6 +204,23 @@ class SequenceModel(nnx.Module):
             lengths_B: steps of each sequence, 0 to T.
         """
         return self.head.answer(encoded, lengths_B, self._table())
+
+    def sampled_losses(
+        self,
+        encoded: Sequence[Encoded],
+        lengths_B: jax.Array,
+        targets_BxT: jax.Array,
+        candidates: Candidates,
+    ) -> jax.Array:
+        """The loss of every step, `[B, T]`, without all the outputs, which may be very many.
+
+        Args:
+            encoded, lengths_B: as in `answer`, of a model with outputs of every step.
+            targets_BxT: the right outputs; any in the padding, where the loss is zero.
+            candidates: that stand for all outputs, as in `sampled.losses`.
+        """
+        assert isinstance(self.head, StepHead)
+        return self.head.sampled_losses(encoded, lengths_B, targets_BxT, candidates, self._table())
 
     def _table(self) -> jax.Array | None:
         """The table that the head is tied to; it is held by the inputs alone."""

@@ -167,6 +167,7 @@ RULES: dict[str, Rule] = {
     "task.metric": _TEXT,
     "task.class_weights": _TEXT,
     "task.label_smoothing": _RATE,
+    "task.sampled_tokens": _integer(0),
     "task.threshold": _TEXT,
     "train.num_epochs": _integer(1),
     "train.batch_size": _integer(1),

@@ -55,6 +55,8 @@ class Task:
         examples: training targets to check the task with; nothing else needs them.
         predicts_inputs: whether the target of a step is the token that comes next, so that data
             need no targets. Such a task is made by `of_tokens`, of the same options.
+        sampled_tokens: where it does, and the loss is the cross-entropy, so many tokens stand for
+            all others in training, which then has the loss as its only metric; 0: none do.
     """
 
     num_outputs: int
@@ -67,6 +69,7 @@ class Task:
     score_is_share: bool = False
     examples: Sequence[Any] = ()
     predicts_inputs: bool = False
+    sampled_tokens: int = 0
 
     @classmethod
     def of_targets(cls, targets: Sequence[Any], **options: Any) -> Self:

@@ -26,7 +26,7 @@ NORM = "gradient_norm"
 _MOST_OUTPUTS = 1 << 24
 """Numbers that a model's outputs of steps have at once; of more, chunks of steps are computed."""
 
-_NO_EXAMPLE_NUMBER = 2**31  # So that the weights' masks have a key that is no example's.
+_OF_WEIGHTS, _OF_TOKENS = 2**31, 2**31 + 1  # Keys of masks and of drawn tokens, no example's.
 
 
 class Learner(NamedTuple):
@@ -196,6 +196,8 @@ class Learner(NamedTuple):
 
         def sums(rows_R, split):
             batch = self._batch(split, rows_R, width)
+            if self.task.sampled_tokens:
+                return {name: jnp.sum(batch.weights_I) for name in ("loss", "weight")}
             outputs_IxC = jnp.zeros((len(batch.weights_I), self.task.num_outputs))
             return self._sums(outputs_IxC, batch, training=True)
 
@@ -214,14 +216,17 @@ class Learner(NamedTuple):
             step_key: of a step of training, in which nothing is kept; None: of evaluation.
             carries: that the rows begin with, if they read on.
         """
-        batch, training = self._batch(split, rows_R, width), step_key is not None
+        training = step_key is not None
         keys = {}
         if training:
             keys = {
                 "dropout_keys_B": jax.vmap(jax.random.fold_in, (None, 0))(step_key, rows_R),
-                "step_key": jax.random.fold_in(step_key, _NO_EXAMPLE_NUMBER),
+                "step_key": jax.random.fold_in(step_key, _OF_WEIGHTS),
             }
         model = nnx.merge(self.graphdef, params)
+        if training and self.task.sampled_tokens:
+            return self._sampled(model, split, rows_R, width, step_key, carries, keys)
+        batch = self._batch(split, rows_R, width)
         mask_padding, padding_side, reads_on = self.treatment
         is_large = len(batch.weights_I) * self.task.num_outputs > _MOST_OUTPUTS
         if reads_on or (is_large and self.task.per_step and self.treatment == EXACT):
@@ -243,6 +248,21 @@ class Learner(NamedTuple):
             **keys,
         )
         return *self._of_outputs(outputs, batch, training), None
+
+    def _sampled(self, model, split, rows_R, width, step_key, carries, keys):
+        """The same where drawn tokens stand for all; they are those of all blocks of a step."""
+        mask_padding, padding_side, _ = self.treatment
+        side = "post" if mask_padding else padding_side  # Where padding does not count.
+        batch = batching.gather(split, rows_R, width, side, per_step=True)
+        encoded, ends, lengths_B = model.encode_from(
+            carries, batch.inputs, batch.lengths_B if mask_padding else None, **keys
+        )
+        targets_BxT = batch.targets.reshape(batch.inputs.shape)
+        key = jax.random.fold_in(step_key, _OF_TOKENS)
+        candidates = split.sampler.draw(key, self.task.sampled_tokens, targets_BxT)
+        losses_BxT = model.sampled_losses(encoded, lengths_B, targets_BxT, candidates)
+        sums = {"loss": losses_BxT.reshape(-1) * batch.weights_I, "weight": batch.weights_I}
+        return jax.tree.map(jnp.sum, sums), {}, ends or None
 
     def _in_chunks(self, model, encoded, batch: Batch, training: bool):
         """The same for some of the steps at a time, so that not all outputs are in memory.
