@@ -8,6 +8,7 @@ from flax import nnx
 
 from seqmodels import sampled
 from seqmodels.cells import base
+from seqmodels.inputs import take_and_pass_on
 from seqmodels.pooling import Pooling
 from seqmodels.recurrence import Encoded, run_all, valid_steps
 from seqmodels.sampled import Candidates
@@ -59,7 +60,7 @@ class Head(nnx.Module):
         self,
         encoded: Sequence[Encoded],
         lengths_B: jax.Array,
-        table_CxQ: jax.Array | None = None,
+        table_CxQ: nnx.Param[jax.Array] | None = None,
     ) -> jax.Array:
         """The outputs, `[B, C]` or, per step, `[B, T, C]`, where they are zero in the padding.
 
@@ -115,11 +116,16 @@ class StepHead(Head):
             classifiers", ICLR 2017; Press and Wolf, "Using the output embedding to improve language
             models", EACL 2017).
 
+    Attributes:
+        passes_on: whether `sampled_losses` replaces the kernel by itself, as
+            `inputs.take_and_pass_on` returns it.
+
     Raises:
         ValueError: there is not at least one output.
     """
 
     per_step = True
+    passes_on = False
 
     def __init__(
         self,
@@ -137,10 +143,7 @@ class StepHead(Head):
 
     def answer(self, encoded, lengths_B, table_CxQ=None):
         parts = self._projected(encoded, lengths_B)
-        if self.kernel is not None:
-            affine = _Affine(self.kernel, self.bias)
-        else:
-            affine = _Affine(nnx.Param(table_CxQ), self.bias, is_table=True)
+        affine = _Affine(self._kernel(table_CxQ), self.bias, is_table=self.tied)
         return affine.of_steps(parts, lengths_B).transpose(2, 0, 1)
 
     def sampled_losses(
@@ -149,7 +152,7 @@ class StepHead(Head):
         lengths_B: jax.Array,
         targets_BxT: jax.Array,
         candidates: Candidates,
-        table_CxQ: jax.Array | None = None,
+        table_CxQ: nnx.Param[jax.Array] | None = None,
     ) -> jax.Array:
         """The cross-entropy of the right output of every step, as `sampled.losses` estimates it.
 
@@ -161,18 +164,18 @@ class StepHead(Head):
         Returns:
             `[B, T]`, zero in the padding.
         """
-        parts = self._projected(encoded, lengths_B)
-        kernel = table_CxQ if self.kernel is None else self.kernel[...]
-        assert kernel is not None
-        return sampled.losses(
-            jnp.concatenate(parts, axis=1),
-            targets_BxT,
-            candidates,
-            lengths_B,
-            kernel,
-            self.bias[...],
-            is_table=self.tied,
-        )
+        y_TxQxB = jnp.concatenate(self._projected(encoded, lengths_B), axis=1)
+        kernel = self._kernel(table_CxQ)
+        numbers = sampled.numbers_of(candidates, targets_BxT)
+        rows_RxQ, passed_on = take_and_pass_on(kernel[...], numbers, 0 if self.tied else 1)
+        if self.passes_on:
+            kernel[...] = passed_on
+        return sampled.losses(y_TxQxB, rows_RxQ, self.bias[...][numbers], candidates, lengths_B)
+
+    def _kernel(self, table_CxQ: nnx.Param[jax.Array] | None) -> nnx.Param[jax.Array]:
+        kernel = table_CxQ if self.kernel is None else self.kernel
+        assert kernel is not None  # A model knows whether its head is tied.
+        return kernel
 
     def _projected(self, encoded: Sequence[Encoded], lengths_B: jax.Array) -> list[jax.Array]:
         """Arrays that side by side are what the kernel is multiplied with, `[T, Q, B]`."""

@@ -16,6 +16,9 @@ from seqmodels.pooling import Last
 from seqmodels.recurrence import Encoded
 from seqmodels.sampled import Candidates
 
+_LARGE = 1 << 20
+"""Numbers of a table, 4 MB, from which on another array like it takes time."""
+
 PaddingSide = Literal["pre", "post"]
 
 
@@ -222,9 +225,21 @@ class SequenceModel(nnx.Module):
         assert isinstance(self.head, StepHead)
         return self.head.sampled_losses(encoded, lengths_B, targets_BxT, candidates, self._table())
 
-    def _table(self) -> jax.Array | None:
+    def _table(self) -> nnx.Param[jax.Array] | None:
         """The table that the head is tied to; it is held by the inputs alone."""
-        return self.inputs.table[...] if self.head.tied else None  # type: ignore[attr-defined]
+        return self.inputs.table if self.head.tied else None  # type: ignore[attr-defined]
+
+    def pass_on_tables(self) -> None:
+        """From now on replaces each table that it reads rows of by itself, as an output of reading.
+
+        If parameters are outputs of a function too, gradients that come back for them are what its
+        own are added to, and no array as large as a table is made for those of some of its rows.
+        For a model that is made inside of the function alone.
+        """
+        if isinstance(self.inputs, Embedding) and self.inputs.table.size >= _LARGE:
+            self.inputs.passes_on = True
+        if isinstance(self.head, StepHead):
+            self.head.passes_on = True
 
     def _of_whole_rows(self, x, shared_steps, keys):
         """The outputs of rows that are read to their end."""

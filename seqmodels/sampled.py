@@ -24,15 +24,17 @@ class Candidates(NamedTuple):
     log_counts_BxT: jax.Array
 
 
+def numbers_of(candidates: Candidates, targets_BxT: jax.Array) -> jax.Array:
+    """The outputs that take part, `[N + T * B]`: candidates, and the right one of each step."""
+    return jnp.concatenate([candidates.numbers_N, targets_BxT.T.reshape(-1)])
+
+
 def losses(
     y_TxQxB: jax.Array,
-    targets_BxT: jax.Array,
+    rows_RxQ: jax.Array,
+    bias_R: jax.Array,
     candidates: Candidates,
     lengths_B: jax.Array,
-    kernel: jax.Array,
-    bias_C: jax.Array,
-    *,
-    is_table: bool,
 ) -> jax.Array:
     """The loss of every step, `[B, T]`, zero in the padding.
 
@@ -48,33 +50,23 @@ def losses(
     the full softmax, however few the candidates (Ma and Collins, "Noise contrastive estimation and
     negative sampling for conditional models", EMNLP 2018).
 
-    Only rows of the kernel that are asked for are read, and outputs of one step at a time are in
-    memory.
+    Outputs of one step at a time are in memory.
 
     Args:
         y_TxQxB: what the kernel is multiplied with; undefined after the longest sequence.
-        targets_BxT: the right output of every step; any in the padding.
+        rows_RxQ, bias_R: what the kernel and the bias have for `numbers_of`.
         candidates: that stand for all outputs.
         lengths_B: steps of each sequence, 0 to T.
-        kernel: `[Q, C]` or, if `is_table`, `[C, Q]`.
-        bias_C: of the outputs.
     """
     steps, size, rows = y_TxQxB.shape
-    # All at once, so that the gradient is added to the kernel's once.
-    numbers = jnp.concatenate([candidates.numbers_N, targets_BxT.T.reshape(-1)])
-    kernel_RxQ = kernel[numbers] if is_table else kernel[:, numbers].T
-    bias_R = bias_C[numbers]
     count = len(candidates.numbers_N)
-    of_targets_TxQxB = kernel_RxQ[count:].reshape(steps, rows, size).swapaxes(1, 2)
-    bias_TxB = bias_R[count:].reshape(steps, rows) - candidates.log_counts_BxT.T
-    cell = _Loss(kernel_RxQ[:count], bias_R[:count] - candidates.log_counts_N)
-    # No gradient comes from where the loop does not go.
+    right_TxQxB = rows_RxQ[count:].reshape(steps, rows, size).swapaxes(1, 2)
+    right_bias_TxB = bias_R[count:].reshape(steps, rows) - candidates.log_counts_BxT.T
+    cell = _Loss(rows_RxQ[:count], bias_R[:count] - candidates.log_counts_N)
     valid_Tx1xB = valid_steps(lengths_B, steps)[:, None]
-    parts = [
-        y_TxQxB,
-        *(jnp.where(valid_Tx1xB, one, 0) for one in (of_targets_TxQxB, bias_TxB[:, None])),
-    ]
-    (encoded,) = run_all([cell], [False], parts, lengths_B)
+    # No gradient comes from where the loop does not go.
+    right = [jnp.where(valid_Tx1xB, one, 0) for one in (right_TxQxB, right_bias_TxB[:, None])]
+    (encoded,) = run_all([cell], [False], [y_TxQxB, *right], lengths_B)
     losses_BxT = encoded.sequence_TxHxB[:, 0].T - candidates.log_counts_BxT
     return jnp.where(valid_Tx1xB[:, 0].T, losses_BxT, 0)
 

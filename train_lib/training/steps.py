@@ -171,25 +171,27 @@ class Learner(NamedTuple):
         """
 
         def add_block(number, loop):
-            total, carries = loop
+            gradient, sums, carries = loop
             rows_R, starts = rows_NxR[number], jax.tree.map(lambda all_N: all_N[number], carries)
 
             def block(width):
                 def loss(params):
-                    sums, _, ends = self._measured(params, split, rows_R, width, step_key, starts)
-                    return sums["loss"], (sums, ends)
+                    model = nnx.merge(self.graphdef, params)
+                    model.pass_on_tables()
+                    sums, _, ends = self._measured(model, split, rows_R, width, step_key, starts)
+                    return (sums["loss"], nnx.state(model, nnx.Param)), (sums, ends)
 
-                return jax.grad(loss, has_aux=True)(params)
+                (one, _), pull_back, aux = jax.vjp(loss, params, has_aux=True)
+                return pull_back((jnp.ones_like(one), gradient))[0], aux
 
-            gradient, (sums, ends) = self._at_width_of(rows_R, split, widths, block)
-            total = jax.tree.map(jnp.add, total, (gradient, sums))
+            gradient, (of_block, ends) = self._at_width_of(rows_R, split, widths, block)
+            sums = jax.tree.map(jnp.add, sums, of_block)
             carries = jax.tree.map(lambda all_N, one: all_N.at[number].set(one), carries, ends)
-            return total, carries
+            return gradient, sums, carries
 
         sums = self._shapes(rows_NxR[0], split, widths[0])
         zero = jax.tree.map(lambda one: jnp.zeros(one.shape, one.dtype), (params, sums))
-        (gradient, sums), carries = jax.lax.fori_loop(0, len(rows_NxR), add_block, (zero, carries))
-        return gradient, sums, carries
+        return jax.lax.fori_loop(0, len(rows_NxR), add_block, (*zero, carries))
 
     def _shapes(self, rows_R, split, width) -> Sums:
         """The shapes of the sums. The model, which takes long to trace, is not asked for them."""
@@ -208,7 +210,7 @@ class Learner(NamedTuple):
         return batching.gather(split, rows_R, width, side, per_step=per_step)
 
     def _measured(
-        self, params, split, rows_R, width, step_key=None, carries=None
+        self, model, split, rows_R, width, step_key=None, carries=None
     ) -> tuple[Sums, dict[str, jax.Array], Any]:
         """Of R rows the sums, what the task keeps of every item, and the carries after them.
 
@@ -223,7 +225,6 @@ class Learner(NamedTuple):
                 "dropout_keys_B": jax.vmap(jax.random.fold_in, (None, 0))(step_key, rows_R),
                 "step_key": jax.random.fold_in(step_key, _OF_WEIGHTS),
             }
-        model = nnx.merge(self.graphdef, params)
         if training and self.task.sampled_tokens:
             return self._sampled(model, split, rows_R, width, step_key, carries, keys)
         batch = self._batch(split, rows_R, width)
@@ -326,7 +327,8 @@ class Learner(NamedTuple):
 
     def _kept(self, params, split, rows_R, width, widths, carries=None):
         """What the task keeps of each of R rows and their sums, and the carries after them."""
-        sums, kept, carries = self._measured(params, split, rows_R, width, carries=carries)
+        model = nnx.merge(self.graphdef, params)
+        sums, kept, carries = self._measured(model, split, rows_R, width, carries=carries)
         if self.task.per_step:
             lengths_R = _lengths(rows_R, split)
             kept = {
