@@ -16,9 +16,6 @@ from seqmodels.pooling import Last
 from seqmodels.recurrence import Encoded
 from seqmodels.sampled import Candidates
 
-_LARGE = 1 << 20
-"""Numbers of a table, 4 MB, from which on another array like it takes time."""
-
 PaddingSide = Literal["pre", "post"]
 
 
@@ -236,7 +233,7 @@ class SequenceModel(nnx.Module):
         own are added to, and no array as large as a table is made for those of some of its rows.
         For a model that is made inside of the function alone.
         """
-        if isinstance(self.inputs, Embedding) and self.inputs.table.size >= _LARGE:
+        if isinstance(self.inputs, Embedding):
             self.inputs.passes_on = True
         if isinstance(self.head, StepHead):
             self.head.passes_on = True
