@@ -49,6 +49,9 @@ def get_config(name: str, treatment: str) -> ConfigDict:
         1  # between two carries in memory; more take less memory and more time
     )
     config.model.pooling = "last"  # sequence to vector: last, mean, max, mean_max or attention
+    config.model.projection_size = 0  # to which what the head reads is projected first; 0: it isn't
+    # Of a language model: outputs have the vectors of the embedding, and a bias of their own.
+    config.model.tied_head = False
 
     config.data = ConfigDict()
     # imdb, generated, temporal_order, or auto: IMDB if it can be had; path/to/mine.py; or data: a
@@ -78,6 +81,8 @@ def get_config(name: str, treatment: str) -> ConfigDict:
     config.task.metric = ""  # that decides which epoch or model is better; empty: the task's own
     config.task.class_weights = ""  # in the training loss: balanced, or a JSON object
     config.task.label_smoothing = 0.0  # share of a label that all classes share in training
+    # Of a language model: drawn tokens that stand for all others in training; 0: none do.
+    config.task.sampled_tokens = 0
     config.task.threshold = ""  # of two classes, or "validation": the best one by its examples
 
     config.train = ConfigDict()

@@ -60,12 +60,13 @@ from seqmodels.inputs import Embedding, Vectors
 from seqmodels.model import SequenceModel
 from seqmodels.pooling import Attention, Last, Max, Mean, MeanMax
 from seqmodels.recurrence.engines import Engine
+from seqmodels.sampled import Candidates
 
 __all__ = [
     "GRU", "LSTM", "MGU", "MLSTM", "QRNN", "RGLRU", "SLSTM", "SRU", "AffineCell", "Attention",
-    "Bidirectional", "Cell", "CoupledLSTM", "Embedding", "Encoder", "Encoding", "Engine",
-    "GatedCell", "IndRNN", "Last", "LayerNormLSTM", "LinearCell", "Max", "Mean", "MeanMax",
-    "MinGRU", "MinLSTM", "MogrifierLSTM", "PeepholeLSTM", "ProjectedLSTM", "Rates",
+    "Bidirectional", "Candidates", "Cell", "CoupledLSTM", "Embedding", "Encoder", "Encoding",
+    "Engine", "GatedCell", "IndRNN", "Last", "LayerNormLSTM", "LinearCell", "Max", "Mean",
+    "MeanMax", "MinGRU", "MinLSTM", "MogrifierLSTM", "PeepholeLSTM", "ProjectedLSTM", "Rates",
     "ResetBeforeGRU", "SequenceHead", "SequenceModel", "SimpleRNN", "StepHead", "Unidirectional",
     "Vectors",
 ]  # fmt: skip

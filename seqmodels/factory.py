@@ -42,6 +42,8 @@ def build_all(
     merge: str = "concat",
     dropout_rates: Sequence[float] | None = None,
     pooling: str | type[Pooling] = "last",
+    projection_size: int = 0,
+    tied_head: bool = False,
     recurrent_dropout: float = 0.0,
     zoneout: float = 0.0,
     learned_initial_state: bool = False,
@@ -72,6 +74,9 @@ def build_all(
             `seqmodels.bidirectional.MERGES`. Concatenated, twice as many units come out of it.
         dropout_rates: for each layer, the dropout rate on its input; None: nothing is dropped.
         pooling: a class, or a name in `seqmodels.pooling.POOLINGS`; per step nothing is pooled.
+        projection_size: width to which what the head reads is projected first; 0: it is not.
+        tied_head: outputs are of every step and for the tokens that the model reads, and the head
+            multiplies with their vectors.
         recurrent_dropout, zoneout: of all layers, as in `seqmodels.dropout.Rates`.
         learned_initial_state: the carry before the first step is parameters.
         residual: every layer above the first adds its input to its output.
@@ -86,7 +91,8 @@ def build_all(
         ValueError: an unknown name, a cell that breaks its contract, an option that it does not
             have, not one dropout rate a layer, residual layers of different widths, word dropout
             without an unknown word, a drop of weights that the cell does not have, an engine that
-            cannot run the cell on this machine, or arguments that do nothing beside the others.
+            cannot run the cell on this machine, a tied head of another width than the embedding,
+            or arguments that do nothing beside the others.
     """
     if direction not in DIRECTIONS:
         raise ValueError(f"unknown direction {direction!r}; choose one of {', '.join(DIRECTIONS)}")
@@ -109,7 +115,7 @@ def build_all(
     make_inputs = _inputs(
         vocabulary_size, input_size, embedding_size, word_dropout, unknown_token, embedding_dropout
     )
-    make_head = _head(pooling, num_outputs, per_step)
+    make_head = _head(pooling, num_outputs, per_step, projection_size, tied_head)
 
     def make_layer(width: int, hidden_size: int, make: Callable[..., Cell], rngs: nnx.Rngs):
         common: dict[str, Any] = {
@@ -176,17 +182,30 @@ def _inputs(
 
 
 def _head(
-    pooling: str | type[Pooling], num_outputs: int, per_step: bool
+    pooling: str | type[Pooling],
+    num_outputs: int,
+    per_step: bool,
+    projection_size: int,
+    tied: bool,
 ) -> Callable[[int, nnx.Rngs], Head]:
     """What makes the head of a model."""
     if isinstance(pooling, str) and pooling not in POOLINGS:
         raise ValueError(f"unknown pooling {pooling!r}; choose one of {', '.join(POOLINGS)}")
     if not per_step:
+        if tied:
+            raise ValueError(
+                "tied_head is for outputs of every step, which are the tokens that the model "
+                "reads; leave it False"
+            )
         pool = POOLINGS[pooling] if isinstance(pooling, str) else pooling
-        return lambda width, rngs: SequenceHead(pool(width, rngs=rngs), num_outputs, rngs=rngs)
+        return lambda width, rngs: SequenceHead(
+            pool(width, rngs=rngs), num_outputs, rngs=rngs, projection_size=projection_size
+        )
     if pooling != "last":
         raise ValueError(
             f"pooling is {pooling!r}, and a model with outputs of every step pools nothing; leave "
             "it at last"
         )
-    return lambda width, rngs: StepHead(width, num_outputs, rngs=rngs)
+    return lambda width, rngs: StepHead(
+        width, num_outputs, rngs=rngs, projection_size=projection_size, tied=tied
+    )

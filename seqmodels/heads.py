@@ -6,9 +6,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from seqmodels import sampled
 from seqmodels.cells import base
+from seqmodels.inputs import take_and_pass_on
 from seqmodels.pooling import Pooling
 from seqmodels.recurrence import Encoded, run_all, valid_steps
+from seqmodels.sampled import Candidates
 
 
 class Head(nnx.Module):
@@ -20,26 +23,51 @@ class Head(nnx.Module):
         input_size: the width that the encoder's output has to have.
         num_outputs: C.
         per_step: whether there are outputs of every step.
-        kernel: `[P, C]`.
+        projection: `[P, Q]`, without a bias, drawn as the kernel; None: Q is P.
+        kernel: `[Q, C]`; None: it is the table of the embedding.
         bias: `[C]`.
     """
 
     input_size: int
     per_step: bool
 
-    def __init__(self, width: int, num_outputs: int, *, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        width: int,
+        num_outputs: int,
+        *,
+        rngs: nnx.Rngs,
+        projection_size: int = 0,
+        tied: bool = False,
+    ):
         if num_outputs < 1:
             raise ValueError(f"num_outputs must be at least 1, and is {num_outputs}")
         self.num_outputs = num_outputs
-        self.kernel = base.glorot_uniform(rngs, width, num_outputs)
+        self.projection = (
+            base.glorot_uniform(rngs, width, projection_size) if projection_size else None
+        )
+        self.kernel = (
+            None if tied else base.glorot_uniform(rngs, projection_size or width, num_outputs)
+        )
         self.bias = base.constant(0.0, num_outputs)
 
-    def answer(self, encoded: Sequence[Encoded], lengths_B: jax.Array) -> jax.Array:
+    @property
+    def tied(self) -> bool:
+        """Whether it needs the table of the embedding as its kernel."""
+        return self.kernel is None
+
+    def answer(
+        self,
+        encoded: Sequence[Encoded],
+        lengths_B: jax.Array,
+        table_CxQ: nnx.Param[jax.Array] | None = None,
+    ) -> jax.Array:
         """The outputs, `[B, C]` or, per step, `[B, T, C]`, where they are zero in the padding.
 
         Args:
             encoded: of each direction, as `Encoder.encode` returns it.
             lengths_B: steps of each sequence, 0 to T.
+            table_CxQ: of the embedding, where the head is tied to it.
         """
         raise NotImplementedError
 
@@ -48,10 +76,14 @@ class Head(nnx.Module):
         return []
 
     def answer_on(
-        self, carries: Sequence[base.Carry], encoded: Sequence[Encoded], lengths_B: jax.Array
+        self,
+        carries: Sequence[base.Carry],
+        encoded: Sequence[Encoded],
+        lengths_B: jax.Array,
+        table_CxQ: nnx.Param[jax.Array] | None = None,
     ) -> tuple[jax.Array, list[base.Carry]]:
         """As `answer`, of sequences read piece by piece, and the carries after this piece."""
-        return self.answer(encoded, lengths_B), []
+        return self.answer(encoded, lengths_B, table_CxQ), []
 
 
 class SequenceHead(Head):
@@ -61,6 +93,7 @@ class SequenceHead(Head):
         pooling: of the steps.
         num_outputs: C.
         rngs: for the parameters.
+        projection_size: Q, to which the vector is projected first; 0: it is not.
 
     Raises:
         ValueError: there is not at least one output.
@@ -68,56 +101,112 @@ class SequenceHead(Head):
 
     per_step = False
 
-    def __init__(self, pooling: Pooling, num_outputs: int = 1, *, rngs: nnx.Rngs):
-        super().__init__(pooling.output_size, num_outputs, rngs=rngs)
+    def __init__(
+        self, pooling: Pooling, num_outputs: int = 1, *, rngs: nnx.Rngs, projection_size: int = 0
+    ):
+        width = pooling.output_size
+        super().__init__(width, num_outputs, rngs=rngs, projection_size=projection_size)
         self.pooling = pooling
         self.input_size = pooling.input_size
 
-    def answer(self, encoded, lengths_B):
+    def answer(self, encoded, lengths_B, table_CxQ=None):
         return self._of_pooled(self.pooling(encoded, lengths_B))
 
     def initial_carries(self, batch_size):
         return [self.pooling.initial_carry(batch_size)]
 
-    def answer_on(self, carries, encoded, lengths_B):
+    def answer_on(self, carries, encoded, lengths_B, table_CxQ=None):
         pooled_PxB, carry = self.pooling.read_on(carries[0], encoded, lengths_B)
         return self._of_pooled(pooled_PxB), [carry]
 
     def _of_pooled(self, pooled_PxB):
-        return pooled_PxB.T @ self.kernel[...] + self.bias[...].reshape(1, -1)
+        assert self.kernel is not None  # It is never tied.
+        y_BxP = pooled_PxB.T
+        if self.projection is not None:
+            y_BxP = y_BxP @ self.projection[...]
+        return y_BxP @ self.kernel[...] + self.bias[...].reshape(1, -1)
 
 
 class StepHead(Head):
     """Outputs of every step, from that step's vector alone.
 
     Args:
-        input_size: of a step's vector.
+        input_size: P, of a step's vector.
         num_outputs: C.
         rngs: for the parameters.
+        projection_size: Q, to which the vector is projected first; 0: it is not.
+        tied: the outputs are the tokens that the model reads, and the kernel is the table of their
+            vectors, with a bias of its own (Inan, Khosravi and Socher, "Tying word vectors and word
+            classifiers", ICLR 2017; Press and Wolf, "Using the output embedding to improve language
+            models", EACL 2017).
+
+    Attributes:
+        passes_on: whether `sampled_losses` replaces the kernel by itself, as
+            `inputs.take_and_pass_on` returns it.
 
     Raises:
         ValueError: there is not at least one output.
     """
 
     per_step = True
+    passes_on = False
 
-    def __init__(self, input_size: int, num_outputs: int, *, rngs: nnx.Rngs):
-        super().__init__(input_size, num_outputs, rngs=rngs)
+    def __init__(
+        self,
+        input_size: int,
+        num_outputs: int,
+        *,
+        rngs: nnx.Rngs,
+        projection_size: int = 0,
+        tied: bool = False,
+    ):
+        super().__init__(
+            input_size, num_outputs, rngs=rngs, projection_size=projection_size, tied=tied
+        )
         self.input_size = input_size
 
-    def answer(self, encoded, lengths_B):
+    def answer(self, encoded, lengths_B, table_CxQ=None):
+        parts = self._projected(encoded, lengths_B)
+        affine = _Affine(self._kernel(table_CxQ), self.bias, is_table=self.tied)
+        return affine.of_steps(parts, lengths_B).transpose(2, 0, 1)
+
+    def sampled_losses(
+        self,
+        encoded: Sequence[Encoded],
+        lengths_B: jax.Array,
+        targets_BxT: jax.Array,
+        candidates: Candidates,
+        table_CxQ: nnx.Param[jax.Array] | None = None,
+    ) -> jax.Array:
+        """The cross-entropy of the right output of every step, as `sampled.losses` estimates it.
+
+        Args:
+            encoded, lengths_B, table_CxQ: as in `answer`.
+            targets_BxT: the right outputs; any in the padding.
+            candidates: that stand for all outputs.
+
+        Returns:
+            `[B, T]`, zero in the padding.
+        """
+        y_TxQxB = jnp.concatenate(self._projected(encoded, lengths_B), axis=1)
+        kernel = self._kernel(table_CxQ)
+        numbers = sampled.numbers_of(candidates, targets_BxT)
+        rows_RxQ, passed_on = take_and_pass_on(kernel[...], numbers, 0 if self.tied else 1)
+        if self.passes_on:
+            kernel[...] = passed_on
+        return sampled.losses(y_TxQxB, rows_RxQ, self.bias[...][numbers], candidates, lengths_B)
+
+    def _kernel(self, table_CxQ: nnx.Param[jax.Array] | None) -> nnx.Param[jax.Array]:
+        kernel = table_CxQ if self.kernel is None else self.kernel
+        assert kernel is not None  # A model knows whether its head is tied.
+        return kernel
+
+    def _projected(self, encoded: Sequence[Encoded], lengths_B: jax.Array) -> list[jax.Array]:
+        """Arrays that side by side are what the kernel is multiplied with, `[T, Q, B]`."""
         parts = [one.sequence_TxHxB for one in encoded]
-        valid_Tx1xB = valid_steps(lengths_B, len(parts[0]))[:, None]
-        if _on_cpu():
-            # Step by step, as far as there are steps: a product of all would read across memory.
-            affine = _Affine(self.kernel, self.bias)
-            outputs_TxCxB = run_all([affine], [False], parts, lengths_B)[0].sequence_TxHxB
-        else:
-            # What is undefined after the longest sequence would reach the kernel's gradient.
-            y_TxHxB = jnp.where(valid_Tx1xB, jnp.concatenate(parts, axis=1), 0)
-            outputs_TxCxB = jnp.einsum("hc,thb->tcb", self.kernel[...], y_TxHxB)
-            outputs_TxCxB += self.bias[:, None]
-        return jnp.where(valid_Tx1xB, outputs_TxCxB, 0).transpose(2, 0, 1)
+        if self.projection is None:
+            return parts
+        return [_Affine(self.projection).of_steps(parts, lengths_B)]
 
 
 def _on_cpu() -> bool:
@@ -125,18 +214,54 @@ def _on_cpu() -> bool:
 
 
 class _Affine(base.Cell):
-    """`x @ kernel + bias`, as a cell that remembers nothing."""
+    """`x @ kernel + bias`, as a cell that remembers nothing.
 
-    def __init__(self, kernel: nnx.Param[jax.Array], bias: nnx.Param[jax.Array]):
+    Args:
+        kernel: `[P, C]` or, if `is_table`, `[C, P]`.
+        bias: `[C]`; None: there is none.
+    """
+
+    def __init__(
+        self,
+        kernel: nnx.Param[jax.Array],
+        bias: nnx.Param[jax.Array] | None = None,
+        *,
+        is_table: bool = False,
+    ):
         self.kernel = kernel
         self.bias = bias
-        self.hidden_size = len(bias)
+        self.is_table = is_table
+        self.hidden_size = kernel.shape[0 if is_table else 1]
 
     def initial_carry(self):
         return ()
 
     def project(self, x_D):
-        return base.product(x_D, self.kernel[...]) + self.bias
+        # Turned around, a table would be copied as a whole.
+        of = (
+            jnp.dot(self.kernel[...], x_D) if self.is_table else base.product(x_D, self.kernel[...])
+        )
+        return of if self.bias is None else of + self.bias
 
     def step(self, carry, z):
         return carry, z
+
+    def of_steps(self, parts: Sequence[jax.Array], lengths_B: jax.Array) -> jax.Array:
+        """What it makes of every step, `[T, C, B]`; zero in the padding.
+
+        Args:
+            parts: arrays that side by side are the inputs `[T, P, B]`, undefined after the longest.
+            lengths_B: steps of each sequence, 0 to T.
+        """
+        valid_Tx1xB = valid_steps(lengths_B, len(parts[0]))[:, None]
+        if _on_cpu():
+            # Step by step, as far as there are steps: a product of all would read across memory.
+            of_TxCxB = run_all([self], [False], parts, lengths_B)[0].sequence_TxHxB
+        else:
+            # What is undefined after the longest sequence would reach the kernel's gradient.
+            x_TxPxB = jnp.where(valid_Tx1xB, jnp.concatenate(parts, axis=1), 0)
+            axes = "cp" if self.is_table else "pc"
+            of_TxCxB = jnp.einsum(f"{axes},tpb->tcb", self.kernel[...], x_TxPxB)
+            if self.bias is not None:
+                of_TxCxB += self.bias[:, None]
+        return jnp.where(valid_Tx1xB, of_TxCxB, 0)

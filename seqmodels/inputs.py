@@ -1,5 +1,6 @@
 """What a model reads: tokens, each of which has a vector, or vectors as they are."""
 
+import functools
 from typing import Any
 
 import jax
@@ -61,10 +62,13 @@ class Embedding(Inputs):
 
     Attributes:
         table: `[V, D]`.
+        passes_on: whether reading replaces the table by itself, as `embed_and_pass_on` returns it.
 
     Raises:
         ValueError: word dropout without an unknown word.
     """
+
+    passes_on = False
 
     def __init__(
         self,
@@ -107,7 +111,10 @@ class Embedding(Inputs):
             )
         if dropout_keys_B is not None and self.embedding_dropout > 0:
             scales_BxT = dropout.word_scales(tokens_BxT, self.embedding_dropout, dropout_keys_B)
-        return embed(self.table[...], tokens_BxT, lengths_B, scales_BxT)
+        x_TxDxB, table_VxD = embed_and_pass_on(self.table[...], tokens_BxT, lengths_B, scales_BxT)
+        if self.passes_on:
+            self.table[...] = table_VxD
+        return x_TxDxB
 
     @property
     def drops(self):
@@ -143,7 +150,6 @@ class Vectors(Inputs):
 _CHUNK = 32
 
 
-@jax.custom_vjp
 def embed(
     table_VxD: jax.Array,
     tokens_BxT: jax.Array,
@@ -161,6 +167,21 @@ def embed(
         scales_BxT: what to multiply each vector by, such as `dropout.word_scales`; it gets no
             gradient. None leaves them as they are.
     """
+    return embed_and_pass_on(table_VxD, tokens_BxT, lengths_B, scales_BxT)[0]
+
+
+@jax.custom_vjp
+def embed_and_pass_on(
+    table_VxD: jax.Array,
+    tokens_BxT: jax.Array,
+    lengths_B: jax.Array,
+    scales_BxT: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """What `embed` returns, and the table, for whatever reads it next.
+
+    The gradient is then added where that of the returned table lies: it takes no array as large as
+    the table and no pass over it.
+    """
     batch_size, width = tokens_BxT.shape
     size = min(_CHUNK, width)
 
@@ -172,15 +193,16 @@ def embed(
 
     x_DxB = jax.ShapeDtypeStruct((table_VxD.shape[1], batch_size), table_VxD.dtype)
     x_TxDxB = arrays.room(x_DxB, width, first=30)
-    return jax.lax.fori_loop(0, -(-longest(lengths_B) // size), body, x_TxDxB)
+    return jax.lax.fori_loop(0, -(-longest(lengths_B) // size), body, x_TxDxB), table_VxD
 
 
 def _forward(*arguments):
-    return embed(*arguments), arguments
+    return embed_and_pass_on(*arguments), arguments[1:]
 
 
-def _backward(residuals, d_x_TxDxB):
-    table_VxD, tokens_BxT, lengths_B, scales_BxT = residuals
+def _backward(residuals, cotangents):
+    tokens_BxT, lengths_B, scales_BxT = residuals
+    d_x_TxDxB, d_table_VxD = cotangents
     width = len(d_x_TxDxB)
     size = min(_CHUNK, width)
 
@@ -196,10 +218,32 @@ def _backward(residuals, d_x_TxDxB):
         return d_table_VxD.at[tokens_BxC.T].add(d_x_CxBxD, mode="clip")
 
     steps = -(-longest(lengths_B) // size)
-    return jax.lax.fori_loop(0, steps, body, jnp.zeros_like(table_VxD)), None, None, None
+    return jax.lax.fori_loop(0, steps, body, d_table_VxD), None, None, None
 
 
-embed.defvjp(_forward, _backward)
+embed_and_pass_on.defvjp(_forward, _backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def take_and_pass_on(
+    matrix: jax.Array, numbers_N: jax.Array, axis: int
+) -> tuple[jax.Array, jax.Array]:
+    """Rows or columns of a matrix, each a row of `[N, D]`, and the matrix, as above."""
+    rows_NxD = matrix[numbers_N] if axis == 0 else matrix[:, numbers_N].T
+    return rows_NxD, matrix
+
+
+def _take_backward(axis, numbers_N, cotangents):
+    d_rows_NxD, d_matrix = cotangents
+    if axis == 0:
+        return d_matrix.at[numbers_N].add(d_rows_NxD), None
+    return d_matrix.at[:, numbers_N].add(d_rows_NxD.T), None
+
+
+take_and_pass_on.defvjp(
+    lambda matrix, numbers_N, axis: (take_and_pass_on(matrix, numbers_N, axis), numbers_N),
+    _take_backward,
+)
 
 
 def _scaled(x_CxBxD: jax.Array, scales_BxT: jax.Array | None, start: jax.Array) -> jax.Array:

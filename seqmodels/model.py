@@ -10,10 +10,11 @@ from flax import nnx
 from seqmodels import arguments, dropout
 from seqmodels.cells import base
 from seqmodels.encoder import Encoder
-from seqmodels.heads import Head, SequenceHead
-from seqmodels.inputs import Inputs
+from seqmodels.heads import Head, SequenceHead, StepHead
+from seqmodels.inputs import Embedding, Inputs
 from seqmodels.pooling import Last
 from seqmodels.recurrence import Encoded
+from seqmodels.sampled import Candidates
 
 PaddingSide = Literal["pre", "post"]
 
@@ -58,6 +59,7 @@ class SequenceModel(nnx.Module):
     ):
         encoder.check_reads(inputs.output_size)
         _check_fits(head, encoder)
+        _check_tied(head, inputs)
         self.inputs = inputs
         self.encoder = encoder
         self.head = head
@@ -157,7 +159,7 @@ class SequenceModel(nnx.Module):
         encoded, ends, lengths_B = self.encode_from(
             carries[:layers], x, lengths_B, dropout_keys_B=dropout_keys_B, step_key=step_key
         )
-        outputs, of_head = self.head.answer_on(carries[layers:], encoded, lengths_B)
+        outputs, of_head = self.head.answer_on(carries[layers:], encoded, lengths_B, self._table())
         outputs = arguments.nan_where_impossible(outputs, lengths_B, jnp.shape(x)[1], batch_axis=0)
         return outputs, [*ends, *of_head]
 
@@ -196,6 +198,50 @@ class SequenceModel(nnx.Module):
         keys = {"dropout_keys_B": dropout_keys_B, "step_key": step_key}
         return *self._encode(x, lengths_B, keys, carries), lengths_B
 
+    def answer(self, encoded: Sequence[Encoded], lengths_B: jax.Array) -> jax.Array:
+        """The outputs of what `encode_from` gave, or of some of its steps.
+
+        They are `[B, C]` of a sequence; of every step `[B, T, C]`, zero in the padding.
+
+        Args:
+            encoded: of each direction.
+            lengths_B: steps of each sequence, 0 to T.
+        """
+        return self.head.answer(encoded, lengths_B, self._table())
+
+    def sampled_losses(
+        self,
+        encoded: Sequence[Encoded],
+        lengths_B: jax.Array,
+        targets_BxT: jax.Array,
+        candidates: Candidates,
+    ) -> jax.Array:
+        """The loss of every step, `[B, T]`, without all the outputs, which may be very many.
+
+        Args:
+            encoded, lengths_B: as in `answer`, of a model with outputs of every step.
+            targets_BxT: the right outputs; any in the padding, where the loss is zero.
+            candidates: that stand for all outputs, as in `sampled.losses`.
+        """
+        assert isinstance(self.head, StepHead)
+        return self.head.sampled_losses(encoded, lengths_B, targets_BxT, candidates, self._table())
+
+    def _table(self) -> nnx.Param[jax.Array] | None:
+        """The table that the head is tied to; it is held by the inputs alone."""
+        return self.inputs.table if self.head.tied else None  # type: ignore[attr-defined]
+
+    def pass_on_tables(self) -> None:
+        """From now on replaces each table that it reads rows of by itself, as an output of reading.
+
+        If parameters are outputs of a function too, gradients that come back for them are what its
+        own are added to, and no array as large as a table is made for those of some of its rows.
+        For a model that is made inside of the function alone.
+        """
+        if isinstance(self.inputs, Embedding):
+            self.inputs.passes_on = True
+        if isinstance(self.head, StepHead):
+            self.head.passes_on = True
+
     def _of_whole_rows(self, x, shared_steps, keys):
         """The outputs of rows that are read to their end."""
         batch_size, width = x.shape[:2]
@@ -210,7 +256,7 @@ class SequenceModel(nnx.Module):
 
     def _outputs(self, x, lengths_B, keys, starts=None):
         encoded, _ = self._encode(x, lengths_B, keys, starts)
-        return self.head.answer(encoded, lengths_B)
+        return self.answer(encoded, lengths_B)
 
     def _encode(self, x, lengths_B, keys, starts):
         x_TxDxB = self.inputs.read(x, lengths_B, keys["dropout_keys_B"])
@@ -250,4 +296,22 @@ def _check_fits(head: Head, encoder: Encoder) -> None:
         raise ValueError(
             f"the {type(head).__name__} must read what the encoder makes: it is made for vectors "
             f"of {head.input_size} numbers, and the encoder's have {encoder.output_size}"
+        )
+
+
+def _check_tied(head: Head, inputs: Inputs) -> None:
+    if not head.tied:
+        return
+    if not isinstance(inputs, Embedding):
+        raise ValueError(
+            "a head can be tied to the embedding of tokens alone, and this model reads vectors"
+        )
+    width = head.input_size if head.projection is None else head.projection.shape[1]
+    shape = head.num_outputs, width
+    if shape != inputs.table.shape:
+        raise ValueError(
+            f"a tied head scores its step's vector against that of each token: it has "
+            f"{head.num_outputs} outputs of vectors of {width} numbers, and the embedding has "
+            f"{len(inputs.table)} tokens with vectors of {inputs.output_size}; set projection_size "
+            f"to {inputs.output_size}, or embedding_size to {width}"
         )

@@ -185,6 +185,11 @@ def build_models(
         UserError: its parts do not fit together, or not this machine.
     """
     model = config.model.to_dict()
+    if model["tied_head"] and not task.predicts_inputs:
+        raise UserError(
+            "config.model.tied_head = True is for a task whose outputs are the tokens that the "
+            f"model reads, and config.task.name is {config.task.name}; set it to False."
+        )
     sizes: dict[str, Any]
     if isinstance(inputs, Vectors):
         sizes = {"input_size": inputs.size}

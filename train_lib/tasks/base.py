@@ -58,6 +58,8 @@ class Task:
             need no targets. Such a task is made by `of_tokens`, of the same options.
         outputs_follow: names of the attributes that say what the outputs stand for; a run may
             begin with the head of another one where they are the same. Empty: all attributes.
+        sampled_tokens: where it does, and the loss is the cross-entropy, so many tokens stand for
+            all others in training, which then has the loss as its only metric; 0: none do.
     """
 
     num_outputs: int
@@ -72,6 +74,7 @@ class Task:
     examples: Sequence[Any] = ()
     predicts_inputs: bool = False
     outputs_follow: tuple[str, ...] = ()
+    sampled_tokens: int = 0
 
     @classmethod
     def of_targets(cls, targets: Sequence[Any], **options: Any) -> Self:

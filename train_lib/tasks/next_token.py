@@ -35,12 +35,20 @@ class NextToken(base.Task):
     score_unit = "nats a token"
     examples = ([1, 2, 3, 1], [2, 3], [1])
 
-    def __init__(self, tokens: Sequence[Sequence[Any]], *, metric: str = "loss"):
+    def __init__(
+        self, tokens: Sequence[Sequence[Any]], *, metric: str = "loss", sampled_tokens: int = 0
+    ):
         """As `of_tokens`."""
         self.tokens = [list(token) for token in tokens]
         self.num_outputs = len(self.tokens)
         self.metric = naming.choose("metric", metric, _METRICS)
         self.higher_is_better = self.metric == "accuracy"
+        self.sampled_tokens = sampled_tokens
+        if sampled_tokens >= self.num_outputs:
+            raise ValueError(
+                f"sampled_tokens={sampled_tokens:,} would stand for {self.num_outputs:,} tokens, "
+                "which are no more; set it to 0, for all of them"
+            )
         if self.metric == "bits_per_byte" and all(of is None for _, of in self.tokens[4:]):
             raise ValueError(
                 "metric='bits_per_byte' needs tokens of which it is known how many bytes they "
@@ -49,7 +57,7 @@ class NextToken(base.Task):
 
     @classmethod
     def of_tokens(  # type: ignore[override]  # It names its options.
-        cls, tokens: Sequence[Sequence[Any]], *, metric: str = "loss"
+        cls, tokens: Sequence[Sequence[Any]], *, metric: str = "loss", sampled_tokens: int = 0
     ) -> Self:
         """The task for inputs that have these tokens.
 
@@ -57,21 +65,23 @@ class NextToken(base.Task):
             tokens: pairs, as the attribute.
             metric: that decides: loss (nats per token), bits_per_token, bits_per_byte, perplexity
                 or accuracy.
+            sampled_tokens: that stand for all others in training; 0: all are computed.
 
         Raises:
             ValueError: as in `base.Task.of_targets`.
         """
-        return cls(tokens, metric=metric)
+        return cls(tokens, metric=metric, sampled_tokens=sampled_tokens)
 
     @classmethod
     def of_targets(  # type: ignore[override]  # It names its options.
-        cls, targets: Sequence[Any], *, metric: str = "loss"
+        cls, targets: Sequence[Any], *, metric: str = "loss", sampled_tokens: int = 0
     ) -> Self:
         """The task for tokens from 0 to the largest of targets, lists of numbers."""
         largest = max((token for one in targets for token in one if token is not None), default=-1)
         if largest < 1:
             raise BadTarget(None, "There must be at least two tokens to tell apart.")
-        return cls([(str(number), None) for number in range(largest + 1)], metric=metric)
+        tokens = [(str(number), None) for number in range(largest + 1)]
+        return cls(tokens, metric=metric, sampled_tokens=sampled_tokens)
 
     def encode(self, targets: Sequence[Any]) -> np.ndarray:
         """Numbers of tokens: int32; -1: no label."""
@@ -97,6 +107,8 @@ class NextToken(base.Task):
 
     def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, float]:
         metrics = super().metrics(sums)
+        if "bytes" not in sums:  # Of training with some of the tokens, an estimate of the loss.
+            return metrics
         loss = metrics["loss"]
         metrics["bits_per_token"] = loss / math.log(2)
         metrics["perplexity"] = math.exp(min(loss, 700.0)) if math.isfinite(loss) else loss

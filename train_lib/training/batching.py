@@ -9,6 +9,7 @@ import numpy as np
 
 from train_lib.data.dataset import Split
 from train_lib.tasks.base import Task
+from train_lib.training.sampling import Sampler
 
 NO_EXAMPLE = -1
 """Stands in a plan for a row that is left empty."""
@@ -44,6 +45,7 @@ class DeviceSplit(NamedTuple):
         targets: for each sequence, `[N, ...]`, or for each step, `[S, ...]`. Zero where there is
             no label.
         weights: 1 for an item with a label, 0 for one without; None: all have one.
+        sampler: of the tokens that stand for all in training; None: there are no such.
     """
 
     values: Array
@@ -51,9 +53,10 @@ class DeviceSplit(NamedTuple):
     lengths_N: Array
     targets: Array
     weights: Array | None = None
+    sampler: Sampler | None = None
 
     @classmethod
-    def of(cls, split: Split, task: Task) -> "DeviceSplit":
+    def of(cls, split: Split, task: Task, *, training: bool = False) -> "DeviceSplit":
         """A split whose targets the task has encoded."""
         has_label = np.asarray(task.labelled(split.targets))
         targets = split.targets if has_label.all() else task.zero_unlabelled(split.targets)
@@ -63,6 +66,9 @@ class DeviceSplit(NamedTuple):
             split.lengths.astype(np.int32),
             targets.astype(jax.dtypes.canonicalize_dtype(targets.dtype)),
             None if has_label.all() else has_label.astype(np.float32),
+            Sampler.of(split.targets, task.num_outputs)
+            if training and task.sampled_tokens
+            else None,
         )
 
 

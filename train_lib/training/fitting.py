@@ -103,7 +103,7 @@ def fit(
     widths = widths or batching.row_widths(train, [validation], program.treatment)
     training, position = begin or start(program, seeds)
     divergence = Divergence(seeds, position)
-    on_device = devices.replicate(DeviceSplit.of(train, program.task), program.mesh)
+    on_device = devices.replicate(DeviceSplit.of(train, program.task, training=True), program.mesh)
     examples_a_step, lengths = program.examples_a_step, train.lengths
     sorted_by = None if program.treatment.reads_on else lengths
     num_plans = -(-len(train) // examples_a_step)

@@ -10,7 +10,7 @@ from flax import nnx
 
 from seqmodels import recurrence
 from train_lib.tasks.base import Task
-from train_lib.training import batching
+from train_lib.training import batching, chunks
 from train_lib.training.batching import EXACT, Batch, DeviceSplit, Treatment
 from train_lib.training.recipe import PLAIN, Recipe
 from train_lib.training.state import TrainState
@@ -26,7 +26,10 @@ NORM = "gradient_norm"
 _MOST_OUTPUTS = 1 << 24
 """Numbers that a model's outputs of steps have at once; of more, chunks of steps are computed."""
 
-_NO_EXAMPLE_NUMBER = 2**31  # So that the weights' masks have a key that is no example's.
+_MANY_PARAMETERS = 1 << 20
+"""Of which gradients are added to the sum where it lies: another array of 4 MB takes time."""
+
+_OF_WEIGHTS, _OF_TOKENS = 2**31, 2**31 + 1  # Keys of masks and of drawn tokens, no example's.
 
 
 class Learner(NamedTuple):
@@ -169,31 +172,36 @@ class Learner(NamedTuple):
         """
 
         def add_block(number, loop):
-            total, carries = loop
+            total, sums, carries = loop
             rows_R, starts = rows_NxR[number], jax.tree.map(lambda all_N: all_N[number], carries)
 
             def block(width):
                 def loss(params):
-                    sums, _, ends = self._measured(params, split, rows_R, width, step_key, starts)
-                    return sums["loss"], (sums, ends)
+                    model = nnx.merge(self.graphdef, params)
+                    model.pass_on_tables()
+                    sums, _, ends = self._measured(model, split, rows_R, width, step_key, starts)
+                    return (sums["loss"], _large(nnx.state(model, nnx.Param))), (sums, ends)
 
-                return jax.grad(loss, has_aux=True)(params)
+                (one, _), pull_back, aux = jax.vjp(loss, params, has_aux=True)
+                return pull_back((jnp.ones_like(one), _large(total)))[0], aux
 
-            gradient, (sums, ends) = self._at_width_of(rows_R, split, widths, block)
-            total = jax.tree.map(jnp.add, total, (gradient, sums))
+            gradient, (more, ends) = self._at_width_of(rows_R, split, widths, block)
+            total = jax.tree.map(lambda a, b: b if _is_large(b) else a + b, total, gradient)
+            sums = jax.tree.map(jnp.add, sums, more)
             carries = jax.tree.map(lambda all_N, one: all_N.at[number].set(one), carries, ends)
-            return total, carries
+            return total, sums, carries
 
         sums = self._shapes(rows_NxR[0], split, widths[0])
         zero = jax.tree.map(lambda one: jnp.zeros(one.shape, one.dtype), (params, sums))
-        (gradient, sums), carries = jax.lax.fori_loop(0, len(rows_NxR), add_block, (zero, carries))
-        return gradient, sums, carries
+        return jax.lax.fori_loop(0, len(rows_NxR), add_block, (*zero, carries))
 
     def _shapes(self, rows_R, split, width) -> Sums:
         """The shapes of the sums. The model, which takes long to trace, is not asked for them."""
 
         def sums(rows_R, split):
             batch = self._batch(split, rows_R, width)
+            if self.task.sampled_tokens:
+                return {name: jnp.sum(batch.weights_I) for name in ("loss", "weight")}
             outputs_IxC = jnp.zeros((len(batch.weights_I), self.task.num_outputs))
             return self._sums(outputs_IxC, batch, training=True)
 
@@ -204,7 +212,7 @@ class Learner(NamedTuple):
         return batching.gather(split, rows_R, width, side, per_step=per_step)
 
     def _measured(
-        self, params, split, rows_R, width, step_key=None, carries=None
+        self, model, split, rows_R, width, step_key=None, carries=None
     ) -> tuple[Sums, dict[str, jax.Array], Any]:
         """Of R rows the sums, what the task keeps of every item, and the carries after them.
 
@@ -212,14 +220,16 @@ class Learner(NamedTuple):
             step_key: of a step of training, in which nothing is kept; None: of evaluation.
             carries: that the rows begin with, if they read on.
         """
-        batch, training = self._batch(split, rows_R, width), step_key is not None
+        training = step_key is not None
         keys = {}
         if training:
             keys = {
                 "dropout_keys_B": jax.vmap(jax.random.fold_in, (None, 0))(step_key, rows_R),
-                "step_key": jax.random.fold_in(step_key, _NO_EXAMPLE_NUMBER),
+                "step_key": jax.random.fold_in(step_key, _OF_WEIGHTS),
             }
-        model = nnx.merge(self.graphdef, params)
+        if training and self.task.sampled_tokens:
+            return self._sampled(model, split, rows_R, width, step_key, carries, keys)
+        batch = self._batch(split, rows_R, width)
         mask_padding, padding_side, reads_on = self.treatment
         is_large = len(batch.weights_I) * self.task.num_outputs > _MOST_OUTPUTS
         if reads_on or (is_large and self.task.per_step and self.treatment == EXACT):
@@ -227,9 +237,14 @@ class Learner(NamedTuple):
                 carries, batch.inputs, batch.lengths_B, **keys
             )
             if is_large:
-                return *self._in_chunks(model.head, encoded, batch, training), ends or None
-            outputs = model.head.answer(encoded, lengths_B)
-            return *self._of_outputs(outputs, batch, training), ends
+                steps = max(1, _MOST_OUTPUTS // (len(rows_R) * self.task.num_outputs))
+                of_outputs = functools.partial(self._of_outputs, training=training)
+                sums, kept = chunks.measured(
+                    model, encoded, batch, steps, of_outputs, training=training
+                )
+                return sums, kept, ends or None
+            outputs = model.answer(encoded, lengths_B)
+            return *self._of_outputs(outputs, batch, training=training), ends
         shared_steps = None
         if not mask_padding and padding_side == "pre" and not self.task.per_step:
             shared_steps = width - jnp.maximum(recurrence.longest(batch.lengths_B), 1)
@@ -240,55 +255,24 @@ class Learner(NamedTuple):
             shared_steps=shared_steps,
             **keys,
         )
-        return *self._of_outputs(outputs, batch, training), None
+        return *self._of_outputs(outputs, batch, training=training), None
 
-    def _in_chunks(self, head, encoded, batch: Batch, training: bool):
-        """The same for some of the steps at a time, so that not all outputs are in memory.
+    def _sampled(self, model, split, rows_R, width, step_key, carries, keys):
+        """The same where drawn tokens stand for all; they are those of all blocks of a step."""
+        mask_padding, padding_side, _ = self.treatment
+        side = "post" if mask_padding else padding_side  # Where padding does not count.
+        batch = batching.gather(split, rows_R, width, side, per_step=True)
+        encoded, ends, lengths_B = model.encode_from(
+            carries, batch.inputs, batch.lengths_B if mask_padding else None, **keys
+        )
+        targets_BxT = batch.targets.reshape(batch.inputs.shape)
+        key = jax.random.fold_in(step_key, _OF_TOKENS)
+        candidates = split.sampler.draw(key, self.task.sampled_tokens, targets_BxT)
+        losses_BxT = model.sampled_losses(encoded, lengths_B, targets_BxT, candidates)
+        sums = {"loss": losses_BxT.reshape(-1) * batch.weights_I, "weight": batch.weights_I}
+        return jax.tree.map(jnp.sum, sums), {}, ends or None
 
-        In training each chunk's outputs are computed again for its gradient.
-        """
-        rows, width = batch.inputs.shape[:2]
-        steps = max(1, _MOST_OUTPUTS // (rows * self.task.num_outputs))
-        chunks = -(-width // steps)
-
-        def in_chunks(array_Tx):
-            """`[T, ...]` as `[chunks, steps, ...]`."""
-            padding = [(0, chunks * steps - width)] + [(0, 0)] * (array_Tx.ndim - 1)
-            return jnp.pad(array_Tx, padding).reshape(chunks, steps, *array_Tx.shape[1:])
-
-        def of_steps(items_I):
-            return in_chunks(items_I.reshape(rows, width, *items_I.shape[1:]).swapaxes(0, 1))
-
-        def of_chunk(chunk):
-            first, parts, targets, weights = chunk
-            outputs = head.answer(
-                [
-                    one._replace(sequence_TxHxB=part)
-                    for one, part in zip(encoded, parts, strict=True)
-                ],
-                jnp.clip(batch.lengths_B - first, 0, steps),
-            )
-            items = [one.swapaxes(0, 1).reshape(-1, *one.shape[2:]) for one in (targets, weights)]
-            return self._of_outputs(outputs, Batch(batch.inputs, batch.lengths_B, *items), training)
-
-        arrays = (
-            steps * jnp.arange(chunks), [in_chunks(one.sequence_TxHxB) for one in encoded],
-            of_steps(batch.targets), of_steps(batch.weights_I),
-        )  # fmt: skip
-        of_chunk = jax.checkpoint(of_chunk) if training else of_chunk
-        _, (sums_C, kept) = jax.lax.scan(lambda _, chunk: (None, of_chunk(chunk)), None, arrays)
-        sums = jax.tree.map(lambda all_C: jnp.sum(all_C, 0), sums_C)
-
-        def whole(kept_CxI):
-            """What was kept, in row-major order of rows and steps."""
-            kept = kept_CxI.reshape(chunks, rows, steps, *kept_CxI.shape[2:]).swapaxes(0, 1)
-            return kept.reshape(rows, chunks * steps, *kept.shape[3:])[:, :width].reshape(
-                rows * width, *kept.shape[3:]
-            )
-
-        return sums, {name: whole(kept_CxI) for name, kept_CxI in kept.items()}
-
-    def _of_outputs(self, outputs, batch: Batch, training: bool):
+    def _of_outputs(self, outputs, batch: Batch, *, training: bool):
         """The sums and, in evaluation, what is kept of every item."""
         outputs_IxC = outputs.reshape(-1, outputs.shape[-1])
         kept = {} if training else self.task.kept(outputs_IxC, batch.targets)
@@ -304,7 +288,8 @@ class Learner(NamedTuple):
 
     def _kept(self, params, split, rows_R, width, widths, carries=None):
         """What the task keeps of each of R rows and their sums, and the carries after them."""
-        sums, kept, carries = self._measured(params, split, rows_R, width, carries=carries)
+        model = nnx.merge(self.graphdef, params)
+        sums, kept, carries = self._measured(model, split, rows_R, width, carries=carries)
         if self.task.per_step:
             lengths_R = _lengths(rows_R, split)
             kept = {
@@ -326,3 +311,11 @@ class Learner(NamedTuple):
 def _lengths(rows_R: jax.Array, split: DeviceSplit) -> jax.Array:
     """Steps of the sequence in each row; 0 of an empty one."""
     return jnp.where(rows_R == batching.NO_EXAMPLE, 0, split.lengths_N[rows_R])
+
+
+def _is_large(leaf: jax.Array) -> bool:
+    return leaf.size >= _MANY_PARAMETERS
+
+
+def _large(params: nnx.State) -> list[jax.Array]:
+    return [leaf for leaf in jax.tree.leaves(params) if _is_large(leaf)]
