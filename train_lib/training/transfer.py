@@ -135,7 +135,7 @@ def _head(
     if not all(part.is_taken for part in below):
         return {}, "it reads an encoder that is not all taken"
     taken = {path: old.arrays[path] for path in here}
-    for path in _MATRICES:
+    for path in sorted({*_MATRICES} & {*here}):  # A tied head has no kernel.
         taken[path] = np.array(new.arrays[path])
         taken[path][..., to] = old.arrays[path][..., of]
     if len(to) == len(new.outputs):

@@ -158,6 +158,16 @@ def test_a_head_follows_its_outputs(per_step):
     assert told["head"] == "2 of 3 classes"
 
 
+def test_a_tied_head_has_no_kernel():
+    options = {"per_step": True, "tied_head": True, "projection_size": 3, "outputs": "abcdefg"}
+    old, new = parameters(1, "cab", **options), parameters(2, "dca", **options)
+    arrays, told = begun(old, new)
+    for path in ("head.bias", "head.projection"):
+        np.testing.assert_array_equal(arrays[path], old.arrays[path])
+    assert "head.kernel" not in arrays
+    assert told["head"] == "all"
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
