@@ -12,7 +12,7 @@ from train_lib import settings, tasks
 from train_lib.data import finding
 from train_lib.data import loading as data_loading
 from train_lib.data.dataset import Dataset
-from train_lib.data.inputs import Inputs, Tokens, Vectors
+from train_lib.data.inputs import Inputs, Text, Tokens, Vectors
 from train_lib.data.vocabulary import END, UNKNOWN
 from train_lib.errors import UserError
 from train_lib.tasks.base import Task
@@ -53,7 +53,8 @@ def load_data(config: ConfigDict, *, joined: bool = False) -> tuple[Dataset, Tas
     tokens = None
     if task_class.predicts_inputs:
         tokens = _tokens(data.inputs)
-        data = data.map(lambda split: split.with_next_tokens(end_of_text(config)))
+        end = end_of_text(config, data.inputs)
+        data = data.map(lambda split: split.with_next_tokens(end))
         if config.train.stream_steps:
             data = data.map(lambda split: split.in_blocks(config.train.stream_steps))
     fields = {name: config.task[name] for name in config.task if name not in ("name", "options")}
@@ -89,9 +90,12 @@ def _check_nothing_is_cut(data: Dataset) -> None:
             )
 
 
-def end_of_text(config: ConfigDict) -> int | None:
-    """What comes after a text that is a sequence of its own; None: it is a part of a stream."""
-    return None if config.train.stream_steps else END
+def end_of_text(config: ConfigDict, inputs: Inputs) -> int | None:
+    """What comes after a text that is a sequence of its own.
+
+    None: it is a part of a stream, or its tokens are numbers, none of which stands for an end.
+    """
+    return END if isinstance(inputs, Text) and not config.train.stream_steps else None
 
 
 def _task_class(config: ConfigDict) -> type[Task]:

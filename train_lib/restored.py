@@ -16,7 +16,7 @@ from train_lib.data.dataset import Split
 from train_lib.data.examples import Source
 from train_lib.data.inputs import Inputs, Text
 from train_lib.data.inputs import split as split_words
-from train_lib.data.vocabulary import END, START
+from train_lib.data.vocabulary import START
 from train_lib.errors import UserError
 from train_lib.records import description, weights
 from train_lib.records.folder import RunFolder
@@ -115,7 +115,7 @@ class Restored:
         lengths = np.diff(offsets)
         if self.task.predicts_inputs:
             split = Split(values, offsets, None, np.arange(len(lengths)))
-            split = split.with_next_tokens(building.end_of_text(self.config))
+            split = split.with_next_tokens(building.end_of_text(self.config, self.inputs))
         else:
             nothing = [[None] * n for n in lengths] if self.task.per_step else [None] * len(lengths)
             split = Split(values, offsets, self.task.encode(nothing), np.arange(len(lengths)))
@@ -250,10 +250,10 @@ class Restored:
         try:
             if not reason:
                 models: Any = [self.model(number) for number in range(len(self.seeds))]
-                ends = self.task.predicts_inputs and not self.reads_streams
+                end = building.end_of_text(self.config, self.inputs)
                 return Stream(
                     models, self.inputs, self.task, self._lines,
-                    batch_size=batch_size, end=END if ends else None,
+                    batch_size=batch_size, end=end if self.task.predicts_inputs else None,
                 )  # fmt: skip
         except ValueError as error:  # They read backwards.
             reason = f"in its models {error}"

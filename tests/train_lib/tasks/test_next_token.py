@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from train_lib import tasks
+from configs import base
+from train_lib import building, tasks
 from train_lib.data.inputs import Text, Tokens
 from train_lib.data.vocabulary import Vocabulary
 from train_lib.tasks.next_token import NextToken
@@ -89,3 +90,25 @@ def test_bits_per_byte_decide_only_where_they_are_known():
 def test_one_token_is_nothing_to_predict(targets):
     with pytest.raises(tasks.BadTarget, match="at least two tokens"):
         tasks.make("next_token", targets, {}, {}, {})
+
+
+@pytest.mark.parametrize("stream_steps", [0, 4])
+def test_after_token_numbers_comes_nothing_that_could_be_predicted(stream_steps, tmp_path):
+    """None of them stands for the end of a text."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(2, 9, 40)
+    values = rng.integers(0, 2, lengths.sum()).astype(np.int32)
+    np.savez(tmp_path / "train.npz", values=values, lengths=lengths)
+    config = base.get_config("numbers", "exact")
+    config.data.source = str(tmp_path / "train.npz")
+    config.task.name, config.train.stream_steps = "next_token", stream_steps
+    data, task = building.load_data(config)
+    assert task.num_outputs == 2
+    for split in data.splits:
+        expected = np.append(split.values[1:], -1)
+        if not stream_steps:
+            expected[split.offsets[1:] - 1] = -1
+        else:
+            expected[split.targets == -1] = -1  # Where one sequence ends, another one begins.
+            assert (split.targets == -1).sum() <= len(lengths)
+        np.testing.assert_array_equal(split.targets, expected)
