@@ -194,6 +194,11 @@ def build_models(
             "config.model.tied_head = True is for a task whose outputs are the tokens that the "
             f"model reads, and config.task.name is {config.task.name}; set it to False."
         )
+    if task.predicts_inputs and model["direction"] != "forward":
+        raise UserError(
+            f"config.model.direction = {model['direction']!r} reads the next token before it is "
+            "predicted; of a model that predicts the next token it must be forward."
+        )
     sizes: dict[str, Any]
     if isinstance(inputs, Vectors):
         sizes = {"input_size": inputs.size}

@@ -146,6 +146,8 @@ def _parse(argv):
             files.local(re.sub("^--?config=", "", word))  # An address is refused as one.
         text = str(error.args[0] if error.args else error)
         raised = re.findall(r"^ *(\w+Error: .*)$", text, re.MULTILINE)  # By the config file.
+        if field := re.search(r"Unknown command line flag '(config\..*?)'", text):
+            text = f"--{field[1]} changes the config of --config=FILE, which is missing"
         raise UserError(f"{raised[-1] if raised else text}{_usage()}") from error
 
 

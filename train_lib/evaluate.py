@@ -14,6 +14,8 @@ import numpy as np
 
 from train_lib import files
 from train_lib.analysis.comparison import score_summary
+from train_lib.data.inputs import Text
+from train_lib.data.vocabulary import START, UNKNOWN
 from train_lib.errors import UserError, told_to_user
 from train_lib.records import description, predictions
 from train_lib.records.folder import RunFolder
@@ -60,6 +62,9 @@ def evaluate(restored: Restored, path: str, folder: RunFolder) -> dict:
             for seed, of, kept in zip(seeds, tasks_K, kept_K, strict=True)
         ],
     }
+    if isinstance(restored.inputs, Text):
+        is_word = split.values != START
+        found["unknown_share"] = float((split.values[is_word] == UNKNOWN).mean())
     if len(seeds) > 1:
         together = restored.together.average(kept_K)
         found["seeds_together"] = restored.together.figures(together, *items_of(split))
@@ -91,8 +96,11 @@ def main(argv: Sequence[str]) -> None:
     score = found["score"]
     print(
         f"{plain(score)} {show_interval(found[score])} on {found['examples']:,} "
-        f"{found['examples_are']} of {arguments.data}\nfolder: {folder.path}"
+        f"{found['examples_are']} of {arguments.data}"
     )
+    if unknown := found.get("unknown_share"):
+        print(f"{100 * unknown:.2g} % of what they are made of is unknown to the run")
+    print(f"folder: {folder.path}")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ The text goes on from what it is given, and ends after so many tokens or where t
 
 import argparse
 import functools
+import itertools
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -129,6 +130,7 @@ def main(argv: Sequence[str]) -> None:
         top_k=arguments.top_k,
         seed=arguments.seed,
     )
+    pieces = itertools.chain([next(pieces, [])], pieces)  # If it cannot write, that is told alone.
     print(arguments.prompt, end="", flush=True)
     rules = restored.inputs.rules  # type: ignore[union-attr]
     between = "" if rules in ("characters", "bytes") else " "

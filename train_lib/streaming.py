@@ -106,7 +106,8 @@ class Stream:
 
         Where the next token is asked for, that is how likely the last one was before it was read.
         """
-        assert self.outputs_KxBxC is not None, "nothing has been read"
+        if self.outputs_KxBxC is None:
+            raise ValueError("nothing has been read, so there is nothing to describe; call step")
         if not self.task.predicts_inputs:
             return self._lines(self.outputs_KxBxC, self._no_targets)
         if self._before_KxBxC is None:
@@ -121,19 +122,33 @@ class Stream:
         return self._lines(self.outputs_KxBxC, np.full(self.batch_size, self.end, np.int32))
 
     def _encoded(self, x_B, where: Where) -> np.ndarray:
-        if len(x_B) != self.batch_size:
-            raise UserError(f"a step has {self.batch_size} inputs, and there are {len(x_B)}.")
+        if not hasattr(x_B, "__len__") or len(x_B) != self.batch_size:
+            raise UserError(
+                f"a step has a list of {self.batch_size} inputs, one a sequence, and not "
+                f"{x_B!r:.60}."
+            )
         if isinstance(self.inputs, Text):
-            words = [split(word, self.inputs.rules) for word in x_B]
-            for number, of_one in enumerate(words):
-                if len(of_one) != 1:
-                    raise UserError(
-                        f"{where(number)}: a step is one word, and {x_B[number]!r:.60} is "
-                        f"{len(of_one)}."
-                    )
-            return self.inputs.vocabulary.encode([word for (word,) in words])[1:]
+            return self.inputs.vocabulary.encode(self._words(x_B, where))[1:]
         kind = np.float64 if isinstance(self.inputs, Vectors) else None
-        return self.inputs.encode(list(np.asarray(x_B, kind)[:, None]), where)[0]
+        try:
+            arrays = list(np.asarray(x_B, kind)[:, None])
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{where(0)}: {x_B!r:.60} are not {self.inputs.kind}.") from error
+        return self.inputs.encode(arrays, where)[0]
+
+    def _words(self, x_B: Sequence[Any], where: Where) -> list[str]:
+        """One of each, as the run's rules split it."""
+        rules = self.inputs.rules  # type: ignore[union-attr]
+        unit = {"characters": "character", "bytes": "byte"}.get(rules, "word")
+        found = []
+        for number, given in enumerate(x_B):
+            words = split(given, rules) if isinstance(given, str) else []
+            if len(words) != 1:
+                raise UserError(
+                    f"{where(number)}: a step is one {unit}, which {given!r:.60} is not."
+                )
+            found += words
+        return found
 
     def _read(self, x_B: np.ndarray) -> np.ndarray:
         outputs_KxBxC, self._carries_K = self._step(self._carries_K, x_B[:, None])
@@ -161,15 +176,18 @@ def answers(stream: Stream, lines: Iterable[str], *, ends: bool = True) -> Itera
     Raises:
         UserError: a line cannot be read; it says which.
     """
+    is_first = True
     for number, line in enumerate(lines, 1):
         place = f"line {number} of the input"
         if ends and not line:
             if stream.outputs_KxBxC is not None:
                 yield from (*_ended(stream), "")
+            is_first = True
             continue
-        for shown, one in _steps(stream, line, place):
+        for shown, one in _steps(stream.inputs, line, place, is_first):
             stream.step([one], place)
             yield f"{stream.describe()[0]}  {escape(shown)}"
+        is_first = False
     if ends:
         yield from _ended(stream)
 
@@ -180,12 +198,10 @@ def _ended(stream: Stream) -> list[str]:
     return told
 
 
-def _steps(stream: Stream, line: str, place: str) -> Iterator[tuple[str, Any]]:
-    """The steps that a line brings, each with what it looks like."""
-    inputs = stream.inputs
+def _steps(inputs: Inputs, line: str, place: str, is_first: bool) -> Iterator[tuple[str, Any]]:
+    """The steps that a line brings, each with what it looks like; the first line ends none."""
     if isinstance(inputs, Text):
         # Characters and bytes have lines, and words none.
-        is_first = stream.outputs_KxBxC is None
         words = split(line if is_first else f"\n{line}", inputs.rules)
         yield from zip(words, words, strict=True)
         return

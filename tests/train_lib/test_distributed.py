@@ -78,7 +78,7 @@ def found(case, *shape):
     return [*jax.tree.leaves(devices.fetch(fitted.training.best)), *fitted.validation.kept.values()]
 
 for case in cases.ALL:
-    one, *others = (found(case, *shape) for shape in ((1, 1), (1, 8), (2, 4)))
+    one, *others = (found(case, *shape) for shape in ((1, 1), (2, 4)))
     difference = max(
         np.abs(a - b).max() for other in others for a, b in zip(one, other, strict=True)
     )
@@ -176,8 +176,11 @@ def assert_two_are_as_one(folder, changes):
     assert_first_seeds_close(folder / "two", folder / "one")
 
 
+TWO_PROCESSES = [case for case in cases.ALL if case.task not in ("two", "three")]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("case", cases.ALL, ids=str)
+@pytest.mark.parametrize("case", TWO_PROCESSES, ids=str)
 def test_two_processes_give_what_one_does_of_any_task(case, tmp_path):
     changes = {
         "data.source": cases.PATH, "data.source_options": cases.options(case),

@@ -99,6 +99,7 @@ def test_evaluating_the_test_part_as_a_file_gives_the_figures_of_the_run(finishe
     out = RunFolder(tmp_path)
     found = evaluate.evaluate(Restored(str(folder / "run")), str(tmp_path / "test.txt"), out)
     assert (found["examples"], found["examples_are"]) == (result["dataset"]["test"], "blocks")
+    assert found["unknown_share"] == 0
     assert found["loss"]["mean"] == pytest.approx(result["test_loss"]["mean"], rel=1e-5)
     for one, of_run in zip(found["seeds"], result["seeds"], strict=True):
         for name in ("loss", "perplexity", "bits_per_token", "bits_per_byte"):
@@ -107,6 +108,24 @@ def test_evaluating_the_test_part_as_a_file_gives_the_figures_of_the_run(finishe
     assert (tmp_path / "predictions.csv").read_bytes() == (
         folder / "run" / "predictions.csv"
     ).read_bytes()
+
+
+def test_evaluating_tells_how_much_of_a_text_is_unknown(finished, tmp_path, monkeypatch, capsys):
+    (tmp_path / "other.txt").write_text("one XXXX")
+    monkeypatch.chdir(tmp_path)
+    evaluate.main([str(finished[0] / "run"), "other.txt", "--out=out"])
+    assert "50 % of what they are made of is unknown to the run" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["unknown_share"] == 0.5
+
+
+@pytest.mark.parametrize("direction", ["backward", "bidirectional"])
+def test_a_model_that_has_read_the_next_token_is_refused(direction, tmp_path):
+    (tmp_path / "mine.txt").write_text(TEXT)
+    config = config_of(tmp_path / "mine.txt")
+    config.train.stream_steps, config.model.direction = 0, direction
+    with pytest.raises(UserError, match="reads the next token before it is predicted"):
+        runs.run(config, str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_text_is_the_same_in_blocks_and_in_one_piece(finished, monkeypatch):

@@ -123,6 +123,9 @@ def test_where_texts_do_not_end_empty_lines_are_read():
     np.testing.assert_allclose(
         shown_losses(lines), losses_of(models, [START, 4, 5, 5, 4]), atol=1e-5
     )
+    stream.restart()
+    lines = list(answers(stream, ["", "", "a"], ends=False))
+    np.testing.assert_allclose(shown_losses(lines), losses_of(models, [START, 5, 5, 4]), atol=1e-5)
 
 
 def test_the_first_of_token_numbers_has_nothing_before_it():
@@ -166,10 +169,21 @@ def test_a_line_that_cannot_be_read_is_refused_by_its_number(case, line, told):
 def test_a_word_is_one_word_and_there_is_one_for_each_row():
     stream, _ = language_model(Text(Vocabulary(["good"]), "keras"), 5)
     assert stream.step(["Good!"]).tolist() == stream.outputs_KxBxC.tolist()
-    with pytest.raises(UserError, match="row 0: a step is one word, and 'good film' is 2"):
-        stream.step(["good film"])
-    with pytest.raises(UserError, match="a step has 1 inputs, and there are 2"):
-        stream.step(["good", "good"])
+    for wrong in ("good film", "", None, 1):
+        with pytest.raises(UserError, match=f"row 0: a step is one word, which {wrong!r} is not"):
+            stream.step([wrong])
+    for wrong in (["good", "good"], 5):
+        with pytest.raises(UserError, match="a step has a list of 1 inputs, one a sequence"):
+            stream.step(wrong)
+
+
+def test_what_is_no_vector_is_refused():
+    stream, *_ = stream_of(Case("tags", "vectors"))
+    with pytest.raises(ValueError, match="nothing has been read"):
+        stream.describe()
+    for wrong in (["a"], [None], ["1,2,3"]):
+        with pytest.raises(UserError, match="row 0"):
+            stream.step(wrong)
 
 
 def test_what_reads_backwards_cannot_be_read_as_it_comes():

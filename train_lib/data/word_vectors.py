@@ -100,9 +100,11 @@ def _rows_of_text(path: pathlib.Path, size: int, wanted: set[str]) -> Rows:
     with gzip.open(path, "rb") if is_packed else path.open("rb") as file:
         for number, line in enumerate(file, 1):
             where = f"{path}, line {number}"
-            line = line.rstrip().replace(b"\t", b" ")
+            line = line.strip().replace(b"\t", b" ")
+            if b"  " in line:
+                line = re.sub(rb" +", b" ", line)
             if number == 1:
-                line = line.removeprefix(codecs.BOM_UTF8)
+                line = line.removeprefix(codecs.BOM_UTF8).lstrip()
                 if header := _HEADER.fullmatch(line):
                     promised = int(header[1])
                     _check_size(path, int(header[2]), size)
@@ -173,7 +175,7 @@ def _rows_of_npz(path: pathlib.Path, size: int, wanted: set[str]) -> Rows:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             words, vectors_NxD = arrays["words"], arrays["vectors"]
-    except (KeyError, ValueError, zipfile.BadZipFile) as error:
+    except (KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise UserError(
             f"{path} cannot be read: {error}. It must have the arrays `words`, of texts [N], and "
             "`vectors` [N, D]."
@@ -181,6 +183,11 @@ def _rows_of_npz(path: pathlib.Path, size: int, wanted: set[str]) -> Rows:
     if words.dtype.kind != "U":
         raise UserError(f"{path}: `words` must be an array of texts, and is of {words.dtype}.")
     return _rows_of_arrays(path, words.tolist(), vectors_NxD, size, wanted)
+
+
+_UNREADABLE = (
+    ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError,
+)  # fmt: skip
 
 
 def _rows_of_safetensors(path: pathlib.Path, size: int, wanted: set[str]) -> Rows:
@@ -195,7 +202,14 @@ def _rows_of_safetensors(path: pathlib.Path, size: int, wanted: set[str]) -> Row
             tuple(tensor["shape"]),
         )  # fmt: skip
         words = json.loads(metadata["words"]) if "words" in metadata else None
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (
+        ArithmeticError,
+        LookupError,
+        RuntimeError,
+        AttributeError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise UserError(
             f"{path} cannot be read ({type(error).__name__}: {error}). It must have the tensor "
             f"`vectors` [N, D], or no other, of one of {', '.join(_DTYPES)}."
@@ -227,6 +241,8 @@ def _rows_of_arrays(
             "vector, and at least one."
         )
     for number, word in enumerate(words):
+        if not isinstance(word, str):
+            raise UserError(f"{path}, row {number}: the word is {word!r:.60}, which is no text.")
         if word in wanted:
             yield f"{path}, row {number}", word, vectors_NxD[number]
 

@@ -144,6 +144,15 @@ def _check_same_test(first: Run, other: Run) -> None:
     ]
     if first.score != other.score:
         problems.append(f"scores: {first.score} / {other.score}")
+    # A language model with fewer words has an easier task: more of them are one, the unknown word.
+    tokens, of_other = (
+        {name for name, _ in run.result.get("task", {}).get("tokens", [])} for run in (first, other)
+    )
+    if tokens != of_other:
+        problems.append(
+            f"tokens to predict: {len(tokens - of_other):,} / {len(of_other - tokens):,} that the "
+            "other one does not know"
+        )
     if not problems:
         # The numbers of examples are the same.
         differs_N = first.steps_N != other.steps_N

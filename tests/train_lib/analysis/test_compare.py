@@ -16,6 +16,7 @@ from train_lib import compare
 from train_lib.analysis import comparison, comparison_tables, scores, statistics
 from train_lib.errors import UserError
 from train_lib.records import finished
+from train_lib.records.folder import RunFolder
 
 
 def comparison_of(*paths):
@@ -288,6 +289,16 @@ def test_the_same_run_twice_is_noticed(write_run):
 def test_runs_of_other_scores_cannot_be_compared(write_run):
     with pytest.raises(UserError, match="scores: accuracy / samples_f1"):
         comparison_of(write_run("one"), write_run("two", kind="labels"))
+
+
+def test_language_models_that_know_other_tokens_cannot_be_compared(write_run):
+    """With fewer words, more of a text is the unknown word, which is easy to predict."""
+    first, second = (write_run(name, kind="next") for name in ("one", "two"))
+    result = json.loads((second / "result.json").read_text())
+    result["task"]["tokens"][-1] = ["another", None]
+    RunFolder(second).finish(result)
+    with pytest.raises(UserError, match="tokens to predict: 1 / 1 that the other one does not kn"):
+        comparison_of(first, second)
 
 
 def test_from_the_command_line_to_the_files(write_run, tmp_path, monkeypatch, capsys):

@@ -96,10 +96,6 @@ DIGESTS = {
         "69434bcec9f02107c4a9d75605665dc326c8b6d90a2ff189590c08188a39bf5b", 123,
         "e74c94f6edb468165c291b826d9c2d3f39e7a827660a6a7bd879fce5f6dfa8ab",
     ),
-    "imdb, seed 1, cut": (
-        "69434bcec9f02107c4a9d75605665dc326c8b6d90a2ff189590c08188a39bf5b", 6,
-        "356d9c526aaf05d1eee127ec19bdb950f2e4cd0609368e0a34041fbe919a9ebd",
-    ),
 }  # fmt: skip
 needs_imdb = [
     pytest.mark.slow,
@@ -128,10 +124,6 @@ def digest(data):
         }, {}),
         ("temporal_order", SIZES, {"length_tokens": 50}),
         pytest.param("imdb", {}, {}, marks=needs_imdb),
-        pytest.param("imdb, seed 1, cut", {
-            "split_seed": 1, "train_examples": 2000, "validation_examples": 1000,
-            "test_examples": 3000, "max_features": 1000, "max_length_tokens": 200,
-        }, {}, marks=needs_imdb),
     ],
 )  # fmt: skip
 def test_splits_tokens_and_fingerprints_are_those_of_the_first_version(name, changes, fields):

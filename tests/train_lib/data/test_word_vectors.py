@@ -92,7 +92,7 @@ def test_words_may_have_spaces_of_any_kind_in_them(tmp_path):
         ("a.txt", "only text here\n", "have 2 numbers, and"),
         ("a.txt", "text of four words\n", "a.txt, line 1, the vector of 'text': could not conv"),
         ("a.txt", "a 1 2 3\n\ngood 1 x 3\n", "a.txt, line 3, the vector of 'good': could not"),
-        ("a.txt", "a 1 2 3\ngood 1  3\n", "a.txt, line 2, the vector of 'good': could not"),
+        ("a.txt", "a 1 2 3\ngood 1  3\n", "line 2: there are 2 numbers after the word"),
         ("a.txt", "good 1 nan 3\n", "a.txt, line 1: the vector of 'good' has a number that is NaN"),
         ("a.txt", "good 1 1e99 3\n", "or too large for float32"),
         ("a.txt", b"a 1 2 3\ncaf\xe9 1 2 3\n", "a.txt, line 2: the word b'caf\\xe9' is not UTF-8"),
@@ -112,6 +112,9 @@ def test_words_may_have_spaces_of_any_kind_in_them(tmp_path):
         ("a.safetensors", safetensors([[1, 2, 3]], {"words": '["a", "b"]'}), "1 vectors and 2 w"),
         ("a.safetensors", safetensors([[1, 2, 3]], {"words": '"a"'}), "1 vectors and no list of"),
         ("a.safetensors", safetensors([[1, 2]], {"words": '["a"]'}), "set it to 2"),
+        ("a.safetensors", safetensors([[1, 2, 3]], {"words": "[1]"}), "row 0: the word is 1, whi"),
+        ("a.safetensors", safetensors([[1, 2, 3]], {"words": '[["a"]]'}), "row 0: the word is"),
+        ("a.safetensors", b"\xff\xff" + 6 * b"\0" + b"[" * 65_535, "RecursionError"),
     ],
 )  # fmt: skip
 def test_a_file_that_cannot_be_used_is_refused(name, content, told, tmp_path):

@@ -9,7 +9,6 @@ import numpy as np
 import optax
 import pytest
 
-from tests.marks import slow
 from tests.train_lib import cases
 from tests.train_lib.cases import Case
 from train_lib.training import devices, fitting, optimizers
@@ -218,7 +217,7 @@ def test_a_plateau_lowers_the_rate_of_its_own_seed():
 # Accumulation.
 
 
-@pytest.mark.parametrize("case", [Case("two", "tokens"), slow(Case("tags", "vectors"))], ids=str)
+@pytest.mark.parametrize("case", [Case("tags", "vectors")], ids=str)
 @pytest.mark.slow
 def test_k_batches_are_one_that_is_k_times_as_large(case):
     """Also where they have different numbers of items with a label."""
