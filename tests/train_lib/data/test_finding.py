@@ -48,7 +48,7 @@ def test_every_file_of_the_folder_is_a_source_with_a_name_of_its_own():
     for name in finding.names():
         assert fields_of(name) <= {
             "dir", "archive", "length_tokens", "train_examples", "validation_examples",
-            "test_examples",
+            "test_examples", "labelled",
         }  # fmt: skip
     assert sources.__doc__
 
