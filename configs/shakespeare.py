@@ -3,7 +3,8 @@
 python main.py --config=configs/shakespeare.py --config.data.source=input.txt
 
 The source is tiny Shakespeare's text (1,115,394 characters): the last tenth is tested on, in one
-piece, and the twentieth before it is validated on.
+piece, and the twentieth before it is validated on: 1.467 nats a character with seed 0 and
+--config.model.matrix_dtype=bfloat16, which is for CPUs with AMX, TPUs and GPUs.
 """
 
 from configs import base
@@ -12,17 +13,18 @@ from configs import base
 def get_config():
     config = base.get_config("shakespeare", "exact")
     config.model.embedding_size = 64
-    config.model.hidden_sizes = (384,)
-    config.model.dropout_rates = (0.1,)
-    config.model.output_dropout = 0.3
+    config.model.hidden_sizes = (512,)
+    config.model.dropout_rates = (0.2,)
+    config.model.output_dropout = 0.5
+    config.model.weight_drop = 0.15
     config.data.text_rules = "characters"
     config.task.name = "next_token"
     config.train.stream_steps = 64
     config.train.batch_size = 64
-    config.train.num_epochs = 12
+    config.train.num_epochs = 20
     config.train.optimizer = "adamw"
     config.train.optimizer_options = "b2=0.99"
-    config.train.weight_decay = 0.01
+    config.train.weight_decay = 0.05
     config.train.learning_rate = 4e-3
     config.train.schedule = "cosine"
     config.train.warmup = 0.05
