@@ -28,7 +28,7 @@ def main() -> None:
     characters = 70
     jobs = {
         "configs/lstm.py, 16 units": (lstm.get_config(), 5_000, Classes(["no", "yes"])),
-        "configs/shakespeare.py, 384 units": (
+        "configs/shakespeare.py, 512 units": (
             shakespeare.get_config(), characters, NextToken([("", 1)] * characters)
         ),
     }  # fmt: skip
