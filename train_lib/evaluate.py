@@ -99,7 +99,7 @@ def main(argv: Sequence[str]) -> None:
         f"{found['examples_are']} of {arguments.data}"
     )
     if unknown := found.get("unknown_share"):
-        print(f"{100 * unknown:.2g} % of what they are made of is unknown to the run")
+        print(f"{100 * unknown:.2g} % of the tokens are unknown to the run")
     print(f"folder: {folder.path}")
 
 

@@ -366,7 +366,9 @@ def test_evaluating_prints_the_score_and_where_the_rest_is(of_texts, tmp_path, c
     data = write_csv(tmp_path / "other.csv", text=TEXTS[:6], label=["yes", "no"] * 3)
     found = evaluated(of_texts, data, tmp_path / "out")
     out = capsys.readouterr().out
-    assert f"on 6 examples of {data}\nfolder: {tmp_path / 'out'}" in out
+    assert f"on 6 examples of {data}\n" in out
+    assert f"{100 * found['unknown_share']:.2g} % of the tokens are unknown to the run\n" in out
+    assert out.endswith(f"folder: {tmp_path / 'out'}\n")
     assert "accuracy" in out
     assert f"{found['accuracy']['mean']:.4f}" in out
     assert {path.name for path in (tmp_path / "out").iterdir()} == {

@@ -114,7 +114,7 @@ def test_evaluating_tells_how_much_of_a_text_is_unknown(finished, tmp_path, monk
     (tmp_path / "other.txt").write_text("one XXXX")
     monkeypatch.chdir(tmp_path)
     evaluate.main([str(finished[0] / "run"), "other.txt", "--out=out"])
-    assert "50 % of what they are made of is unknown to the run" in capsys.readouterr().out
+    assert "50 % of the tokens are unknown to the run" in capsys.readouterr().out
     assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["unknown_share"] == 0.5
 
 
