@@ -40,7 +40,7 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
         return step.entering(setup, xs, carry, time, seeds_Bx2)
 
     def read(xs, carry, time):
-        return step.multiply(weights, entering(xs, carry, time))
+        return step.read(setup, weights, xs, carry, time, seeds_Bx2)
 
     real = None
     if not setup.is_pointwise:

@@ -91,11 +91,13 @@ class NextToken(base.Task):
     def loss(self, outputs_NxC: Array, targets_N: Array) -> jax.Array:
         return optax.softmax_cross_entropy_with_integer_labels(outputs_NxC, targets_N)
 
+    def _bytes_V(self) -> np.ndarray:
+        """How many bytes of a text each token stands for; NaN where that is not known."""
+        return np.array([math.nan if of is None else of for _, of in self.tokens])
+
     def sums(self, outputs_NxC: Array, targets_N: Array, weights_N: Array) -> dict[str, jax.Array]:
         is_right_N = jnp.argmax(outputs_NxC, -1) == targets_N
-        # NaN where it is not known, of those that there are not.
-        bytes_V = jnp.array([math.nan if of is None else of for _, of in self.tokens])
-        bytes_N = jnp.where(weights_N > 0, bytes_V[targets_N], 0)
+        bytes_N = jnp.where(weights_N > 0, jnp.array(self._bytes_V())[targets_N], 0)
         is_known_N = ~jnp.isnan(bytes_N)
         return {
             "accuracy": jnp.sum(is_right_N * weights_N),
@@ -173,8 +175,7 @@ class NextToken(base.Task):
         losses_N = np.asarray(kept["loss"], np.float64)[is_known_N]
         if not len(losses_N):
             return {}
-        bytes_V = np.array([math.nan if of is None else of for _, of in self.tokens])
-        bytes_N = bytes_V[targets_N[is_known_N]]
+        bytes_N = self._bytes_V()[targets_N[is_known_N]]
         unknown = np.isnan(bytes_N).sum()
         sums = {"loss": losses_N.sum(), "weight": float(len(losses_N))}
         return self.metrics(sums | {"bytes": np.array([np.nansum(bytes_N), unknown])})

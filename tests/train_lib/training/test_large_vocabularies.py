@@ -94,17 +94,7 @@ def test_it_learns_resumes_bit_for_bit_and_reports_its_loss_alone(monkeypatch):
 
 @pytest.mark.slow
 def test_each_seed_and_any_number_of_devices_and_blocks_are_the_same(monkeypatch):
-    together = host(fit().training.state.params)
-    for number, seed in enumerate(streams.SEEDS):
-        for one, other in zip(host(fit([seed]).training.state.params), together, strict=True):
-            np.testing.assert_allclose(one[0], other[number], rtol=1e-5, atol=1e-6)
-    one_device = jax.make_mesh((1, 1), ("seed", "batch"), devices=jax.devices()[:1])
-    monkeypatch.setattr(devices, "mesh", lambda _: one_device)
-    monkeypatch.setattr(
-        devices, "layout", lambda size, mesh, *_: devices.Layout.of(size, mesh.shape["batch"], 2)
-    )
-    for one, other in zip(host(fit().training.state.params), together, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    streams.assert_seeds_devices_and_blocks_do_not_matter(fit, monkeypatch)
 
 
 @pytest.mark.parametrize("treatment", [Treatment(padding_side="pre"), Treatment(False, "pre")])

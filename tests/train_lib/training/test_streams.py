@@ -175,8 +175,12 @@ def test_it_resumes_bit_for_bit(stop_at, monkeypatch):
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.slow
-def test_each_seed_and_any_number_of_devices_and_blocks_are_the_same(monkeypatch):
+def assert_seeds_devices_and_blocks_do_not_matter(fit, monkeypatch):
+    """Whether each seed is fitted alone or with others, on one device or several, in small blocks.
+
+    Args:
+        fit: fits some seeds, by default `SEEDS`.
+    """
     together = host(fit().training.state.params)
     for number, seed in enumerate(SEEDS):
         for one, other in zip(host(fit([seed]).training.state.params), together, strict=True):
@@ -188,6 +192,11 @@ def test_each_seed_and_any_number_of_devices_and_blocks_are_the_same(monkeypatch
     )
     for one, other in zip(host(fit().training.state.params), together, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_each_seed_and_any_number_of_devices_and_blocks_are_the_same(monkeypatch):
+    assert_seeds_devices_and_blocks_do_not_matter(fit, monkeypatch)
 
 
 @pytest.mark.parametrize("treatment", [slow(STREAM), EXACT], ids=["a stream", "texts"])
