@@ -32,7 +32,6 @@ from train_lib.data.dataset import Split
 from train_lib.errors import told_to_user
 from train_lib.records import weights
 from train_lib.training import batching, devices, fitting
-from train_lib.training.program import Program
 
 _AGREEING_UPDATES = 20
 _TOLERANCE = 1e-4
@@ -45,13 +44,7 @@ class _Ours:
     def __init__(self, config: ConfigDict):
         data, task = building.load_data(config)
         models = building.build_models(config, data.inputs, task, [config.train.seed])
-        params = nnx.state(models[0], nnx.Param)
-        recipe = building.build_recipe(config, len(data.train))
-        self._program = Program(
-            models, task, building.build_optimizer(config, recipe, params),
-            batch_size=config.train.batch_size, treatment=building.treatment_of(config),
-            recipe=recipe,
-        )  # fmt: skip
+        self._program = building.build_program(config, data, task, models)
         self._state = fitting.start(self._program, [config.train.seed]).training.state
         split = batching.DeviceSplit.of(data.train, task)
         self._split = devices.replicate(split, self._program.mesh)

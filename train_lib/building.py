@@ -1,4 +1,4 @@
-"""What a config asks for, as objects: data, task, models, recipe, optimiser."""
+"""What a config asks for, as objects: data, task, models, recipe, optimiser, program."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,6 +19,7 @@ from train_lib.tasks.base import Task
 from train_lib.tasks.common import checks
 from train_lib.training import groups, optimizers
 from train_lib.training.batching import Treatment
+from train_lib.training.program import Program
 from train_lib.training.recipe import Recipe
 from train_lib.training.schedules import Schedule
 
@@ -172,6 +173,25 @@ def build_optimizer(
         clip_norm=train.clip_norm,
         groups=own,
         updates_an_epoch=schedule.num_updates // train.num_epochs,
+    )
+
+
+def build_program(
+    config: ConfigDict, data: Dataset, task: Task, models: Sequence[SequenceModel]
+) -> Program:
+    """The program that trains models as a config asks for, with its recipe and its optimiser.
+
+    Raises:
+        UserError: as `build_recipe` and `build_optimizer` do.
+    """
+    recipe = build_recipe(config, len(data.train))
+    return Program(
+        models,
+        task,
+        build_optimizer(config, recipe, nnx.state(models[0], nnx.Param)),
+        batch_size=config.train.batch_size,
+        treatment=treatment_of(config),
+        recipe=recipe,
     )
 
 

@@ -107,15 +107,7 @@ def _run(
     seeds = building.seeds_asked(config)
     models = building.build_models(config, data.inputs, task, seeds)
     initial = beginning.begin(config, folder, data, task, models)
-    train, recipe = config.train, building.build_recipe(config, len(data.train))
-    program = Program(
-        models,
-        task,
-        building.build_optimizer(config, recipe, nnx.state(models[0], nnx.Param)),
-        batch_size=train.batch_size,
-        treatment=building.treatment_of(config),
-        recipe=recipe,
-    )
+    train, program = config.train, building.build_program(config, data, task, models)
     print(report.describe_data(data), report.describe_task(task), sep="\n", flush=True)
     devices.connect(program.mesh)
     print(report.parameter_table(nnx.state(models[0], nnx.Param)), flush=True)
