@@ -32,7 +32,7 @@ WRITERS = {
     "windows.txt": lambda path: path.write_bytes(LINES.replace("\n", "\r\n").encode("utf-8-sig")),
     "tabs.tsv": lambda path: path.write_text(LINES.replace(" ", "\t").replace("w\ty", "w y")),
     "fasttext.vec": lambda path: path.write_text("4 3\n" + LINES),
-    "packed.txt.gz": lambda path: path.write_bytes(gzip.compress(LINES.encode())),
+    "packed.txt.gz": lambda path: path.write_bytes(gzip.compress(LINES.encode(), mtime=0)),
     "arrays.npz": lambda path: save_npz(path, [*VECTORS], [*VECTORS.values()]),
     "metadata.safetensors": lambda path: path.write_bytes(
         safetensors([*VECTORS.values()], {"words": json.dumps([*VECTORS])}, dtype="F16")
@@ -99,7 +99,7 @@ def test_words_may_have_spaces_of_any_kind_in_them(tmp_path):
         ("a.txt", "a 1 2 3\n".encode("utf-16-le"), "is not UTF-8"),
         ("a.vec", "3 3\na 1 2 3\ngood 1 2 3\n", "has 2 words, and its first line says 3: it"),
         ("a.bin", b"1 3\na\0\0", "Unpack a .zip, and save a binary file of word2vec as text"),
-        ("a.txt.gz", gzip.compress(LINES.encode())[:-9], "a.txt.gz cannot be read: Comp"),
+        ("a.txt.gz", gzip.compress(LINES.encode(), mtime=0)[:-9], "a.txt.gz cannot be read: Comp"),
         ("a.txt.gz", LINES, "a.txt.gz cannot be read: Not a gzipped file"),
         ("none.txt", None, "none.txt cannot be read"),
         ("a.npz", b"", "a.npz cannot be read: No data left in file"),
