@@ -31,8 +31,10 @@ class Unidirectional(nnx.Module):
             cell's own.
 
     Attributes:
-        forward, backward: the cell, by its direction.
-        forward_start, backward_start: the leaves of its learned carry.
+        forward: the cell, if it reads forwards.
+        backward: the cell, if it reads backwards.
+        forward_start: the leaves of its learned carry, if it reads forwards.
+        backward_start: the leaves of its learned carry, if it reads backwards.
         output_sizes: the width of each direction's output.
         output_size: of all together.
     """
@@ -95,7 +97,9 @@ class Bidirectional(nnx.Module):
     Paliwal, "Bidirectional Recurrent Neural Networks", 1997.
 
     Args:
-        forward, backward: any two cells; of the same width unless they are concatenated.
+        forward: any cell; it reads from the first step to the last.
+        backward: any cell, which reads from the last step to the first; of the same width unless
+            the two are concatenated.
         engine: what runs the cells.
         merge: how two outputs of a step become one, and the two last ones likewise; one of
             `MERGES`. Concatenated they are 2H wide, else H.
@@ -103,7 +107,8 @@ class Bidirectional(nnx.Module):
             cells' own.
 
     Attributes:
-        forward_start, backward_start: the leaves of the learned carries.
+        forward_start: the leaves of the forward cell's learned carry.
+        backward_start: the leaves of the backward cell's learned carry.
         output_sizes: the widths of what a call returns.
         output_size: of all together.
 

@@ -77,7 +77,8 @@ def build_all(
         projection_size: width to which what the head reads is projected first; 0: it is not.
         tied_head: outputs are of every step and for the tokens that the model reads, and the head
             multiplies with their vectors.
-        recurrent_dropout, zoneout: of all layers, as in `seqmodels.dropout.Rates`.
+        recurrent_dropout: of all layers, as in `seqmodels.dropout.Rates`.
+        zoneout: the same.
         learned_initial_state: the carry before the first step is parameters.
         residual: every layer above the first adds its input to its output.
         word_dropout: the rate at which tokens are replaced by `unknown_token`.
@@ -85,7 +86,9 @@ def build_all(
         embedding_dropout: the rate at which words are dropped wherever they stand.
         output_dropout: the rate at which what the head reads is dropped.
         weight_drop: the rate at which elements of recurrent matrices are dropped.
-        engine, matrix_dtype, segment_steps: what runs the cells, as in `recurrence.engines.Engine`.
+        engine: what runs the cells, as in `recurrence.engines.Engine`.
+        matrix_dtype: of products, as there.
+        segment_steps: between two carries in memory, as there.
 
     Raises:
         ValueError: an unknown name, a cell that breaks its contract, an option that it does not

@@ -181,7 +181,9 @@ class StepHead(Head):
         """The cross-entropy of the right output of every step, as `sampled.losses` estimates it.
 
         Args:
-            encoded, lengths_B, table_CxQ: as in `answer`.
+            encoded: as in `answer`.
+            lengths_B: as in `answer`.
+            table_CxQ: as in `answer`.
             targets_BxT: the right outputs; any in the padding.
             candidates: that stand for all outputs.
 

@@ -147,7 +147,10 @@ class SequenceModel(nnx.Module):
 
         Args:
             carries: from `initial_carries` or from the piece before.
-            x, lengths_B, dropout_keys_B, step_key: as in a call; padding comes after a sequence.
+            x: as in a call; padding comes after a sequence.
+            lengths_B: as in a call.
+            dropout_keys_B: as in a call.
+            step_key: as in a call.
 
         Returns:
             The outputs, and the carries after each sequence's last step.
@@ -176,7 +179,10 @@ class SequenceModel(nnx.Module):
 
         Args:
             carries: of each layer; None: the sequences begin here.
-            x, lengths_B, dropout_keys_B, step_key: as in `read_on`.
+            x: as in `read_on`.
+            lengths_B: as in `read_on`.
+            dropout_keys_B: as in `read_on`.
+            step_key: as in `read_on`.
 
         Returns:
             What each direction of the top layer makes of the batch, undefined after the longest
@@ -219,7 +225,8 @@ class SequenceModel(nnx.Module):
         """The loss of every step, `[B, T]`, without all the outputs, which may be very many.
 
         Args:
-            encoded, lengths_B: as in `answer`, of a model with outputs of every step.
+            encoded: as in `answer`, of a model with outputs of every step.
+            lengths_B: as in `answer`.
             targets_BxT: the right outputs; any in the padding, where the loss is zero.
             candidates: that stand for all outputs, as in `sampled.losses`.
         """

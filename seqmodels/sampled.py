@@ -54,7 +54,8 @@ def losses(
 
     Args:
         y_TxQxB: what the kernel is multiplied with; undefined after the longest sequence.
-        rows_RxQ, bias_R: what the kernel and the bias have for `numbers_of`.
+        rows_RxQ: what the kernel has for `numbers_of`.
+        bias_R: what the bias has for them.
         candidates: that stand for all outputs.
         lengths_B: steps of each sequence, 0 to T.
     """

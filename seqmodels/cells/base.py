@@ -144,7 +144,8 @@ class Cell(nnx.Module):
         """The carry that zoneout leaves: `share` of the old one, the rest of the new one.
 
         Args:
-            old, new: before and after a step.
+            old: the carry before a step.
+            new: the carry after it.
             share: for each element, in [0, 1].
         """
         return jax.tree.map(lambda a, b, share: share * a + (1 - share) * b, old, new, share)

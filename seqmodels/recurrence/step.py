@@ -15,7 +15,8 @@ class Setup(NamedTuple):
     """All about running a cell that is not an array.
 
     Attributes:
-        is_gated, is_affine: what the cell is.
+        is_gated: the cell is a `GatedCell`.
+        is_affine: the cell is an `AffineCell`.
         is_pointwise: an `AffineCell` that holds vectors and numbers besides its two matrices, so
             that no two sequences meet in a step after the product.
         keeps_reads: the backward pass keeps what each step read, rather than compute it again.

@@ -109,8 +109,8 @@ def difference(
     in 98 to 100 %, up to twice as wide, with K - 1 seeds a draw and Student's quantile.
 
     Args:
-        first_KxN, second_KxN: each seed's score on each example. The numbers of seeds may differ,
-            the examples are the same.
+        first_KxN: each seed's score on each example.
+        second_KxN: the same; the number of seeds may differ, the examples are the same.
         paired: row k of both has the same seed; only their difference is then a sample. Otherwise
             the seeds of the two are independent samples.
         weights_N: of the examples, at least 0 and not all of them; None: all the same.

@@ -129,7 +129,8 @@ def mcnemar(first_N: np.ndarray, second_N: np.ndarray) -> McNemar:
     It was Psychometrika 12(2), 1947; here its probabilities are binomial.
 
     Args:
-        first_N, second_N: whether each is right about an example.
+        first_N: whether the first is right about each example.
+        second_N: whether the second is.
     """
     first_alone = int((first_N & ~second_N).sum())
     second_alone = int((second_N & ~first_N).sum())

@@ -26,7 +26,8 @@ class Numbers(base.Task):
 
     Attributes:
         names: of the numbers.
-        means, deviations: of each over the training targets, in its unit.
+        means: of each over the training targets, in its unit.
+        deviations: the same.
     """
 
     outputs_follow = ("means", "deviations")

@@ -41,7 +41,8 @@ class DeviceSplit(NamedTuple):
 
     Attributes:
         values: the steps of all sequences, end to end: tokens `[S]`, or vectors `[S, D]`.
-        starts_N, lengths_N: where each sequence starts in `values`, and its steps.
+        starts_N: where each sequence starts in `values`.
+        lengths_N: its steps.
         targets: for each sequence, `[N, ...]`, or for each step, `[S, ...]`. Zero where there is
             no label.
         weights: 1 for an item with a label, 0 for one without; None: all have one.

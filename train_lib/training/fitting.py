@@ -36,7 +36,8 @@ class Fitted(NamedTuple):
     """Where a fit ended.
 
     Attributes:
-        training, position: the arrays, and the rest.
+        training: the arrays.
+        position: the rest.
         params_K: of each seed the parameters to be used, which the recipe chooses.
         validation: what those do with the validation examples.
     """
@@ -88,7 +89,8 @@ def fit(
 
     Args:
         program: of the models, their task, their optimiser and the recipe.
-        train, validation: the examples, whose targets the task has encoded.
+        train: the examples to train on, whose targets the task has encoded.
+        validation: those to validate on, the same.
         seeds: of each model's data order and dropout.
         num_epochs: passes over the training examples.
         widths: that rows may have, in steps, ascending; None: what these splits need.

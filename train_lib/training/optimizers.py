@@ -56,7 +56,8 @@ def adam(
     epsilon, such as those of rare words, that matters.
 
     Args:
-        learning_rate, epsilon: of Adam.
+        learning_rate: of Adam.
+        epsilon: of Adam.
         b1, b2: the decay of its moments, in [0, 1).
         weight_decay: as in `make`.
 

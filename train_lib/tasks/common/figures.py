@@ -31,7 +31,8 @@ def of_answers(
     precision or recall that is not defined as 0, as scikit-learn does.
 
     Args:
-        targets_N, answers_N: numbers of classes; at least one item.
+        targets_N: numbers of classes; at least one item.
+        answers_N: the same, the model's.
         names: of all C classes.
     """
     counts_CxC = confusion.counted(targets_N, answers_N, len(names))

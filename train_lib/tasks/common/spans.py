@@ -39,7 +39,8 @@ def figures(targets: Sequence[Sequence[str]], answers: Sequence[Sequence[str]]) 
     """Precision, recall and F1 of spans: one is right if kind and both ends are.
 
     Args:
-        targets, answers: the tags of each example.
+        targets: the right tags of each example.
+        answers: the model's.
     """
     counts: dict[str, collections.Counter[str]] = {
         name: collections.Counter() for name in ("right", "target", "answer")
