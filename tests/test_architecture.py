@@ -94,7 +94,7 @@ ROOMS = {
     "run": {"beginning", "building", "records", "training", "data", "tasks", "settings"},
     "restored": {"building", "records", "streaming", "training", "data", "tasks", "settings"},
 }
-COMMON = {"errors", "files", "encoding"}
+COMMON = {"errors", "files", "encoding", "screen"}
 
 
 def room_of(name):

@@ -9,19 +9,19 @@ from train_lib.analysis import pictures
 from train_lib.records.metrics import plain, show_interval
 
 
-def markdown(comparison: dict) -> str:
-    """The comparison as tables, for people."""
+def tables(comparison: dict) -> dict[str, list[dict[str, str]]]:
+    """The comparison for people: the rows of each table, by its title; none where nothing is."""
     data, runs, pairs = (comparison[name] for name in ("dataset", "runs", "pairs"))
     bins = comparison["length_bins"]
     names = [run["name"] for run in runs]
-    score, scale, unit = _units(comparison)
+    score, scale, unit = units(comparison)
     form = ".4f" if unit == "points" else ".4g"
 
     def shown(of: dict) -> str:
         return show_interval(of, form=form)
 
     better = "higher" if comparison["score"]["higher_is_better"] else "lower"
-    tables = {
+    found = {
         _title(data): [
             {
                 "run": run["name"],
@@ -36,7 +36,7 @@ def markdown(comparison: dict) -> str:
         ],
         f"Differences of {score}, of which {better} is better": [
             {
-                "second minus first": f"{pair['second']} minus {pair['first']}",
+                "second - first": f"{pair['second']} - {pair['first']}",
                 f"{unit} [95 %]": show_interval(pair, scale, "+.2f" if unit == "points" else "+.4g")
                 + " *" * pair["one_seed"],
                 "p": _p(pair["p"]),
@@ -55,7 +55,7 @@ def markdown(comparison: dict) -> str:
             for pair in pairs
         ],
         f"{score.capitalize()} by length [95 %]": [
-            {"steps": _steps(of_bin), "examples": f"{of_bin['examples']:,}"}
+            {"steps": steps(of_bin), "examples": f"{of_bin['examples']:,}"}
             | dict(zip(names, map(shown, of_runs), strict=True))
             for of_bin, *of_runs in zip(bins, *(run["by_length"] for run in runs), strict=True)
             if len(bins) > 1
@@ -65,7 +65,12 @@ def markdown(comparison: dict) -> str:
             for field, values in comparison["config"].items()
         ],
     }
-    sections = [f"## {title}\n\n{_table(rows)}" for title, rows in tables.items() if rows]
+    return {title: rows for title, rows in found.items() if rows}
+
+
+def markdown(comparison: dict) -> str:
+    """The tables and the notes as Markdown, which reads as well on a terminal."""
+    sections = [f"## {title}\n\n{_table(rows)}" for title, rows in tables(comparison).items()]
     notes = "\n".join(f"* {note}" for note in comparison["notes"])
     return "\n\n".join([*sections, f"## Notes\n\n{notes}\n"])
 
@@ -100,11 +105,12 @@ def _mcnemar(tests: Sequence[dict]) -> str:
     return f"{sum(test['p'] < 0.05 for test in tests)} of {len(tests)} seeds differ at 5 %"
 
 
-def _steps(of_bin: dict) -> str:
+def steps(of_bin: dict) -> str:
+    """The lengths in a bin."""
     return f"{of_bin['steps_from']:,} to {of_bin['steps_to']:,}"
 
 
-def _units(comparison: dict) -> tuple[str, float, str]:
+def units(comparison: dict) -> tuple[str, float, str]:
     """What the score is called, and by how much and in what its differences are shown.
 
     Those of shares in points, others in their own unit.
@@ -120,7 +126,7 @@ def _units(comparison: dict) -> tuple[str, float, str]:
 def draw(comparison: dict) -> Any:
     """A Matplotlib figure: scores, differences, by length, time and size, calibration."""
     runs, pairs = comparison["runs"], comparison["pairs"]
-    score, scale, unit = _units(comparison)
+    score, scale, unit = units(comparison)
     has_calibration = all(run["reliability"] for run in runs)
     above = 1.5 + 0.4 * max(len(runs), len(pairs))
     figure = pictures.new_figure(19, above + 4.8)
@@ -140,7 +146,7 @@ def draw(comparison: dict) -> Any:
     differences.axvline(0, color="0.5", ls="--")
     for row, pair in enumerate(pairs):
         _draw_interval(differences, row, pair, scale, "0.2", hollow=pair["one_seed"])
-    _label_rows(differences, [f"{pair['second']}\nminus {pair['first']}" for pair in pairs])
+    _label_rows(differences, [f"{pair['second']}\n- {pair['first']}" for pair in pairs])
     differences.set(title=f"difference in {unit} with 95 % interval")
     if any(pair["one_seed"] for pair in pairs):
         differences.set_xlabel("a ring: one seed, so of these trained models alone")
@@ -186,8 +192,8 @@ def _draw_lengths(axes, comparison: dict) -> None:
         )
         axes.vlines(places, lows, highs, color=f"C{number}")
         axes.plot(places, means, "o-", ms=5, lw=1, color=f"C{number}", label=run["name"])
-    axes.set_xticks(range(len(bins)), map(_steps, bins))
-    axes.set(title=f"test {_units(comparison)[0]} by length", xlabel="steps")
+    axes.set_xticks(range(len(bins)), map(steps, bins))
+    axes.set(title=f"test {units(comparison)[0]} by length", xlabel="steps")
 
 
 def _draw_calibration(axes, runs: Sequence[dict]) -> None:

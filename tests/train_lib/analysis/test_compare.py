@@ -250,7 +250,7 @@ def test_one_seed_each_is_about_these_models_alone(write_run):
     assert [test["seeds"] for test in pair["mcnemar"]] == [[0, 7]]
     assert pair["mcnemar"][0]["p"] == pytest.approx(pair["p"], rel=0.5)
     text = comparison_tables.markdown(found)
-    assert re.search(r"two minus one *\| \S+ \[\S+ \S+\] \*", text)
+    assert re.search(r"two - one *\| \S+ \[\S+ \S+\] \*", text)
     assert "these trained models alone" in text
 
 
@@ -309,7 +309,7 @@ def test_from_the_command_line_to_the_files(write_run, tmp_path, monkeypatch, ca
     (default,) = (tmp_path / "runs").iterdir()
     for folder in (tmp_path / "out", default):
         assert {path.name for path in folder.iterdir()} == {
-            "compare.json", "compare.md", "compare.png",
+            "compare.html", "compare.json", "compare.md", "compare.png",
         }  # fmt: skip
         assert matplotlib.image.imread(folder / "compare.png").std() > 0.05
 

@@ -1,0 +1,36 @@
+"""Tables on the screen: in colour on a terminal, plain elsewhere."""
+
+from collections.abc import Mapping, Sequence
+
+
+def show(
+    tables: Mapping[str, Sequence[Mapping[str, str]]], notes: Sequence[str], plain: str
+) -> None:
+    """Prints tables, and notes below them.
+
+    Args:
+        tables: the rows of each, by its title. Each row has the same columns.
+        notes: a sentence or more each.
+        plain: what is printed instead where nobody looks: into a file or another program, or on a
+            terminal that knows no colours. `NO_COLOR` and `FORCE_COLOR` have their usual meaning.
+    """
+    from rich import box  # Needed by few programs.
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    if not console.is_terminal or console.is_dumb_terminal:
+        print(plain, flush=True)
+        return
+    for title, rows in tables.items():
+        table = Table(
+            title=Text(title, "bold"), title_justify="left", box=box.SIMPLE, header_style="cyan"
+        )
+        for number, name in enumerate(rows[0]):
+            table.add_column(Text(name), style="bold" if number == 0 else "")
+        for row in rows:
+            table.add_row(*map(Text, row.values()))
+        console.print(table)
+    for note in notes:
+        console.print(Text(f"* {note}", "dim"))
