@@ -92,6 +92,7 @@ ROOMS = {
     "beginning": {"building", "records", "training", "data", "tasks"},
     "streaming": {"training", "data", "tasks"},
     "run": {"beginning", "building", "records", "training", "data", "tasks", "settings"},
+    "explaining": {"restored", "data"},
     "restored": {"building", "records", "streaming", "training", "data", "tasks", "settings"},
 }
 COMMON = {"errors", "files", "encoding", "screen"}

@@ -4,9 +4,11 @@ python -m train_lib.predict --workdir=runs/stacked-... "A film to forget." "A de
 python -m train_lib.predict --workdir=runs/stacked-... --best - < one_text_a_line.txt
 python -m train_lib.predict --workdir=runs/stacked-... --data=mine.csv --out=answers.csv
 tail -f log | python -m train_lib.predict --workdir=runs/lstm-... --stream
+python -m train_lib.predict --workdir=runs/lstm-... --explain --html=why.html "A film to forget."
 
 Data are what `config.data.source` may name; the answers go into a table beside their columns.
-`--stream` answers after every step of what it reads, as it comes.
+`--stream` answers after every step of what it reads, as it comes. `--explain` shows which words
+moved each answer.
 """
 
 import argparse
@@ -14,15 +16,16 @@ import csv
 import io
 import itertools
 import json
+import pathlib
 import re
+import shlex
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from seqmodels import program
-from train_lib import files, streaming
-from train_lib.data.inputs import Text
+from train_lib import explaining, files, screen, streaming
 from train_lib.data.readers.base import Files
 from train_lib.encoding import decode, decode_lines, escape
 from train_lib.errors import UserError, told_to_user
@@ -44,10 +47,7 @@ def predict(workdir: str, texts: Sequence[str], *, best: bool = False) -> list[s
             damaged.
     """
     restored = Restored(workdir, best=best)
-    if not isinstance(restored.inputs, Text):
-        raise UserError(
-            f"{workdir} was trained on {restored.inputs.kind}, which no text can be answered by."
-        )
+    restored.reads_texts()
     split = restored.encode(texts, lambda number: f"text {number + 1}")
     return restored.describe(split)
 
@@ -64,11 +64,7 @@ def predict_data(workdir: str, path: str, out: str, *, best: bool = False) -> in
     Raises:
         UserError: as `predict` does; or the data cannot be read, or `out` is there already.
     """
-    target = files.local(out)
-    if target.exists():
-        raise UserError(f"--out={out} is there already, and is not overwritten; name another file.")
-    if not target.parent.is_dir():
-        raise UserError(f"--out={out} cannot be written: {target.parent} is no folder.")
+    target = _new_file("--out", out)
     restored = Restored(workdir, best=best)
     split, source, name = restored.read(path, labelled=False)
     columns = restored.columns(split)
@@ -84,11 +80,25 @@ def predict_data(workdir: str, path: str, out: str, *, best: bool = False) -> in
     answers = zip(*columns.values(), strict=True)
     for row, answer in zip(zip(*beside.values(), strict=True), answers, strict=True):
         writer.writerow([*map(_as_it_was, row), *map(predictions.shown, answer)])
-    try:
-        files.write(target, buffer.getvalue())
-    except OSError as error:
-        raise UserError(f"--out={out} cannot be written: {error.strerror or error}.") from error
+    _write("--out", target, buffer.getvalue())
     return len(split)
+
+
+def _new_file(flag: str, name: str) -> pathlib.Path:
+    """The path of a file that can be made."""
+    target = files.local(name)
+    if target.exists():
+        raise UserError(f"{flag}={name} is there already, and is not overwritten; name another.")
+    if not target.parent.is_dir():
+        raise UserError(f"{flag}={name} cannot be written: {target.parent} is no folder.")
+    return target
+
+
+def _write(flag: str, target: pathlib.Path, content: str) -> None:
+    try:
+        files.write(target, content)
+    except OSError as error:
+        raise UserError(f"{flag}={target} cannot be written: {error.strerror or error}.") from error
 
 
 def answer_stream(workdir: str, lines: Iterable[bytes], *, best: bool = False) -> Iterator[str]:
@@ -107,6 +117,37 @@ def answer_stream(workdir: str, lines: Iterable[bytes], *, best: bool = False) -
     return streaming.answers(restored.stream(), decoded, ends=not restored.reads_streams)
 
 
+def explain(
+    workdir: str, texts: Sequence[str], page: str | None, argv: Sequence[str], *, best: bool = False
+) -> None:
+    """Shows which words moved what a finished run answers to each text.
+
+    Args:
+        workdir: the run's folder.
+        texts: of any length.
+        page: the HTML file to write too.
+        argv: the command line, which the page names.
+        best: each seed as it was after its best epoch by validation.
+
+    Raises:
+        UserError: as `predict` does; or the run does not give one answer a text, or `page` is
+            there already or cannot be written.
+    """
+    target = None if page is None else _new_file("--html", page)
+    restored = Restored(workdir, best=best)
+    explanations = []
+    for text in texts:
+        one = explaining.explain(restored, text)
+        print(f"{one.answer}  {_shortened(text)}")
+        screen.show_words(
+            [escape(word) for word in one.words], one.strengths_T.tolist(), one.named()
+        )
+        explanations.append(one)
+    if target:
+        command = shlex.join(["python", "-m", "train_lib.predict", *argv])
+        _write("--html", target, explaining.page(explanations, command))
+
+
 def _as_it_was(value: Any) -> Any:
     """A value of the data, with all its digits; what CSV has no form for as JSON."""
     if isinstance(value, list | dict | bool):
@@ -118,7 +159,8 @@ def _read_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
     """The options and the texts, which may begin with a dash."""
     parser = argparse.ArgumentParser(
         prog="python -m train_lib.predict",
-        usage="%(prog)s --workdir FOLDER [--best] (text ... | --data DATA --out FILE | --stream)",
+        usage="%(prog)s --workdir FOLDER [--best] "
+        "([--explain [--html FILE]] text ... | --data DATA --out FILE | --stream)",
         description="Asks a finished run about texts. A text - reads one a line from the "
         "input, and after -- all arguments are texts.", add_help=False, allow_abbrev=False,
     )  # fmt: skip
@@ -133,6 +175,11 @@ def _read_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
         "--stream", action="store_true", help="read the input as it comes: texts by the line, an "
         "empty line ending each, or a line a token number or vector; answer after every step",
     )  # fmt: skip
+    parser.add_argument(
+        "--explain", action="store_true", help="show which words moved each answer, by leaving out "
+        "each in turn",
+    )  # fmt: skip
+    parser.add_argument("--html", help="an HTML file to write that to as well")
     end = argv.index("--") if "--" in argv else len(argv)
     # With -h as an option, argparse would take "-horrible" for it.
     options = ["--help" if argument == "-h" else argument for argument in argv[:end]]
@@ -143,6 +190,10 @@ def _read_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
     texts += argv[end + 1 :]
     if (arguments.data is None) != (arguments.out is None):
         parser.error("--data and --out are given both, or neither")
+    if arguments.html and not arguments.explain:
+        parser.error("--html is for --explain")
+    if arguments.explain and (arguments.stream or arguments.data):
+        parser.error("--explain is for texts: no --data, no --stream")
     if arguments.stream:
         if texts or arguments.data:
             parser.error("--stream reads the input alone: no texts, no --data")
@@ -182,11 +233,17 @@ def main(argv: Sequence[str]) -> None:
     if not texts:
         raise UserError("there is no text: the input is empty.")
     devices.configure()
+    if arguments.explain:
+        explain(arguments.workdir, texts, arguments.html, argv, best=arguments.best)
+        return
     answers = predict(arguments.workdir, texts, best=arguments.best)
     for text, answer in zip(texts, answers, strict=True):
-        shown = escape(text[:61])
-        shown = shown if len(shown) <= 60 else shown[:57] + "..."
-        print(f"{answer}  {shown}")
+        print(f"{answer}  {_shortened(text)}")
+
+
+def _shortened(text: str) -> str:
+    shown = escape(text[:61])
+    return shown if len(shown) <= 60 else shown[:57] + "..."
 
 
 if __name__ == "__main__":

@@ -89,6 +89,19 @@ class Restored:
         decided = result.get("task_of_seeds_together")
         self.together = type(self.task).from_json(decided) if decided else self.task
 
+    def reads_texts(self) -> Text:
+        """What turns texts into arrays.
+
+        Raises:
+            UserError: the run was trained on something else.
+        """
+        if not isinstance(self.inputs, Text):
+            raise UserError(
+                f"{self.folder.path} was trained on {self.inputs.kind}, which no text can be "
+                "answered by."
+            )
+        return self.inputs
+
     def encode(self, sequences: Sequence[Any], where: Callable[[int], str]) -> Split:
         """Sequences without targets as a split.
 
@@ -232,6 +245,13 @@ class Restored:
     def describe(self, split: Split) -> list[str]:
         """The same for people, a line for each sequence."""
         return self._lines(*self._items_K(split))
+
+    def support(self, split: Split) -> np.ndarray | None:
+        """How far the average of all seeds speaks, of each sequence, for its first answer: `[N]`.
+
+        None where a sequence has several answers.
+        """
+        return self.together.support(self.together.average(self._items_K(split)[0]))
 
     def stream(self, batch_size: int = 1) -> Stream:
         """Reads sequences a step at a time: so many, side by side.

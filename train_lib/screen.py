@@ -34,3 +34,27 @@ def show(
         console.print(table)
     for note in notes:
         console.print(Text(f"* {note}", "dim"))
+
+
+def show_words(words: Sequence[str], strengths: Sequence[float], plain: str) -> None:
+    """Prints a text whose words stand on green where they are positive, on red where negative.
+
+    Args:
+        words: of any characters.
+        strengths: of each, in [-1, 1].
+        plain: what is printed instead where there are no colours.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console()
+    if not console.is_terminal or console.is_dumb_terminal:
+        print(plain, flush=True)
+        return
+    text = Text()
+    for word, strength in zip(words, strengths, strict=True):
+        level = round(200 * (1 - abs(strength)))
+        red, green = (level, 200) if strength > 0 else (200, level)
+        style = f"black on rgb({red},{green},{level})" if abs(strength) > 0.05 else ""
+        text.append(word, style).append(" ")
+    console.print(text)

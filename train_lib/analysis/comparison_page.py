@@ -247,7 +247,7 @@ def _lengths(runs: Sequence[dict], bins: Sequence[dict]) -> list[dict]:
         _trace(
             run["name"],
             _colour(number),
-            map(steps, bins),
+            [steps(of_bin) for of_bin in bins],
             [of_bin["mean"] for of_bin in run["by_length"]],
             mode="lines+markers",
             error_y=_error(run["by_length"]),

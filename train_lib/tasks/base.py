@@ -204,6 +204,13 @@ class Task:
         """The answer to each item, as numbers `[N, ...]`; here they are the outputs."""
         return np.asarray(kept["outputs"], np.float64)
 
+    def support(self, kept: Kept) -> np.ndarray | None:
+        """How far each item speaks for the answer to the first: float64 `[N]`, the only output.
+
+        None where an item has several answers.
+        """
+        return None if self.num_outputs > 1 else np.asarray(kept["outputs"], np.float64)[:, 0]
+
     def columns(
         self, kept: Kept, targets_N: np.ndarray | None = None, offsets: np.ndarray | None = None
     ) -> dict[str, list]:

@@ -198,6 +198,14 @@ class Classes(base.Task):
             return (outputs_NxC[:, 0] > self.cut).astype(np.int64)
         return outputs_NxC.argmax(-1)
 
+    def support(self, kept: Kept) -> np.ndarray:
+        """The log-odds of the class that is answered to the first item."""
+        answer = self.answers(kept)[0]
+        logits_NxC = np.asarray(kept["outputs"], np.float64)
+        if self.num_outputs == 1:
+            return logits_NxC[:, 0] * (1 if answer else -1)
+        return logits_NxC[:, answer] - logsumexp(np.delete(logits_NxC, answer, axis=1), axis=1)
+
     def score(self, kept: Kept, targets_N: np.ndarray) -> np.ndarray:
         """1 where the answer is right, and 0 where it is wrong."""
         return (self.answers(kept) == targets_N).astype(np.float64)

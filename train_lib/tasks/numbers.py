@@ -121,6 +121,11 @@ class Numbers(base.Task):
     def _original(self, standardised_NxM: Any) -> np.ndarray:
         return np.asarray(standardised_NxM, np.float64) * self.deviations + self.means
 
+    def support(self, kept: Kept) -> np.ndarray | None:
+        """The number, in its unit."""
+        standardised_N = super().support(kept)
+        return None if standardised_N is None else standardised_N * self.deviations[0]
+
     def score(self, kept: Kept, targets_N: np.ndarray) -> np.ndarray:
         """The squared error of one number, in its unit squared; of several, the loss."""
         squares_NxM = np.square(np.asarray(kept["outputs"], np.float64) - targets_N)
