@@ -1,4 +1,8 @@
-"""Runs one experiment, or resumes it: python main.py --config=configs/stacked.py."""
+"""Runs one experiment, or resumes it: python main.py --config=configs/stacked.py
+
+It trains, tests and leaves a folder under runs/. Any field of configs/base.py can be set, as in
+--config.train.num_epochs=5. Without --config, the run in --workdir resumes.
+"""
 
 from absl import flags
 

@@ -1,4 +1,4 @@
-"""Stacked bidirectional LSTM; 355,233 parameters.
+"""Stacked bidirectional LSTM: Bi-LSTM 32, Bi-LSTM 16, one logit; 355,233 parameters.
 
 Embedding 64, dropout .3, Bi-LSTM 32, dropout .2, Bi-LSTM 16, one logit.
 

@@ -1,5 +1,6 @@
 """The command line of a program that takes an experiment's config."""
 
+import ast
 import json
 import pathlib
 import re
@@ -152,10 +153,25 @@ def _parse(argv):
 
 
 def _usage() -> str:
-    names = {path.name for path in settings.EXPERIMENTS.glob("[!_]*.py")} - {"base.py"}
-    experiments = [f"{settings.EXPERIMENTS.name}/{name}" for name in names]
-    return (
-        "\nAn experiment is run as in python main.py --config=configs/stacked.py. There are "
-        f"{', '.join(sorted(experiments))}; :tutorial after one of them gives the tutorial's "
-        "treatment of length."
+    """The experiments that there are, and what to type."""
+    found = [
+        (f"{settings.EXPERIMENTS.name}/{path.name}", _about(path))
+        for path in sorted(settings.EXPERIMENTS.glob("[!_]*.py"))
+        if path.name != "base.py"
+    ]
+    width = max(len(name) for name, _ in found)
+    return "\n".join(
+        [
+            "",
+            "Name an experiment, as in python main.py --config=configs/stacked.py:",
+            *(f"  {name:<{width}}  {about}" for name, about in found),
+            ":tutorial after one of them gives the tutorial's treatment of length. Any field of "
+            "configs/base.py can be set, as in --config.train.num_epochs=5.",
+        ]
     )
+
+
+def _about(path: pathlib.Path) -> str:
+    """The first line of a config's docstring."""
+    text = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
+    return text.partition("\n")[0]
