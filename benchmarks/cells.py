@@ -7,7 +7,7 @@ python -m benchmarks.cells --tasks=imdb --seeds=10
 Each run is one of `main.py` in a folder of its own under `--runs`, named after its config.
 Where a task has several learning rates, each cell runs with all of them, and what is shown is the
 run whose last validation accuracy is best.
-The same command goes on where it was interrupted.
+The same command resumes where it was interrupted.
 Writes `cells.md`, `cells.json` and `cells.png` with what was asked for and nothing else.
 """
 
@@ -40,7 +40,7 @@ class Task(NamedTuple):
         title: for people.
         config: a module in `configs/`.
         changes: fields that differ from it.
-        learning_rates: of which each cell takes its best.
+        learning_rates: each cell takes its best.
     """
 
     title: str
@@ -113,7 +113,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--lengths", type=_lengths, default="500", help="tokens, of temporal_order's sequences"
     )
-    parser.add_argument("--seeds", type=int, default=1, help="of every run: 0 and those behind it")
+    parser.add_argument("--seeds", type=int, default=1, help="of every run: 0 and those after it")
     parser.add_argument("--runs", type=files.local, default="runs/cells")
     parser.add_argument("--out", type=files.local, default="benchmarks/results")
     options = parser.parse_args(argv)

@@ -30,7 +30,7 @@ class Training:
         hidden_sizes: of the LSTM layers, from the bottom up.
         bidirectional: all layers run in both directions.
         dropout_rates: for each LSTM layer, the rate on its input.
-        masked: padding stands behind the review and reaches no result. False: it stands before
+        masked: padding stands after the review and reaches no result. False: it stands before
             the review and is read like a word.
         optimizer: `adam` as the tutorial has it, or `sgd`, whose one step shows the gradient.
         learning_rate: of the optimizer.

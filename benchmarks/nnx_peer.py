@@ -38,7 +38,7 @@ class Model(nnx.Module):
         x_TxBxD = self.embedding(tokens_BxT.T)
         for dropout, layer in zip(self.dropouts, self.layers, strict=True):
             x_TxBxD = layer(dropout(x_TxBxD), seq_lengths=lengths_B if self.masked else None)
-        # What a direction ends with stands where it ends: forwards behind the last word, in reverse
+        # What a direction ends with stands where it ends: forwards after the last word, in reverse
         # at the first.
         last_B = lengths_B - 1 if self.masked else jnp.full(batch_size, width - 1)
         forward_BxH = x_TxBxD[last_B, jnp.arange(batch_size), : self.hidden_size]

@@ -20,7 +20,7 @@ _REPEATS = 5
 
 
 def seconds_of(call: Callable[[], object]) -> float:
-    """The fastest of several runs, behind one that compiles."""
+    """The fastest of several runs, after one that compiles."""
     jax.block_until_ready(call())
     times = []
     for _ in range(_REPEATS):

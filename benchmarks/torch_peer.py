@@ -65,7 +65,7 @@ class PaddedLayer(nn.Module):
 class PaddedModel(PackedModel):
     """What is faster on a CPU: every sequence is read to the end of the batch.
 
-    Padding behind a sequence does not reach what is read of it at its end.
+    Padding after a sequence does not reach what is read of it at its end.
     """
 
     layer = PaddedLayer

@@ -105,7 +105,7 @@ class _Child:
         return time.perf_counter() - start
 
     def turn(self, widest: int) -> float:
-        """Seconds of an epoch, behind two updates that bring memory and caches back."""
+        """Seconds of an epoch, after two updates that bring memory and caches back."""
         self.epoch([widest, widest])
         seconds = self.epoch()
         self.release()

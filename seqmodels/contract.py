@@ -166,7 +166,7 @@ def _check_gates(cell: base.GatedCell, input_size: int, carry: Any) -> None:
     if not shapes or set(shapes) != {(size,)}:
         raise BrokenCell(
             f"{name}.initial_carry() is {_describe(carry)}; of a GatedCell it is a tuple of "
-            f"vectors ({size},), the last of which is h, the output"
+            f"vectors ({size},), and the last one is h, the output"
         )
 
 

@@ -16,7 +16,7 @@ _Module = TypeVar("_Module", bound=nnx.Module)
 
 
 class Rates(NamedTuple):
-    """Of what is dropped around a cell; each in [0, 1).
+    """Dropout rates around a cell, each in [0, 1).
 
     Attributes:
         inputs: of the elements of each step's input. Srivastava et al., "Dropout", JMLR 15, 2014.
@@ -118,7 +118,7 @@ def drop_weights(module: _Module, rate: float, key: jax.Array) -> _Module:
     ICML 2013).
 
     Args:
-        module: of which `recurrent_matrices` are dropped from.
+        module: its `recurrent_matrices` are what elements are dropped from.
         rate: in [0, 1).
         key: of this step of training.
     """

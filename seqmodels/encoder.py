@@ -34,7 +34,7 @@ class Encoder(nnx.Module):
     Args:
         layers: from the bottom up, each as wide on its input as the one below on its output.
         rates: for each layer, what is dropped around its cells; None: nothing.
-        residual: every layer above the first adds its input, of which nothing is dropped, to its
+        residual: every layer above the first adds its input, without any dropout, to its
             output: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016.
         weight_drop: the rate at which elements of recurrent matrices are dropped, in [0, 1).
 

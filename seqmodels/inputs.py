@@ -1,4 +1,4 @@
-"""What a model reads: tokens, each of which has a vector, or vectors as they are."""
+"""What a model reads: tokens, which are looked up in a table, or vectors as they are."""
 
 import functools
 from typing import Any

@@ -83,8 +83,8 @@ def lasting_streams() -> Iterator[None]:
     """Lets nothing that becomes of standard output or standard error stop the program.
 
     A character that their encoding lacks is written as its escape. Where the reader has gone away
-    (`| head`), or a stream is closed, the program goes on in silence. Where output is lost in any
-    other way, as on a full disk, it goes on too, and ends with a message and exit code 1.
+    (`| head`), or a stream is closed, the program continues in silence. Where output is lost in any
+    other way, as on a full disk, it continues too, and ends with a message and exit code 1.
 
     The block is the whole program: it ends here.
     """

@@ -9,7 +9,7 @@ gradient that reaches each direction, what the classifier makes of each directio
 is left of a review in the state while padding is read. Where padding is never read its side has no
 effect (a test holds that), so `exact` stands for both.
 
-Each run is one of `main.py`, in a folder of its own in `--runs`; the same command goes on where it
+Each run is one of `main.py`, in a folder of its own in `--runs`; the same command resumes where it
 was interrupted. Writes `padding.md` and `padding.png` to `--out`, and `padding.json`, from which
 what is already there is taken.
 """
@@ -380,7 +380,7 @@ def draw(rows: Sequence[dict]) -> matplotlib.figure.Figure:
 
 _LABELS = {
     "pre": "padding read, before the words",
-    "post": "padding read, behind the words",
+    "post": "padding read, after the words",
     "exact": "padding never read",
 }
 

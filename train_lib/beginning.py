@@ -166,7 +166,7 @@ def _of_vectors(name: str, inputs: Inputs, size: int) -> tuple[Parameters, dict[
         raise UserError(f"it has none of the {len(inputs.vocabulary.words):,} words in training.")
     notes = {}
     if found.repeated:
-        notes["repeated"] = f"{found.repeated:,} of these words, of which the first vector counts"
+        notes["repeated"] = f"{found.repeated:,} of these words; the first vector counts"
     return Parameters({TABLE: found.vectors_NxD}, [(WORDS, word) for word in found.words]), notes
 
 

@@ -28,7 +28,7 @@ def load_data(config: ConfigDict, *, joined: bool = False) -> tuple[Dataset, Tas
     """The data set that a config asks for, and the task that its targets make.
 
     Args:
-        config: of which the data and the task are read.
+        config: its data and task are read.
         joined: whether the validation examples are among the training examples, and nowhere else.
 
     Raises:
@@ -81,7 +81,7 @@ def load_data(config: ConfigDict, *, joined: bool = False) -> tuple[Dataset, Tas
 
 
 def _check_nothing_is_cut(data: Dataset) -> None:
-    """Refuses sequences that lose steps, each of which has a target."""
+    """Refuses sequences that lose steps where each step has a target."""
     for split in data.splits:
         if split.cut is not None:
             raise UserError(
@@ -94,7 +94,7 @@ def _check_nothing_is_cut(data: Dataset) -> None:
 def end_of_text(config: ConfigDict, inputs: Inputs) -> int | None:
     """What comes after a text that is a sequence of its own.
 
-    None: it is a part of a stream, or its tokens are numbers, none of which stands for an end.
+    None: it is a part of a stream, or its tokens are numbers, and none stands for an end.
     """
     return END if isinstance(inputs, Text) and not config.train.stream_steps else None
 

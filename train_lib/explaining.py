@@ -1,7 +1,7 @@
 """Which words moved an answer: what would be said without each of them.
 
 Leaving one out (Li, Monroe and Jurafsky, 2016) asks the models alone, so it works for every cell,
-pooling and treatment of length, and is exact: no gradient stands for a word that is not there.
+pooling and treatment of length, and is exact, unlike a gradient.
 """
 
 import html

@@ -3,7 +3,7 @@
 python -m train_lib.generate --workdir=runs/shakespeare-... "ROMEO:" --tokens=500
 python -m train_lib.generate --workdir=runs/shakespeare-... --temperature=0.8 --top_k=40 --seed=1
 
-The text goes on from what it is given, and ends after so many tokens or where the model ends it.
+The text continues the prompt, and ends after so many tokens or where the model ends it.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def generate(
 
     Args:
         restored: a run of texts whose task is the next token; the model of its first seed writes.
-        prompt: that it goes on from; may be empty.
+        prompt: what it continues; may be empty.
         tokens: how many at most.
         temperature: that the logits are divided by; 0: always the likeliest token.
         top_k: so many of the likeliest tokens are drawn from; 0: all.

@@ -21,7 +21,7 @@ KeptOfSeeds = Sequence[Mapping[str, np.ndarray]]
 
 
 class Stream:
-    """B sequences side by side, of which each step brings one word, token number or vector each.
+    """B sequences side by side; each step brings one word, token number or vector of each.
 
     `Restored.stream` makes it. What was read is kept in the models' carries, so a step costs the
     same however long the sequences are, and its outputs are those of the whole sequences so far.
@@ -77,7 +77,7 @@ class Stream:
         self.restart()
 
     def restart(self) -> None:
-        """Begins with new sequences, of which nothing has been read."""
+        """Begins new sequences; nothing of them has been read."""
         self.outputs_KxBxC: np.ndarray | None = None
         self._before_KxBxC: np.ndarray | None = None
         self._x_B = np.empty(0)

@@ -100,7 +100,7 @@ def memory_bias(rngs: nnx.Rngs, hidden_size: int, memory_steps: float) -> jax.Ar
 def blend_scaled(
     old: tuple[jax.Array, ...], new: tuple[jax.Array, ...], share: jax.Array
 ) -> tuple[jax.Array, ...]:
-    """`Cell.blend` of arrays that are scaled by `exp(-m)`, of which m is the last."""
+    """`Cell.blend` of arrays that are scaled by `exp(-m)`, where m is the last one."""
     m_old, m_new = old[-1], new[-1]
     m = jnp.maximum(
         jnp.where(share > 0, m_old, MINUS_INFINITY), jnp.where(share < 1, m_new, MINUS_INFINITY)
@@ -154,7 +154,7 @@ class Cell(nnx.Module):
 class GatedCell(Cell):
     """A cell whose only product with a recurrent matrix is `u = h @ R`.
 
-    Its carry is a tuple of vectors `[H]`, the last of which is h, the output of the step.
+    Its carry is a tuple of vectors `[H]`, and the last one is h, the output of the step.
 
     Attributes:
         recurrent_kernel: R, `[H, G]`; G is a multiple of H, one for each gate.

@@ -79,7 +79,7 @@ def call(plan: Plan, kernel, out_shapes, whole, columns) -> list[jax.Array]:
         kernel: `forward` or `backward`.
         out_shapes: of the results, which all have the batch as their last axis.
         whole: arrays that every program gets.
-        columns: arrays of which every program gets its part of the batch, their last axis.
+        columns: arrays whose last axis is the batch; every program gets its part of it.
     """
 
     def part(shape):

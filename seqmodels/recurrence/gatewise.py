@@ -4,7 +4,7 @@ A kernel on a GPU holds arrays whose sizes are powers of two, and cannot cut one
 gates together. A cell's `update` does both. So it is traced at its own shapes and then evaluated
 here with every array as a list of parts, one for each gate: to split is to take some of the parts.
 
-A part is a tile `[P, B]`: P lanes, of which the first H are units and the others are padding that
+A part is a tile `[P, B]`: P lanes; the first H are units, and the others are padding that
 nothing here reads, and B sequences. A number that `update` computes, such as a mean over the units,
 is a part whose lanes are all equal; a constant is an array of no dimensions.
 """

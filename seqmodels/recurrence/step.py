@@ -37,7 +37,7 @@ class Setup(NamedTuple):
     hidden_from: tuple[int, ...] = ()
 
     def kept(self, carry):
-        """What the backward pass needs of a carry besides the outputs, of which h is one."""
+        """What the backward pass needs of a carry besides the outputs, among them h."""
         return carry[:-1] if self.is_gated else carry
 
     def of_product(self, matrix):

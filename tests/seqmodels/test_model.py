@@ -96,7 +96,7 @@ def test_padding_and_company_never_matter(pooling, training):
 @pytest.mark.parametrize(
     "pooling", ["last", slow("mean"), slow("max"), slow("mean_max"), slow("attention")]
 )
-def test_what_stands_behind_the_longest_review_is_never_read(pooling, monkeypatch):
+def test_what_stands_after_the_longest_review_is_never_read(pooling, monkeypatch):
     rng = np.random.default_rng(0)
     reviews = [rng.integers(0, VOCABULARY, length) for length in (1, 5, 3)]
     keys_B = jax.random.split(jax.random.key(7), 3)

@@ -84,7 +84,7 @@ def _logits(models: Sequence[ngram_models.Model], features: Any) -> np.ndarray:
 
 
 def _logs(answerer: Answerer, features: Any) -> np.ndarray:
-    """Logarithms of the probabilities of which an answerer has the logits."""
+    """Logarithms of an answerer's probabilities."""
     return log_expit(answerer.outputs(features))
 
 

@@ -270,7 +270,7 @@ def _models(
 def evaluate(
     models: Sequence[Answerer], task: Task, rows: Any, targets_N: np.ndarray
 ) -> Evaluation:
-    """What the models of K seeds do with the items of a split, of which `rows` are the features."""
+    """What the models of K seeds do with the items of a split, whose features are `rows`."""
     all_sums, kept_K, sums_K = jax.jit(task.all_sums), [], []
     for model in models:
         outputs_NxC = model.outputs(rows)

@@ -34,7 +34,7 @@ def tables(comparison: dict) -> dict[str, list[dict[str, str]]]:
             }
             for run in runs
         ],
-        f"Differences of {score}, of which {better} is better": [
+        f"Differences of {score} ({better} is better)": [
             {
                 "second - first": f"{pair['second']} - {pair['first']}",
                 f"{unit} [95 %]": show_interval(pair, scale, "+.2f" if unit == "points" else "+.4g")

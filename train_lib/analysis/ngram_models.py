@@ -159,7 +159,7 @@ def train_averaged(
 
 
 def _averaged_model(params: Averaged) -> Model:
-    embedding_FxD, kernel_D, bias = map(np.array, params)  # Copies: training goes on in place.
+    embedding_FxD, kernel_D, bias = map(np.array, params)  # Copies: training continues in place.
     parameters = sum(array.size for array in params)
     return Model(parameters, lambda counts: _shares(counts) @ embedding_FxD @ kernel_D + bias)
 
@@ -171,7 +171,7 @@ def _shares(counts_NxF: csr_array) -> csr_array:
 
 
 def _entries(matrix_BxF: csr_array) -> tuple[np.ndarray, ...]:
-    """Rows, columns and values of a sparse matrix, with zeros behind the last of them."""
+    """Rows, columns and values of a sparse matrix, with zeros after the last of them."""
     rows = np.repeat(np.arange(matrix_BxF.shape[0]), np.diff(matrix_BxF.indptr))
     padding = 0, -matrix_BxF.nnz % _ENTRIES
     return tuple(np.pad(array, padding) for array in (rows, matrix_BxF.indices, matrix_BxF.data))

@@ -22,7 +22,7 @@ def draw_band(axes, xs: Sequence[float], intervals: Sequence, colour) -> None:
 
 
 def scale_x(axes) -> None:
-    """Of what is drawn, x in plain numbers; logarithmic if the largest is many times the least."""
+    """Shows x in plain numbers; on a logarithmic axis if the largest is many times the least."""
     low, high = axes.dataLim.intervalx
     if low > 0 and high > 10 * low:
         axes.set_xscale("log")

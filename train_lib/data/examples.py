@@ -26,7 +26,7 @@ class Examples(NamedTuple):
         origin: the file, or whatever they come from.
         unit: what `rows` counts, as in "line 3".
         groups: for each example, the group that a drawn split must not tear apart; None: no groups.
-        target_names: of the numbers of a target, where it is a list of which each has a name.
+        target_names: of the numbers of a target, where it is a list and each has a name.
     """
 
     inputs: list[Any]

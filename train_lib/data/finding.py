@@ -62,7 +62,7 @@ def find_data(
     Args:
         path: of the data.
         fields: of `config.data`, as in `find`; nothing is drawn, so that groups do not matter.
-        options: of the source of the run, of which this one takes those that it has.
+        options: of the source of the run; this one takes those that it has.
         labelled: False: targets are not read, nor need there be any.
 
     Raises:

@@ -42,7 +42,7 @@ class Checkpoint(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints of one run, of which the last so many are kept.
+    """The checkpoints of one run; the last so many are kept.
 
     The seventh to be saved, say after 512 steps, is the folder `000007-step-512`:
 

@@ -210,7 +210,7 @@ def _read_predictions(folder: RunFolder, seeds: Sequence[dict]) -> tuple:
 
 
 def _read_old_predictions(columns: Mapping[str, Sequence[str]], seeds: Sequence[dict]) -> tuple:
-    """The same of a run of an older version, all of which had two classes."""
+    """The same of a run of an older version, which always had two classes."""
     tokens_KxN, labels_KxN, logits_KxN = (
         np.array(columns[name], float).reshape(len(seeds), -1)
         for name in ("tokens", "label", "logit")

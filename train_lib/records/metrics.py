@@ -24,7 +24,7 @@ _NEVER_NEGATIVE = {"loss", "mse", "mae", "brier", "perplexity", "bits_per_token"
 def summary(
     values_K: np.ndarray, items: float | None = None, lowest: float = -math.inf
 ) -> dict[str, Any]:
-    """The mean with an interval, and of what that is; without one where nothing is known.
+    """The mean with an interval, and what the interval covers; no interval where nothing is known.
 
     Args:
         values_K: of each seed.

@@ -54,7 +54,7 @@ def make(
         training_targets: as in `Task.encode`.
         fields: of the config, which may be options: a task gets those that it has.
         defaults: of the fields. One with another value is an option that the task has to have.
-        options: further ones, all of which it has to have.
+        options: further ones; it must have all of them.
         tokens: of the inputs, for a task that predicts them; it then needs no targets.
 
     Raises:

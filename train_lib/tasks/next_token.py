@@ -51,8 +51,8 @@ class NextToken(base.Task):
             )
         if self.metric == "bits_per_byte" and all(of is None for _, of in self.tokens[4:]):
             raise ValueError(
-                "metric='bits_per_byte' needs tokens of which it is known how many bytes they "
-                "stand for: characters or bytes, as in config.data.text_rules='bytes'"
+                "metric='bits_per_byte' needs tokens that stand for a known number of bytes: "
+                "characters or bytes, as in config.data.text_rules='bytes'"
             )
 
     @classmethod

@@ -64,7 +64,7 @@ def mesh(num_seeds: int = 1) -> Mesh:
 def seeds_at_once(num_seeds: int, mesh: Mesh) -> int:
     """How many of its seeds a device computes together.
 
-    On a CPU one after the other: its time is that of the arithmetic, of which there is as much
+    On a CPU one after the other: its time is that of the arithmetic, and there is as much
     either way, and each seed has its own lengths. Anything else waits for its memory most of the
     time, which all seeds can share.
     """
@@ -120,7 +120,7 @@ def put(array, sharding: Sharding) -> jax.Array:
 
 
 def whole(arrays):
-    """Arrays of which every process has all, where they may lie on devices of several.
+    """Arrays that every process has whole, where they may lie on devices of several.
 
     All processes must call it. It does not wait.
     """

@@ -10,7 +10,7 @@ from train_lib.training.steps import Sums
 
 
 class Divergence:
-    """Takes down in a position which seeds have diverged, and when.
+    """Records in a position which seeds have diverged, and when.
 
     Args:
         seeds: that are trained.

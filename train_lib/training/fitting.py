@@ -69,7 +69,7 @@ def _at_start(training: Training, program: Program) -> Training:
 
 
 def steps_a_call(program: Program) -> int:
-    """The most steps that a call takes; of many seeds fewer, so that it is over as soon."""
+    """The most steps that a call takes; fewer for many seeds, so that it takes no longer."""
     return max(1, STEPS_A_CALL * program.mesh.shape["seed"] // program.num_seeds)
 
 

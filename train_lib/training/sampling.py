@@ -38,7 +38,7 @@ class Sampler(NamedTuple):
         Args:
             key: that decides which.
             count: N.
-            targets_BxT: the right ones, of which is asked how often they were expected.
+            targets_BxT: the right ones; how often each was expected is what is asked.
         """
         drawn_N = jax.random.bits(key, (count,), jnp.uint32)
         numbers_N = jnp.searchsorted(self.starts_V, drawn_N, side="right").astype(jnp.int32) - 1

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 SCHEDULES = ("constant", "linear", "cosine", "inverse_sqrt", "one_cycle")
 
 ENDING = ("linear", "cosine", "one_cycle")
-"""Those of which every rate depends on how long the run is."""
+"""Those whose every rate depends on the length of the run."""
 
 _ONE_CYCLE_START = 1 / 25  # Share of the rate, and share of the run for warm-up, where none is
 _ONE_CYCLE_WARMUP = 0.3  # given: both as in PyTorch's OneCycleLR.

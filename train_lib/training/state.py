@@ -107,7 +107,7 @@ class Position:
         return np.array([seed not in self.diverged for seed in seeds])
 
     def note_best(self, values_K: np.ndarray, *, higher_is_better: bool) -> np.ndarray:
-        """Takes down the best validation; returns which of the seeds have it now: `[K]`."""
+        """Records the best validation; returns which seeds have it now: `[K]`."""
         sign = 1 if higher_is_better else -1
         is_best_K = np.array(
             [
@@ -121,7 +121,7 @@ class Position:
         return is_best_K
 
     def end_epoch(self, row: dict) -> None:
-        """Takes down an epoch that is done, and begins the next."""
+        """Records a finished epoch, and begins the next."""
         self.rows.append(row)
         self.epoch, self.steps, self.sums, self.row_steps = self.epoch + 1, 0, [], 0
 

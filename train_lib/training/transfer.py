@@ -53,7 +53,7 @@ def transfer(old: Parameters, new: Parameters) -> tuple[dict[str, np.ndarray], l
     The table is taken row by row, by what the rows stand for. A cell is taken if it computes the
     same and all of its parameters have the same names and shapes, direction by direction: a
     forward layer becomes the forward direction of a bidirectional one. The head is taken on an
-    encoder all of which was taken, output by output, by what the outputs stand for.
+    encoder that was taken whole, output by output, by what the outputs stand for.
 
     Args:
         old: that are taken from. Paths of parts that the new model lacks are listed.

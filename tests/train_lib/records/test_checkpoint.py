@@ -179,7 +179,7 @@ def test_a_step_may_be_saved_again(tmp_path):
     assert checkpoints.restore(state_of(0)).position == {"epoch": 2}
 
 
-def test_what_a_kill_left_behind_is_deleted_by_the_next_save_and_nothing_else_is(tmp_path):
+def test_what_a_kill_left_after_is_deleted_by_the_next_save_and_nothing_else_is(tmp_path):
     save_steps(tmp_path, [1, 2])
     (tmp_path / "000002-step-2").rename(tmp_path / ".000002-step-2")
     (tmp_path / "notes.txt").write_text("mine")

@@ -147,7 +147,7 @@ def test_options_that_cannot_be_are_refused():
 
 
 def test_large_numbers_that_lie_close_keep_their_digits():
-    """Years, prices: what differs is far behind the first digits."""
+    """Years, prices: what differs is far after the first digits."""
     targets = [20_231_200.25, 20_231_212.5, 20_231_190.0, 20_231_207.75]
     task = tasks.make("numbers", targets, {}, {}, {})
     kept = {"outputs": task.encode(targets)}

@@ -70,7 +70,7 @@ def _records(path: pathlib.Path, quotes: bool) -> Iterator[tuple[int, list[str]]
             what = (
                 "a quotation mark opens a field and none closes it"
                 if "unexpected end" in str(error)
-                else f"it is no row of a table ({error}), of which an open quotation mark may be "
+                else f"it is no row of a table ({error}), and an open quotation mark may be "
                 "the cause"
             )
             raise UserError(f"{path}, line {line}: {what}.{hint}") from error

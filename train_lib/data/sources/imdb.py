@@ -161,7 +161,7 @@ class Imdb:
 
 
 def download(url: str, sha256: str, path: pathlib.Path) -> None:
-    """Downloads a file; one that broke off goes on where it stopped.
+    """Downloads a file; one that broke off resumes where it stopped.
 
     Raises:
         DownloadFailed: the network did not deliver.
@@ -187,7 +187,7 @@ def download(url: str, sha256: str, path: pathlib.Path) -> None:
                     file.write(chunk)
                     bar.update(len(chunk))
                 if total is not None and file.tell() < total:
-                    raise ConnectionError("it broke off; the same command goes on from there")
+                    raise ConnectionError("it broke off; the same command resumes it")
     except (
         urllib.error.URLError,
         http.client.HTTPException,

@@ -18,7 +18,7 @@ def checked(label_smoothing: float) -> float:
 
 
 def smoothed(losses_N: jax.Array, outputs_NxC: Array, label_smoothing: float) -> jax.Array:
-    """Cross-entropies of targets of which a share is spread evenly over all classes: `[N]`.
+    """Cross-entropies of targets; a share of each is spread evenly over all classes: `[N]`.
 
     Szegedy et al., "Rethinking the Inception architecture", CVPR 2016, section 7: with a share s, a
     target is 1 - s + s / C of its class, and s / C of each of the others.
