@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -23,6 +24,7 @@ from train_lib import beginning, building, command, files, settings
 from train_lib.beginning import Beginning
 from train_lib.data.dataset import Dataset
 from train_lib.data.inputs import Inputs, Text
+from train_lib.data.vocabulary import Vocabulary
 from train_lib.errors import UserError
 from train_lib.interchange import formats
 from train_lib.interchange.layout import Arrays, Layout
@@ -40,13 +42,21 @@ from train_lib.training.program import Program
 from train_lib.training.stopwatch import Stopwatch
 
 
-def take(config: ConfigDict, paths: Sequence[str], workdir: str | None = None) -> dict:
+def take(
+    config: ConfigDict,
+    paths: Sequence[str],
+    workdir: str | None = None,
+    *,
+    vocabulary: str | None = None,
+) -> dict:
     """Makes a finished run of models that were trained elsewhere.
 
     Args:
         config: of the run: its data, its task and its model.
         paths: of the files, one for each seed.
         workdir: the run's folder; None: a new one under `runs/`.
+        vocabulary: the file of the words that the models know, as `Vocabulary.read` reads it;
+            None: they are those that the config's training examples make.
 
     Returns:
         What `result.json` holds.
@@ -70,7 +80,8 @@ def take(config: ConfigDict, paths: Sequence[str], workdir: str | None = None) -
             raise UserError(f"--workdir={folder.path} has a run in it already; name a new folder.")
         print(report.header(folder), flush=True)
         with stopwatch.phase("data"):
-            data, task = building.load_data(config)
+            words = vocabulary and Vocabulary.read(vocabulary, config.data.max_features)
+            data, task = building.load_data(config, vocabulary=words or None)
         models = building.build_models(config, data.inputs, task, seeds)
         begins = _fill(config, models, data.inputs, task, paths)
         print(report.describe_data(data), report.describe_task(task), sep="\n", flush=True)
@@ -101,7 +112,7 @@ def give(workdir: str, path: str, *, best: bool = False, seed: int | None = None
     if chosen not in restored.seeds:
         shown = ", ".join(map(str, restored.seeds))
         raise UserError(f"--seed={seed} is none of {workdir}, which has {shown}.")
-    model = restored.model(restored.seeds.index(chosen))
+    model: Any = restored.model(restored.seeds.index(chosen))
     layout = _layout(restored.config, model, restored.inputs, restored.task)
     formats.write(path, layout, _arrays(model))
     if restored.config.data.mask_padding and not layout.masks_zero:
@@ -139,7 +150,7 @@ def _fill(
         nnx.update(model, weights.replaced(nnx.state(model, nnx.Param), taken.arrays))
         digest.update(files.local(path).read_bytes())
         notes += taken.notes
-    parts = {path: f"{array.size:,} numbers" for path, array in taken.arrays.items()}
+    parts = dict.fromkeys((path.rpartition(".")[0] for path in taken.arrays), "all")
     parts |= {f"note {number}": text for number, text in enumerate(dict.fromkeys(notes), 1)}
     return Beginning(", ".join(paths), digest.hexdigest(), parts)
 
@@ -207,6 +218,10 @@ def _report(
 if __name__ == "__main__":
     flags.adopt_module_key_flags(command)
     _FROM = flags.DEFINE_list("from", [], "Files of weights to make a run of, one for each seed.")
+    _VOCABULARY = flags.DEFINE_string(
+        "vocabulary", None, "Of --from: a file of the words that the model knows, if they are not "
+        "those of the config's training texts: one a line, or Keras' JSON of their ranks."
+    )  # fmt: skip
     _TO = flags.DEFINE_string("to", None, "A new file for the weights of the run in --workdir.")
     _BEST = flags.DEFINE_bool(
         "best", False, "Of --to: as they were after the best epoch by validation."
@@ -214,17 +229,22 @@ if __name__ == "__main__":
     _SEED = flags.DEFINE_integer("seed", None, "Of --to: of which seed; by default the first.")
 
     def _main(config: ConfigDict, workdir: str | None) -> None:
-        if bool(_FROM.value) == bool(_TO.value):
+        has_config = flags.FLAGS["config"].present > 0
+        to = _TO.value
+        if bool(_FROM.value) == bool(to):
             raise UserError("name what to read by --from, or what to write by --to.")
         if _FROM.value:
-            if not flags.FLAGS["config"].present:
-                raise UserError("--from needs --config, which says what the model reads.")
-            take(config, _FROM.value, workdir)
+            if not has_config or _BEST.value or _SEED.value is not None:
+                raise UserError("--from goes with --config, and without --best and --seed.")
+            take(config, _FROM.value, workdir, vocabulary=_VOCABULARY.value)
             return
-        if flags.FLAGS["config"].present or not workdir:
-            raise UserError("--to needs --workdir, the folder of a finished run, and no --config.")
-        for note in give(workdir, _TO.value, best=_BEST.value, seed=_SEED.value):
+        if not to or not workdir or has_config or _VOCABULARY.value:
+            raise UserError(
+                "--to goes with --workdir, the folder of a finished run, and without --config and "
+                "--vocabulary."
+            )
+        for note in give(workdir, to, best=_BEST.value, seed=_SEED.value):
             print(note)
-        print(f"{_TO.value} has the weights of {workdir}")
+        print(f"{to} has the weights of {workdir}")
 
     command.run(_main)

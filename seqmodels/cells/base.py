@@ -15,7 +15,6 @@ A cell that assumes more has faster ways to run:
 *   `LinearCell`: `h' = a * h + b`, with a and b from the input alone.
 """
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -45,7 +44,7 @@ class Counterpart(NamedTuple):
     """
 
     layer: str
-    options: Mapping[str, Any] = {}
+    options: dict[str, Any]
     gates: tuple[int, ...] = ()
 
 

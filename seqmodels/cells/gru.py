@@ -23,10 +23,10 @@ class GRU(base.GatedCell):
     """
 
     counterparts = base.Counterparts(
-        base.Counterpart(
+        keras=base.Counterpart(
             "GRU", {"activation": "tanh", "recurrent_activation": "sigmoid", "reset_after": True}
         ),
-        base.Counterpart("GRU", gates=(1, 0, 2)),
+        torch=base.Counterpart("GRU", {}, gates=(1, 0, 2)),
     )
 
     def __init__(

@@ -22,7 +22,7 @@ class ResetBeforeGRU(base.Cell):
     """
 
     counterparts = base.Counterparts(
-        base.Counterpart(
+        keras=base.Counterpart(
             "GRU", {"activation": "tanh", "recurrent_activation": "sigmoid", "reset_after": False}
         )
     )

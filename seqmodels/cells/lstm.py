@@ -26,8 +26,8 @@ class LSTM(base.AffineCell):
     """
 
     counterparts = base.Counterparts(
-        base.Counterpart("LSTM", {"activation": "tanh", "recurrent_activation": "sigmoid"}),
-        base.Counterpart("LSTM"),
+        keras=base.Counterpart("LSTM", {"activation": "tanh", "recurrent_activation": "sigmoid"}),
+        torch=base.Counterpart("LSTM", {}),
     )
 
     def __init__(

@@ -13,7 +13,8 @@ class SimpleRNN(base.AffineCell):
     """h' = tanh(W x + R h + b)."""
 
     counterparts = base.Counterparts(
-        base.Counterpart("SimpleRNN", {"activation": "tanh"}), base.Counterpart("RNN")
+        keras=base.Counterpart("SimpleRNN", {"activation": "tanh"}),
+        torch=base.Counterpart("RNN", {}),
     )
 
     def __init__(self, input_size: int, hidden_size: int, *, rngs: nnx.Rngs):

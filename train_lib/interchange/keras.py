@@ -6,12 +6,13 @@ is a `Sequential`, or another chain of layers; those that do nothing but in trai
 
 import json
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from seqmodels import Bidirectional, Embedding, Last, Mean, SequenceHead
+from seqmodels import Bidirectional, Embedding, Last, Mean, SequenceHead, loading
 from train_lib.errors import UserError
 from train_lib.interchange import layout as layouts
 from train_lib.interchange.layout import BIAS, KERNEL, PROJECTION, TABLE, Arrays, Layout, Taken
@@ -38,7 +39,7 @@ class Layer(NamedTuple):
 
     kind: str
     config: dict[str, Any]
-    arrays: dict[str, tuple[str, ...]] = {}
+    arrays: Mapping[str, tuple[str, ...]] = {}
 
     def __str__(self) -> str:
         shown = [
@@ -56,6 +57,7 @@ def layers_of(layout: Layout) -> list[Layer]:
     """
     layouts.check(layout, "keras")
     model, layers = layout.model, []
+    fields: dict[str, Any]
     if isinstance(model.inputs, Embedding):
         size, width = model.inputs.table.shape
         fields = {"input_dim": size, "output_dim": width, "mask_zero": layout.masks_zero}
@@ -68,8 +70,8 @@ def layers_of(layout: Layout) -> list[Layer]:
         layers.append(Layer("GlobalAveragePooling1D", {"keepdims": False}))
     elif pooling is not None and not isinstance(pooling, Last):
         raise UserError(
-            f"the model has no counterpart in Keras: its pooling is {type(pooling).__name__}, where "
-            "Keras does not leave padding out (config.model.pooling)"
+            f"the model has no counterpart in Keras: its pooling is {type(pooling).__name__}, and "
+            "there padding is not left out of that (config.model.pooling)"
         )
     if model.head.projection is not None:
         fields = {"units": model.head.projection.shape[1], "activation": "linear"}
@@ -82,7 +84,7 @@ def layers_of(layout: Layout) -> list[Layer]:
 def _recurrent(number: int, layer: Any, returns_sequences: bool) -> Layer:
     cells = {}
     for direction, cell in layouts.directions(layer).items():
-        found = layouts.counterpart(cell, "keras")
+        found = layouts.counterpart(type(cell), "keras")
         assert found is not None  # It was checked.
         path = f"encoder.layers.{number}.{direction}"
         biases = ("bias", "recurrent_bias") if hasattr(cell, "recurrent_bias") else ("bias",)
@@ -177,7 +179,7 @@ def of_keras(layout: Layout, found: Mapping[str, np.ndarray], where: str, like: 
             kept[name] = np.zeros(expected[name], np.float32)
             notes.append(f"{name.rpartition('/vars')[0]} has no bias: here it is zero")
     fitting, rounded = layouts.fitted(kept, expected, where)
-    arrays = {}
+    arrays: Arrays = {}
     for name, of in paths.items():
         parts = fitting[name] if len(of) > 1 else [fitting[name]]
         arrays |= dict(zip(of, parts, strict=True))
@@ -192,10 +194,10 @@ def config_of(layout: Layout) -> dict[str, Any]:
     """
     is_tokens = isinstance(layout.model.inputs, Embedding)
     shape = [None, None] if is_tokens else [None, None, layout.model.inputs.output_size]
-    inputs = Layer("InputLayer", {"batch_shape": shape, "dtype": "int32" if is_tokens else "float32"})
-    layers = [
-        _to_json(layer, name) for name, layer in _named([inputs, *layers_of(layout)])
-    ]
+    inputs = Layer(
+        "InputLayer", {"batch_shape": shape, "dtype": "int32" if is_tokens else "float32"}
+    )
+    layers = [_to_json(layer, name) for name, layer in _named([inputs, *layers_of(layout)])]
     config = {"name": "sequential", "layers": layers, "build_input_shape": shape}
     return _serialized("keras", "Sequential", config)
 
@@ -208,8 +210,8 @@ def _to_json(layer: Layer, name: str) -> dict[str, Any]:
     return _serialized("keras.layers", layer.kind, {"name": name, **fields})
 
 
-def _serialized(module: str, kind: str, config: dict[str, Any]) -> dict[str, Any]:
-    return {"module": module, "class_name": kind, "config": config, "registered_name": None}
+def _serialized(module: str, kind: str, fields: dict[str, Any]) -> dict[str, Any]:
+    return {"module": module, "class_name": kind, "config": fields, "registered_name": None}
 
 
 def check_config(layout: Layout, text: bytes, where: str) -> list[str]:
@@ -237,8 +239,44 @@ def check_config(layout: Layout, text: bytes, where: str) -> list[str]:
     )
     if here != there:
         lines = [f"here   {one}" for one in here] + [f"there  {one}" for one in there]
+        words = (
+            shlex.quote(f"--config.{name}={value}") for name, value in _fields_of(found).items()
+        )
+        lines.append(f"A config of its model has {' '.join(words)}")
         raise UserError("\n  ".join([f"{where} is another model than the config's:", *lines]))
     return notes
+
+
+def _fields_of(layers: Sequence[Layer]) -> dict[str, Any]:
+    """The fields of a config that has a model of these layers, as far as they say."""
+    fields: dict[str, Any] = {"model.hidden_sizes": ()}
+    for layer in layers:
+        if layer.kind == "Embedding":
+            fields["data.max_features"] = layer.config["input_dim"]
+            fields["model.embedding_size"] = layer.config["output_dim"]
+            fields["data.mask_padding"] = bool(layer.config["mask_zero"])
+            continue
+        inner = layer.config["layer"] if layer.kind == "Bidirectional" else layer
+        cell = next(
+            (
+                name
+                for name in loading.cell_names()
+                if (there := layouts.counterpart(loading.find_cell(name), "keras"))
+                and there.layer == inner.kind
+                and there.options.items() <= inner.config.items()
+            ),
+            None,
+        )
+        if cell is None:
+            continue
+        fields["model.cell"] = cell
+        fields["model.hidden_sizes"] += (inner.config["units"],)
+        if layer.kind == "Bidirectional":
+            merges = {there: here for here, there in _MERGES.items()}
+            fields["model.direction"] = "bidirectional"
+            fields["model.merge"] = merges.get(layer.config["merge_mode"])
+    fields["model.dropout_rates"] = (0.0,) * len(fields["model.hidden_sizes"])
+    return fields
 
 
 def _of_json(layer: Any) -> Layer:
@@ -250,13 +288,17 @@ def _of_json(layer: Any) -> Layer:
 
 
 def _with_fields_of(layer: Layer, expected: Sequence[Layer]) -> Layer:
-    """A layer with those of its fields that are expected of its class, in one order."""
+    """A layer with those of its fields that are expected of its class, in one order.
+
+    Whether it has a bias is seen from its arrays.
+    """
     every = [*expected, *(one for of in expected for one in of.config.values())]
     names = {
         name: None
         for one in every
         if isinstance(one, Layer) and one.kind == layer.kind
         for name in one.config
+        if name != "use_bias"
     }
     fields = {name: layer.config.get(name) for name in names or ["units"]}
     return Layer(

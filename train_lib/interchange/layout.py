@@ -53,9 +53,9 @@ def directions(layer: Unidirectional | Bidirectional) -> dict[str, Cell]:
     return {name: getattr(layer, name) for name in names if hasattr(layer, name)}
 
 
-def counterpart(cell: Cell, library: str) -> Counterpart | None:
+def counterpart(cell: type[Cell], library: str) -> Counterpart | None:
     """The layer of `keras` or `torch` that computes what a cell does."""
-    own = vars(type(cell)).get("counterparts")
+    own = vars(cell).get("counterparts")
     return getattr(own, library) if own else None
 
 
@@ -80,12 +80,10 @@ def check(layout: Layout, library: str) -> None:
     for layer in layout.layers:
         cells = directions(layer)
         for direction, cell in cells.items():
-            if counterpart(cell, library) is None:
+            if counterpart(type(cell), library) is None:
                 problems.append(f"{type(cell).__name__} is not among its cells (config.model.cell)")
             if hasattr(layer, f"{direction}_start"):
-                problems.append(
-                    "the initial state is learned (config.model.learned_initial_state)"
-                )
+                problems.append("the initial state is learned (config.model.learned_initial_state)")
         if [*cells] == ["backward"]:
             problems.append("layers read backwards alone (config.model.direction)")
         merge = layer.merge if isinstance(layer, Bidirectional) else "concat"

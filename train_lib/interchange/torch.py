@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 
 from seqmodels.cells.base import Cell, Counterpart
-from train_lib.errors import UserError
 from train_lib.interchange import layout as layouts
 from train_lib.interchange.layout import BIAS, KERNEL, PROJECTION, TABLE, Arrays, Layout, Taken
 
@@ -37,7 +36,7 @@ def _directions(layout: Layout) -> dict[str, _Direction]:
         # One module has layers of one width.
         name = f"rnn.{{}}_l{number}" if len(sizes) == 1 else f"rnn.{number}.{{}}_l0"
         for direction, cell in layouts.directions(layer).items():
-            there = layouts.counterpart(cell, "torch")
+            there = layouts.counterpart(type(cell), "torch")
             assert there is not None  # It was checked.
             path = f"encoder.layers.{number}.{direction}"
             found[name + _SUFFIXES[direction]] = _Direction(path, cell, there)
@@ -143,8 +142,8 @@ def _as_written(layout: Layout, found: Mapping[str, np.ndarray]) -> dict[str, st
         number = int(cell.path.split(".")[2])
         suffix = "_reverse" if template.endswith("_reverse") else ""
         for kind in ("weight_ih", "weight_hh", *_BIASES) if number < len(in_order) else ():
-            if (name := cells[in_order[number]].get(kind + suffix)) is not None:
-                written[name] = template.format(kind)
+            if (there := cells[in_order[number]].get(kind + suffix)) is not None:
+                written[there] = template.format(kind)
 
     names = _plain(layout)
     alone = [name for name in matrices if _bias_of(name) not in found]
