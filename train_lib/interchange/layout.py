@@ -74,6 +74,8 @@ def check(layout: Layout, library: str) -> None:
         problems.append("layers add their input to their output (config.model.residual)")
     if layout.model.head.tied:
         problems.append("the head's kernel is the table of the embedding (config.model.tied_head)")
+    if any(rates.zoneout for rates in layout.model.encoder.rates):
+        problems.append("zoneout averages two carries in evaluation too (config.model.zoneout)")
     head = layout.model.head
     if isinstance(head, SequenceHead) and isinstance(head.pooling, Attention):
         problems.append("attention pools the steps (config.model.pooling)")

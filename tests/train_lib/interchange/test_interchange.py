@@ -449,6 +449,7 @@ def test_a_config_that_is_none(content, good, tmp_path):
         ({"pooling": "attention"}, ".keras", "model.pooling"),
         ({"pooling": "attention"}, ".safetensors", "model.pooling"),
         ({"pooling": "max"}, ".keras", "model.pooling"),
+        ({"zoneout": 0.1}, ".keras", "model.zoneout"),
         ({"learned_initial_state": True}, ".keras", "model.learned_initial_state"),
         ({"hidden_sizes": (3, 3), "residual": True}, ".safetensors", "model.residual"),
         ({"cell": "lstm_peephole"}, ".keras", "PeepholeLSTM is not among its cells"),
