@@ -13,7 +13,7 @@ from train_lib.data import finding
 from train_lib.data import loading as data_loading
 from train_lib.data.dataset import Dataset
 from train_lib.data.inputs import Inputs, Text, Tokens, Vectors
-from train_lib.data.vocabulary import END, UNKNOWN
+from train_lib.data.vocabulary import END, UNKNOWN, Vocabulary
 from train_lib.errors import UserError
 from train_lib.tasks.base import Task
 from train_lib.tasks.common import checks
@@ -24,12 +24,15 @@ from train_lib.training.recipe import Recipe
 from train_lib.training.schedules import Schedule
 
 
-def load_data(config: ConfigDict, *, joined: bool = False) -> tuple[Dataset, Task]:
+def load_data(
+    config: ConfigDict, *, joined: bool = False, vocabulary: Vocabulary | None = None
+) -> tuple[Dataset, Task]:
     """The data set that a config asks for, and the task that its targets make.
 
     Args:
         config: its data and task are read.
         joined: whether the validation examples are among the training examples, and nowhere else.
+        vocabulary: of texts; None: that of the training examples.
 
     Raises:
         UserError: they cannot be had, or do not go together; the message says what to do.
@@ -50,6 +53,7 @@ def load_data(config: ConfigDict, *, joined: bool = False) -> tuple[Dataset, Tas
         data_loading.DataSettings(**given),
         joined=joined,
         labelled=not task_class.predicts_inputs,
+        vocabulary=vocabulary,
     )
     tokens = None
     if task_class.predicts_inputs:

@@ -37,6 +37,11 @@ def sweep() -> None:
     _run("sweep")
 
 
+def convert() -> None:
+    """`seqmodels-convert`: `python -m train_lib.convert`."""
+    _run("convert")
+
+
 def baselines() -> None:
     """`seqmodels-baselines`: `python -m train_lib.baselines`."""
     _run("baselines")

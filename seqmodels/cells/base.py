@@ -15,7 +15,7 @@ A cell that assumes more has faster ways to run:
 *   `LinearCell`: `h' = a * h + b`, with a and b from the input alone.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,29 @@ Carry = Any
 
 Projection = Any
 """What `project` hands to `step`: any pytree of arrays."""
+
+
+class Counterpart(NamedTuple):
+    """A layer of another library that computes what a cell does, from the same parameters.
+
+    These are called `kernel`, `recurrent_kernel`, `bias` and, if there is one, `recurrent_bias`.
+
+    Attributes:
+        layer: its class, as in `LSTM`.
+        options: of its constructor, as far as they change what it computes.
+        gates: for each gate there, its place here; empty: they stand in the same order.
+    """
+
+    layer: str
+    options: dict[str, Any]
+    gates: tuple[int, ...] = ()
+
+
+class Counterparts(NamedTuple):
+    """Those of a cell; None: there is none."""
+
+    keras: Counterpart | None = None
+    torch: Counterpart | None = None
 
 
 @jax.custom_jvp
@@ -117,7 +140,11 @@ class Cell(nnx.Module):
 
     Attributes:
         hidden_size: H, the width of the output of a step.
+        counterparts: in other libraries. A class does not inherit them, because it may compute
+            something else.
     """
+
+    counterparts = Counterparts()
 
     hidden_size: int
 

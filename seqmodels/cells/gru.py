@@ -22,6 +22,13 @@ class GRU(base.GatedCell):
             `base.memory_bias`.
     """
 
+    counterparts = base.Counterparts(
+        keras=base.Counterpart(
+            "GRU", {"activation": "tanh", "recurrent_activation": "sigmoid", "reset_after": True}
+        ),
+        torch=base.Counterpart("GRU", {}, gates=(1, 0, 2)),
+    )
+
     def __init__(
         self,
         input_size: int,

@@ -21,6 +21,12 @@ class ResetBeforeGRU(base.Cell):
             `base.memory_bias`.
     """
 
+    counterparts = base.Counterparts(
+        keras=base.Counterpart(
+            "GRU", {"activation": "tanh", "recurrent_activation": "sigmoid", "reset_after": False}
+        )
+    )
+
     def __init__(
         self,
         input_size: int,

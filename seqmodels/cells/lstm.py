@@ -25,6 +25,11 @@ class LSTM(base.AffineCell):
             `base.memory_bias`, whatever `forget_bias` is, and the input gates' are minus theirs.
     """
 
+    counterparts = base.Counterparts(
+        keras=base.Counterpart("LSTM", {"activation": "tanh", "recurrent_activation": "sigmoid"}),
+        torch=base.Counterpart("LSTM", {}),
+    )
+
     def __init__(
         self,
         input_size: int,

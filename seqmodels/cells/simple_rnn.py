@@ -12,6 +12,11 @@ from seqmodels.cells import base
 class SimpleRNN(base.AffineCell):
     """h' = tanh(W x + R h + b)."""
 
+    counterparts = base.Counterparts(
+        keras=base.Counterpart("SimpleRNN", {"activation": "tanh"}),
+        torch=base.Counterpart("RNN", {}),
+    )
+
     def __init__(self, input_size: int, hidden_size: int, *, rngs: nnx.Rngs):
         self.hidden_size = hidden_size
         self.kernel = base.glorot_uniform(rngs, input_size, hidden_size)

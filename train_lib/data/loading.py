@@ -14,6 +14,7 @@ from train_lib.data import cache, drawing, inputs
 from train_lib.data.dataset import Dataset, Split
 from train_lib.data.examples import SPLITS, UNLABELLED, Examples, Source, fingerprint
 from train_lib.data.inputs import Inputs, Text, Tokens, Vectors, WordCounter
+from train_lib.data.vocabulary import Vocabulary
 from train_lib.errors import UserError
 
 
@@ -42,7 +43,12 @@ class DataSettings(NamedTuple):
 
 
 def load(
-    source: Source, settings: DataSettings, *, joined: bool = False, labelled: bool = True
+    source: Source,
+    settings: DataSettings,
+    *,
+    joined: bool = False,
+    labelled: bool = True,
+    vocabulary: Vocabulary | None = None,
 ) -> Dataset:
     """Reads a source, or what was made of it before.
 
@@ -52,6 +58,7 @@ def load(
         joined: whether the validation examples are among the training examples, and nowhere else.
         labelled: whether examples must have targets; else those that the source has without any
             are among the training examples.
+        vocabulary: of texts; None: that of the training examples.
 
     Raises:
         UserError: examples are missing or cannot be used; the message says which and where.
@@ -62,14 +69,21 @@ def load(
         shaping["joined"] = True
     if not labelled:
         shaping["with_unlabelled"] = True
+    if vocabulary is not None:
+        shaping["words"] = vocabulary.words
     path = cache.path(
         source.name, {"source": ask(source, "identity", str), "code": _code(source)} | shaping
     )
     dataset = cache.read(path)
     if dataset is None:
-        dataset = build(source, settings, joined=joined, labelled=labelled)
+        dataset = build(source, settings, joined=joined, labelled=labelled, vocabulary=vocabulary)
         cache.write(path, dataset)
     _check_settings(dataset.inputs, settings, source.name)
+    if vocabulary is not None and not isinstance(dataset.inputs, Text):
+        raise UserError(
+            f"a vocabulary does nothing here: the inputs of {source.name} are "
+            f"{dataset.inputs.kind}. Leave it out."
+        )
     return dataset.map(lambda split: split.last_steps(settings.max_length_tokens))
 
 
@@ -99,9 +113,14 @@ def _check_settings(kind: Inputs, settings: DataSettings, name: str) -> None:
 
 
 def build(
-    source: Source, settings: DataSettings, *, joined: bool = False, labelled: bool = True
+    source: Source,
+    settings: DataSettings,
+    *,
+    joined: bool = False,
+    labelled: bool = True,
+    vocabulary: Vocabulary | None = None,
 ) -> Dataset:
-    """Reads, draws and encodes."""
+    """Reads, draws and encodes; arguments are those of `load`."""
     names = ask(source, "splits", (tuple, list))
     if unknown := set(names) - {*SPLITS, UNLABELLED}:
         raise UserError(
@@ -135,7 +154,7 @@ def build(
         drawn["train"] = pool, np.sort(np.concatenate([drawn["train"][1], numbers]))
         drawn["validation"] = pool, numbers[:0]
     examples = {split: pools[pool].take(numbers) for split, (pool, numbers) in drawn.items()}
-    kind, encoded, repeated = _encode(examples, settings)
+    kind, encoded, repeated = _encode(examples, settings, vocabulary)
     splits = {
         split: Split(*encoded[split], part.targets, part.rows, part.origin, part.unit)
         for split, part in examples.items()
@@ -151,7 +170,7 @@ def build(
 
 
 def _encode(
-    examples: Mapping[str, Examples], settings: DataSettings
+    examples: Mapping[str, Examples], settings: DataSettings, vocabulary: Vocabulary | None
 ) -> tuple[Inputs, dict[str, tuple[np.ndarray, np.ndarray]], int]:
     """The inputs' kind, values and offsets of each split, and how many test inputs are repeated."""
     train = examples["train"]
@@ -161,7 +180,9 @@ def _encode(
         rules = inputs.WORDS if first == inputs.WORDS else settings.text_rules
         counter = WordCounter(rules)
         numbered = {split: counter.number(part.inputs) for split, part in examples.items()}
-        kind = Text(counter.vocabulary(numbered["train"], settings.max_features), rules)
+        if vocabulary is None:
+            vocabulary = counter.vocabulary(numbered["train"], settings.max_features)
+        kind = Text(vocabulary, rules)
         encoded = {
             split: counter.encode(kind.vocabulary, numbers) for split, numbers in numbered.items()
         }

@@ -7,12 +7,15 @@ may have to predict; the most frequent word is 4, the next 5, and so on below `m
 
 import collections
 import itertools
+import json
 import unicodedata
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from train_lib.encoding import escape, unescape
+from train_lib import files
+from train_lib.encoding import decode, escape, unescape
+from train_lib.errors import UserError
 
 PADDING, START, UNKNOWN, END = 0, 1, 2, 3
 FIRST_WORD = END + 1
@@ -130,6 +133,34 @@ class Vocabulary:
         """The vocabulary that `to_text` was asked of."""
         return cls([unescape(line) for line in text.split("\n")[:-1]])
 
+    @classmethod
+    def read(cls, name: str, max_features: int) -> "Vocabulary":
+        """The first words of a file.
+
+        Args:
+            name: of a file as `to_text` writes it, the most frequent word first; or, if it ends in
+                .json, of an object of the rank of each word, from 1, which is what Keras'
+                `imdb.get_word_index` gives.
+            max_features: one more than the largest number handed out.
+
+        Raises:
+            UserError: it cannot be read, or is no such file.
+        """
+        path = files.local(name)
+        try:
+            (text,) = decode({str(path): path.read_bytes()})
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+        if path.suffix.lower() != ".json":
+            words = cls.from_text(text if text.endswith("\n") else f"{text}\n").words
+        else:
+            words = _by_rank(text, str(path))
+        repeated = [word for word, count in collections.Counter(words).items() if count > 1]
+        if repeated or not any(words):
+            what = f"the word {repeated[0]!r:.60} twice" if repeated else "no words"
+            raise UserError(f"{path} has {what}; it must have each word once.")
+        return cls(words[: max_features - FIRST_WORD])
+
     def to_text(self) -> str:
         """One word a line, escaped where it would not stay on it."""
         return "".join(f"{escape(word)}\n" for word in self.words)
@@ -138,3 +169,16 @@ class Vocabulary:
         """The numbers of a text, `[1 + words]`, with `START` in front."""
         numbers = self._numbers
         return np.array([START, *(numbers.get(word, UNKNOWN) for word in words)], np.int32)
+
+
+def _by_rank(text: str, where: str) -> list[str]:
+    """The words of a JSON object of their ranks, which are 1, 2, 3, ..., in any order."""
+    try:
+        ranks = json.loads(text)
+        words = sorted(ranks, key=ranks.get)
+        is_complete = [ranks[word] for word in words] == list(range(1, len(words) + 1))
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{where} is no JSON object of words and their ranks: {error}.") from error
+    if not is_complete:
+        raise UserError(f"{where}: the ranks of its words are not 1, 2, 3 and so on.")
+    return words
