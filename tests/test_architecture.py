@@ -92,6 +92,17 @@ ROOMS = {
     "beginning": {"building", "records", "training", "data", "tasks"},
     "streaming": {"training", "data", "tasks"},
     "run": {"beginning", "building", "records", "training", "data", "tasks", "settings"},
+    "trials": {
+        "run",
+        "building",
+        "analysis",
+        "records",
+        "training",
+        "data",
+        "tasks",
+        "leaves",
+        "settings",
+    },
     "restored": {"building", "records", "streaming", "training", "data", "tasks", "settings"},
 }
 COMMON = {"errors", "files", "encoding"}
@@ -119,7 +130,7 @@ def test_a_room_imports_only_what_is_below_it(path):
 # Where a config is known: it is read, stored, and made objects of.
 SEES_CONFIGS = {
     "baselines", "beginning", "building", "command", "conflicts", "records", "restored", "run",
-    "settings", "sweep", "train",
+    "settings", "sweep", "train", "trials",
 }  # fmt: skip
 
 
