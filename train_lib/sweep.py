@@ -118,6 +118,8 @@ def begin(
     draws = Draws(tuple(axis.checked() for axis in axes), sampler, seed)
     total = draws.points if count is None else count
     configs = [changed(base, fields) for fields in draws.foreseen(total)]
+    for config in configs:
+        settings.check(config)
     over = {
         "config": base.to_dict(),
         "over": [dataclasses.asdict(axis) for axis in draws.axes],
@@ -181,15 +183,10 @@ def submit(
 
 
 def changed(base: ConfigDict, fields: Mapping[str, Any]) -> ConfigDict:
-    """The config of a trial.
-
-    Raises:
-        UserError: it cannot be used.
-    """
+    """The config of a trial, which is not checked."""
     config = ConfigDict(base.to_dict())
     with config.ignore_type():  # What it must be is said by `settings`, with its name.
         config.update_from_flattened_dict(dict(fields))
-    settings.check(config)
     return config
 
 

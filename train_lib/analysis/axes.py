@@ -107,8 +107,7 @@ class Axis:
         if self.values:
             return self.values[self.choices.index(drawn)]
         if isinstance(self.low, int):
-            # Between two even ends there are odd numbers.
-            return drawn if settings.RULES[self.field].accepts(drawn) else drawn - 1
+            return drawn
         # Four digits, so that what is shown is all of it.
         return min(max(float(f"{drawn:.4g}"), self.low), self.high)
 

@@ -55,7 +55,8 @@ class Draws:
         """
         # In memory, so that of a trial all or nothing reaches the storage.
         study = optuna.create_study(direction=direction, sampler=self._sampler(len(before)))
-        study.add_trials(before)
+        if self.sampler != "random":  # Which does not look at them.
+            study.add_trials(before)
         return study.ask(self.distributions).params
 
     def fields(self, params: dict[str, Any]) -> dict[str, Any]:
