@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import types
 
 import pytest
 from absl import flags
@@ -26,6 +27,7 @@ from train_lib.analysis.pictures import new_figure
 from train_lib.analysis.search import Goal
 from train_lib.errors import Diverged, UserError
 from train_lib.tasks.classes import Classes
+from train_lib.trials import workers
 from train_lib.trials.draws import Draws
 
 ROOT = pathlib.Path(__file__).parent.parent.parent.parent
@@ -189,7 +191,9 @@ def test_the_command_runs(config, tmp_path, monkeypatch):
     words = [*command_in(printed), f"--workdir={tmp_path / 'best'}"]
     subprocess.run([sys.executable, "main.py", *words], cwd=ROOT, check=False, timeout=300)
     assert (tmp_path / "best/result.json").exists(), words
-    assert json.loads((tmp_path / "best/config.json").read_text()) == fields(run.configs[1])
+    assert json.loads((tmp_path / "best/config.json").read_text()) == fields(
+        next(each for each in run.configs if each.model.hidden_sizes == (3,))
+    )
 
 
 def drawn_of(axes, count, sampler="random", seed=0):
@@ -423,6 +427,102 @@ def test_what_cannot_be_searched_is_refused_before_anything_runs(
     with pytest.raises(UserError, match=words):
         sweep.run(config, [Axis.parse(text) for text in over], count, 0, str(tmp_path / "new"))
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("count", "sampler", "words"),
+    [
+        (3, "grid", "--trials=3 is of draws"),
+        (None, "random", "--sampler=random draws trials: say how many"),
+        (None, "tpe", "--sampler=tpe draws trials: say how many"),
+    ],
+)
+def test_a_sampler_that_does_not_go_with_the_number_of_trials_is_refused(
+    count, sampler, words, config, tmp_path
+):
+    with pytest.raises(UserError, match=words):
+        sweep.run(config, OVER[1:], count, 0, str(tmp_path / "new"), sampler=sampler)
+    assert not (tmp_path / "new").exists()
+
+
+def test_of_tpe_every_combination_is_checked_before_anything_runs(config, tmp_path):
+    axes = [RATE, Axis.parse("model.direction=bidirectional,forward"),
+            Axis.parse("model.merge=concat,sum")]  # fmt: skip
+    with pytest.raises(UserError, match="merge = 'sum' does nothing"):
+        sweep.run(config, axes, 1, 0, str(tmp_path / "new"), sampler="tpe")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_worker_with_other_flags_is_refused(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "run", fake_run())
+    monkeypatch.setattr(building, "load_data", of_two_classes)
+    ours = {"sampler": "tpe", "pruner": "halving"}
+    sweep.run(config, OVER, 1, 0, str(tmp_path), **ours)
+    for changed, axes, seed in (
+        ({"sampler": "random"}, OVER, 0), ({"pruner": "none"}, OVER, 0), ({}, OVER, 1),
+        ({}, OVER[:1], 0),
+    ):  # fmt: skip
+        words = next(iter(changed), "sweep_seed" if seed else "over")
+        with pytest.raises(UserError, match=f"another search in it: not the same {words}"):
+            sweep.run(config, axes, 1, seed, str(tmp_path), **ours | changed)
+
+
+SUBMITTED = [
+    "--config=configs/lstm.py", "--over=train.seed=1,2", "--submitit=slurm", "--workers=3",
+    "--submitit_options=timeout_min=60, slurm_qos='low'",
+]  # fmt: skip
+OF_A_WORKER = ["--submitit=none", "--workers=1"]
+
+
+def test_submitit_is_given_the_command_of_a_worker(
+    config, tmp_path, monkeypatch, start_with, capsys
+):
+    job, given = types.SimpleNamespace(job_id="17"), []
+    monkeypatch.setattr(workers, "submit", lambda *args: given.extend(args) or [job] * 3)
+    monkeypatch.setattr(building, "load_data", of_two_classes)
+    sweep._main(start_with(*SUBMITTED).config, str(tmp_path / "new"))
+    words = [sys.executable, "-m", "train_lib.sweep", *SUBMITTED, *OF_A_WORKER]
+    options = {"timeout_min": 60, "slurm_qos": "low"}
+    assert given == [tmp_path / "new/workers", words, 3, "slurm", options]
+    assert "jobs 17, 17, 17" in capsys.readouterr().out
+
+
+def test_a_worker_that_submitit_starts_is_one_of_this_process(tmp_path, monkeypatch, start_with):
+    run = fake_run()
+    monkeypatch.setattr(train, "run", run)
+    monkeypatch.setattr(building, "load_data", of_two_classes)
+    monkeypatch.setattr(search_lib, "draw", lambda *_: new_figure(1, 1))
+    (tmp_path / "new").mkdir()
+    sweep._main(start_with(*SUBMITTED, *OF_A_WORKER).config, str(tmp_path / "new"))
+    assert sorted(each.train.seed for each in run.configs) == [1, 2]
+
+
+@pytest.mark.parametrize("words", [["--workers=2"], ["--submitit_options=timeout_min=3"]])
+def test_workers_without_submitit_are_refused(words, start_with, tmp_path):
+    asked = ["--config=configs/lstm.py", "--over=train.seed=1,2"]
+    with pytest.raises(UserError, match="are of --submitit=local or slurm"):
+        sweep._main(start_with(*asked, *words).config, str(tmp_path / "new"))
+
+
+@pytest.mark.slow
+def test_halving_ends_trials_that_fall_behind_after_an_epoch(config, tmp_path, capsys):
+    config.task.metric, config.train.num_epochs = "loss", 2
+    axes = [Axis.parse("train.learning_rate=1e-4,0.03,0.06")]
+    found = sweep.run(config, axes, None, 0, str(tmp_path), pruner="halving")
+    rows = sorted(found["trials"], key=lambda row: row["trial"])
+    losses = []
+    for row in rows:
+        folder = tmp_path / f"trial-{row['trial']:04}"
+        epochs = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        losses.append(epochs[0]["validation_loss"])
+        is_behind = losses[-1] > min(losses)
+        assert (row["state"] == "pruned") == is_behind
+        assert len(epochs) == (1 if is_behind else 2)
+        assert (folder / "result.json").exists() != is_behind
+    assert {row["state"] for row in rows} == {"pruned", "complete"}
+    assert found["trials"][0]["state"] == "complete"
+    assert "pruned after epoch 1" in (tmp_path / "sweep.md").read_text()
+    assert "Expected best" not in capsys.readouterr().out
 
 
 def test_a_seed_of_draws_is_refused_where_nothing_is_drawn(config, tmp_path):
