@@ -165,6 +165,15 @@ def test_a_start_does_not_wait_for_scikit_learn(path):
     assert "sklearn" not in " ".join(map(ast.unparse, imports))
 
 
+def test_optuna_is_needed_by_searches_alone():
+    of_searches = {ROOT / "train_lib/sweep.py", ROOT / "train_lib/analysis/axes.py",
+                   *files("train_lib/trials")}  # fmt: skip
+    for path in {ROOT / "main.py", *files("train_lib"), *files("seqmodels")} - of_searches:
+        names = list(imported(path))
+        known = ("optuna", "submitit", "train_lib.trials", "train_lib.analysis.axes")
+        assert not [name for name in names if f"{name}.".startswith(tuple(f"{n}." for n in known))]
+
+
 def test_only_one_file_knows_how_checkpoints_are_stored():
     paths = [ROOT / "main.py", *files("train_lib"), *files("seqmodels"), *files("benchmarks")]
     orbax = [path for path in paths if any(n.startswith("orbax") for n in imported(path))]
