@@ -2,6 +2,7 @@
 
 import contextlib
 import pathlib
+import time
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -11,7 +12,9 @@ from train_lib import run as train
 from train_lib.analysis import search
 from train_lib.analysis.search import Goal
 from train_lib.errors import Diverged, UserError
+from train_lib.records.folder import InUse
 from train_lib.records.result import diverged_seeds
+from train_lib.trials.lease import BEAT_SECONDS
 from train_lib.trials.study import Lost, Pruned, Trial
 
 
@@ -44,6 +47,10 @@ def run(trial: Trial, config: ConfigDict, goal: Goal, path: pathlib.Path) -> str
                 "ci95": None,
                 "seeds_diverged": config.train.seeds,
             }
+        except InUse as error:  # It was asleep, and will find that the trial is no longer its own.
+            print(error)
+            time.sleep(BEAT_SECONDS)
+            return str(error)
         except (Lost, Pruned) as ended:
             print(ended)
             return str(ended)

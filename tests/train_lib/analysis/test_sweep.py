@@ -26,8 +26,9 @@ from train_lib.analysis.axes import Axis
 from train_lib.analysis.pictures import new_figure
 from train_lib.analysis.search import Goal
 from train_lib.errors import Diverged, UserError
+from train_lib.records.folder import InUse
 from train_lib.tasks.classes import Classes
-from train_lib.trials import workers
+from train_lib.trials import running, workers
 from train_lib.trials.draws import Draws
 
 ROOT = pathlib.Path(__file__).parent.parent.parent.parent
@@ -342,6 +343,24 @@ def test_a_trial_that_diverges_is_told_and_the_others_go_on(config, tmp_path, mo
     assert "diverged" in capsys.readouterr().out
     worst = found["trials"][-1]["trial"]
     assert "not finite" in (tmp_path / f"trial-{worst:04}.log").read_text()
+
+
+def test_a_trial_whose_first_worker_wakes_up_is_run_when_that_has_gone(
+    config, tmp_path, monkeypatch
+):
+    """On one host, where the folder of the run is locked."""
+    run, slept = fake_run(), []
+
+    def run_beside(config, workdir, **_):
+        if len(slept) < 2:
+            raise InUse("another process is at work")
+        return run(config, workdir)
+
+    monkeypatch.setattr(train, "run", run_beside)
+    monkeypatch.setattr(running.time, "sleep", slept.append)
+    found = sweep.run(config, [Axis.parse("train.learning_rate=0.1")], None, 0, str(tmp_path))
+    assert [row["trial"] for row in found["trials"]] == [0]
+    assert len(run.configs) == 1
 
 
 def test_where_lower_is_better_the_lowest_wins_and_guessing_is_the_worse(
