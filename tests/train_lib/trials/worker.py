@@ -39,8 +39,8 @@ if __name__ == "__main__":
 
     jax.config.update("jax_num_cpu_devices", 2)  # As in the tests' own process.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    lease.BEAT_SECONDS = study.BEAT_SECONDS = 0.2
-    lease.STALE_SECONDS = 3.0
+    lease.BEAT_SECONDS = study.BEAT_SECONDS = 0.5
+    lease.STALE_SECONDS = 8.0
     if sys.argv[2:] == ["killed"]:
         study.Trial = Killed
     sweep.run(small_config(), [Axis.parse(text) for text in AXES], None, 0, sys.argv[1])
