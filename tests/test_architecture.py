@@ -94,6 +94,7 @@ ROOMS = {
     "interchange": set(),
     "run": {"beginning", "building", "records", "training", "data", "tasks", "settings"},
     "explaining": {"restored", "data"},
+    "trials": set("run building analysis records training data tasks leaves settings".split()),
     "restored": {"building", "records", "streaming", "training", "data", "tasks", "settings"},
 }
 COMMON = {"errors", "files", "encoding", "screen"}
@@ -121,7 +122,7 @@ def test_a_room_imports_only_what_is_below_it(path):
 # Where a config is known: it is read, stored, and made objects of.
 SEES_CONFIGS = {
     "baselines", "beginning", "building", "command", "conflicts", "convert", "records", "restored",
-    "run", "settings", "sweep", "train",
+    "run", "settings", "sweep", "train", "trials",
 }  # fmt: skip
 
 
@@ -154,6 +155,15 @@ def test_a_start_does_not_wait_for_scikit_learn(path):
     at_start = ast.parse(path.read_text("utf-8")).body
     imports = [node for node in at_start if isinstance(node, ast.Import | ast.ImportFrom)]
     assert "sklearn" not in " ".join(map(ast.unparse, imports))
+
+
+def test_optuna_is_needed_by_searches_alone():
+    of_searches = {ROOT / "train_lib/sweep.py", ROOT / "train_lib/analysis/axes.py",
+                   *files("train_lib/trials")}  # fmt: skip
+    for path in {ROOT / "main.py", *files("train_lib"), *files("seqmodels")} - of_searches:
+        names = list(imported(path))
+        known = ("optuna", "submitit", "train_lib.trials", "train_lib.analysis.axes")
+        assert not [name for name in names if f"{name}.".startswith(tuple(f"{n}." for n in known))]
 
 
 def test_only_one_file_knows_how_checkpoints_are_stored():

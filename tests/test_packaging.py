@@ -39,8 +39,9 @@ def test_requirements_are_those_of_the_package():
     assert requirements("benchmarks/requirements.txt") == sorted(EXTRAS["bench"])
 
 
-def test_what_reads_optional_data_is_there_for_the_tests():
-    assert {*EXTRAS["data"], *EXTRAS["tensorboard"], *EXTRAS["convert"]} <= set(EXTRAS["dev"])
+def test_what_is_optional_is_there_for_the_tests():
+    optional = {*EXTRAS["data"], *EXTRAS["tensorboard"], *EXTRAS["submitit"], *EXTRAS["convert"]}
+    assert optional <= set(EXTRAS["dev"])
 
 
 def test_jax_for_other_devices_is_as_new_as_that_for_the_cpu():

@@ -43,6 +43,7 @@ def run(
     evaluate_test: bool = True,
     log: Sequence[str] = (),
     profile_steps: str | None = None,
+    hooks: Sequence[Hook] = (),
 ) -> dict:
     """Trains, evaluates and reports one experiment, or resumes it where it was saved.
 
@@ -55,6 +56,7 @@ def run(
             unseen.
         log: names of `loggers.LOGGERS`, which show the run, or one that has ended.
         profile_steps: the first and the last update to trace, as in `101:120`.
+        hooks: watch the training, after all else that does; what one raises ends the run.
 
     Returns:
         What `result.json` holds.
@@ -88,7 +90,7 @@ def run(
         print(report.header(folder), flush=True)
         with stopwatch.phase("data"):
             data, task = building.load_data(config)
-        found = _run(config, data, task, folder, stopwatch, evaluate_test, watching, traced)
+        found = _run(config, data, task, folder, stopwatch, evaluate_test, watching, traced, hooks)
         for one in watching:
             one.finish(found)
         return found
@@ -103,6 +105,7 @@ def _run(
     evaluate_test: bool,
     watching: Sequence[Logger],
     traced: tuple[int, int] | None,
+    others: Sequence[Hook],
 ) -> dict:
     seeds = building.seeds_asked(config)
     models = building.build_models(config, data.inputs, task, seeds)
@@ -121,7 +124,7 @@ def _run(
     with contextlib.ExitStack() as stack:
         keeper = stack.enter_context(Keeper(config, folder, data, program, stopwatch))
         progress = Progress(task, train.num_epochs, seeds, train.patience)
-        hooks: list[Hook] = [MetricsFile(folder, task), keeper, *watching, progress]
+        hooks: list[Hook] = [MetricsFile(folder, task), keeper, *watching, progress, *others]
         if traced:  # First, so that a trace ends before a checkpoint is saved.
             profile = Profile(traced, folder, program, len(data.train), train.num_epochs)
             hooks.insert(0, stack.enter_context(profile))

@@ -6,66 +6,135 @@ python -m train_lib.sweep --config=configs/lstm.py --workdir=runs/sweep --trials
     --over=train.learning_rate=log:1e-4:1e-1 --over=model.hidden_sizes=(16,),(32,)
 
 Without `--trials` it is the grid of all values; with it, so many random draws, of whole numbers
-where the field is one, as in `--over=train.batch_size=log:16:256`. Trials are compared by the
-metric that decides in their task. The same command goes on where it was interrupted, and with more
-`--trials` it adds to those there are. Every trial is a run folder of its own in `--workdir`, beside
-`sweep.md`, `sweep.json` and `sweep.png`.
+where the field is one, as in `--over=train.batch_size=log:16:256`; or, with `--sampler=tpe`, draws
+that learn from those before. With `--pruner=halving`, trials that fall behind end early. Trials are
+compared by the metric that decides in their task.
+
+The same command, started as often as there are devices, on any hosts that share `--workdir`, is as
+many workers on the same trials. A worker that dies leaves its trial to another one, which resumes
+it. The same command goes on where all were interrupted, and with more `--trials` it adds to those
+there are. Every trial is a run folder of its own in `--workdir`, beside `sweep.md`, `sweep.json`
+and `sweep.png`. With `--submitit=slurm --workers=8`, SLURM starts the workers.
 """
 
-import contextlib
 import dataclasses
 import json
 import pathlib
 import shlex
-from collections.abc import Sequence
-from typing import Any
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from absl import flags
 from ml_collections import ConfigDict
 
+from seqmodels.loading import parse_options
 from train_lib import building, command, files, settings
-from train_lib import run as train
 from train_lib.analysis import pictures, search
-from train_lib.analysis.axes import Axis, trials
+from train_lib.analysis.axes import Axis
 from train_lib.analysis.search import Goal
 from train_lib.errors import Diverged, UserError
 from train_lib.records.folder import RunFolder
-from train_lib.records.result import diverged_seeds
 from train_lib.training import processes
+from train_lib.trials import running, workers
+from train_lib.trials.draws import SAMPLERS, Draws
+from train_lib.trials.study import PRUNERS, Study, locked
 
 flags.adopt_module_key_flags(command)
 _OVER = flags.DEFINE_multi_string(
-    "over", [], "A field and its values, as in train.learning_rate=1e-3,1e-2, or, for random "
+    "over", [], "A field and its values, as in train.learning_rate=1e-3,1e-2, or, for "
     "draws, the range of a number: log:1e-4:1e-1 or uniform:0:0.5; of a field that is a whole "
     "number, whole ones are drawn."
 )  # fmt: skip
-_TRIALS = flags.DEFINE_integer("trials", None, "Random draws; by default the grid of all values.")
-_SEED = flags.DEFINE_integer("sweep_seed", 0, "Of the random draws.")
+_TRIALS = flags.DEFINE_integer("trials", None, "How many draws; of a grid, all values are tried.")
+_SEED = flags.DEFINE_integer("sweep_seed", 0, "Of the draws.", 0)
+_SAMPLER = flags.DEFINE_enum(
+    "sampler", None, SAMPLERS, "How trials are chosen; by default random with --trials, else grid."
+)
+_PRUNER = flags.DEFINE_enum(
+    "pruner", "none", list(PRUNERS), "Whether trials that fall behind end early: halving ends "
+    "those that are not among the best quarter after epoch 1, 4, 16, ..."
+)  # fmt: skip
+_SUBMITIT = flags.DEFINE_enum(
+    "submitit", "none", ["none", *workers.CLUSTERS], "Who starts the workers; none: this process "
+    "is one. Whatever the command, it can be started again for more."
+)  # fmt: skip
+_WORKERS = flags.DEFINE_integer("workers", 1, "How many, of --submitit.", 1)
+_SUBMITIT_OPTIONS = flags.DEFINE_string(
+    "submitit_options", "", "Of its jobs, as in timeout_min=600, gpus_per_node=1, "
+    "slurm_partition='gpu'."
+)  # fmt: skip
 
 _DECIDES = ("task.name", "task.options", "task.metric")
 """Fields of which two values make trials that cannot be compared."""
 
 
-def configs(base: ConfigDict, changes: Sequence[dict[str, Any]]) -> list[ConfigDict]:
-    """The config of each trial.
+class Search(NamedTuple):
+    """A search that can be run.
+
+    Attributes:
+        base: the config, but for the fields searched over.
+        draws: what these are.
+        total: how many trials there are to be.
+        pruner: one of `PRUNERS`.
+        folder: with all its files.
+        goal: what trials are compared by.
+    """
+
+    base: ConfigDict
+    draws: Draws
+    total: int
+    pruner: str
+    folder: RunFolder
+    goal: Goal
+
+
+def begin(
+    base: ConfigDict,
+    axes: Sequence[Axis],
+    count: int | None,
+    seed: int,
+    workdir: str | None,
+    *,
+    sampler: str | None = None,
+    pruner: str = "none",
+) -> Search:
+    """Begins a search, or finds the one that was begun.
+
+    Args:
+        base: the config, but for the fields searched over.
+        axes: the fields and what they may be.
+        count: of draws; None: a grid has all its points.
+        seed: of the draws.
+        workdir: the search's folder.
+        sampler: one of `SAMPLERS`; None: `grid` without a count, `random` with one.
+        pruner: one of `PRUNERS`.
 
     Raises:
-        UserError: one of them cannot be used; nothing was run.
+        UserError: the fields, their values, the data or the folder cannot be used; nothing was run.
     """
-    result = []
-    for change in changes:
-        config = ConfigDict(base.to_dict())
-        with config.ignore_type():  # What it must be is said by `settings`, with its name.
-            config.update_from_flattened_dict(change)
+    sampler = sampler or ("grid" if count is None else "random")
+    _check(axes, count, seed, sampler, workdir)
+    draws = Draws(tuple(axis.checked() for axis in axes), sampler, seed)
+    total = draws.points if count is None else count
+    configs = [changed(base, fields) for fields in draws.foreseen(total)]
+    for config in configs:
         settings.check(config)
-        result.append(config)
-    return result
+    over = {
+        "config": base.to_dict(),
+        "over": [dataclasses.asdict(axis) for axis in draws.axes],
+        "sampler": sampler,
+        "sweep_seed": seed,
+        "pruner": pruner,
+    }
+    folder = _open(files.local(str(workdir)), over)
+    _, task = building.load_data(configs[0])
+    goal = Goal(task.metric, task.higher_is_better)
+    return Search(base, draws, total, pruner, folder, goal)
 
 
-def run(
-    base: ConfigDict, axes: Sequence[Axis], count: int | None, seed: int, workdir: str | None
-) -> dict:
-    """Runs what has not been run yet, and reports on all trials.
+def run(*args, **kwargs) -> dict:
+    """Runs what has not been run yet, and reports on all trials; takes what `begin` does.
 
     Returns:
         What `sweep.json` holds.
@@ -74,31 +143,60 @@ def run(
         Diverged: every trial did; the reports are written.
         UserError: the fields, their values, the data or the folder cannot be used.
     """
-    _check(axes, count, seed, workdir)
-    changes = list(trials([axis.checked() for axis in axes], count, seed))
-    all_configs = configs(base, changes)
-    over = {
-        "config": base.to_dict(),
-        "over": [dataclasses.asdict(axis) for axis in axes],
-        "random_seed": None if count is None else seed,
-    }
-    folder = _open(files.local(str(workdir)), over)
-    _, task = building.load_data(all_configs[0])
-    goal = Goal(task.metric, task.higher_is_better)
-    rows = []
-    for number, (change, config) in enumerate(zip(changes, all_configs, strict=True), 1):
-        print(f"trial {number}/{len(changes)}: {search.show_fields(change)}", flush=True)
-        row = _run_trial(config, goal, folder.path / f"trial-{number:04}")
-        rows.append({"trial": number, "fields": change} | row)
-        print(f"  {goal.name} {search.show_value(row, goal)}", flush=True)
-    return _report(folder, over, rows, all_configs, goal)
+    started = begin(*args, **kwargs)
+    base, path = started.base, started.folder.path
+    study = Study(path, started.draws, started.total, started.goal, started.pruner)
+    while trial := study.next():
+        with trial.lease:
+            print(f"trial {trial.number}: {search.show_fields(trial.fields)}", flush=True)
+            config, folder = changed(base, trial.fields), path / f"trial-{trial.number:04}"
+            print(f"  {running.run(trial, config, started.goal, folder)}", flush=True)
+    return _report(started, study.rows())
 
 
-def _check(axes: Sequence[Axis], count: int | None, seed: int, workdir: str | None) -> None:
+def submit(
+    *args, command: Sequence[str], cluster: str, count: int, options: str = "", **kwargs
+) -> list:
+    """Has submitit start workers; takes what `begin` does.
+
+    Args:
+        command: the words of a worker's command.
+        cluster, count: where, and how many.
+        options: of submitit.
+
+    Returns:
+        The jobs, as submitit has them.
+
+    Raises:
+        UserError: as `begin` does, or they cannot be started.
+    """
+    started = begin(*args, **kwargs)
+    try:
+        found = parse_options(options, "submitit")
+    except ValueError as error:
+        raise UserError(f"--submitit_options: {error}") from error
+    path = started.folder.path / "workers"
+    jobs = workers.submit(path, command, count, cluster, found)
+    numbers = ", ".join(job.job_id for job in jobs)
+    print(f"{count} worker(s) started, jobs {numbers}; their logs are in {path}", flush=True)
+    return jobs
+
+
+def changed(base: ConfigDict, fields: Mapping[str, Any]) -> ConfigDict:
+    """The config of a trial, which is not checked."""
+    config = ConfigDict(base.to_dict())
+    with config.ignore_type():  # What it must be is said by `settings`, with its name.
+        config.update_from_flattened_dict(dict(fields))
+    return config
+
+
+def _check(
+    axes: Sequence[Axis], count: int | None, seed: int, sampler: str, workdir: str | None
+) -> None:
     """Raises a UserError where there is nothing that can be searched."""
     if processes.count() > 1:
         raise UserError(
-            "a sweep runs in one process: start it without --coordinator or --distributed."
+            "a worker of a sweep is one process: start it without --coordinator or --distributed."
         )
     if not axes:
         raise UserError("there is nothing to search over: name fields with --over.")
@@ -110,12 +208,23 @@ def _check(axes: Sequence[Axis], count: int | None, seed: int, workdir: str | No
                 f"--over={axis.field}: trials are compared by the metric that decides in their "
                 f"task, so all must have the same one; set --config.{axis.field} instead."
             )
+        if sampler == "grid" and axis.scale:
+            raise UserError(
+                f"a grid has no values for the range of {axis.field}: name values, or ask for "
+                "draws with --trials."
+            )
     if count is not None and count < 1:
         raise UserError(f"--trials={count} must be at least 1.")
-    if count is None and seed:
-        raise UserError(f"--sweep_seed={seed} is of random draws: ask for them with --trials.")
+    if sampler == "grid" and count is not None:
+        raise UserError(
+            f"--trials={count} is of draws, and --sampler=grid tries all values: leave one out."
+        )
+    if sampler != "grid" and count is None:
+        raise UserError(f"--sampler={sampler} draws trials: say how many with --trials.")
+    if sampler == "grid" and seed:
+        raise UserError(f"--sweep_seed={seed} is of draws: ask for them with --trials.")
     if not workdir:
-        raise UserError("--workdir is missing: the folder that the same command goes on in.")
+        raise UserError("--workdir is missing: the folder that all workers share.")
 
 
 def _open(path: pathlib.Path, over: dict) -> RunFolder:
@@ -123,14 +232,14 @@ def _open(path: pathlib.Path, over: dict) -> RunFolder:
     folder, name = RunFolder(path), "search.json"
     try:
         path.mkdir(parents=True, exist_ok=True)
-        is_empty = all(file.name.startswith(".") for file in path.iterdir())
     except OSError as error:
         raise UserError(f"--workdir={path} cannot be used: {error}") from error
-    if is_empty:
-        folder.write_json(name, over)
-    elif not (path / name).exists():
-        raise UserError(f"--workdir={path} is not empty and not a sweep's folder.")
-    found, expected = folder.read_json(name), json.loads(json.dumps(over))
+    with locked(path):
+        if all(file.name.startswith(".") for file in path.iterdir()):
+            folder.write_json(name, over)
+        elif not (path / name).exists():
+            raise UserError(f"--workdir={path} is not empty and not a sweep's folder.")
+        found, expected = folder.read_json(name), json.loads(json.dumps(over))
     for one in (found, expected):
         if isinstance(one.get("config"), dict):
             one["config"] = settings.complete(dict(settings.flatten(one["config"])))
@@ -143,91 +252,56 @@ def _open(path: pathlib.Path, over: dict) -> RunFolder:
     return folder
 
 
-def _run_trial(config: ConfigDict, goal: Goal, path: pathlib.Path) -> dict[str, Any]:
-    """What came of a trial, now or before; what the run printed is in a file beside its folder."""
-    with contextlib.ExitStack() as stack:
-        try:
-            log = stack.enter_context(open(path.with_suffix(".log"), "a", encoding="utf-8"))
-        except OSError as error:
-            raise UserError(f"{path.with_suffix('.log')} cannot be written: {error}") from error
-        stack.enter_context(contextlib.redirect_stdout(log))
-        try:
-            result = train.run(config, str(path), evaluate_test=False)
-        except Diverged as error:
-            print(error, file=log)
-            guess = _guess(config, goal)
-            return {goal.field: guess, "ci95": None, "seeds_diverged": config.train.seeds}
-        if goal.field not in result:
-            raise UserError(
-                f"{path}: {goal.name} is not a number, so this trial cannot be compared. See "
-                f"{path / 'metrics.jsonl'}, or choose another config.task.metric."
-            )
-        found, lost = result[goal.field], len(diverged_seeds(result))
-        row: dict[str, Any] = {
-            goal.field: found["mean"],
-            "ci95": [found["ci95_low"], found["ci95_high"]] if "ci95_low" in found else None,
-            "seeds_diverged": lost,
-        }
-        if lost:
-            share, guess = lost / config.train.seeds, _guess(config, goal)
-            row |= {
-                goal.field: share * guess + (1 - share) * found["mean"],
-                "ci95": None,
-                "a_seed_that_diverged_counts_as": guess,
-            }
-    return {
-        "validation_loss": result["validation_loss"]["mean"],
-        **row,
-        "parameters": result["model"]["parameters"],
-        "seconds": result["seconds"]["total"],
-    }
-
-
-def _guess(config: ConfigDict, goal: Goal) -> float:
-    """What a seed that diverged is worth: the best guess that is the same for all examples.
-
-    It is made by the training examples and measured on the validation examples.
-    """
-    data, task = building.load_data(config)
-    guess = task.measure(task.guess(data.train.targets), data.validation.targets)[goal.metric]
-    return guess
-
-
-def _report(
-    folder: RunFolder,
-    over: dict[str, Any],
-    rows: list[dict],
-    all_configs: Sequence[ConfigDict],
-    goal: Goal,
-) -> dict:
+def _report(started: Search, rows: list[dict]) -> dict:
     """Writes and prints all trials, best first, and what fewer of them would have found."""
-    expected = search.expected_best(rows, goal)
+    folder, goal, draws = started.folder, started.goal, started.draws
+    is_known = draws.sampler == "random" and started.pruner == "none"
+    expected = search.expected_best(rows, goal) if is_known else None
     rows = search.ranked(rows, goal)
-    best = all_configs[rows[0]["trial"] - 1] if search.is_evaluated(rows[0]) else None
-    content = over | {
+    best = changed(started.base, rows[0]["fields"]) if search.is_complete(rows[0]) else None
+    content = folder.read_json("search.json") | {
         "metric": goal.metric,
         "higher_is_better": goal.higher_is_better,
-        "seeds_a_trial": over["config"]["train"]["seeds"],
+        "seeds_a_trial": started.base.train.seeds,
         "trials": rows,
         f"expected_best_{goal.field}": expected,
         "command": best and shlex.join(["python", "main.py", *command.words(best)]),
     }
-    table = search.markdown(over["config"]["name"], content, goal)
+    table = search.markdown(started.base.name, content, goal)
     folder.write_json("sweep.json", content)
     folder.write("sweep.md", table)
     folder.write("sweep.png", pictures.png(search.draw(content, goal)))
     print(f"\n{table}\nfolder: {folder.path}", flush=True)
     if best is None:
         raise Diverged(
-            f"every trial diverged, so none is recommended; {folder.path} has their logs. Search "
-            "in lower learning rates, or with config.train.clip_norm=1."
+            f"{search.why_none(rows)}, so none is recommended; {folder.path} has their logs. "
+            "Search in lower learning rates, or with config.train.clip_norm=1."
         )
     return content
 
 
+def _main(config: ConfigDict, workdir: str | None) -> None:
+    axes = [Axis.parse(text) for text in _OVER.value]
+    asked = (config, axes, _TRIALS.value, _SEED.value, workdir)
+    how = {"sampler": _SAMPLER.value, "pruner": _PRUNER.value}
+    if _SUBMITIT.value == "none":
+        if _WORKERS.value > 1 or (_SUBMITIT_OPTIONS.value and not _SUBMITIT.present):
+            raise UserError(
+                "--workers and --submitit_options are of --submitit=local or slurm; without it, "
+                "start the same command as often as you want workers."
+            )
+        run(*asked, **how)
+        return
+    words = [sys.executable, "-m", "train_lib.sweep", *sys.argv[1:]]
+    submit(
+        *asked,
+        **how,
+        command=[*words, "--submitit=none", "--workers=1"],
+        cluster=_SUBMITIT.value,
+        count=_WORKERS.value,
+        options=_SUBMITIT_OPTIONS.value,
+    )
+
+
 if __name__ == "__main__":
-    command.run(
-        lambda config, workdir: run(
-            config, [Axis.parse(text) for text in _OVER.value], _TRIALS.value, _SEED.value, workdir
-        )
-    )  # fmt: skip
+    command.run(_main)

@@ -1,13 +1,16 @@
-"""The fields of a search, the values that they may have, and the trials that these make."""
+"""The fields of a search and the values that they may have."""
 
 import ast
 import dataclasses
-import itertools
 import math
-from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 
 from train_lib import settings
 from train_lib.errors import UserError
@@ -63,11 +66,16 @@ class Axis:
         """The same, its ends whole numbers where the field is one.
 
         Raises:
-            UserError: there is no such field, or it has no such range.
+            UserError: there is no such field, or it has no such range, or a value is named twice.
         """
         if self.field not in settings.RULES:
             raise UserError(
                 f"--over={self.field}: there is no field config.{self.field}; see configs/base.py."
+            )
+        if len(set(self.choices)) < len(self.choices):
+            raise UserError(
+                f"--over={self.field}={','.join(self.choices)} names a value twice, and no trial "
+                "is run twice; leave one out."
             )
         if not self.scale:
             return self
@@ -80,24 +88,28 @@ class Axis:
             f"may be drawn, and config.{self.field} must be {rule.expected}."
         )
 
-    def draw(self, rng: np.random.Generator) -> Any:
-        """One value at random that the field may have."""
-        if self.values:
-            return self.values[rng.integers(len(self.values))]
-        while not settings.RULES[self.field].accepts(number := self._number(rng)):
-            pass  # Between two even ends there are odd numbers.
-        return number
+    @property
+    def choices(self) -> list[str]:
+        """The values as Optuna stores them, which knows no tuples; none of a range."""
+        return [repr(value) for value in self.values]
 
-    def _number(self, rng: np.random.Generator) -> float:
-        is_whole = isinstance(self.low, int)
-        low, high = (self.low - 0.5, self.high + 0.5) if is_whole else (self.low, self.high)
-        if self.scale == "log":
-            number = math.exp(rng.uniform(math.log(low), math.log(high)))
-        else:
-            number = rng.uniform(low, high)
+    def distribution(self) -> BaseDistribution:
+        """What Optuna draws from."""
+        if self.values:
+            return CategoricalDistribution(self.choices)
+        is_log = self.scale == "log"
+        if isinstance(self.low, int):
+            return IntDistribution(self.low, int(self.high), log=is_log)
+        return FloatDistribution(self.low, self.high, log=is_log)
+
+    def value(self, drawn: Any) -> Any:
+        """What the field is where Optuna drew this."""
+        if self.values:
+            return self.values[self.choices.index(drawn)]
+        if isinstance(self.low, int):
+            return drawn
         # Four digits, so that what is shown is all of it.
-        rounded = round(number) if is_whole else float(f"{number:.4g}")
-        return min(max(rounded, self.low), self.high)
+        return min(max(float(f"{drawn:.4g}"), self.low), self.high)
 
 
 def _values(text: str) -> tuple[Any, ...]:
@@ -113,27 +125,3 @@ def _literal(word: str) -> Any:
         return ast.literal_eval(word)
     except (ValueError, SyntaxError):
         return word
-
-
-def trials(axes: Sequence[Axis], count: int | None, seed: int) -> Iterator[dict[str, Any]]:
-    """The fields of each trial: of the whole grid, or of so many random draws.
-
-    A draw depends on its number and the seed alone, so that more of them begin with the same ones.
-
-    Raises:
-        UserError: a grid is asked for of a range.
-    """
-    if count is None:
-        for axis in axes:
-            if axis.scale:
-                raise UserError(
-                    f"a grid has no values for the range of {axis.field}: name values, or ask for "
-                    "random draws with --trials."
-                )
-        names = [axis.field for axis in axes]
-        for values in itertools.product(*(axis.values for axis in axes)):
-            yield dict(zip(names, values, strict=True))
-    else:
-        for number in range(count):
-            rng = np.random.default_rng([seed, number])
-            yield {axis.field: axis.draw(rng) for axis in axes}

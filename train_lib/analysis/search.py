@@ -1,7 +1,8 @@
 """What the trials of a search say: which is best, and what fewer of them would have found.
 
-A trial is a row: its number, its `fields`, the value that it reached, under the name of the goal,
-and `seeds_diverged`; if one of its seeds ended, also `loss`, `parameters` and `seconds`.
+A trial is a row: its number, its `fields`, its `state`, the value that it reached, under the name
+of the goal, and `seeds_diverged`. Unless all seeds diverged it has `seconds`; if it is `complete`,
+also `validation_loss` and `parameters`; if it was `pruned`, also `epochs`.
 """
 
 import dataclasses
@@ -42,25 +43,33 @@ class Goal:
         return 1 if self.higher_is_better else -1
 
 
-def is_evaluated(row: Row) -> bool:
-    """Whether a trial has a figure of at least one seed."""
-    return "seconds" in row
+STATES = ("diverged", "pruned", "complete")
+"""What becomes of a trial, the worst first: all seeds diverged, it was ended early, neither."""
+
+
+def is_complete(row: Row) -> bool:
+    """Whether at least one seed was trained to the end."""
+    return row["state"] == "complete"
 
 
 def ranked(rows: Sequence[dict], goal: Goal) -> list[dict]:
     """Trials, the best one first.
 
-    One of which all seeds diverged comes last, even where another did worse than guessing.
+    Those that were pruned come after the others, whatever they reached. One of which all seeds
+    diverged comes last, even where another did worse than guessing.
     """
 
-    def key(row: Row) -> tuple[bool, float]:
-        return is_evaluated(row), goal.sign * row[goal.field]
+    def key(row: Row) -> tuple[int, float]:
+        return STATES.index(row["state"]), goal.sign * row[goal.field]
 
     return sorted(rows, key=key, reverse=True)
 
 
 def expected_best(rows: Sequence[Row], goal: Goal) -> list[float]:
-    """What the best of 1, 2, ... and of all trials is expected to reach."""
+    """What the best of 1, 2, ... and of all trials is expected to reach.
+
+    That is known of trials drawn independently and run to their end.
+    """
     best = statistics.expected_best([goal.sign * row[goal.field] for row in rows])
     return (goal.sign * best).tolist()
 
@@ -68,8 +77,10 @@ def expected_best(rows: Sequence[Row], goal: Goal) -> list[float]:
 def show_value(row: Row, goal: Goal) -> str:
     """What a trial reached, and what is to be known of it."""
     value, lost = row[goal.field], row["seeds_diverged"]
-    if not is_evaluated(row):
+    if row["state"] == "diverged":
         return f"diverged, counts as {value:.4g}"
+    if row["state"] == "pruned":
+        return f"{_number(value)}, pruned after epoch {row['epochs']}"
     if lost:
         guess = row["a_seed_that_diverged_counts_as"]
         return f"{_number(value)}, seeds that diverged ({lost}) count as {guess:.4g}"
@@ -97,54 +108,70 @@ def markdown(name: str, content: Mapping[str, Any], goal: Goal) -> str:
     for row in rows:
         line = [str(row["trial"]), *(str(row["fields"][field]) for field in fields)]
         line.append(show_value(row, goal))
-        if is_evaluated(row):
-            line += [_number(row["validation_loss"]), f"{row['parameters']:,}"]
-            line.append(f"{row['seconds']:.0f}")
-        lines.append(line + [""] * (len(head) - len(line)))
-    of_fewer = [1, *(n for n in (2, 3, 5, 10, 20, 50, 100) if n < len(rows)), len(rows)]
-    budget = ", ".join(f"{n}: {_number(expected[n - 1])}" for n in dict.fromkeys(of_fewer))
+        whole = is_complete(row)
+        line += [_number(row["validation_loss"]), f"{row['parameters']:,}"] if whole else ["", ""]
+        line.append(f"{row['seconds']:.0f}" if "seconds" in row else "")
+        lines.append(line)
+    budget = ""
+    if expected:
+        of_fewer = [1, *(n for n in (2, 3, 5, 10, 20, 50, 100) if n < len(rows)), len(rows)]
+        found = ", ".join(f"{n}: {_number(expected[n - 1])}" for n in dict.fromkeys(of_fewer))
+        budget = f"Expected best {goal.name} of so many trials: {found}.\n"
     if content["command"]:
         chosen = f"The best one on the test examples:\n\n    {content['command']}\n"
     else:
-        chosen = "None is recommended: every trial diverged.\n"
+        chosen = f"None is recommended: {why_none(rows)}.\n"
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     better = "higher" if goal.higher_is_better else "lower"
     return (
         f"# {name}: {len(rows)} trials of {content['seeds_a_trial']} seed(s), "
         f"{sum(row.get('seconds', 0) for row in rows):.0f} s"
-        f"{'' if all(map(is_evaluated, rows)) else ' and those that diverged'}"
+        f"{'' if all('seconds' in row for row in rows) else ' and those that diverged'}"
         f"\n\n{table}\n\n"
         f"Of {goal.name}, {better} is better. The best of many is chosen for its luck too: it will "
         "do less well on other examples.\n"
-        f"Expected best {goal.name} of so many trials: {budget}.\n\n"
-        f"{chosen}"
+        f"{budget}\n{chosen}"
     )
 
 
+def why_none(rows: Sequence[Row]) -> str:
+    """Why no trial is recommended."""
+    is_pruned = any(row["state"] == "pruned" for row in rows)
+    return f"every trial {'diverged or was pruned' if is_pruned else 'diverged'}"
+
+
 def draw(content: Mapping[str, Any], goal: Goal) -> Any:
-    """A Matplotlib figure: the expected best against trials, and all trials along each field."""
+    """A Matplotlib figure: all trials along each field, those pruned as crosses.
+
+    Before these, where it is known, the expected best against trials.
+    """
     rows, expected = content["trials"], content[f"expected_best_{goal.field}"]
     fields = list(rows[0]["fields"])
-    figure = pictures.new_figure(4 * (len(fields) + 1), 3.6)
-    first, *others = figure.subplots(1, len(fields) + 1, squeeze=False, sharey=True)[0]
-    first.plot(range(1, len(rows) + 1), expected, "o-")
-    first.set(xlabel="trials", ylabel=goal.name, title="expected best")
-    reached = [row[goal.field] for row in rows]
+    count = len(fields) + bool(expected)
+    figure = pictures.new_figure(4 * count, 3.6)
+    all_axes = list(figure.subplots(1, count, squeeze=False, sharey=True)[0])
+    all_axes[0].set(ylabel=goal.name)
+    for axes in all_axes:
+        axes.grid(alpha=0.3)
+    if expected:
+        first = all_axes.pop(0)
+        first.plot(range(1, len(rows) + 1), expected, "o-")
+        first.set(xlabel="trials", title="expected best")
+        first.xaxis.get_major_locator().set_params(integer=True)
     scales = {axis["field"]: axis["scale"] for axis in content["over"]}
-    for axes, field in zip(others, fields, strict=True):
+    for axes, field in zip(all_axes, fields, strict=True):
         values = [row["fields"][field] for row in rows]
         if scales[field]:
-            axes.plot(values, reached, "o")
             axes.set_xscale("log" if scales[field] == "log" else "linear")
         else:  # Choices stand side by side, whatever they are.
             names = list(dict.fromkeys(map(str, sorted(values, key=str))))
-            axes.plot([names.index(str(value)) for value in values], reached, "o")
+            values = [names.index(str(value)) for value in values]
             axes.set_xticks(range(len(names)), names)
             axes.set_xlim(-0.5, len(names) - 0.5)
+        for marker, is_pruned in (("o", False), ("x", True)):
+            shown = [n for n, row in enumerate(rows) if (row["state"] == "pruned") == is_pruned]
+            axes.plot([values[n] for n in shown], [rows[n][goal.field] for n in shown], marker)
         axes.set(xlabel=field)
-    for axes in (first, *others):
-        axes.grid(alpha=0.3)
-    first.xaxis.get_major_locator().set_params(integer=True)
     return figure
 
 

@@ -32,6 +32,10 @@ TESTED = "test_evaluated_after_epochs"
 """In `result.json`, how long the run was each time that its test examples were evaluated."""
 
 
+class InUse(UserError):
+    """Another process is at work in a run's folder."""
+
+
 class RunFolder:
     """A run's folder, where nothing of another run is ever overwritten.
 
@@ -57,8 +61,8 @@ class RunFolder:
 
         Raises:
             UserError: another run's files are in it, or the same run's with another config, or
-                those of a finished run are not as it wrote them; another process is at work in it;
-                or it cannot be made.
+                those of a finished run are not as it wrote them; or it cannot be made.
+            InUse: another process is at work in it.
         """
         folder = cls(processes.from_first(lambda: workdir or files.name_by_time(config.name)))
         if not processes.is_first():
@@ -144,7 +148,7 @@ class RunFolder:
         except BlockingIOError:
             os.close(self._lock)
             self._lock = None
-            raise UserError(
+            raise InUse(
                 f"another process is at work in --workdir={self.path}. Wait for it to end, or name "
                 "another folder."
             ) from None

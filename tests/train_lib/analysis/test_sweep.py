@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import types
 
 import pytest
 from absl import flags
@@ -21,11 +22,14 @@ from configs import base
 from train_lib import building, sweep
 from train_lib import run as train
 from train_lib.analysis import search as search_lib
-from train_lib.analysis.axes import Axis, trials
+from train_lib.analysis.axes import Axis
 from train_lib.analysis.pictures import new_figure
 from train_lib.analysis.search import Goal
 from train_lib.errors import Diverged, UserError
+from train_lib.records.folder import InUse
 from train_lib.tasks.classes import Classes
+from train_lib.trials import running, workers
+from train_lib.trials.draws import Draws
 
 ROOT = pathlib.Path(__file__).parent.parent.parent.parent
 
@@ -188,18 +192,24 @@ def test_the_command_runs(config, tmp_path, monkeypatch):
     words = [*command_in(printed), f"--workdir={tmp_path / 'best'}"]
     subprocess.run([sys.executable, "main.py", *words], cwd=ROOT, check=False, timeout=300)
     assert (tmp_path / "best/result.json").exists(), words
-    assert json.loads((tmp_path / "best/config.json").read_text()) == fields(run.configs[1])
+    assert json.loads((tmp_path / "best/config.json").read_text()) == fields(
+        next(each for each in run.configs if each.model.hidden_sizes == (3,))
+    )
 
 
-def test_whole_numbers_are_drawn_for_a_field_that_is_one(config, monkeypatch):
-    monkeypatch.setattr(train, "run", fake_run())
+def drawn_of(axes, count, sampler="random", seed=0):
+    """The fields of so many trials."""
+    axes = [Axis.parse(text) if isinstance(text, str) else text for text in axes]
+    return Draws(tuple(axis.checked() for axis in axes), sampler, seed).foreseen(count)
+
+
+def test_whole_numbers_are_drawn_for_a_field_that_is_one():
     over = [
         "train.batch_size=log:16:256", "model.embedding_size=uniform:2:4",
         "data.train_examples=uniform:100:104", "train.learning_rate=log:1:3",
     ]  # fmt: skip
-    found, _, refused = search(config, over, 200)
-    assert not refused
-    drawn = {name: [row["fields"][name] for row in found["trials"]] for name in
+    found = drawn_of(over, 200)
+    drawn = {name: [fields[name] for fields in found] for name in
              ("train.batch_size", "model.embedding_size", "data.train_examples")}  # fmt: skip
     assert {type(number) for numbers in drawn.values() for number in numbers} == {int}
     assert set(drawn["model.embedding_size"]) == {2, 3, 4}
@@ -207,7 +217,7 @@ def test_whole_numbers_are_drawn_for_a_field_that_is_one(config, monkeypatch):
     sizes = drawn["train.batch_size"]
     assert 16 <= min(sizes) < 20 < 200 < max(sizes) <= 256
     assert 70 < sum(math.log2(size) < 6 for size in sizes) < 130
-    rates = [row["fields"]["train.learning_rate"] for row in found["trials"]]
+    rates = [fields["train.learning_rate"] for fields in found]
     assert sum(rate.is_integer() for rate in rates) < 3
 
 
@@ -226,7 +236,8 @@ def test_a_trial_that_diverged_is_never_recommended(config, monkeypatch):
     monkeypatch.setattr(train, "run", run)
     found, printed, _ = search(config, ["train.learning_rate=100.0,0.1"])
     assert resolve(command_in(printed)).train.learning_rate == 0.1
-    assert [row["trial"] for row in found["trials"]] == [2, 1]
+    rates = [row["fields"]["train.learning_rate"] for row in found["trials"]]
+    assert rates == [0.1, 100.0]
 
 
 def test_a_seed_that_diverged_counts_as_a_guess(config, monkeypatch):
@@ -262,25 +273,24 @@ def test_a_search_goes_on_that_began_before_there_was_a_field(config, tmp_path, 
 
 
 def test_a_grid_is_all_combinations():
-    axes = [
-        Axis.parse("train.learning_rate=1e-3,0.01"),
-        Axis.parse("config.model.hidden_sizes=(16,),(8, 8)"),
-        Axis.parse("model.pooling=last,mean"),
-    ]
-    expected = itertools.product([1e-3, 1e-2], [(16,), (8, 8)], ["last", "mean"])
-    assert [tuple(trial.values()) for trial in trials(axes, None, 0)] == list(expected)
+    axes = ["train.learning_rate=1e-3,0.01", "config.model.hidden_sizes=(16,),(8, 8)",
+            "model.pooling=last,mean"]  # fmt: skip
+    expected = set(itertools.product([1e-3, 1e-2], [(16,), (8, 8)], ["last", "mean"]))
+    found = [tuple(fields.values()) for fields in drawn_of(axes, 8, "grid")]
+    assert set(found) == expected
+    assert len(found) == len(expected)
 
 
 def test_draws_stay_in_their_range_and_more_of_them_begin_with_the_same():
-    axes = [RATE, Axis.parse("model.word_dropout=uniform:0:0.5"), Axis.parse("model.pooling=a,b")]
-    few, many = (list(trials(axes, count, 3)) for count in (20, 200))
+    axes = [RATE, "model.word_dropout=uniform:0:0.5", "model.pooling=last,mean"]
+    few, many = (drawn_of(axes, count, seed=3) for count in (20, 200))
     assert many[:20] == few
-    assert few != list(trials(axes, 20, 4))
+    assert few != drawn_of(axes, 20, seed=4)
     rates = [trial["train.learning_rate"] for trial in many]
     assert 1e-4 <= min(rates) < 1e-3 < 1e-2 < max(rates) <= 1e-1
     # As many below the middle of the logarithms as above.
     assert 70 < sum(rate < 10**-2.5 for rate in rates) < 130
-    assert {trial["model.pooling"] for trial in many} == {"a", "b"}
+    assert {trial["model.pooling"] for trial in many} == {"last", "mean"}
     assert all(0 <= trial["model.word_dropout"] <= 0.5 for trial in many)
 
 
@@ -301,7 +311,7 @@ def test_goes_on_where_it_was_interrupted_and_looks_at_no_test_example(
         sweep.run(config, OVER, 2, 0, str(tmp_path))
     sweep.run(config, OVER, 2, 0, str(tmp_path))
     found = sweep.run(config, OVER, 3, 0, str(tmp_path))
-    assert [workdir[-1] for workdir in workdirs] == [*"12", *"12", *"123"]
+    assert [workdir[-1] for workdir in workdirs] == [*"01", *"12"]
     assert json.loads(json.dumps(found)) == json.loads((tmp_path / "sweep.json").read_text())
     accuracies = [row["validation_accuracy"] for row in found["trials"]]
     assert accuracies == sorted(accuracies, reverse=True)
@@ -325,11 +335,32 @@ def test_goes_on_where_it_was_interrupted_and_looks_at_no_test_example(
 def test_a_trial_that_diverges_is_told_and_the_others_go_on(config, tmp_path, monkeypatch, capsys):
     run = fake_run(diverged=lambda config: config.train.learning_rate == 100)
     monkeypatch.setattr(train, "run", run)
-    found = sweep.run(config, [Axis.parse("train.learning_rate=100,0.1")], None, 0, str(tmp_path))
-    assert [row["trial"] for row in found["trials"]] == [2, 1]
-    assert found["expected_best_validation_accuracy"] == pytest.approx([0.6, 0.7])
+    found = sweep.run(config, [Axis.parse("train.learning_rate=100,0.1")], 4, 0, str(tmp_path))
+    rates = [row["fields"]["train.learning_rate"] for row in found["trials"]]
+    assert rates == [0.1, 0.1, 100, 100]
+    best = [(0.7 + 0.5) / 2, (5 * 0.7 + 0.5) / 6, 0.7, 0.7]  # Of 1, 2, 3 and 4 of the four.
+    assert found["expected_best_validation_accuracy"] == pytest.approx(best)
     assert "diverged" in capsys.readouterr().out
-    assert "not finite" in (tmp_path / "trial-0001.log").read_text()
+    worst = found["trials"][-1]["trial"]
+    assert "not finite" in (tmp_path / f"trial-{worst:04}.log").read_text()
+
+
+def test_a_trial_whose_first_worker_wakes_up_is_run_when_that_has_gone(
+    config, tmp_path, monkeypatch
+):
+    """On one host, where the folder of the run is locked."""
+    run, slept = fake_run(), []
+
+    def run_beside(config, workdir, **_):
+        if len(slept) < 2:
+            raise InUse("another process is at work")
+        return run(config, workdir)
+
+    monkeypatch.setattr(train, "run", run_beside)
+    monkeypatch.setattr(running.time, "sleep", slept.append)
+    found = sweep.run(config, [Axis.parse("train.learning_rate=0.1")], None, 0, str(tmp_path))
+    assert [row["trial"] for row in found["trials"]] == [0]
+    assert len(run.configs) == 1
 
 
 def test_where_lower_is_better_the_lowest_wins_and_guessing_is_the_worse(
@@ -346,15 +377,12 @@ def test_where_lower_is_better_the_lowest_wins_and_guessing_is_the_worse(
     found, printed, _ = search(config, ["train.learning_rate=100.0,0.1,0.2,0.3"])
     assert found["metric"] == "loss"
     assert not found["higher_is_better"]
-    assert [row["trial"] for row in found["trials"]] == [3, 2, 4, 1]
+    rates = [row["fields"]["train.learning_rate"] for row in found["trials"]]
+    assert rates == [0.2, 0.1, 0.3, 100.0]
     guess = math.log(2)  # Nats, of two classes with as many examples.
     reached = [0.2, 0.3, (guess + 0.1) / 2, guess]
     assert [row[Goal("loss", False).field] for row in found["trials"]] == pytest.approx(reached)
-    best = [
-        sum(map(min, itertools.combinations(reached, count))) / math.comb(4, count)
-        for count in range(1, 5)
-    ]
-    assert found["expected_best_validation_loss"] == pytest.approx(best)
+    assert found["expected_best_validation_loss"] is None  # Of a grid.
     assert resolve(command_in(printed)).train.learning_rate == 0.2
     assert "lower is better" in printed
 
@@ -420,8 +448,104 @@ def test_what_cannot_be_searched_is_refused_before_anything_runs(
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize(
+    ("count", "sampler", "words"),
+    [
+        (3, "grid", "--trials=3 is of draws"),
+        (None, "random", "--sampler=random draws trials: say how many"),
+        (None, "tpe", "--sampler=tpe draws trials: say how many"),
+    ],
+)
+def test_a_sampler_that_does_not_go_with_the_number_of_trials_is_refused(
+    count, sampler, words, config, tmp_path
+):
+    with pytest.raises(UserError, match=words):
+        sweep.run(config, OVER[1:], count, 0, str(tmp_path / "new"), sampler=sampler)
+    assert not (tmp_path / "new").exists()
+
+
+def test_of_tpe_every_combination_is_checked_before_anything_runs(config, tmp_path):
+    axes = [RATE, Axis.parse("model.direction=bidirectional,forward"),
+            Axis.parse("model.merge=concat,sum")]  # fmt: skip
+    with pytest.raises(UserError, match="merge = 'sum' does nothing"):
+        sweep.run(config, axes, 1, 0, str(tmp_path / "new"), sampler="tpe")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_worker_with_other_flags_is_refused(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "run", fake_run())
+    monkeypatch.setattr(building, "load_data", of_two_classes)
+    ours = {"sampler": "tpe", "pruner": "halving"}
+    sweep.run(config, OVER, 1, 0, str(tmp_path), **ours)
+    for changed, axes, seed in (
+        ({"sampler": "random"}, OVER, 0), ({"pruner": "none"}, OVER, 0), ({}, OVER, 1),
+        ({}, OVER[:1], 0),
+    ):  # fmt: skip
+        words = next(iter(changed), "sweep_seed" if seed else "over")
+        with pytest.raises(UserError, match=f"another search in it: not the same {words}"):
+            sweep.run(config, axes, 1, seed, str(tmp_path), **ours | changed)
+
+
+SUBMITTED = [
+    "--config=configs/lstm.py", "--over=train.seed=1,2", "--submitit=slurm", "--workers=3",
+    "--submitit_options=timeout_min=60, slurm_qos='low'",
+]  # fmt: skip
+OF_A_WORKER = ["--submitit=none", "--workers=1"]
+
+
+def test_submitit_is_given_the_command_of_a_worker(
+    config, tmp_path, monkeypatch, start_with, capsys
+):
+    job, given = types.SimpleNamespace(job_id="17"), []
+    monkeypatch.setattr(workers, "submit", lambda *args: given.extend(args) or [job] * 3)
+    monkeypatch.setattr(building, "load_data", of_two_classes)
+    sweep._main(start_with(*SUBMITTED).config, str(tmp_path / "new"))
+    words = [sys.executable, "-m", "train_lib.sweep", *SUBMITTED, *OF_A_WORKER]
+    options = {"timeout_min": 60, "slurm_qos": "low"}
+    assert given == [tmp_path / "new/workers", words, 3, "slurm", options]
+    assert "jobs 17, 17, 17" in capsys.readouterr().out
+
+
+def test_a_worker_that_submitit_starts_is_one_of_this_process(tmp_path, monkeypatch, start_with):
+    run = fake_run()
+    monkeypatch.setattr(train, "run", run)
+    monkeypatch.setattr(building, "load_data", of_two_classes)
+    monkeypatch.setattr(search_lib, "draw", lambda *_: new_figure(1, 1))
+    (tmp_path / "new").mkdir()
+    sweep._main(start_with(*SUBMITTED, *OF_A_WORKER).config, str(tmp_path / "new"))
+    assert sorted(each.train.seed for each in run.configs) == [1, 2]
+
+
+@pytest.mark.parametrize("words", [["--workers=2"], ["--submitit_options=timeout_min=3"]])
+def test_workers_without_submitit_are_refused(words, start_with, tmp_path):
+    asked = ["--config=configs/lstm.py", "--over=train.seed=1,2"]
+    with pytest.raises(UserError, match="are of --submitit=local or slurm"):
+        sweep._main(start_with(*asked, *words).config, str(tmp_path / "new"))
+
+
+@pytest.mark.slow
+def test_halving_ends_trials_that_fall_behind_after_an_epoch(config, tmp_path, capsys):
+    config.task.metric, config.train.num_epochs = "loss", 2
+    axes = [Axis.parse("train.learning_rate=1e-4,0.03,0.06")]
+    found = sweep.run(config, axes, None, 0, str(tmp_path), pruner="halving")
+    rows = sorted(found["trials"], key=lambda row: row["trial"])
+    losses = []
+    for row in rows:
+        folder = tmp_path / f"trial-{row['trial']:04}"
+        epochs = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        losses.append(epochs[0]["validation_loss"])
+        is_behind = losses[-1] > min(losses)
+        assert (row["state"] == "pruned") == is_behind
+        assert len(epochs) == (1 if is_behind else 2)
+        assert (folder / "result.json").exists() != is_behind
+    assert {row["state"] for row in rows} == {"pruned", "complete"}
+    assert found["trials"][0]["state"] == "complete"
+    assert "pruned after epoch 1" in (tmp_path / "sweep.md").read_text()
+    assert "Expected best" not in capsys.readouterr().out
+
+
 def test_a_seed_of_draws_is_refused_where_nothing_is_drawn(config, tmp_path):
-    with pytest.raises(UserError, match="--sweep_seed=3 is of random draws"):
+    with pytest.raises(UserError, match="--sweep_seed=3 is of draws"):
         sweep.run(config, [Axis.parse("train.seed=1")], None, 3, str(tmp_path))
 
 
