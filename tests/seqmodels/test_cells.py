@@ -258,8 +258,8 @@ def test_forget_bias_is_in_the_forget_gate_alone(name, place):
 @pytest.mark.parametrize(("name", "place"), [("lstm", 1), ("gru", 0), ("gru_reset_before", 0)])
 @pytest.mark.slow
 def test_memories_last_as_long_as_a_cell_is_told(name, place):
-    cell = loading.find_cell(name)(INPUT, 1_000, rngs=nnx.Rngs(0), memory_steps=50)
-    gates = list(np.array(cell.bias[...], np.float64).reshape(-1, 1_000))
+    cell = loading.find_cell(name)(INPUT, 300, rngs=nnx.Rngs(0), memory_steps=50)
+    gates = list(np.array(cell.bias[...], np.float64).reshape(-1, 300))
     keep_H = gates.pop(place)
     # Of a memory, 1 / (1 - sigmoid(keep)) steps are left before it fades.
     steps_H = 1 + np.exp(keep_H)

@@ -117,14 +117,15 @@ def test_outputs_of_every_step_equal_the_unrolled_loop(direction, on_cpu, monkey
 STEPS = {"per_step": True}
 DROPPING = {"merge": "product", "dropout_rates": (0.3,)}
 CASES = [
-    *(slow(reads, {"pooling": name}, True) for reads in ("vectors",) for name in POOLINGS),
-    slow("tokens", STEPS, False), slow("vectors", STEPS, True), ("tokens", STEPS, True),
-    ("vectors", STEPS | DROPPING, False), ("vectors", {"pooling": "max"} | DROPPING, True),
+    *(slow("vectors", {"pooling": name}, True, "pre") for name in POOLINGS),
+    slow("vectors", {"pooling": "last"}, True, "post"), slow("tokens", STEPS, False, "post"),
+    slow("vectors", STEPS, True, "post"), ("tokens", STEPS, True, "pre"),
+    ("vectors", STEPS | DROPPING, False, "pre"),
+    ("vectors", {"pooling": "max"} | DROPPING, True, "pre"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("reads", "changes", "on_cpu"), CASES)
-@pytest.mark.parametrize("side", [slow("post"), "pre"])
+@pytest.mark.parametrize(("reads", "changes", "on_cpu", "side"), CASES)
 def test_padding_and_company_never_matter(reads, changes, on_cpu, side, monkeypatch):
     monkeypatch.setattr(heads, "_on_cpu", lambda: on_cpu)
     model, sequences = build(reads, **changes), draw(reads, LENGTHS)

@@ -177,7 +177,7 @@ def test_no_gradient_comes_from_padding(write_cell, case):
 
 
 @pytest.mark.slow
-@settings(max_examples=12, **SETTINGS)
+@settings(max_examples=4, **SETTINGS)
 @given(case=cases())
 def test_no_gradient_comes_from_padding_in_any_setting(write_cell, case):
     check(write_cell, case)

@@ -258,7 +258,7 @@ SEEDS = range(4)
 TUTORIAL = batching.Treatment(mask_padding=False, padding_side="pre")
 
 
-@pytest.fixture(scope="module", params=[*ONE, pytest.param(None, marks=pytest.mark.slow)])
+@pytest.fixture(scope="module")
 def alone(request):
     """What each of four seeds, whose batches are long when others' are short, becomes alone.
 
@@ -279,16 +279,22 @@ def alone(request):
     return case, changes, split, plans_K, found
 
 
-@pytest.mark.parametrize(
-    "spread",
-    [
-        pytest.param({"num_devices": 2, "seeds_at_once": 4}, marks=pytest.mark.slow),
-        {"num_devices": 1, "seed_devices": 2, "seeds_at_once": 2},
-    ],
-    ids=["at once", "at once on devices"],
-)
-def test_each_of_many_seeds_is_trained_as_if_it_were_alone(alone, spread):
-    """Its initialisation, data order and dropout, whatever the lengths of the others' batches."""
+AT_ONCE = {"num_devices": 2, "seeds_at_once": 4}
+ON_DEVICES = {"num_devices": 1, "seed_devices": 2, "seeds_at_once": 2}
+
+
+@pytest.mark.parametrize("alone", [*ONE, slow(None)], indirect=True)
+def test_each_of_many_seeds_is_trained_as_if_it_were_alone(alone):
+    check_many_seeds(alone, ON_DEVICES)
+
+
+@pytest.mark.parametrize("alone", [None], indirect=True)
+@pytest.mark.slow
+def test_each_of_many_seeds_on_all_devices_is_trained_as_if_it_were_alone(alone):
+    check_many_seeds(alone, AT_ONCE)
+
+
+def check_many_seeds(alone, spread):
     case, changes, split, plans_K, found = alone
     widths = (WIDTH,) if changes else (6, WIDTH)
     together = of_case(case, seeds=SEEDS, widths=widths, max_rows=4, **spread, **changes)
