@@ -91,8 +91,18 @@ ROOMS = {
     "building": {"training", "data", "tasks", "settings"},
     "beginning": {"building", "records", "training", "data", "tasks"},
     "streaming": {"training", "data", "tasks"},
+    "portable": {"data"},
     "run": {"beginning", "building", "records", "training", "data", "tasks", "settings"},
-    "restored": {"building", "records", "streaming", "training", "data", "tasks", "settings"},
+    "restored": {
+        "building",
+        "records",
+        "portable",
+        "streaming",
+        "training",
+        "data",
+        "tasks",
+        "settings",
+    },
 }
 COMMON = {"errors", "files", "encoding"}
 
