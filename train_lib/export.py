@@ -2,10 +2,13 @@
 
 python -m train_lib.export --workdir=runs/stacked-... --to=exported
 python -m train_lib.export --workdir=runs/stacked-... --to=exported --seed=3 --best
+python -m train_lib.export --workdir=runs/of-an-older-version --card
 
 The folder has the model as a program of StableHLO, `model.json`, which says what goes in and what
 comes out, and the vocabulary. Of a model that reads forwards there are programs for sequences that
 come a step at a time, too. docs/export.md has ten lines that run them.
+
+`--card` writes the run's model card again, or that of a run which has none.
 """
 
 import argparse
@@ -24,7 +27,8 @@ from train_lib import files, portable
 from train_lib.data.inputs import Text
 from train_lib.data.vocabulary import END, FIRST_WORD, START, UNKNOWN
 from train_lib.errors import UserError, told_to_user
-from train_lib.records import description, environment
+from train_lib.records import card, description, environment, weights
+from train_lib.records.folder import CARD
 from train_lib.restored import Restored
 from train_lib.training import devices
 
@@ -60,6 +64,7 @@ def export(workdir: str, to: str, *, seed: int | None = None, best: bool = False
     content = {
         "run": restored.folder.path.name,
         "seed": restored.seeds[number],
+        "seeds_of_run": len(restored.seeds),
         "parameters": "of the best epoch by validation" if best else "as they were tested",
         "inputs": _describe_inputs(restored),
         "task": type(restored.task).__name__,
@@ -81,6 +86,21 @@ def export(workdir: str, to: str, *, seed: int | None = None, best: bool = False
     except OSError as error:
         raise UserError(f"--to={folder} cannot be written: {error.strerror or error}.") from error
     return content
+
+
+def write_card(workdir: str) -> pathlib.Path:
+    """Writes the model card of a finished run, over one that is there; returns its path.
+
+    Raises:
+        UserError: there is no such run, or it has no weights.
+    """
+    folder = weights.open_finished(workdir, weights.WEIGHTS)
+    if not weights.file_of(folder, weights.WEIGHTS):
+        raise UserError(
+            f"{folder.path} has no {weights.WEIGHTS}, so there is no model to describe."
+        )
+    card.write(folder, folder.read_json("result.json"))
+    return folder.path / CARD
 
 
 def _number_of(restored: Restored, seed: int) -> int:
@@ -136,16 +156,25 @@ def main(argv: Sequence[str]) -> None:
         description="Makes a finished run's model a program that JAX alone runs.",
     )
     parser.add_argument("--workdir", required=True, help="the folder of a finished run")
-    parser.add_argument("--to", required=True, help="the folder to write, new or empty")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--to", help="the folder to write, new or empty")
+    what.add_argument(
+        "--card", action="store_true", help="write README.md, the model card, into the run's folder"
+    )
     parser.add_argument("--seed", type=int, help="whose model; the first by default")
     parser.add_argument(
         "--best", action="store_true", help="the model after its best epoch by validation"
     )
     arguments = parser.parse_args(argv)
+    if arguments.card:
+        if arguments.best or arguments.seed is not None:
+            parser.error("--card is of all seeds, and of the best epochs too")
+        print(write_card(arguments.workdir))
+        return
     devices.configure()
     content = export(arguments.workdir, arguments.to, seed=arguments.seed, best=arguments.best)
     folder = pathlib.Path(arguments.to)
-    for name, program in content["programs"].items():
+    for program in content["programs"].values():
         given, returned = (
             ", ".join(f"{one} {_plain(of)}" for one, of in program[what].items())
             for what in ("arguments", "results")
@@ -153,6 +182,11 @@ def main(argv: Sequence[str]) -> None:
         print(f"{folder / program['file']}: {given} -> {returned}")
     if reason := content.get("no_steps"):
         print(f"no program for a step at a time: {reason}")
+    if content["seeds_of_run"] > 1:
+        print(
+            f"the model is that of seed {content['seed']}; predict averages the answers of "
+            f"{content['seeds_of_run']} seeds"
+        )
 
 
 def _plain(shapes: Any) -> str:

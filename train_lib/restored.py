@@ -19,7 +19,6 @@ from train_lib.data.vocabulary import START
 from train_lib.errors import UserError
 from train_lib.portable import Rows
 from train_lib.records import description, weights
-from train_lib.records.folder import RunFolder
 from train_lib.records.result import each_seed
 from train_lib.streaming import Stream
 from train_lib.tasks.base import Kept, Task
@@ -56,8 +55,8 @@ class Restored:
 
     def __init__(self, workdir: str, *, best: bool = False, engine: str = ""):
         name = weights.BEST_WEIGHTS if best else weights.WEIGHTS
-        folder = RunFolder.open_finished(workdir)
-        if not (folder.path / name).is_file():
+        folder = weights.open_finished(workdir, name)
+        if not weights.file_of(folder, name):
             raise UserError(f"{folder.path} has no {name}, so there is no model to answer with.")
         self.config: ConfigDict = folder.read_config()
         self.config.model.engine = engine or self.config.model.engine
