@@ -7,6 +7,8 @@ import shutil
 import subprocess
 import sys
 
+import jax
+import jax.export
 import numpy as np
 import pytest
 import yaml
@@ -15,86 +17,109 @@ from safetensors.numpy import load_file
 from configs import base
 from tests.marks import slow
 from tests.train_lib import cases
-from train_lib import export, restored
+from tests.train_lib.cases import Case
+from tests.train_lib.conftest import TASKS
+from train_lib import building, export
 from train_lib import run as runs
+from train_lib.data.inputs import Text, Vectors
+from train_lib.data.inputs import split as split_words
+from train_lib.data.vocabulary import Vocabulary
 from train_lib.errors import UserError
 from train_lib.predict import predict
+from train_lib.records import card, description, weights
 from train_lib.records.folder import RunFolder
 from train_lib.restored import Restored
+from train_lib.training import state
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 SCRIPTS = re.findall(r"```python\n(.*?)```", (ROOT / "docs/export.md").read_text("utf-8"), re.S)
+READS = Text(Vocabulary([f"w{number}" for number in range(12)]), "keras")
 TEXTS = ["Not dull, but clever.", "", "w3", "w1-W2 w9 " * 50]
 
-ALONE = """
-import sys
-
-class Refuse:
-    allowed = {"jax", "jaxlib", "numpy", "ml_dtypes", "opt_einsum", "scipy", "flatbuffers"}
-
-    def find_spec(self, name, path=None, target=None):
-        root = name.partition(".")[0]
-        if root not in self.allowed | sys.stdlib_module_names:
-            raise ModuleNotFoundError(f"{name} is not there", name=name)
-
-sys.meta_path.insert(0, Refuse())
-"""
-"""In front of a script: it finds JAX and what JAX needs, and nothing else."""
+JAX = (
+    "jax", "jaxlib", "numpy", "numpy.libs", "ml_dtypes", "opt_einsum", "scipy", "scipy.libs",
+    "flatbuffers",
+)  # fmt: skip
+"""What JAX needs, and what it reads programs with."""
 
 
-def config_of(folder, seeds=2, treatment="exact"):
-    """A run of texts, none of them longer than a dozen words."""
-    path = folder / "mine.csv"
-    if not path.exists():
-        rng = np.random.default_rng(0)
-        rows = [
-            f"{' '.join(f'w{n}' for n in rng.integers(12, size=rng.integers(1, 13)))},{'yn'[i % 2]}"
-            for i in range(60)
-        ]
-        path.write_text("\n".join(["text,label", *rows, ""]))
-    config = base.get_config("small", treatment)
-    config.data.source = str(path)
-    config.model.update(embedding_size=3, hidden_sizes=(4,), pooling="mean")
-    config.train.update(num_epochs=2, batch_size=8, learning_rate=0.1, seeds=seeds)
-    return config
+@pytest.fixture
+def make_run(write_run, compiled_once):
+    """Makes the folder of a finished run of two seeds, as it would be had training done nothing."""
+
+    def make(changes=None, kind="two", inputs=READS):
+        sizes = {"model.embedding_size": 3, "model.hidden_sizes": (4,), "train.seeds": 2}
+        changes = sizes | (changes or {})
+        folder = RunFolder(write_run("small", (0, 1), changes=changes, kind=kind, lengths=13))
+        config, task = folder.read_config(), TASKS[kind]
+        _, params_K = state.split(building.build_models(config, inputs, task, (0, 1)))
+        description.write(folder, inputs, task)
+        for factor, name in zip((4, -2), weights.NAMES, strict=True):
+            weights.write(folder, name, jax.tree.map(lambda leaf, by=factor: by * leaf, params_K))
+        result = folder.read_json("result.json")
+        card.write(folder, result)
+        folder.finish(result)
+        return folder.path, result
+
+    return make
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """The folder of a run of two seeds, and its result."""
-    folder = tmp_path_factory.mktemp("finished")
-    return folder / "run", runs.run(config_of(folder), str(folder / "run"))
+@pytest.fixture
+def finished(make_run):
+    """The folder of such a run of texts, and its result."""
+    return make_run({"model.pooling": "mean"})
 
 
-@pytest.fixture(scope="module")
-def exported(finished, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("elsewhere") / "exported"
-    return folder, export.export(str(finished[0]), str(folder), seed=1)
+def in_rows(answering, inputs):
+    """Inputs as a user has them, in rows, and their lengths: tokens of texts, or vectors."""
+    if isinstance(inputs[0], str):
+        words = [split_words(text, answering.inputs.rules) for text in inputs]
+        inputs = [answering.inputs.vocabulary.encode(one) for one in words]
+    lengths_B = np.array([len(one) for one in inputs], np.int32)
+    x = np.zeros((len(inputs), lengths_B.max(), *inputs[0].shape[1:]), inputs[0].dtype)
+    for row, one in zip(x, inputs, strict=True):
+        row[: len(one)] = one
+    return x, lengths_B
 
 
-def rows_of(split):
-    """A split as rows, and their lengths."""
-    x = np.zeros((len(split), split.lengths.max(), *split.values.shape[1:]), split.values.dtype)
-    for number, (start, length) in enumerate(zip(split.offsets, split.lengths, strict=False)):
-        x[number, :length] = split.values[start : start + length]
-    return x, split.lengths.astype(np.int32)
-
-
-def run_alone(folder, script, *arguments):
+def run_alone(folder, script):
+    """Runs a script where there is JAX, and nothing else but Python itself."""
+    packages = folder / "packages"
+    packages.mkdir()
+    site = pathlib.Path(jax.__file__).parent.parent
+    for name in JAX:
+        if (site / name).is_dir():
+            (packages / name).symlink_to(site / name)
+    start = f"import sys; sys.path.insert(0, {str(packages)!r})\n"
     done = subprocess.run(
-        [sys.executable, "-I", "-c", ALONE + script, *map(str, arguments)],
+        [sys.executable, "-I", "-S", "-c", start + script],
         cwd=folder, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def test_jax_alone_answers_as_predict_does(finished, exported):
+def assert_described(content, folder, workdir):
+    """That `model.json` says what goes in and what comes out."""
+    assert json.loads((folder / export.NAME).read_text("utf-8")) == content
+    assert content["seed"] == 1
+    assert content["task_fields"]["classes"] == ["bad", "good"]
+    whole, step = (content["programs"][name] for name in ("model", "step"))
+    assert whole["arguments"] == {"x": "int32[B, T]", "lengths": "int32[B]"}
+    assert whole["results"] == {"outputs": "float32[B, 1]"}
+    assert step["arguments"]["carry"] == step["results"]["carry"]
+    assert step["results"]["carry"][0] == "float32[4, B]"
+    words = (folder / "vocabulary.txt").read_text("utf-8")
+    assert words == (workdir / "vocabulary.txt").read_text("utf-8")
+
+
+def test_jax_alone_answers_as_predict_does(finished, tmp_path):
     """By the scripts of docs/export.md, and then many rows at once."""
-    folder, _ = exported
+    folder = tmp_path / "elsewhere/exported"
+    content = export.export(str(finished[0]), str(folder), seed=1)
+    assert_described(content, folder, finished[0])
     answering = Restored(str(finished[0]))
-    split = answering.encode(TEXTS, str)
-    x_BxT, lengths_B = rows_of(split)
+    x_BxT, lengths_B = in_rows(answering, TEXTS)
     np.savez(folder / "rows.npz", x=x_BxT, lengths=lengths_B)
     script = "\n".join(
         [
@@ -102,31 +127,18 @@ def test_jax_alone_answers_as_predict_does(finished, exported):
             "rows = np.load('exported/rows.npz')",
             "many = model(rows['x'], rows['lengths'])",
             "np.savez('exported/answers.npz', whole=many, one=logit, end=outputs)",
-            "assert not {'flax', 'seqmodels', 'train_lib', 'optax'} & set(sys.modules)",
+            "from importlib.util import find_spec",
+            "assert not any(map(find_spec, ('flax', 'optax', 'seqmodels', 'train_lib')))",
         ]
     )
     told = run_alone(folder.parent, script)
     found = np.load(folder / "answers.npz")
-    expected_Bx1 = answering.answer(split)[1]["outputs"]  # Of seed 1.
-    assert lengths_B.tolist() == [5, 1, 2, 151] > [answering._longest]
+    expected_Bx1 = answering.answer(answering.encode(TEXTS, str))[1]["outputs"]  # Of seed 1.
+    assert lengths_B.tolist() == [5, 1, 2, 151]
     np.testing.assert_allclose(found["whole"], expected_Bx1, rtol=1e-6, atol=1e-7)
     np.testing.assert_allclose(found["one"], expected_Bx1[0, 0], rtol=1e-6, atol=1e-7)
     np.testing.assert_allclose(found["end"][0], expected_Bx1[0], rtol=1e-5, atol=1e-6)
-    assert told.split()[0] == "ny"[int(expected_Bx1[0, 0] > answering.tasks_K[1].cut)]
-
-
-def test_it_says_what_goes_in_and_what_comes_out(finished, exported):
-    folder, content = exported
-    assert json.loads((folder / export.NAME).read_text("utf-8")) == content
-    assert content["seed"] == 1
-    assert content["task_fields"]["classes"] == ["n", "y"]
-    whole, step = (content["programs"][name] for name in ("model", "step"))
-    assert whole["arguments"] == {"x": "int32[B, T]", "lengths": "int32[B]"}
-    assert whole["results"] == {"outputs": "float32[B, 1]"}
-    assert step["arguments"]["carry"] == step["results"]["carry"]
-    assert step["results"]["carry"][0] == "float32[4, B]"
-    words = (folder / "vocabulary.txt").read_text("utf-8")
-    assert words == (finished[0] / "vocabulary.txt").read_text("utf-8")
+    assert told.split()[0] == ("bad", "good")[int(expected_Bx1[0, 0] > answering.tasks_K[1].cut)]
 
 
 def test_what_cannot_be_exported_is_refused(finished, tmp_path, monkeypatch):
@@ -146,51 +158,35 @@ def test_what_cannot_be_exported_is_refused(finished, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "changes",
     [
-        slow({"treatment": "tutorial"}),
+        slow({"data.mask_padding": False, "data.padding_side": "pre"}),
         slow({"data.max_length_tokens": 6}),
         slow({"model.direction": "bidirectional", "model.engine": "scan"}),
-        slow({"task.name": "tags", "case": "tags-vectors"}),
     ],
     ids=str,
 )
-def test_whatever_a_run_reads_its_program_reads_too(changes, tmp_path):
-    config = config_of(tmp_path, seeds=1, treatment=changes.pop("treatment", "exact"))
-    inputs = TEXTS
-    if changes.pop("case", ""):
-        case = cases.Case("tags", "vectors")
-        config.data.update(source=cases.PATH, source_options=cases.options(case), standardize=True)
-        inputs = cases.examples(case, 6, longest=3 * cases.LONGEST).inputs
-    config.update_from_flattened_dict(changes)
-    runs.run(config, str(tmp_path / "run"))
-    answering = Restored(str(tmp_path / "run"))
-    content = export.export(str(tmp_path / "run"), str(tmp_path / "out"))
-    assert ("no_steps" in content) == (config.task.name != "tags")
-    whole = answering.encode(inputs, str)
-    expected = answering.answer(whole)[0]["outputs"]
-    # What is read of it, the program is to find out itself.
-    x, lengths_B = raw_rows(answering, inputs)
-    from jax import export as jax_export
+def test_it_reads_of_a_text_what_predict_reads(make_run, tmp_path, changes):
+    assert_answers_as_predict(make_run(changes)[0], TEXTS, tmp_path / "out", steps=False)
 
-    program = jax_export.deserialize((tmp_path / "out/model.jaxexport").read_bytes())
+
+@pytest.mark.slow
+def test_it_answers_every_step_as_predict_does(make_run, tmp_path):
+    inputs = Vectors(cases.WIDTH, (0.5, -3.0, 20.0), (0.1, 2.0, 5.0))
+    run, _ = make_run(kind="tags", inputs=inputs)
+    vectors = cases.examples(Case("tags", "vectors"), 6, longest=3 * 13).inputs
+    assert_answers_as_predict(run, vectors, tmp_path / "out", steps=True)
+
+
+def assert_answers_as_predict(run, inputs, out, *, steps):
+    content = export.export(str(run), str(out))
+    assert ("step" in content["programs"]) == steps != ("no_steps" in content)
+    answering = Restored(str(run))
+    expected = answering.answer(answering.encode(inputs, str))[0]["outputs"]
+    x, lengths_B = in_rows(answering, inputs)
+    program = jax.export.deserialize((out / "model.jaxexport").read_bytes())
     found = np.asarray(program.call(x, lengths_B))
-    if config.task.name == "tags":
+    if answering.task.per_step:
         found = found[np.arange(x.shape[1]) < lengths_B[:, None]]
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
-
-
-def raw_rows(answering, inputs):
-    """Inputs as a user has them, in rows: tokens of whole texts, or vectors of the data."""
-    if isinstance(inputs[0], str):
-        split = restored.split_words
-        words = [split(text, answering.inputs.rules) for text in inputs]
-        rows = [answering.inputs.vocabulary.encode(one) for one in words]
-    else:
-        rows = inputs
-    lengths_B = np.array([len(row) for row in rows], np.int32)
-    x = np.zeros((len(rows), lengths_B.max(), *rows[0].shape[1:]), rows[0].dtype)
-    for number, row in enumerate(rows):
-        x[number, : len(row)] = row
-    return x, lengths_B
 
 
 def card_of(folder):
@@ -224,7 +220,7 @@ def test_a_card_has_the_figures_of_the_run(finished):
         assert value == pytest.approx(result[f"test_{metric}"]["mean"], abs=5e-5)
     accuracy = result["test_accuracy"]
     assert f"[{accuracy['ci95_low']:.4f}, {accuracy['ci95_high']:.4f}]" in text
-    for words in ("2 seeds", "`n`, `y`", "train.seeds = 2", "python -m train_lib.predict"):
+    for words in ("2 seeds", "`bad`, `good`", "train.seeds = 2", "python -m train_lib.predict"):
         assert words in text
 
 
@@ -243,13 +239,21 @@ def test_a_copy_of_what_the_card_lists_answers(finished, tmp_path):
         predict(str(tmp_path / "copy"), texts)
 
 
-def test_what_its_card_says_trains_the_same_run_again(finished, tmp_path):
-    again = tmp_path / "again"
-    again.mkdir()
-    shutil.copy(finished[0] / "config.json", again)
-    runs.run(RunFolder(again).read_config(), str(again))
-    name = "model.safetensors"
-    assert (again / name).read_bytes() == (finished[0] / name).read_bytes()
+@pytest.mark.slow
+def test_what_its_card_says_trains_the_same_run_again(tmp_path, compiled_once):
+    config = base.get_config("small", "exact")
+    config.data.update(
+        source="generated", train_examples=20, validation_examples=10, test_examples=10
+    )
+    config.train.update(num_epochs=1, batch_size=8)
+    runs.run(config, str(tmp_path / "run"))
+    (tmp_path / "again").mkdir()
+    for name in re.findall(r"FOLDER/(\S+) ", card_of(tmp_path / "run")[1].partition("mkdir")[2]):
+        shutil.copy(tmp_path / "run" / name, tmp_path / "again")
+    again = RunFolder(tmp_path / "again")
+    runs.run(again.read_config(), str(again.path))
+    for name in weights.NAMES:
+        assert (again.path / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
 
 
 def test_a_card_may_be_edited(finished, tmp_path):
@@ -274,5 +278,4 @@ def test_a_run_of_an_older_version_gets_a_card_and_answers(finished, tmp_path):
     assert export.write_card(str(folder)) == folder / "README.md"
     listed = copy_of_listed(folder, tmp_path / "copy")
     assert {"weights.npz", "best_weights.npz"} <= set(listed)
-    for workdir in (folder, tmp_path / "copy"):
-        assert predict(str(workdir), TEXTS[:1]) == predict(str(finished[0]), TEXTS[:1])
+    assert predict(str(tmp_path / "copy"), TEXTS[:1]) == predict(str(finished[0]), TEXTS[:1])

@@ -58,6 +58,8 @@ def write(folder: RunFolder, result: Mapping[str, Any]) -> None:
 def text(folder: RunFolder, result: Mapping[str, Any]) -> str:
     """What the card of a run says."""
     fields = folder.read_fields()
+    own = {field: name for field, name in OWN_FILES.items() if str(fields[field]).endswith(".py")}
+    fields |= own  # What they are called in the folder.
     inputs, task = description.read(folder, folder.read_config().task.name)
     split = "test" if _metrics(result, "test") else "validation"
     lines = [
@@ -73,9 +75,9 @@ def text(folder: RunFolder, result: Mapping[str, Any]) -> str:
         "## Files",
         *_files(folder),
         "## Use",
-        *_use(fields, inputs, task),
+        *_use(list(own.values()), inputs, task),
         "## How it was made",
-        *_origin(fields, result),
+        *_origin(list(own.values()), fields, result),
     ]
     return re.sub(r"\n+(#+ .*)\n+", r"\n\n\1\n\n", "\n".join(lines)) + "\n"
 
@@ -125,17 +127,15 @@ def _model(result: Mapping, fields: Mapping, inputs: Inputs, task: Task) -> list
     sizes = ", ".join(map(str, fields["model.hidden_sizes"]))
     count = len(result["seeds"])
     seeds = "one seed" if count == 1 else f"{count} seeds, each a model of its own"
-    kinds = {
-        "text": f"texts, split into words by the rules `{fields['data.text_rules']}`",
-        "tokens": "token numbers",
-        "vectors": f"vectors of {inputs.size} numbers" if isinstance(inputs, Vectors) else "",
-    }
+    read = f"vectors of {inputs.size} numbers" if isinstance(inputs, Vectors) else "token numbers"
+    if isinstance(inputs, Text):
+        read = f"texts, split by the rules `{inputs.rules}`"
     given = (getattr(task, of, None) for of in ("names", "classes", "labels"))
     names = [str(name) for name in next((one for one in given if isinstance(one, list)), [])]
     named = f" They stand for {', '.join(f'`{name}`' for name in names)}." if names else ""
     asked = describe_task(task).partition(":")[2].strip()
     return [
-        f"A recurrent model that reads {kinds[inputs.kind]}.",
+        f"A recurrent model that reads {read}.",
         "",
         f"* **Model:** the cell `{fields['model.cell']}`, {fields['model.direction']}, "
         f"layers of {sizes} units, {result['model']['parameters']:,} parameters; {seeds}.",
@@ -153,7 +153,7 @@ def _results(result: Mapping, split: str) -> list[str]:
     rows = [["metric", of, "95 % interval", *beside]]
     for name, found in _metrics(result, split).items():
         ends = ", ".join(f"{found[end]:.4f}" for end in ENDS if end in found)
-        interval = f"[{ends}], {found['interval']}" if ends else ""
+        interval = ", ".join(filter(None, [f"[{ends}]", found.get("interval")])) if ends else ""
         others = (found_of.get(name) for found_of in beside.values())
         shown = (f"{one:.4f}" if isinstance(one, float) else "" for one in others)
         rows.append([plain(name), f"{found['mean']:.4f}", interval, *shown])
@@ -189,7 +189,7 @@ def _files(folder: RunFolder) -> list[str]:
     ]
 
 
-def _use(fields: Mapping, inputs: Inputs, task: Task) -> list[str]:
+def _use(own: list[str], inputs: Inputs, task: Task) -> list[str]:
     writes = task.predicts_inputs and isinstance(inputs, Text)
     asked = '"a text"' if isinstance(inputs, Text) else "--data=FILE --out=answers.csv"
     lines = [
@@ -201,14 +201,12 @@ def _use(fields: Mapping, inputs: Inputs, task: Task) -> list[str]:
         "python -m train_lib.export --workdir=FOLDER --to=exported  # for JAX alone",
         "```",
     ]
-    own = [name for field, name in OWN_FILES.items() if str(fields[field]).endswith(".py")]
     if own:
         lines += ["", f"They run {' and '.join(f'`{name}`' for name in own)}: read it first."]
     return lines
 
 
-def _origin(fields: Mapping, result: Mapping) -> list[str]:
-    own = [name for field, name in OWN_FILES.items() if str(fields[field]).endswith(".py")]
+def _origin(own: list[str], fields: Mapping, result: Mapping) -> list[str]:
     changed = {
         path: value
         for path, value in fields.items()
