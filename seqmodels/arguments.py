@@ -27,7 +27,7 @@ def nan_where_impossible(
     """Results; NaN for a sequence whose length is out of range."""
     is_possible_B = (lengths_B >= 0) & (lengths_B <= width)
     shape = [1] * result.ndim
-    shape[batch_axis] = len(is_possible_B)
+    shape[batch_axis] = is_possible_B.shape[0]
     # A reshape costs a compiled program nothing, unlike a broadcast.
     return jnp.where(jnp.reshape(is_possible_B, shape), result, jnp.nan)
 

@@ -255,7 +255,7 @@ class _Affine(base.Cell):
             parts: arrays that side by side are the inputs `[T, P, B]`, undefined after the longest.
             lengths_B: steps of each sequence, 0 to T.
         """
-        valid_Tx1xB = valid_steps(lengths_B, len(parts[0]))[:, None]
+        valid_Tx1xB = valid_steps(lengths_B, parts[0].shape[0])[:, None]
         if _on_cpu():
             # Step by step, as far as there are steps: a product of all would read across memory.
             of_TxCxB = run_all([self], [False], parts, lengths_B)[0].sequence_TxHxB

@@ -183,7 +183,7 @@ def embed_and_pass_on(
     the table and no pass over it.
     """
     batch_size, width = tokens_BxT.shape
-    size = min(_CHUNK, width)
+    size = jax.core.min_dim(_CHUNK, width)  # Of a width that is a symbol too.
 
     def body(number, x_TxDxB):
         start = _start(number, size, width)

@@ -53,7 +53,13 @@ SMALL = {
 }  # fmt: skip
 """Two seeds, two layers of both directions with dropout, 300 steps, and a save after every call."""
 
-COMPARED = ("weights.npz", "best_weights.npz", "predictions.csv", "vocabulary.txt", "config.json")
+COMPARED = (
+    "model.safetensors",
+    "best_model.safetensors",
+    "predictions.csv",
+    "vocabulary.txt",
+    "config.json",
+)
 
 
 def small_flags(**changes) -> list[str]:

@@ -95,7 +95,8 @@ ROOMS = {
     "run": {"beginning", "building", "records", "training", "data", "tasks", "settings"},
     "explaining": {"restored", "data"},
     "trials": set("run building analysis records training data tasks leaves settings".split()),
-    "restored": {"building", "records", "streaming", "training", "data", "tasks", "settings"},
+    "restored": set("building records portable streaming training data tasks settings".split()),
+    "portable": {"data"},
 }
 COMMON = {"errors", "files", "encoding", "screen"}
 

@@ -17,7 +17,7 @@ from train_lib import command, scripts
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS = PACKAGE["optional-dependencies"]
-PROGRAMS = {"train", "predict", "evaluate", "generate", "compare", "sweep", "baselines", "convert"}
+PROGRAMS = set("train predict evaluate generate compare sweep baselines export convert".split())
 SMALL = (
     "--config=configs/lstm.py", "--config.data.source=generated",
     "--config.data.train_examples=40", "--config.data.validation_examples=20",
@@ -40,8 +40,8 @@ def test_requirements_are_those_of_the_package():
 
 
 def test_what_is_optional_is_there_for_the_tests():
-    optional = {*EXTRAS["data"], *EXTRAS["tensorboard"], *EXTRAS["submitit"], *EXTRAS["convert"]}
-    assert optional <= set(EXTRAS["dev"])
+    extras = ("data", "tensorboard", "submitit", "convert", "export")
+    assert {one for extra in extras for one in EXTRAS[extra]} <= set(EXTRAS["dev"])
 
 
 def test_jax_for_other_devices_is_as_new_as_that_for_the_cpu():

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from configs import base
 from train_lib import settings
@@ -54,9 +55,9 @@ def test_a_run_does_not_depend_on_the_environment_or_on_its_reader(tmp_path):
     for variable in UNUSUAL:
         assert not variable.startswith("JAX") or f"note: {variable}=" in errors
     assert (tmp_path / "unusual/SHA256SUMS").exists()
-    runs = [tmp_path / name / "weights.npz" for name in ("plain", "unusual")]
-    with np.load(runs[0]) as expected, np.load(runs[1]) as found:
-        assert all(np.array_equal(expected[name], found[name]) for name in expected)
+    runs = [tmp_path / name / "model.safetensors" for name in ("plain", "unusual")]
+    expected, found = load_file(runs[0]), load_file(runs[1])
+    assert all(np.array_equal(expected[name], found[name]) for name in expected)
 
     predict = ("-m", "train_lib.predict", f"--workdir={tmp_path / 'plain'}", "schön 🙂")
     code, output, errors = start('"$@"', *predict, env=UNUSUAL)

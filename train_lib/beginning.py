@@ -140,8 +140,8 @@ def _take(
 
 def _of_run(path: str) -> list[Parameters]:
     """The parameters of each seed of a finished run that has not diverged, as they were tested."""
-    folder = RunFolder.open_finished(path)
-    if not (folder.path / weights.WEIGHTS).is_file():
+    folder = weights.open_finished(path, weights.WEIGHTS)
+    if not weights.file_of(folder, weights.WEIGHTS):
         raise UserError(f"{folder.path} has no {weights.WEIGHTS}; a baseline has no parameters.")
     config = folder.read_config()
     config.model.engine = "auto"  # Its own may be of another machine.

@@ -6,7 +6,7 @@ import os
 import pathlib
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from seqmodels import program
 from train_lib.errors import UserError
@@ -118,30 +118,44 @@ def names_in_sums(folder: pathlib.Path) -> list[str]:
         return []
     if not _SUMS_CONTENT.fullmatch(content):
         return []
-    return [line[66:].decode("utf-8", "replace") for line in content.splitlines()]
+    return [_name_in(line) for line in content.splitlines()]
 
 
-def check_sums(folder: pathlib.Path, paths: Iterable[pathlib.Path]) -> None:
+def check_sums(
+    folder: pathlib.Path, paths: Iterable[pathlib.Path], names: Sequence[str] = ()
+) -> None:
     """Compares the files of a folder with `SHA256SUMS`.
 
     Args:
         folder: with `SHA256SUMS` in it.
         paths: the files in it, as far as they matter, those that should not be there among them.
+        names: of the only files that matter; empty: all do.
 
     Raises:
         Damaged: with the names of those that are changed, missing or too many.
     """
+    if names:
+        paths = [path for path in paths if path.name in names]
     try:
         expected, found = (folder / SUMS).read_bytes(), sums(folder, paths).encode()
     except OSError as error:
         raise Damaged(str(error)) from error
+    is_read = _SUMS_CONTENT.fullmatch(expected) is not None
+    if names and is_read:
+        lines = expected.splitlines(keepends=True)
+        expected = b"".join(line for line in lines if _name_in(line) in names)
     if expected == found:
         return
-    names = {SUMS}
-    if _SUMS_CONTENT.fullmatch(expected):
-        lines = set(expected.splitlines()) ^ set(found.splitlines())
-        names = {line[66:].decode("utf-8", "replace") for line in lines} or names
-    raise Damaged(f"not as they were written: {', '.join(sorted(names))}", names)
+    damaged = {SUMS}
+    if is_read:
+        changed = set(expected.splitlines()) ^ set(found.splitlines())
+        damaged = {_name_in(line) for line in changed} or damaged
+    raise Damaged(f"not as they were written: {', '.join(sorted(damaged))}", damaged)
+
+
+def _name_in(line: bytes) -> str:
+    """The file that a line of `SHA256SUMS` is about."""
+    return line[66:].decode("utf-8", "replace").rstrip("\n")
 
 
 def publish(folder: pathlib.Path, path: pathlib.Path) -> None:

@@ -6,10 +6,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 from ml_collections import ConfigDict
 
-from seqmodels import loading
+from seqmodels import SequenceModel, loading
 from train_lib import building
 from train_lib.data import finding
 from train_lib.data.dataset import Split
@@ -18,11 +17,12 @@ from train_lib.data.inputs import Inputs, Text
 from train_lib.data.inputs import split as split_words
 from train_lib.data.vocabulary import START
 from train_lib.errors import UserError
+from train_lib.portable import Rows
 from train_lib.records import description, weights
-from train_lib.records.folder import RunFolder
 from train_lib.records.result import each_seed
 from train_lib.streaming import Stream
 from train_lib.tasks.base import Kept, Task
+from train_lib.tasks.common import agreement
 from train_lib.training import devices
 from train_lib.training.program import Program
 
@@ -37,6 +37,7 @@ class Restored:
     Args:
         workdir: the run's folder.
         best: each seed as it was after its best epoch by validation; else as it was tested.
+        engine: that runs the cells; empty: that of the config.
 
     Attributes:
         folder: of the run.
@@ -53,12 +54,13 @@ class Restored:
             version of this program, or it is a baseline's, which has no weights.
     """
 
-    def __init__(self, workdir: str, *, best: bool = False):
+    def __init__(self, workdir: str, *, best: bool = False, engine: str = ""):
         name = weights.BEST_WEIGHTS if best else weights.WEIGHTS
-        folder = RunFolder.open_finished(workdir)
-        if not (folder.path / name).is_file():
+        folder = weights.open_finished(workdir, name)
+        if not weights.file_of(folder, name):
             raise UserError(f"{folder.path} has no {name}, so there is no model to answer with.")
         self.config: ConfigDict = folder.read_config()
+        self.config.model.engine = engine or self.config.model.engine
         result = folder.read_json("result.json")
         self.inputs: Inputs
         self.reads_streams = self.config.train.stream_steps > 0
@@ -101,6 +103,13 @@ class Restored:
                 "answered by."
             )
         return self.inputs
+
+    def rows(self) -> Rows:
+        """How the models read a sequence of any length."""
+        data = self.config.data
+        if data.mask_padding:
+            return Rows(data.max_length_tokens)
+        return Rows(self._longest, data.padding_side)
 
     def encode(self, sequences: Sequence[Any], where: Callable[[int], str]) -> Split:
         """Sequences without targets as a split.
@@ -180,7 +189,7 @@ class Restored:
         split = split.in_blocks(self.config.train.stream_steps)
         return split, each_seed(self._read_on(split))
 
-    def model(self, number: int = 0) -> nnx.Module:
+    def model(self, number: int = 0) -> SequenceModel:
         """The model of one of the `seeds`."""
         alive = np.flatnonzero(self._is_alive_K)[number]
         return self._program.model(jax.tree.map(lambda leaf_K: leaf_K[alive], self._params_K))
@@ -240,7 +249,7 @@ class Restored:
         """
         kept_K, offsets = self._items_K(split)
         columns = self.together.columns(self.together.average(kept_K), None, offsets)
-        return columns | self._agreement(columns, kept_K, offsets)
+        return columns | agreement.of_seeds(self.tasks_K, columns, kept_K, offsets)
 
     def describe(self, split: Split) -> list[str]:
         """The same for people, a line for each sequence."""
@@ -259,25 +268,30 @@ class Restored:
         Raises:
             UserError: the models need the end of a sequence first, or do not read all of it.
         """
-        data, reason = self.config.data, ""
+        if reason := self.why_no_steps():
+            raise UserError(f"{self.folder.path} cannot be asked a step at a time: {reason}.")
+        models = [self.model(number) for number in range(len(self.seeds))]
+        end = building.end_of_text(self.config, self.inputs)
+        return Stream(
+            models, self.inputs, self.task, self._lines,
+            batch_size=batch_size, end=end if self.task.predicts_inputs else None,
+        )  # fmt: skip
+
+    def why_no_steps(self) -> str:
+        """Why its models cannot read sequences a step at a time, as a clause; empty: they can."""
+        data = self.config.data
         if not data.mask_padding:
-            reason = "its models read the padding around a sequence too (config.data.mask_padding)"
-        elif data.max_length_tokens:
-            reason = (
+            return "its models read the padding around a sequence too (config.data.mask_padding)"
+        if data.max_length_tokens:
+            return (
                 f"its models read the last {data.max_length_tokens:,} steps of a sequence alone "
                 "(config.data.max_length_tokens)"
             )
         try:
-            if not reason:
-                models: Any = [self.model(number) for number in range(len(self.seeds))]
-                end = building.end_of_text(self.config, self.inputs)
-                return Stream(
-                    models, self.inputs, self.task, self._lines,
-                    batch_size=batch_size, end=end if self.task.predicts_inputs else None,
-                )  # fmt: skip
+            self.model().encoder.check_reads_on()
         except ValueError as error:  # They read backwards.
-            reason = f"in its models {error}"
-        raise UserError(f"{self.folder.path} cannot be asked a step at a time: {reason}.")
+            return f"in its models {error}"
+        return ""
 
     def _items_K(self, split: Split) -> tuple[list[dict], np.ndarray]:
         """What is kept by each seed of the items that have an answer, and where sequences begin."""
@@ -291,31 +305,11 @@ class Restored:
         together = self.together.average(kept_K)
         answers = self.together.answer(together, offsets)
         columns = self.together.columns(together, None, offsets)
-        agreement = self._agreement(columns, kept_K, offsets)
-        if not agreement:
+        agreed = agreement.of_seeds(self.tasks_K, columns, kept_K, offsets)
+        if not agreed:
             return answers
-        of_each = zip(*agreement.values(), strict=True)
+        of_each = zip(*agreed.values(), strict=True)
         return [f"{one}  [{'; '.join(of)}]" for one, of in zip(answers, of_each, strict=True)]
-
-    def _agreement(
-        self, columns: dict[str, list], kept_K: Sequence[Kept], offsets: np.ndarray
-    ) -> dict[str, list[str]]:
-        """How far the seeds agree with each answer of their average; nothing of a single one."""
-        if len(kept_K) == 1:
-            return {}
-        columns_K = [
-            task.columns(kept, None, offsets)
-            for task, kept in zip(self.tasks_K, kept_K, strict=True)
-        ]
-        agreement = {}
-        for name, answers in columns.items():
-            if name == "answer" or name.startswith("answer_"):
-                given = zip(*(of_seed[name] for of_seed in columns_K), strict=True)
-                agreement["seeds" + name.removeprefix("answer")] = [
-                    _agreeing(answer, of_seeds)
-                    for answer, of_seeds in zip(answers, given, strict=True)
-                ]
-        return agreement
 
     def _by_width(self, lengths_N: np.ndarray) -> list[tuple[int, np.ndarray]]:
         """The widths of rows, and which sequences are computed in each."""
@@ -338,10 +332,3 @@ class Restored:
         lengths = split.lengths[numbers]
         parts = np.split(items, np.cumsum(lengths)[:-1])
         return np.concatenate([parts[place] for place in np.argsort(numbers)])
-
-
-def _agreeing(answer: Any, given: Sequence[Any]) -> str:
-    """How many seeds give an answer or, of numbers, the least and the largest."""
-    if isinstance(answer, float):
-        return f"{min(given):.9g} to {max(given):.9g}"
-    return f"{given.count(answer)} of {len(given)} seeds"

@@ -13,6 +13,7 @@ from train_lib.beginning import Beginning
 from train_lib.data.dataset import Dataset
 from train_lib.errors import Diverged
 from train_lib.records import (
+    card,
     curves,
     description,
     loggers,
@@ -208,6 +209,7 @@ def _report(
     )
     if "test" in evaluations:
         found[TESTED] = processes.from_first(lambda: folder.tested_after(len(position.rows)))
+    card.write(folder, found)
     folder.finish(found)
     print(report.describe_result(found, task.metric, folder), flush=True)
     return found

@@ -27,6 +27,11 @@ def generate() -> None:
     _run("generate")
 
 
+def export() -> None:
+    """`seqmodels-export`: `python -m train_lib.export`."""
+    _run("export")
+
+
 def compare() -> None:
     """`seqmodels-compare`: `python -m train_lib.compare`."""
     _run("compare")

@@ -54,13 +54,13 @@ def run(
     arguments.check_reads(cell, x_TxDxB.shape[1], "the cell")
     if start is not None:
         arguments.check_carry(start, cell)
-    lengths_B = arguments.lengths(lengths_B, x_TxDxB.shape[-1], len(x_TxDxB))
-    valid_Tx1xB = valid_steps(lengths_B, len(x_TxDxB))[:, None]
+    lengths_B = arguments.lengths(lengths_B, x_TxDxB.shape[-1], x_TxDxB.shape[0])
+    valid_Tx1xB = valid_steps(lengths_B, x_TxDxB.shape[0])[:, None]
     x_TxDxB = jnp.where(valid_Tx1xB, x_TxDxB, 0)
     (encoded,) = run_all([cell], [reverse], [x_TxDxB], lengths_B, starts=[start])
     masked = Encoded(jnp.where(valid_Tx1xB, encoded.sequence_TxHxB, 0), encoded.last_HxB)
     return jax.tree.map(
-        lambda result: arguments.nan_where_impossible(result, lengths_B, len(x_TxDxB)), masked
+        lambda result: arguments.nan_where_impossible(result, lengths_B, x_TxDxB.shape[0]), masked
     )
 
 
@@ -81,7 +81,7 @@ def run_all(
             a cell: the cell's own.
     """
     carries = [
-        initial_carry(cell, len(lengths_B), parts[0].dtype, start)
+        initial_carry(cell, lengths_B.shape[0], parts[0].dtype, start)
         for cell, start in zip(cells, starts or [None] * len(cells), strict=True)
     ]
     encoded, _ = run_from(
@@ -200,7 +200,7 @@ _run.defvjp(_run_forward, _run_backward)
 def _forward(setup, params, start, parts, lengths_B, seeds_Bx2):
     """One cell's `Encoded`, its last carry, and what is kept for the backward pass."""
     weights = step.weights_of(setup, params)
-    width, num_steps = len(parts[0]), longest(lengths_B)
+    width, num_steps = parts[0].shape[0], longest(lengths_B)
     keeps_reads = setup.keeps_reads and setup.segment_steps == 1
 
     def take(number, carry):

@@ -44,7 +44,7 @@ def test_interrupted_and_started_again_it_makes_what_is_missing(arguments, monke
     monkeypatch.setattr(train_lib_run, "run", run_and_note)
     cells.main(arguments)
     assert made[1:] == [("lstm", ""), ("simple_rnn", ""), ("lstm", "memory_steps=20")]
-    weights = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("weights.npz")}
+    weights = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("model.safetensors")}
     cells.main(arguments)
     assert len(weights) == 3
     assert {path: path.stat().st_mtime_ns for path in weights} == weights

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from safetensors.numpy import load_file, save_file
 
 from configs import base
 from seqmodels import loading
@@ -96,8 +97,7 @@ def test_a_classifier_begins_as_the_language_model_ended(folder, direction, tmp_
     assert len(known) == 10
     assert len(words) == 14
     both = sorted({*known} & {*words})
-    with np.load(folder / "lm/weights.npz") as file:
-        trained = dict(file)
+    trained = load_file(folder / "lm/model.safetensors")
     for number, (model, as_drawn) in enumerate(zip(models, fresh, strict=True)):
         table, drawn = arrays_of(model)["inputs.table"], arrays_of(as_drawn)["inputs.table"]
         old_VxD = trained["inputs.table"][number % 2]
@@ -135,7 +135,7 @@ def test_a_text_is_encoded_as_by_the_language_model(folder, tmp_path):
     (reader,) = building.build_models(old.read_config(), *described, [0])
     for number, model in enumerate(models):
         of_seed = {
-            path: of[number % 2] for path, of in weights.read_all(old, "weights.npz").items()
+            path: of[number % 2] for path, of in weights.read_all(old, weights.WEIGHTS).items()
         }
         nnx.update(reader, weights.replaced(nnx.state(reader, nnx.Param), of_seed))
         encoded = []
@@ -152,13 +152,13 @@ def test_a_language_model_begins_with_another_one_word_by_word(folder, tmp_path)
     (fresh,), (model,), told, data = begin(config, tmp_path / "run")
     known, words = vocabulary(folder / "lm"), data.inputs.vocabulary.words
     arrays, drawn = arrays_of(model), arrays_of(fresh)
-    with np.load(folder / "lm/weights.npz") as file:
-        for path in ("head.kernel", "head.bias"):
-            for place, word in enumerate(words, RESERVED):
-                expected = drawn[path][..., place]
-                if word in known:
-                    expected = file[path][0][..., RESERVED + known.index(word)]
-                np.testing.assert_array_equal(arrays[path][..., place], expected)
+    file = load_file(folder / "lm/model.safetensors")
+    for path in ("head.kernel", "head.bias"):
+        for place, word in enumerate(words, RESERVED):
+            expected = drawn[path][..., place]
+            if word in known:
+                expected = file[path][0][..., RESERVED + known.index(word)]
+            np.testing.assert_array_equal(arrays[path][..., place], expected)
     assert told["head"] == f"{len({*known} & {*words})} of 14 words"
 
 
@@ -186,7 +186,7 @@ def without_seconds(run):
 
 
 def assert_same(one, other):
-    for name in ("weights.npz", "best_weights.npz", "predictions.csv", "initial.json"):
+    for name in ("model.safetensors", "best_model.safetensors", "predictions.csv", "initial.json"):
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
     assert without_seconds(one) == without_seconds(other)
 
@@ -242,10 +242,12 @@ def test_a_run_that_was_not_saved_begins_with_the_same_again_or_not_at_all(folde
     (folder / "copy").rename(kept)
     try:
         shutil.copytree(kept, folder / "copy")
-        with np.load(kept / "weights.npz") as file:
-            changed = {path: array + (path == "head.bias") for path, array in file.items()}
-        np.savez(folder / "copy/weights.npz", **changed)
-        with pytest.raises(UserError, match=r"is damaged: not as they were written: weights\.npz"):
+        file = load_file(kept / "model.safetensors")
+        changed = {path: array + (path == "head.bias") for path, array in file.items()}
+        save_file(changed, folder / "copy/model.safetensors")
+        with pytest.raises(
+            UserError, match=r"is damaged: not as they were written: model\.safetensors"
+        ):
             runs.run(config, str(tmp_path / "run"))
         refinish(folder / "copy")
         with pytest.raises(UserError, match=r"it is no longer what .* began with"):
@@ -289,11 +291,11 @@ def test_a_head_is_taken_where_it_answers_the_same(folder, tmp_path):
     assert {name: text for name, text in told.items() if name != "inputs.table"} == {
         "encoder.layers.0.forward": "all", "head": "all"
     }  # fmt: skip
-    with np.load(tmp_path / "classifier/weights.npz") as file:
-        for number, model in enumerate(models):
-            for path, array in arrays_of(model).items():
-                rows = slice(RESERVED + 14 if path == "inputs.table" else None)
-                np.testing.assert_array_equal(array[rows], file[path][number][rows])
+    file = load_file(tmp_path / "classifier/model.safetensors")
+    for number, model in enumerate(models):
+        for path, array in arrays_of(model).items():
+            rows = slice(RESERVED + 14 if path == "inputs.table" else None)
+            np.testing.assert_array_equal(array[rows], file[path][number][rows])
     config.data.source = str(folder / "other.jsonl")
     assert begin(config, tmp_path / "run")[2]["head"].startswith("fresh: its outputs mean")
 
@@ -303,8 +305,8 @@ def test_a_seed_that_diverged_is_passed_over(folder, tmp_path):
     refinish(tmp_path / "lm", lambda result: result["seeds"][0].update(diverged_at_step=3))
     config = classifier(folder, **{"train.init_from": str(tmp_path / "lm")})
     _, models, _, _ = begin(config, tmp_path / "run")
-    with np.load(tmp_path / "lm/weights.npz") as file:
-        expected = file["encoder.layers.0.forward.bias"][1]
+    file = load_file(tmp_path / "lm/model.safetensors")
+    expected = file["encoder.layers.0.forward.bias"][1]
     for model in models:
         np.testing.assert_array_equal(model.encoder.layers[0].forward.bias[...], expected)
 
@@ -343,7 +345,7 @@ def test_a_run_that_cannot_be_used_is_refused(folder, write_run, tmp_path):
         tmp_path / "none": "is not the folder of a finished run",
         tmp_path / "unfinished": "is not the folder of a finished run",
         tmp_path / "damaged": "is damaged: not as they were written: vocabulary.txt",
-        write_run("baseline"): "has no weights.npz; a baseline has no parameters",
+        write_run("baseline"): "has no model.safetensors; a baseline has no parameters",
     }.items():
         refused(classifier(folder, **{"train.init_from": str(source)}), tmp_path, told)
 
@@ -432,12 +434,12 @@ def test_frozen_vectors_stay_as_they_are(folder, tmp_path):
     )  # fmt: skip
     _, models, _, _ = begin(config, tmp_path / "run")
     runs.run(config, str(tmp_path / "run"))
-    for name in ("weights.npz", "best_weights.npz"):
-        with np.load(tmp_path / "run" / name) as file:
-            for number, model in enumerate(models):
-                begun = arrays_of(model)
-                np.testing.assert_array_equal(file["inputs.table"][number], begun["inputs.table"])
-                assert np.abs(file["head.kernel"][number] - begun["head.kernel"]).max() > 0.001
+    for name in ("model.safetensors", "best_model.safetensors"):
+        file = load_file(tmp_path / "run" / name)
+        for number, model in enumerate(models):
+            begun = arrays_of(model)
+            np.testing.assert_array_equal(file["inputs.table"][number], begun["inputs.table"])
+            assert np.abs(file["head.kernel"][number] - begun["head.kernel"]).max() > 0.001
 
 
 @pytest.mark.slow

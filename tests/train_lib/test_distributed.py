@@ -11,6 +11,7 @@ import sys
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from configs import base
 from tests.train_lib import cases
@@ -144,8 +145,8 @@ def run_one(folder, changes=None):
 
 
 def assert_first_seeds_close(*folders):
-    for name in ("weights.npz", "best_weights.npz"):
-        one, other = (np.load(folder / name) for folder in folders)
+    for name in ("model.safetensors", "best_model.safetensors"):
+        one, other = (load_file(folder / name) for folder in folders)
         for path in one:
             np.testing.assert_allclose(one[path][0], other[path][0], atol=1e-5, err_msg=path)
     for one, other in zip(*(answers_of_first_seed(folder) for folder in folders), strict=True):
@@ -211,7 +212,7 @@ def test_two_processes_follow_a_recipe_as_one_does(seeds, of_task, tmp_path):
     }  # fmt: skip
     assert_two_are_as_one(tmp_path, changes)
     if of_task is STREAM:  # From batch to batch a row stays where it is, and so does its state.
-        for name in ("weights.npz", "best_weights.npz", "predictions.csv"):
+        for name in ("model.safetensors", "best_model.safetensors", "predictions.csv"):
             two, one = ((tmp_path / of / name).read_bytes() for of in ("two", "one"))
             assert two == one, name
     rows = [
@@ -260,7 +261,7 @@ def test_a_killed_process_ends_the_other_and_both_go_on_bit_for_bit(whole, tmp_p
     codes, outputs, errors = run_two(folder)  # Its config is in its folder.
     assert codes == [0, 0], errors
     assert "resumes from step 16, in epoch 1" in outputs[0]
-    for name in ("weights.npz", "best_weights.npz", "predictions.csv"):
+    for name in ("model.safetensors", "best_model.safetensors", "predictions.csv"):
         assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
 
 

@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 from scipy.special import expit
 
 from tests.marks import slow
@@ -85,8 +86,9 @@ def test_a_run_tells_and_keeps_what_it_did(finished):
     ):
         assert words in output  # fmt: skip
     assert {path.name for path in workdir.iterdir()} == {
-        "config.json", "metrics.jsonl", "vocabulary.txt", "weights.npz", "best_weights.npz",
-        "predictions.csv", "curves.png", "result.json", "SHA256SUMS", "data.json", "confusion.png",
+        "config.json", "metrics.jsonl", "vocabulary.txt", "model.safetensors",
+        "best_model.safetensors", "predictions.csv", "curves.png", "result.json", "SHA256SUMS",
+        "data.json", "confusion.png", "README.md",
     }  # fmt: skip
     assert (workdir / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((workdir / "config.json").read_text())["train"]["num_epochs"] == 2
@@ -150,7 +152,7 @@ def test_the_tutorial_treatment_predicts_with_the_padding_it_was_trained_with(tm
 @pytest.mark.slow
 def test_the_same_command_gives_the_same_numbers(finished, tmp_path):
     run(tmp_path, *STACKED)
-    for name in ("predictions.csv", "weights.npz", "vocabulary.txt", "config.json"):
+    for name in ("predictions.csv", "model.safetensors", "vocabulary.txt", "config.json"):
         assert (tmp_path / name).read_bytes() == (finished[0] / name).read_bytes()
 
 
@@ -211,9 +213,9 @@ def logits(workdir, texts):
 @pytest.mark.slow
 def test_predict_takes_the_weights_after_the_best_epoch_where_it_is_asked_to(finished, tmp_path):
     shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
-    with np.load(tmp_path / "weights.npz") as last:
-        opposite = {name: -a if name.startswith("head") else a for name, a in last.items()}
-    np.savez(tmp_path / "best_weights.npz", **opposite)
+    last = load_file(tmp_path / "model.safetensors")
+    opposite = {name: -a if name.startswith("head") else a for name, a in last.items()}
+    save_file(opposite, tmp_path / "best_model.safetensors")
     folder = RunFolder(tmp_path)
     folder.finish(folder.read_json("result.json"))
     (logit,) = logits(tmp_path, ["good"])
@@ -221,7 +223,7 @@ def test_predict_takes_the_weights_after_the_best_epoch_where_it_is_asked_to(fin
     assert float(done.stdout.split()[1]) == pytest.approx(expit(-logit), abs=1e-4)
 
 
-@pytest.mark.parametrize("name", ["weights.npz", slow("config.json"), slow("vocabulary.txt")])
+@pytest.mark.parametrize("name", ["model.safetensors", slow("config.json"), slow("vocabulary.txt")])
 def test_predict_says_which_file_is_damaged(finished, tmp_path, name):
     for path in finished[0].iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())

@@ -3,7 +3,7 @@
 import json
 import os
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -15,6 +15,7 @@ except ImportError:  # Windows.
 
 from train_lib import files, settings
 from train_lib.errors import UserError
+from train_lib.records import legacy
 from train_lib.records.changes import EPOCHS, describe_differences, fixed_fields
 from train_lib.training import processes
 
@@ -23,10 +24,16 @@ OWN_FILES = {"model.cell": "cell.py", "task.name": "task.py"}
 
 REPORTS = (
     "config.json", *OWN_FILES.values(), "data.json", "vocabulary.txt", "initial.json",
-    "metrics.jsonl", "weights.npz", "best_weights.npz", "predictions.csv", "curves.png",
+    "metrics.jsonl", *legacy.WEIGHTS, *legacy.WEIGHTS.values(), "predictions.csv", "curves.png",
     "result.json",
 )  # fmt: skip
 """What may be in a run's folder when it has ended, beside its checkpoints and a task's pictures."""
+
+ANSWERS = ("config.json", *OWN_FILES.values(), "data.json", "vocabulary.txt", "result.json")
+"""Those that a finished run answers with, beside its weights."""
+
+CARD = "README.md"
+"""The run's model card, which may be edited."""
 
 TESTED = "test_evaluated_after_epochs"
 """In `result.json`, how long the run was each time that its test examples were evaluated."""
@@ -39,8 +46,8 @@ class InUse(UserError):
 class RunFolder:
     """A run's folder, where nothing of another run is ever overwritten.
 
-    When the run has ended, `SHA256SUMS` has the digest of every file there is beside it, and with
-    that the run is finished. `checkpoints/` has digests of its own.
+    When the run has ended, `SHA256SUMS` has the digest of every file there is beside it but the
+    model card, and with that the run is finished. `checkpoints/` has digests of its own.
     """
 
     def __init__(self, path: pathlib.Path | str):
@@ -80,8 +87,13 @@ class RunFolder:
         return folder
 
     @classmethod
-    def open_finished(cls, workdir: str) -> "RunFolder":
-        """The folder of a run that has ended, all of whose files are as it wrote them.
+    def open_finished(cls, workdir: str, names: Sequence[str] = ()) -> "RunFolder":
+        """The folder of a run that has ended, whose files are as it wrote them.
+
+        Args:
+            workdir: the folder.
+            names: of the files that matter; of a folder with no others, say, which was copied to
+                answer from. Empty: all.
 
         Raises:
             UserError: it is not one, or they are not.
@@ -92,7 +104,7 @@ class RunFolder:
                 f"{folder.path} is not the folder of a finished run: it has no {files.SUMS} or no "
                 "results."
             )
-        folder.check()
+        folder.check(names)
         return folder
 
     def begin(self, config: ConfigDict) -> None:
@@ -238,17 +250,20 @@ class RunFolder:
 
     def _reports(self, names: Iterable[str]) -> list[pathlib.Path]:
         """The files of these names, and what else a run reports, as far as they are there."""
-        paths = (self.path / name for name in {*REPORTS, *names} - {files.SUMS})
+        paths = (self.path / name for name in {*REPORTS, *names} - {files.SUMS, CARD})
         return [path for path in paths if path.is_file()]
 
-    def check(self) -> None:
+    def check(self, names: Sequence[str] = ()) -> None:
         """Compares the files of a finished run with their digests.
+
+        Args:
+            names: of the files that matter; empty: all.
 
         Raises:
             UserError: they are not as it wrote them.
         """
         try:
-            files.check_sums(self.path, self._reports(files.names_in_sums(self.path)))
+            files.check_sums(self.path, self._reports(files.names_in_sums(self.path)), names)
         except files.Damaged as error:
             again = ""
             if not {"config.json", *OWN_FILES.values()} & error.names:

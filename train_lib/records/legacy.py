@@ -5,6 +5,9 @@ from typing import Any
 
 from train_lib.tasks.classes import Classes
 
+WEIGHTS = {"model.safetensors": "weights.npz", "best_model.safetensors": "best_weights.npz"}
+"""Files of weights, and what older versions have in their place."""
+
 _PARAMETERS = {
     r"^embedding$": "inputs.table",
     r"^pooling\.": "head.pooling.",

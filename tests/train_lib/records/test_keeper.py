@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from configs import base
 from tests.marks import slow
@@ -109,7 +110,13 @@ def without_seconds(lines):
     return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
 
-COMPARED = "weights.npz", "best_weights.npz", "predictions.csv", "vocabulary.txt", "data.json"
+COMPARED = (
+    "model.safetensors",
+    "best_model.safetensors",
+    "predictions.csv",
+    "vocabulary.txt",
+    "data.json",
+)
 
 
 def assert_same(one, other):
@@ -207,7 +214,8 @@ def test_a_run_of_every_recipe_stops_cuts_and_says_so(whole_recipe):
     assert stopped == sorted(stopped)
     assert len(set(rates[2])) == 2, "of some seeds it has been cut"
     weights, best = (
-        (whole_recipe / name).read_bytes() for name in ("weights.npz", "best_weights.npz")
+        (whole_recipe / name).read_bytes()
+        for name in ("model.safetensors", "best_model.safetensors")
     )
     assert weights == best
     for seed in result["seeds"]:
@@ -518,9 +526,12 @@ def test_on_another_number_of_devices_it_resumes_and_says_that_bits_may_differ(
     monkeypatch.setattr(devices, "mesh", lambda _: one)
     runs.run(config, str(folder))
     assert "devices were 2 x cpu and are 1 x cpu: what follows is no" in capsys.readouterr().out
-    with np.load(folder / "weights.npz") as found, np.load(whole / "weights.npz") as expected:
-        for path in expected:
-            np.testing.assert_allclose(found[path], expected[path], atol=1e-5, err_msg=path)
+    found, expected = (
+        load_file(folder / "model.safetensors"),
+        load_file(whole / "model.safetensors"),
+    )
+    for path in expected:
+        np.testing.assert_allclose(found[path], expected[path], atol=1e-5, err_msg=path)
 
 
 @pytest.mark.parametrize("edited", [slow("train.learning_rate"), slow("model.cell")])
@@ -555,12 +566,10 @@ def test_the_best_weights_are_those_after_the_best_epoch(config, tmp_path):
     for number, epochs in enumerate(best):
         config.train.num_epochs = epochs
         runs.run(config, str(tmp_path / str(epochs)))
-        with (
-            np.load(tmp_path / "all" / "best_weights.npz") as found,
-            np.load(tmp_path / str(epochs) / "weights.npz") as expected,
-        ):
-            for path in expected:
-                np.testing.assert_array_equal(found[path][number], expected[path][number])
+        found = load_file(tmp_path / "all" / "best_model.safetensors")
+        expected = load_file(tmp_path / str(epochs) / "model.safetensors")
+        for path in expected:
+            np.testing.assert_array_equal(found[path][number], expected[path][number])
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from benchmarks import vocabulary
 from configs import base
@@ -164,8 +165,8 @@ def test_a_run_is_written_down_and_read_back(tmp_path, capsys):
     out = capsys.readouterr().out
     assert out.count("inputs.table") == 1
     assert "head.kernel" not in out
-    with np.load(tmp_path / "run" / "weights.npz") as arrays:
-        sizes = {name: array[0].size for name, array in arrays.items()}
+    arrays = load_file(tmp_path / "run" / "model.safetensors")
+    sizes = {name: array[0].size for name, array in arrays.items()}
     assert sum(sizes.values()) == result["model"]["parameters"]
     assert {name for name in sizes if not name.startswith("encoder")} == {
         "inputs.table", "head.bias", "head.projection",
