@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import gc
 import os
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
@@ -16,6 +17,9 @@ os.environ["XLA_FLAGS"] = " ".join(
         "--xla_llvm_disable_expensive_passes=true", "--xla_cpu_use_fusion_emitters=false",
     ]
 )  # fmt: skip
+
+
+gc.set_threshold(50_000, 20, 50)  # What was compiled stays, and is looked through each time.
 
 
 def pytest_configure(config):

@@ -198,7 +198,7 @@ def test_what_cannot_be_done_is_told(finished, config, tmp_path):
     with pytest.raises(UserError, match="trained_on_validation_too was False and is True"):
         program_of.run(config, str(finished[0]), full=True)
     assert (finished[0] / "nb-svm-1" / "result.json").read_bytes() == before
-    with pytest.raises(UserError, match=r"no weights\.npz"):
+    with pytest.raises(UserError, match=r"no model\.safetensors"):
         predict.predict(str(finished[0] / "nb-svm-1"), ["good"])
     config.data.update(source="imdb", dir="/dev/null/x", archive="none.tar.gz")
     with pytest.raises(UserError, match="/dev/null/x"):

@@ -97,7 +97,7 @@ def test_runs_of_any_task_are_compared_by_its_score(kind, write_run):
     assert (pair["cohens_h"] is not None) == (kind in ("two", "three"))
     assert len(pair["mcnemar"]) == (3 if kind in ("two", "three") else 0)
     text = comparison_tables.markdown(found)
-    assert f"of which {'higher' if higher else 'lower'} is better" in text
+    assert f"({'higher' if higher else 'lower'} is better)" in text
     assert ("| points [95 %]" in text) == higher
     assert ("McNemar" in text) == (kind in ("two", "three"))
     assert ("drawn together" in text) == (kind in ("tags", "next"))

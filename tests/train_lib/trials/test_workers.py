@@ -44,7 +44,7 @@ def test_four_workers_one_of_which_is_killed_do_what_one_does(tmp_path, monkeypa
 
     config = sweep.changed(worker.small_config(), found[number])
     train.run(config, str(tmp_path / "whole"), evaluate_test=False)
-    for name in ("weights.npz", "vocabulary.txt"):
+    for name in ("model.safetensors", "vocabulary.txt"):
         resumed = (folder / f"trial-{number:04}" / name).read_bytes()
         assert resumed == (tmp_path / "whole" / name).read_bytes()
 
