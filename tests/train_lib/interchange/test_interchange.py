@@ -204,12 +204,13 @@ def torch_answers(module):
 
 
 TORCH = [
-    slow(LSTM), STACKED, GRU, slow({**STACKED, "cell": "gru"}),
-    slow({**STACKED, "hidden_sizes": (3, 3)}),
-    slow({**LSTM, "hidden_sizes": (3, 3), "cell": "simple_rnn"}),
+    LSTM, STACKED, GRU, {**STACKED, "cell": "gru"}, {**STACKED, "hidden_sizes": (3, 3)},
+    {**LSTM, "hidden_sizes": (3, 3), "cell": "simple_rnn"},
 ]  # fmt: skip
 
 
+# PyTorch is there for the slow tests alone: it is large, and its first import takes seconds.
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", TORCH, ids=str)
 def test_torch_loads_it_and_back(changes, tmp_path):
     torch = pytest.importorskip("torch")
@@ -247,6 +248,7 @@ def test_torch_loads_it_and_back(changes, tmp_path):
             assert torch.equal(back[name], one), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", [".pt", ".safetensors"])
 def test_names_are_the_users_own(ending, tmp_path):
     """Modules in a file may be called anything, lie in another, and be of a checkpoint."""
@@ -290,6 +292,7 @@ def test_safetensors_need_no_torch(tmp_path, monkeypatch):
         formats.write(str(tmp_path / "x.pt"), layout_of(model), _arrays(model))
 
 
+@pytest.mark.slow
 def test_halves_and_doubles_are_read(tmp_path):
     torch = pytest.importorskip("torch")
     model = build(**LSTM)
@@ -318,7 +321,7 @@ def good(tmp_path_factory):
     return model, folder
 
 
-@pytest.mark.parametrize("end", [".keras", ".weights.h5", ".safetensors", ".pt"])
+@pytest.mark.parametrize("end", [".keras", ".weights.h5", ".safetensors", slow(".pt")])
 @pytest.mark.parametrize("damage", ["empty", "half", "noise", "of another kind", "flipped"])
 def test_a_damaged_file_is_refused(end, damage, good, tmp_path):
     model, folder = good
@@ -414,6 +417,7 @@ class Payload:
         return pathlib.Path.touch, (self.path,)
 
 
+@pytest.mark.slow
 def test_nothing_in_a_pickle_is_executed(good, tmp_path):
     torch = pytest.importorskip("torch")
     model, _ = good
