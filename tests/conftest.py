@@ -41,7 +41,8 @@ def own_cache(monkeypatch, tmp_path):
 LONG = (
     "test_faults", "test_check_cell", "test_loop", "test_model", "test_steps", "test_keeper",
     "test_recurrence", "test_initial_state", "test_fused", "test_keras", "test_dropout",
-    "test_recipe",
+    "test_recipe", "test_documented_commands", "test_workers", "test_export", "test_distributed",
+    "test_any_task", "test_answers", "test_seven_runs",
 )  # fmt: skip
 
 
