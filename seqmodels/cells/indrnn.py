@@ -11,11 +11,11 @@ from seqmodels.cells import base
 
 
 class IndRNN(base.Cell):
-    """h' = relu(W x + u h + b): a unit sees no other; u is drawn from U(0, 1).
+    """h' = relu(W x + u h + b): units are independent of each other; u is drawn from U(0, 1).
 
     Args:
-        memory_steps: T, how long memories are to last, at first: u is drawn from
-            U(2^(-1/T), 2^(1/T)), so that T steps at most halve or double what a unit holds.
+        memory_steps: T, how long memories should last initially: u is drawn from
+            U(2^(-1/T), 2^(1/T)), so that T steps at most halve or double a unit's value.
     """
 
     def __init__(
@@ -27,7 +27,7 @@ class IndRNN(base.Cell):
         memory_steps: float | None = None,
     ):
         if memory_steps is not None and not memory_steps >= 1:
-            raise ValueError(f"memory_steps must be 1 or more, and is {memory_steps}")
+            raise ValueError(f"memory_steps must be at least 1, not {memory_steps}")
         most = 1.0 if memory_steps is None else 2.0 ** (1 / memory_steps)
         least = 0.0 if memory_steps is None else 1 / most
         self.hidden_size = hidden_size
