@@ -167,7 +167,7 @@ class Encoder(nnx.Module):
         for number, layer in enumerate(self.layers, 1):
             if not isinstance(layer, Unidirectional) or layer.backwards:
                 raise ValueError(
-                    f"layer {number} runs from the end of a sequence to its start, so it cannot "
+                    f"layer {number} reads from the end of a sequence to its start, so it cannot "
                     "read a sequence piece by piece; make all layers forward"
                 )
 

@@ -114,7 +114,7 @@ def memory_bias(rngs: nnx.Rngs, hidden_size: int, memory_steps: float) -> jax.Ar
         ValueError: T is not above 2.
     """
     if not memory_steps > 2:
-        raise ValueError(f"memory_steps must be above 2, not {memory_steps}")
+        raise ValueError(f"memory_steps must be above 2, and is {memory_steps}")
     return jnp.log(
         jax.random.uniform(rngs.params(), (hidden_size,), minval=1, maxval=memory_steps - 1)
     )

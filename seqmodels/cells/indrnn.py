@@ -27,7 +27,7 @@ class IndRNN(base.Cell):
         memory_steps: float | None = None,
     ):
         if memory_steps is not None and not memory_steps >= 1:
-            raise ValueError(f"memory_steps must be at least 1, not {memory_steps}")
+            raise ValueError(f"memory_steps must be 1 or more, and is {memory_steps}")
         most = 1.0 if memory_steps is None else 2.0 ** (1 / memory_steps)
         least = 0.0 if memory_steps is None else 1 / most
         self.hidden_size = hidden_size
