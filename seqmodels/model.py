@@ -301,8 +301,8 @@ class SequenceModel(nnx.Module):
 def _check_fits(head: Head, encoder: Encoder) -> None:
     if head.input_size != encoder.output_size:
         raise ValueError(
-            f"the {type(head).__name__} must read what the encoder makes: it is made for vectors "
-            f"of {head.input_size} numbers, and the encoder's have {encoder.output_size}"
+            f"the {type(head).__name__} must be as wide as the encoder's outputs: it reads vectors "
+            f"of {head.input_size} numbers, but the encoder's have {encoder.output_size}"
         )
 
 
@@ -311,14 +311,14 @@ def _check_tied(head: Head, inputs: Inputs) -> None:
         return
     if not isinstance(inputs, Embedding):
         raise ValueError(
-            "a head can be tied to the embedding of tokens alone, and this model reads vectors"
+            "a head can be tied only to an embedding of tokens, but this model reads vectors"
         )
     width = head.input_size if head.projection is None else head.projection.shape[1]
     shape = head.num_outputs, width
     if shape != inputs.table.shape:
         raise ValueError(
-            f"a tied head scores its step's vector against that of each token: it has "
-            f"{head.num_outputs} outputs of vectors of {width} numbers, and the embedding has "
+            f"a tied head scores a step's vector against that of each token: it has "
+            f"{head.num_outputs} outputs for vectors of {width} numbers, and the embedding has "
             f"{len(inputs.table)} tokens with vectors of {inputs.output_size}; set projection_size "
             f"to {inputs.output_size}, or embedding_size to {width}"
         )

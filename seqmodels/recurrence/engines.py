@@ -88,7 +88,7 @@ def _check_recurrent_matrices(cell: base.Cell) -> None:
     if not shapes:
         raise ValueError(
             f"recurrent dropout has no matrix to hide h from in the cell {name}: no parameter of "
-            "two axes has a name that begins with recurrent_. Zoneout fits every cell"
+            "two axes has a name that begins with recurrent_. Zoneout works with every cell"
         )
     for shape in shapes:
         if len(shape) != 2 or shape[0] != cell.hidden_size:

@@ -402,7 +402,7 @@ def test_seeds_draw_other_parameters_and_the_same_seed_the_same():
         ({"word_dropout": 0.1}, "given as unknown_token"),
         ({"weight_drop": 0.1, "cell": "min_gru"}, "weight drop has nothing to drop in the cell Mi"),
         ({"recurrent_dropout": 0.1, "cell": "min_gru"}, "no matrix to hide h from in the cell Min"),
-        ({"zoneout": 0.1, "engine": "scan"}, "'scan' .* without segments, recurrent dropout or zoneout"),
+        ({"zoneout": 0.1, "engine": "scan"}, "'scan' .* segments, recurrent dropout or zoneout"),
         ({"engine": "cudnn"}, "there is no NVIDIA GPU"),
         ({"engine": "nope"}, "unknown engine 'nope'; choose one of auto, cudnn, parallel"),
         ({"matrix_dtype": "float16"}, "unknown matrix_dtype 'float16'; choose one of float32"),
