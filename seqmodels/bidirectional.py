@@ -26,7 +26,7 @@ class Unidirectional(nnx.Module):
     Args:
         cell: any cell.
         backwards: run from the last valid step to the first.
-        engine: what runs the cell.
+        engine: the engine that runs the cell.
         learned_initial_state: make the carry before the first step trainable, initialised to the
             cell's own.
 
@@ -100,7 +100,7 @@ class Bidirectional(nnx.Module):
         forward: any cell; it runs from the first step to the last.
         backward: any cell; it runs from the last step to the first. It must be as wide as `forward`
             unless the two are concatenated.
-        engine: what runs the cells.
+        engine: the engine that runs the cells.
         merge: how the two outputs of a step, and the two last outputs, are combined; one of
             `MERGES`. Concatenated they are 2H wide, otherwise H.
         learned_initial_state: make the carries before the first step trainable, initialised to the

@@ -77,7 +77,7 @@ def build_all(
         projection_size: width to which the head's input is projected first; 0: no projection.
         tied_head: the outputs, one set per step, are for the tokens that the model reads, and the
             head's kernel is the table of their vectors.
-        recurrent_dropout: of all layers, as in `seqmodels.dropout.Rates`.
+        recurrent_dropout: the rate in all layers, as in `seqmodels.dropout.Rates`.
         zoneout: the same.
         learned_initial_state: make the carry before the first step trainable.
         residual: every layer above the first adds its input to its output.
@@ -86,9 +86,9 @@ def build_all(
         embedding_dropout: the rate at which words are dropped, in all places at once.
         output_dropout: the dropout rate on the head's input.
         weight_drop: the rate at which elements of recurrent matrices are dropped.
-        engine: what runs the cells, as in `recurrence.engines.Engine`.
-        matrix_dtype: of products, as there.
-        segment_steps: between two carries in memory, as there.
+        engine: the engine that runs the cells, as in `recurrence.engines.Engine`.
+        matrix_dtype: the dtype of matrices in products, as there.
+        segment_steps: steps between two carries in memory, as there.
 
     Raises:
         ValueError: a name is unknown, the cell breaks its contract or lacks an option, the number

@@ -209,7 +209,7 @@ def _backward(residuals, cotangents):
     def body(number, d_table_VxD):
         start = _start(number, size, width)
         times_Cx1 = start + jnp.arange(size)[:, None]
-        # If the width is no multiple, the last chunk overlaps the one before, which is done.
+        # The last chunk may overlap the one before, whose steps are done.
         valid_CxB = (times_Cx1 >= number * size) & (times_Cx1 < lengths_B)
         d_x_CxDxB = jax.lax.dynamic_slice_in_dim(d_x_TxDxB, start, size, 0)
         d_x_CxBxD = jnp.where(valid_CxB[..., None], d_x_CxDxB.swapaxes(1, 2), 0)

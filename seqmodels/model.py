@@ -222,7 +222,7 @@ class SequenceModel(nnx.Module):
         targets_BxT: jax.Array,
         candidates: Candidates,
     ) -> jax.Array:
-        """The loss of every step, `[B, T]`, without computing all, possibly very many, outputs.
+        """The loss of every step, `[B, T]`, without computing all outputs, which may be very many.
 
         Args:
             encoded: as in `answer`, of a model with outputs per step.
@@ -240,8 +240,8 @@ class SequenceModel(nnx.Module):
     def pass_on_tables(self) -> None:
         """Makes the model replace each table it reads rows of with an output of the read.
 
-        If a function also returns its parameters, their incoming gradients are what its own are
-        added to, so the gradient of a few rows needs no array as large as the table.
+        If a function also returns its parameters, its own gradients are added to those that come
+        back for them, and the gradient of some rows needs no array as large as the table.
         Only for a model that is created inside the function.
         """
         if isinstance(self.inputs, Embedding):

@@ -1,4 +1,4 @@
-"""Pools a sequence to a vector, by its exact length; a sequence of length 0 pools to zeros.
+"""Pools the valid steps of a sequence to a vector; a sequence of length 0 pools to zeros.
 
 Mean, maximum and attention are recurrences, whose carry is the result so far.
 """

@@ -77,7 +77,7 @@ def product(x_D: jax.Array, kernel_DxG: jax.Array) -> jax.Array:
 def _product_jvp(primals, tangents):
     (x_D, kernel_DxG), (d_x_D, d_kernel_DxG) = primals, tangents
 
-    # JAX transposes this, which then reads the matrix contiguously.
+    # JAX transposes this function; the result reads the matrix contiguously.
     def of(x_D, kernel_DxG):
         x_D, dtype = x_D.astype(kernel_DxG.dtype), x_D.dtype
         return jnp.einsum("dg,d...->g...", kernel_DxG, x_D, preferred_element_type=dtype)
@@ -140,7 +140,7 @@ class Cell(nnx.Module):
 
     Attributes:
         hidden_size: H, the width of the output of a step.
-        counterparts: equal layers of other libraries. Subclasses do not inherit them, because they
+        counterparts: equivalent layers of other libraries. Subclasses do not inherit them, because they
             may compute something else.
     """
 
@@ -181,10 +181,10 @@ class Cell(nnx.Module):
 class GatedCell(Cell):
     """A cell whose only product with a recurrent matrix is `u = h @ R`.
 
-    Its carry is a tuple of vectors `[H]`, and the last one is h, the output of the step.
+    Its carry is a tuple of vectors `[H]`, the last of which is h, the output of the step.
 
     Attributes:
-        recurrent_kernel: R, `[H, G]`; G is a multiple of H, one for each gate.
+        recurrent_kernel: R, `[H, G]`; G is H times the number of gates.
     """
 
     recurrent_kernel: nnx.Param[jax.Array]

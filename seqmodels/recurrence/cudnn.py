@@ -1,9 +1,9 @@
 """The LSTM through NVIDIA's cuDNN, by way of `jax.experimental.rnn`.
 
-cuDNN has kernels for the LSTM of `seqmodels.cells.lstm`, which only this file knows. It takes all
-weights as one vector and supports neither empty sequences nor a single reversed direction: an empty
-sequence gets one step whose results are discarded, and to run backwards a sequence is reversed
-within its length.
+cuDNN has kernels for the LSTM of `seqmodels.cells.lstm`; only this file relies on that. cuDNN takes
+all weights as one vector and supports neither empty sequences nor a single reversed direction: an
+empty sequence gets one step whose results are discarded, and to run backwards a sequence is
+reversed within its length.
 
 Chetlur et al., "cuDNN: Efficient Primitives for Deep Learning", 2014.
 """

@@ -81,7 +81,7 @@ def run(
         interpret: interpret the kernel without a GPU, slowly.
 
     Raises:
-        gatewise.Unsupported: the kernel cannot run the cell, as `why_not` tells.
+        gatewise.Unsupported: the kernel cannot run the cell; `why_not` gives the reason.
     """
     plan = _plan(cell, reverse, interpret)
     size, width, batch_size = plan.size, len(x_TxDxB), len(lengths_B)

@@ -61,8 +61,8 @@ def evaluate(jaxpr: core.ClosedJaxpr, parts: Parts, size: int, tile: tuple[int, 
         The parts of all results, in order.
 
     Raises:
-        Unsupported: an operation is not elementwise, a split or concatenation at gates or a
-            reduction over units.
+        Unsupported: an operation is neither elementwise, nor a split or concatenation between
+            gates, nor a reduction over units.
     """
     if any(jnp.ndim(constant) for constant in jaxpr.consts):
         raise Unsupported("it holds an array that is not a parameter")

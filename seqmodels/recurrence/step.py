@@ -160,7 +160,7 @@ def real_columns(setup, weights, start, parts, lengths_B, seeds_Bx2):
 
 
 def take(setup, weights, read_FxB, carry, time, lengths_B, seeds_Bx2, real=None):
-    """One step of all sequences: the carry, kept after a sequence's end, and the output, zero then.
+    """One step of all sequences; after its end a sequence keeps its carry and outputs zero.
 
     Args:
         real: when the step is differentiated, what to compute on in the padding, where the cell may
