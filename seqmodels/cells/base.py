@@ -140,8 +140,8 @@ class Cell(nnx.Module):
 
     Attributes:
         hidden_size: H, the width of the output of a step.
-        counterparts: equivalent layers of other libraries. Subclasses do not inherit them, because they
-            may compute something else.
+        counterparts: equivalent layers of other libraries. Subclasses do not inherit them, because
+            they may compute something else.
     """
 
     counterparts = Counterparts()
