@@ -73,7 +73,7 @@ def build_all(
         merge: how the two outputs of a bidirectional layer are combined: one of
             `seqmodels.bidirectional.MERGES`. Concatenated, its output has twice as many units.
         dropout_rates: for each layer, the dropout rate on its input; None: no dropout.
-        pooling: a class, or a name in `seqmodels.pooling.POOLINGS`; unused with `per_step`.
+        pooling: a class, or a name in `seqmodels.pooling.POOLINGS`; `per_step` pools nothing.
         projection_size: width to which the head's input is projected first; 0: no projection.
         tied_head: the outputs, one set per step, are for the tokens that the model reads, and the
             head's kernel is the table of their vectors.
@@ -83,7 +83,7 @@ def build_all(
         residual: every layer above the first adds its input to its output.
         word_dropout: the rate at which tokens are replaced by `unknown_token`.
         unknown_token: the token of unknown words; only word dropout needs it.
-        embedding_dropout: the rate at which words are dropped, in all places at once.
+        embedding_dropout: the rate at which words are dropped from a whole sequence.
         output_dropout: the dropout rate on the head's input.
         weight_drop: the rate at which elements of recurrent matrices are dropped.
         engine: the engine that runs the cells, as in `recurrence.engines.Engine`.

@@ -58,7 +58,7 @@ class Embedding(Inputs):
         rngs: for the parameters.
         word_dropout: the rate at which tokens are replaced by `unknown_token`, in [0, 1).
         unknown_token: the token of unknown words; only word dropout needs it.
-        embedding_dropout: the rate at which words are dropped, in all places at once, in [0, 1).
+        embedding_dropout: the rate at which words are dropped from a whole sequence, in [0, 1).
 
     Attributes:
         table: `[V, D]`.

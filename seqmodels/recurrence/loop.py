@@ -180,8 +180,8 @@ def _run_backward(setups, residuals, cotangents):
     of_cells = zip(params, starts, kept, sequences, strict=True)
     of_cotangents = zip(*cotangents, strict=True)
     # With a single cell, no other cell has yet to read the inputs. An `AffineCell` reads them only
-    # in its product, before they are overwritten; pointwise reads XLA may delay until afterwards,
-    # for which it would copy all inputs at every step.
+    # in its product, before they are overwritten. XLA may delay pointwise reads until after that,
+    # and would then copy all inputs at every step.
     in_place = len(setups) == 1 and setups[0].is_affine and not setups[0].keeps_reads
     d_parts = parts if in_place else None
     all_d_params, d_starts = [], []
