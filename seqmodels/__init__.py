@@ -7,9 +7,9 @@
     encoder = Encoder([Bidirectional(LSTM(12, 32, rngs=rngs), LSTM(12, 32, rngs=rngs))])
     sequence_BxTxH, last_BxH = encoder(x_BxTxD, lengths_B)
 
-An `Encoder` runs cells over sequences of vectors; a `SequenceModel` has inputs before it and a head
-after it. `seqmodels.recurrence.run` runs one cell, and a cell alone is the mathematics of one step
-of one sequence, for a scan of one's own:
+An `Encoder` runs cells over sequences of vectors; a `SequenceModel` adds inputs before it and a
+head after it. `seqmodels.recurrence.run` runs one cell. A cell alone is the mathematics of one step
+of one sequence, which you can scan yourself:
 
     def step(carry, x_D):
         return cell.step(carry, cell.project(x_D))
@@ -17,14 +17,14 @@ of one sequence, for a scan of one's own:
     last_carry, y_TxH = jax.lax.scan(step, cell.initial_carry(), x_TxD)
 
 Array names carry their shape: B batch, T time, D input features, H hidden units, G gates x hidden,
-C outputs, V vocabulary. Public functions take and give the batch first. Inside, time comes first
-and the batch last, as in `x_TxDxB`: a time step is then one block of memory in which each feature
-of all sequences lies side by side, so pointwise work vectorises whatever H is (on a CPU five times
-faster than features last, at H = 16).
+C outputs, V vocabulary. Public functions take and return arrays with the batch first. Inside, time
+comes first and the batch last, as in `x_TxDxB`: a time step is then one block of memory in which
+each feature is contiguous over all sequences, so pointwise work vectorises whatever H is (on a CPU
+five times faster than features last, at H = 16).
 """
 
 try:
-    import flax  # noqa: F401  And JAX: either fails where it cannot read a variable of its own.
+    import flax  # noqa: F401  Imports JAX too; both raise if they cannot parse their variables.
 except ValueError as error:
     raise SystemExit(f"error: an environment variable cannot be used: {error}") from None
 

@@ -1,7 +1,7 @@
-"""What public functions ask of their arguments: checked once, with messages, and made arrays.
+"""Checks the arguments of public functions once, with clear messages, and makes them arrays.
 
-Shapes and types are always known. Values are known outside of `jax.jit` alone; inside it, a length
-out of range makes what is computed of its sequence NaN, so that it does not pass unnoticed.
+Shapes and types are always known. Values are known only outside `jax.jit`; inside it, a length out
+of range makes its sequence's results NaN, so that it does not go unnoticed.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ def lengths(lengths_B: Any, batch_size: int, width: int) -> jax.Array:
     """The length of each sequence, at most `width` steps: int32 `[B]`.
 
     Raises:
-        ValueError: it says what is wrong.
+        ValueError: the argument is invalid; the message says why.
     """
     lengths_B = _integers(lengths_B, "lengths_B", (batch_size,))
     _check_range(lengths_B, "lengths_B", 0, width, "the sequences have only so many steps")
@@ -24,7 +24,7 @@ def lengths(lengths_B: Any, batch_size: int, width: int) -> jax.Array:
 def nan_where_impossible(
     result: jax.Array, lengths_B: jax.Array, width: int, batch_axis: int = -1
 ) -> jax.Array:
-    """Results; NaN for a sequence whose length is out of range."""
+    """The result, with NaN for sequences whose length is out of range."""
     is_possible_B = (lengths_B >= 0) & (lengths_B <= width)
     shape = [1] * result.ndim
     shape[batch_axis] = is_possible_B.shape[0]
@@ -33,10 +33,10 @@ def nan_where_impossible(
 
 
 def tokens(tokens_BxT: Any, vocabulary_size: int) -> jax.Array:
-    """The tokens of each sequence, of a vocabulary of V: int32 `[B, T]`.
+    """The tokens of each sequence, from a vocabulary of V: int32 `[B, T]`.
 
     Raises:
-        ValueError: it says what is wrong.
+        ValueError: the argument is invalid; the message says why.
     """
     tokens_BxT = _array(tokens_BxT, "tokens_BxT", "[B, T], a row for each sequence", 2)
     tokens_BxT = _integers(tokens_BxT, "tokens_BxT", tokens_BxT.shape)
@@ -45,14 +45,14 @@ def tokens(tokens_BxT: Any, vocabulary_size: int) -> jax.Array:
 
 
 def vectors(x_BxTxD: Any, size: int | None = None) -> jax.Array:
-    """The inputs of each sequence, `[B, T, D]`, in float32 where they are narrower.
+    """The inputs of each sequence, `[B, T, D]`, in float32 if they are narrower.
 
     Args:
         x_BxTxD: the inputs.
-        size: D, where it is known.
+        size: D, if it is known.
 
     Raises:
-        ValueError: it says what is wrong.
+        ValueError: the argument is invalid; the message says why.
     """
     axes = "[B, T, D]: sequences, their steps, the features of a step"
     x_BxTxD = _floats(x_BxTxD, axes)
@@ -62,16 +62,16 @@ def vectors(x_BxTxD: Any, size: int | None = None) -> jax.Array:
 
 
 def vectors_over_time(x_TxDxB: Any) -> jax.Array:
-    """The inputs of a cell, `[T, D, B]`, in float32 where they are narrower.
+    """The inputs of a cell, `[T, D, B]`, in float32 if they are narrower.
 
     Raises:
-        ValueError: it says what is wrong.
+        ValueError: the argument is invalid; the message says why.
     """
     return _floats(x_TxDxB, "[T, D, B]: steps, the features of a step, sequences")
 
 
 def check_reads(cell: Any, input_size: int, what: str) -> None:
-    """Checks that a cell takes steps with inputs of D = `input_size` features.
+    """Checks that a cell accepts inputs of D = `input_size` features.
 
     Raises:
         ValueError: it does not; the message begins with `what`.
@@ -90,7 +90,7 @@ def check_reads(cell: Any, input_size: int, what: str) -> None:
 
 
 def check_carry(start: Any, cell: Any) -> None:
-    """Checks that a cell can begin at a carry of one sequence.
+    """Checks that a cell can start from a carry of one sequence.
 
     Raises:
         ValueError: it cannot.
@@ -104,10 +104,10 @@ def check_carry(start: Any, cell: Any) -> None:
 
 
 def check_keys(keys: jax.Array | None, name: str, shape: tuple[int, ...]) -> None:
-    """Checks that random keys are typed, as of `jax.random.key`, and as many as there must be.
+    """Checks that random keys are typed, as from `jax.random.key`, and have the right shape.
 
     Raises:
-        ValueError: it says what is wrong.
+        ValueError: the argument is invalid; the message says why.
     """
     if keys is None:
         return
@@ -132,9 +132,7 @@ def _array(array, name: str, expected: str, axes: int) -> jax.Array:
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} must be {expected}: {error}") from error
     if array.ndim != axes or not array.size:
-        raise ValueError(
-            f"{name} must be {expected}, and hold something; its shape is {array.shape}"
-        )
+        raise ValueError(f"{name} must be {expected}, and not empty; its shape is {array.shape}")
     return array
 
 

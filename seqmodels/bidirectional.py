@@ -1,4 +1,4 @@
-"""A layer: one cell in one direction, or the wrapper of two directions with one result."""
+"""Layers: one cell in one direction, or a wrapper that combines two directions."""
 
 import operator
 from collections.abc import Callable, Sequence
@@ -12,12 +12,12 @@ from seqmodels.dropout import NOTHING, Dropout
 from seqmodels.recurrence import Encoded, engines
 
 MERGES: dict[str, Callable[[jax.Array, jax.Array], jax.Array] | None] = {
-    "concat": None,  # Side by side: they are handed on as they are.
+    "concat": None,  # Both outputs are passed on unchanged, side by side.
     "sum": operator.add,
     "mean": lambda forward, backward: (forward + backward) / 2,
     "product": operator.mul,
 }
-"""How the two directions of a layer become one output."""
+"""How the outputs of a layer's two directions are combined."""
 
 
 class Unidirectional(nnx.Module):
@@ -26,17 +26,17 @@ class Unidirectional(nnx.Module):
     Args:
         cell: any cell.
         backwards: run from the last valid step to the first.
-        engine: what runs the cell.
-        learned_initial_state: the carry before the first step is parameters, which begin at the
+        engine: the engine that runs the cell.
+        learned_initial_state: make the carry before the first step trainable, initialised to the
             cell's own.
 
     Attributes:
-        forward: the cell, if it reads forwards.
-        backward: the cell, if it reads backwards.
-        forward_start: the leaves of its learned carry, if it reads forwards.
-        backward_start: the leaves of its learned carry, if it reads backwards.
+        forward: the cell, if it runs forwards.
+        backward: the cell, if it runs backwards.
+        forward_start: the leaves of its learned carry, if it runs forwards.
+        backward_start: the leaves of its learned carry, if it runs backwards.
         output_sizes: the width of each direction's output.
-        output_size: of all together.
+        output_size: their sum.
     """
 
     forward: base.Cell
@@ -67,7 +67,7 @@ class Unidirectional(nnx.Module):
     def encode(
         self, parts: Sequence[jax.Array], lengths_B: jax.Array, dropped: Dropout = NOTHING
     ) -> tuple[Encoded, ...]:
-        """What the cell makes of a batch, as `engines.run_all`; undefined after the longest."""
+        """The cell's outputs, as from `engines.run_all`; undefined after the longest sequence."""
         starts = [self._start()]
         return engines.run_all(
             self.engine, self.cells, [self.backwards], parts, lengths_B, dropped, starts
@@ -80,7 +80,7 @@ class Unidirectional(nnx.Module):
     def run_from(
         self, start: base.Carry, parts: Sequence[jax.Array], lengths_B: jax.Array, dropped: Dropout
     ) -> tuple[tuple[Encoded, ...], base.Carry]:
-        """Forwards from any carry, and the last one, by the loop of `seqmodels.recurrence`."""
+        """Runs the cell forwards from any carry by the loop; also returns the last carry."""
         encoded, (carry,) = recurrence.run_from(
             [start], self.cells, [False], parts, lengths_B, dropped, *self.engine[1:]
         )
@@ -93,27 +93,27 @@ class Unidirectional(nnx.Module):
 class Bidirectional(nnx.Module):
     """Two cells over the same input, one in each direction.
 
-    Each direction has its own last step, so both have read the whole sequence by then. Schuster and
+    Each direction has its own last step, by which it has read the whole sequence. Schuster and
     Paliwal, "Bidirectional Recurrent Neural Networks", 1997.
 
     Args:
-        forward: any cell; it reads from the first step to the last.
-        backward: any cell, which reads from the last step to the first; of the same width unless
-            the two are concatenated.
-        engine: what runs the cells.
-        merge: how two outputs of a step become one, and the two last ones likewise; one of
-            `MERGES`. Concatenated they are 2H wide, else H.
-        learned_initial_state: the carries before the first step are parameters, which begin at the
+        forward: any cell; it runs from the first step to the last.
+        backward: any cell; it runs from the last step to the first. It must be as wide as `forward`
+            unless the two are concatenated.
+        engine: the engine that runs the cells.
+        merge: how the two outputs of a step, and the two last outputs, are combined; one of
+            `MERGES`. Concatenated they are 2H wide, otherwise H.
+        learned_initial_state: make the carries before the first step trainable, initialised to the
             cells' own.
 
     Attributes:
         forward_start: the leaves of the forward cell's learned carry.
         backward_start: the leaves of the backward cell's learned carry.
         output_sizes: the widths of what a call returns.
-        output_size: of all together.
+        output_size: their sum.
 
     Raises:
-        ValueError: there is no such merge, or it needs cells of one width.
+        ValueError: there is no such merge, or it needs cells of the same width.
     """
 
     def __init__(
@@ -130,8 +130,8 @@ class Bidirectional(nnx.Module):
             raise ValueError(f"unknown merge {merge!r}; choose one of {', '.join(MERGES)}")
         if MERGES[merge] is not None and sizes[0] != sizes[1]:
             raise ValueError(
-                f"the directions have {sizes[0]} and {sizes[1]} units, and their {merge} needs "
-                "equally many; make them so, or merge by concat"
+                f"the directions have {sizes[0]} and {sizes[1]} units, but merging by {merge} "
+                "needs the same number; make them equal, or merge by concat"
             )
         self.forward = forward
         self.backward = backward
@@ -151,7 +151,7 @@ class Bidirectional(nnx.Module):
     def encode(
         self, parts: Sequence[jax.Array], lengths_B: jax.Array, dropped: Dropout = NOTHING
     ) -> tuple[Encoded, ...]:
-        """What each direction makes of a batch, as `engines.run_all`, or both together, merged.
+        """The outputs of each direction, as from `engines.run_all`, or both merged into one.
 
         Outputs after the longest sequence are undefined.
         """
@@ -164,6 +164,6 @@ class Bidirectional(nnx.Module):
 
 
 def _start_of(layer: nnx.Module, direction: str) -> base.Carry:
-    """The learned carry of one direction; None if the cell begins at its own."""
+    """The learned carry of one direction; None if the cell starts from its own."""
     learned = getattr(layer, f"{direction}_start", None)
     return initial_state.carry_of(getattr(layer, direction), learned)

@@ -1,9 +1,9 @@
-"""Puts a cell through all that the codebase will ask of it, and times it beside the LSTM.
+"""Tests everything the codebase requires of a cell, and compares its speed with the LSTM's.
 
 python -m seqmodels.check_cell lstm
 python -m seqmodels.check_cell path/to/mine.py
 
-The tests do the same with every cell in `seqmodels/cells`.
+The tests do the same for every cell in `seqmodels/cells`.
 """
 
 import argparse
@@ -25,18 +25,18 @@ from seqmodels.recurrence import Encoded, engines, oracle
 _STEPS, _BATCH, _INPUT, _HIDDEN = 5, 5, 3, 4  # Small, odd and all different.
 _LENGTHS = [5, 1, 0, 3, 4]
 _TIMED_STEPS = 256
-_VALUES, _GRADIENTS = 1e-5, 1e-4  # Tolerances, of the largest number there is.
+_VALUES, _GRADIENTS = 1e-5, 1e-4  # Tolerances, relative to the largest number.
 
-# Most of the time goes into compiling.
+# Most of the time is spent compiling.
 _jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 class CheckFailed(Exception):
-    """Its text says what a cell does that it must not."""
+    """A cell fails a check; the message says what it does wrong."""
 
 
 def make(name: str) -> base.Cell:
-    """A small cell in which no parameter is zero: one that is left out must show.
+    """A small cell without zero parameters, so that leaving one out has an effect.
 
     Raises:
         ValueError: there is no such cell, or it breaks the contract.
@@ -45,7 +45,7 @@ def make(name: str) -> base.Cell:
 
 
 def without_zeros(cell: base.Cell) -> base.Cell:
-    """The cell with noise on all its parameters."""
+    """The cell with noise added to all its parameters."""
     graphdef, params = nnx.split(cell, nnx.Param)
     leaves, structure = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(1), max(len(leaves), 1))
@@ -57,10 +57,10 @@ def without_zeros(cell: base.Cell) -> base.Cell:
 
 
 def equals_the_unrolled_loop(cell: base.Cell) -> None:
-    """The engine gives what a Python loop over the steps gives.
+    """The engine gives the same results as a Python loop over the steps.
 
-    From the last to the first with gradients; forwards those have fewer ways to go wrong, none of
-    which depends on the cell.
+    Gradients are compared only backwards; forwards they have fewer ways to go wrong, none of which
+    depends on the cell.
     """
     unrolled = functools.partial(oracle.run, reverse=True)
     loop = functools.partial(recurrence.run, reverse=True)
@@ -72,7 +72,7 @@ def equals_the_unrolled_loop(cell: base.Cell) -> None:
 
 
 def gradients_match_finite_differences(cell: base.Cell) -> None:
-    """In float64; of the unrolled loop's mathematics, whatever JAX makes of its derivative."""
+    """In float64, and independent of JAX's derivative of the unrolled loop."""
     with jax.enable_x64(True):
         graphdef, params = nnx.split(cell, nnx.Param)
         params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
@@ -92,7 +92,7 @@ def gradients_match_finite_differences(cell: base.Cell) -> None:
 
 
 def padding_is_neither_read_nor_written(cell: base.Cell) -> None:
-    """What stands after a sequence changes nothing, and gets outputs and gradients of zero."""
+    """What follows a sequence changes nothing, and its outputs and gradients are zero."""
     x_TxDxB, lengths_B = _inputs(), jnp.array(_LENGTHS)
     valid_Tx1xB = recurrence.valid_steps(lengths_B, _STEPS)[:, None]
     for reverse in (False, True):
@@ -104,14 +104,14 @@ def padding_is_neither_read_nor_written(cell: base.Cell) -> None:
         )
         (d_x_TxDxB,) = pull_back(jax.tree.map(jnp.ones_like, encoded))
         if not all(jnp.array_equal(*pair) for pair in zip(encoded, spoilt, strict=True)):
-            raise CheckFailed("what stands in the padding reaches a result")
+            raise CheckFailed("the contents of the padding affect a result")
         for array in (encoded.sequence_TxHxB, d_x_TxDxB):
             if jnp.where(valid_Tx1xB, 0, array).any():
                 raise CheckFailed("padding has an output or a gradient that is not zero")
 
 
 def works_under_vmap(cell: base.Cell) -> None:
-    """Many models at once give what each gives alone."""
+    """Many models at once give the same results as each alone."""
     graphdef, params = nnx.split(cell, nnx.Param)
     params_2 = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf / 2]), params)
 
@@ -125,7 +125,7 @@ def works_under_vmap(cell: base.Cell) -> None:
 
 
 def segments_change_nothing(cell: base.Cell) -> None:
-    """Carries that are computed again are those that would have been kept."""
+    """Recomputed carries equal those that would have been kept."""
     lengths_B = jnp.array(_LENGTHS)
 
     def run(cell, x_TxDxB, lengths_B, segment_steps):
@@ -142,7 +142,7 @@ def segments_change_nothing(cell: base.Cell) -> None:
 
 
 def bfloat16_products_stay_close(cell: base.Cell) -> None:
-    """Matrices in bfloat16 leave carries and outputs in float32, and near what they were."""
+    """With matrices in bfloat16, carries and outputs stay float32 and change only slightly."""
     (coarse,), (fine,) = (
         recurrence.run_all(
             [cell], [False], [_inputs()], jnp.array(_LENGTHS), matrix_dtype=matrix_dtype
@@ -155,7 +155,7 @@ def bfloat16_products_stay_close(cell: base.Cell) -> None:
 
 
 def every_engine_gives_the_same(cell: base.Cell) -> None:
-    """All engines that the cell qualifies for, GPU kernels interpreted, from the last step on."""
+    """All engines that can run the cell agree, run backwards; GPU kernels are interpreted."""
     lengths_B, names = jnp.array(_LENGTHS), qualified(cell)
     if names:
         expected = _results(cell, functools.partial(recurrence.run, reverse=True), lengths_B)
@@ -176,7 +176,7 @@ CHECKS: tuple[Callable[[base.Cell], None], ...] = (
 
 
 def qualified(cell: base.Cell) -> list[str]:
-    """The engines that can run a cell here, but for the loop, which runs all."""
+    """The engines that can run a cell here, except the loop, which runs any cell."""
     names = []
     for name in engines.ENGINES:
         with contextlib.suppress(ValueError):
@@ -194,7 +194,7 @@ def _inputs() -> jax.Array:
 
 
 def scalar(encoded: Sequence[jax.Array]) -> jax.Array:
-    """A loss in which every output has a weight of its own."""
+    """A loss in which every output has its own weight."""
     weighted = [
         jnp.vdot(jax.random.normal(jax.random.key(number), array.shape), jnp.sin(array))
         for number, array in enumerate(encoded)
@@ -203,7 +203,7 @@ def scalar(encoded: Sequence[jax.Array]) -> jax.Array:
 
 
 def _results(cell: base.Cell, run, lengths, jit=_jit) -> tuple:
-    """Outputs of one way to run a cell, and the gradients of its parameters and of the inputs."""
+    """The outputs of one way to run a cell, and the gradients of its parameters and inputs."""
     graphdef, params = nnx.split(cell, nnx.Param)
 
     def loss(params, x_TxDxB):
@@ -231,7 +231,7 @@ def _close(what, actual, expected, tolerance) -> None:
 
 
 def microseconds_per_step(cell_class: type[base.Cell]) -> float:
-    """Of training, forwards and backwards: 128 sequences, 64 inputs and 64 units."""
+    """The time of a training step's two passes, with 128 sequences, 64 inputs and 64 units."""
     cell = contract.make(cell_class, 64, 64, rngs=nnx.Rngs(0))
     graphdef, params = nnx.split(cell, nnx.Param)
     x_TxDxB = jax.random.normal(jax.random.key(0), (_TIMED_STEPS, 64, 128))
@@ -254,7 +254,7 @@ def microseconds_per_step(cell_class: type[base.Cell]) -> float:
 
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m seqmodels.check_cell", description="Puts a cell through its contract."
+        prog="python -m seqmodels.check_cell", description="Checks that a cell keeps its contract."
     )
     parser.add_argument("cell", help="a module in seqmodels/cells, or the path of a file")
     name = parser.parse_args(argv).cell

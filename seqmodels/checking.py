@@ -1,4 +1,4 @@
-"""What puts a researcher's own code through its contract: a cell, a task or a source."""
+"""Checks that user code (a cell, a task or a source) keeps its contract."""
 
 import os
 import sys
@@ -10,18 +10,18 @@ from typing import Any
 def outcomes(
     checks: Sequence[Callable[[Any], None]], case: Any, told: Callable[[Exception], str | None]
 ) -> Iterator[tuple[str, str]]:
-    """The name of each check in words, and what failed; empty where nothing did.
+    """Yields the name of each check in words, and what failed; empty if nothing did.
 
     Args:
-        checks: functions of the case, which raise where it fails.
-        case: what is checked.
-        told: what to say of what was raised; None: it is not the case's fault, and is raised on.
+        checks: functions of the case, which raise if it fails.
+        case: the object to check.
+        told: describes an error; None: it is not the case's fault, and is re-raised.
     """
     for check in checks:
         failure = ""
         try:
             check(case)
-        except Exception as error:  # It is a researcher's code: whatever it raises.
+        except Exception as error:  # User code may raise anything.
             text = told(error)
             if text is None:
                 raise
@@ -30,7 +30,7 @@ def outcomes(
 
 
 def raised(owner: type | str, error: Exception) -> str:
-    """What an error says, and the line where it came up in a file, or in that of a class."""
+    """An error's message, and the line where it arose in a file, or in a class's file."""
     file = owner
     if isinstance(owner, type):
         file = getattr(sys.modules.get(owner.__module__), "__file__", None) or ""

@@ -1,4 +1,4 @@
-"""Whether a cell keeps the contract of `seqmodels.cells.base`; if not, what is wrong with it."""
+"""Checks that a cell keeps the contract of `seqmodels.cells.base`, and names what is wrong."""
 
 import inspect
 import traceback
@@ -12,17 +12,17 @@ from flax import nnx
 from seqmodels import checking
 from seqmodels.cells import base
 
-# What a cell of each kind leaves as it is, since engines do it in their own way; the first counts.
+# Methods that cells of each kind must not override, since engines replace them; first match wins.
 _GIVEN: dict[type[base.Cell], tuple[str, ...]] = {
     base.AffineCell: ("project", "update", "step"),
     base.GatedCell: ("step",),
     base.LinearCell: ("step",),
 }
-_STEPS = 3  # Taken to see whether there are numbers that are none.
+_STEPS = 3  # Steps taken to look for NaN and infinity.
 
 
 class BrokenCell(ValueError):
-    """Its text says which cell it is, what is wrong, and what it should be."""
+    """A cell breaks the contract; the message names it, what is wrong and what is expected."""
 
 
 def make(
@@ -36,15 +36,15 @@ def make(
     """Makes a cell and checks that it keeps the contract.
 
     Args:
-        cell_class: of the cell.
+        cell_class: the cell's class.
         input_size: D.
         hidden_size: H.
-        rngs: that it draws its parameters from.
+        rngs: for the parameters.
         options: keyword arguments of its constructor besides `rngs`.
 
     Raises:
         BrokenCell: it does not.
-        ValueError: it does not have such an option.
+        ValueError: it has no such option.
     """
     options = options or {}
     _check_class(cell_class)
@@ -69,7 +69,7 @@ def _check_class(cell_class: type[base.Cell]) -> None:
     if own:
         raise BrokenCell(
             f"{cell_class.__name__} overrides {', '.join(own)}, which engines do in their own "
-            f"way for every {kind.__name__}; derive it from a class that assumes less"
+            f"way for every {kind.__name__}; derive it from a more general class"
         )
 
 
@@ -94,8 +94,8 @@ def _check_parts(cell: base.Cell, hidden_size: int) -> None:
     _, params, *others = nnx.split(cell, nnx.Param, ...)
     for path, leaf in jax.tree.leaves_with_path(others[0]):
         raise BrokenCell(
-            f"{name} holds {_at(path)}, {_describe(leaf)}, which is no nnx.Param; a cell holds "
-            "nothing else, so make it one, or compute it where it is used"
+            f"{name} holds {_at(path)}, {_describe(leaf)}, which is not an nnx.Param; a cell must "
+            "hold nothing else, so make it one, or compute it where it is used"
         )
     for path, leaf in jax.tree.leaves_with_path(params):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
@@ -113,7 +113,7 @@ def _check_shapes(cell: base.Cell, input_size: int) -> None:
         if not isinstance(leaf, jax.Array):
             raise BrokenCell(
                 f"{name}.initial_carry() holds {_at(path)}{leaf!r}, a {type(leaf).__name__}; every "
-                "part of it has to be an array, like jnp.zeros(self.hidden_size)"
+                "part of it must be an array, like jnp.zeros(self.hidden_size)"
             )
     if isinstance(cell, base.GatedCell):
         _check_gates(cell, input_size, carry)
@@ -154,19 +154,19 @@ def _check_gates(cell: base.GatedCell, input_size: int, carry: Any) -> None:
     shape: tuple[int, ...] = getattr(getattr(cell, "recurrent_kernel", None), "shape", ())
     if len(shape) != 2 or shape[0] != size or shape[1] % size or not shape[1]:
         raise BrokenCell(
-            f"{name}.recurrent_kernel is {shape or 'missing'}; of a GatedCell it is [H, G] with "
-            f"H = {size} and G a multiple of it, one for each gate"
+            f"{name}.recurrent_kernel is {shape or 'missing'}; for a GatedCell it must be [H, G], "
+            f"with H = {size} and G a multiple of it, H for each gate"
         )
     if isinstance(cell, base.AffineCell):
         for part, expected in (("kernel", (input_size, shape[1])), ("bias", (shape[1],))):
             actual = getattr(getattr(cell, part, None), "shape", "missing")
             if actual != expected:
-                raise BrokenCell(f"{name}.{part} is {actual}; it has to be {expected}")
+                raise BrokenCell(f"{name}.{part} is {actual}; it must be {expected}")
     shapes = [leaf.shape for leaf in carry] if isinstance(carry, tuple) else None
     if not shapes or set(shapes) != {(size,)}:
         raise BrokenCell(
-            f"{name}.initial_carry() is {_describe(carry)}; of a GatedCell it is a tuple of "
-            f"vectors ({size},), and the last one is h, the output"
+            f"{name}.initial_carry() is {_describe(carry)}; for a GatedCell it must be a tuple of "
+            f"vectors ({size},), the last of which is h, the output"
         )
 
 
@@ -186,18 +186,18 @@ def _check_numbers(cell: base.Cell, input_size: int) -> None:
     if not all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(results)):
         raise BrokenCell(
             f"{type(cell).__name__} computes NaN or infinity in its first {_STEPS} steps, with "
-            "the parameters that it draws"
+            "its initial parameters"
         )
 
 
 def _try(cell_class: type, what: str, function: Callable[[], Any]) -> Any:
-    """What a function of the cell returns."""
+    """Calls a function of the cell, and turns its errors into `BrokenCell`."""
     try:
         return function()
     except NotImplementedError as error:
         missing = traceback.extract_tb(error.__traceback__)[-1].name
         raise BrokenCell(f"{cell_class.__name__} does not define {missing}") from error
-    except Exception as error:  # A cell is a researcher's code: whatever it raises.
+    except Exception as error:  # A user's cell may raise anything.
         raise BrokenCell(f"{what} raises {checking.raised(cell_class, error)}") from error
 
 
@@ -206,7 +206,7 @@ def _at(path) -> str:
 
 
 def _describe(value: Any) -> str:
-    """An array by its shape and type, anything else by what it is made of."""
+    """Describes an array by its shape and dtype, anything else by its contents or type."""
     if hasattr(value, "shape"):
         return f"{value.dtype}{list(value.shape)}"
     if isinstance(value, tuple | list):

@@ -1,8 +1,8 @@
-"""Dropout: of inputs, carries and words, by masks of each sequence's own, and of weights.
+"""Dropout of inputs, carries and words, with a mask for each sequence, and of weights.
 
 The mask of a sequence is a function of its key and of what is dropped (a time and a feature, a
-time, a word): it does not depend on T, on the other sequences, nor on how the batch is spread over
-devices. That of weights is one for all.
+time, a word): it does not depend on T, on the other sequences, or on how the batch is sharded.
+All sequences share the mask of weights.
 """
 
 import zlib
@@ -19,12 +19,13 @@ class Rates(NamedTuple):
     """Dropout rates around a cell, each in [0, 1).
 
     Attributes:
-        inputs: of the elements of each step's input. Srivastava et al., "Dropout", JMLR 15, 2014.
-        recurrent: of the units of h that a recurrent matrix sees, the same ones in all of a
+        inputs: for the elements of each step's input. Srivastava et al., "Dropout", JMLR 15, 2014.
+        recurrent: for the units of h that a recurrent matrix sees, the same ones at every step of a
             sequence. Gal and Ghahramani, "A Theoretically Grounded Application of Dropout in
             Recurrent Neural Networks", NIPS 2016.
-        zoneout: of the elements of the carry that a step leaves as they are, those of one scale
-            together; evaluation takes the average. Krueger et al., "Zoneout", ICLR 2017.
+        zoneout: for the elements of the carry that a step leaves unchanged; those that share a
+            scale are kept together. Evaluation uses the average. Krueger et al., "Zoneout", ICLR
+            2017.
     """
 
     inputs: float = 0.0
@@ -36,7 +37,7 @@ class Dropout(NamedTuple):
     """Dropout around a cell.
 
     Attributes:
-        rates: of what.
+        rates: the dropout rates.
         keys_B: a random key for each sequence; None, as in evaluation, drops nothing.
     """
 
@@ -44,7 +45,7 @@ class Dropout(NamedTuple):
     keys_B: jax.Array | None = None
 
     def applied(self) -> Rates:
-        """The rates that count: without keys only zoneout does, on average."""
+        """The rates that apply: without keys only zoneout does, on average."""
         return self.rates if self.keys_B is not None else Rates(zoneout=self.rates.zoneout)
 
 
@@ -52,7 +53,7 @@ NOTHING = Dropout()
 
 
 def stream(seeds_Bx2: jax.Array, *names: str | int) -> jax.Array:
-    """Other seeds, one set for each use that masks are put to beside dropout of the inputs."""
+    """Derives seeds for each use of masks other than dropout of the inputs."""
     return seeds_Bx2 ^ jnp.uint32(zlib.crc32(repr(names).encode()))
 
 
@@ -60,8 +61,8 @@ def dropped(count: int, time: jax.Array | int, rate: float, seeds_Bx2: jax.Array
     """Which of `count` elements of one time step are dropped: `[count, B]`, true at `rate`.
 
     Args:
-        count: elements.
-        time: of the step.
+        count: the number of elements.
+        time: the time of the step.
         rate: in [0, 1).
         seeds_Bx2: `jax.random.key_data` of each sequence's key.
     """
@@ -75,7 +76,7 @@ def drop(x_DxB: jax.Array, time: jax.Array | int, rate: float, seeds_Bx2: jax.Ar
 
 
 def drop_all(x_TxDxB: jax.Array, rate: float, keys_B: jax.Array) -> jax.Array:
-    """`drop` at every time."""
+    """Applies `drop` at every time."""
     seeds_Bx2 = jax.random.key_data(keys_B)
     times_T = jnp.arange(len(x_TxDxB))
     return jax.vmap(lambda x, time: drop(x, time, rate, seeds_Bx2))(x_TxDxB, times_T)
@@ -84,14 +85,14 @@ def drop_all(x_TxDxB: jax.Array, rate: float, keys_B: jax.Array) -> jax.Array:
 def drop_tokens(
     tokens_BxT: jax.Array, unknown_token: int, rate: float, keys_B: jax.Array
 ) -> jax.Array:
-    """Replaces tokens at `rate` by that of unknown words.
+    """Replaces tokens at `rate` by the token of unknown words.
 
     Iyyer et al., "Deep Unordered Composition Rivals Syntactic Methods for Text Classification", ACL
     2015; Dai and Le, "Semi-supervised Sequence Learning", NIPS 2015.
 
     Args:
         tokens_BxT: sequences that start at time 0.
-        unknown_token: what a token is replaced by.
+        unknown_token: the replacement.
         rate: in [0, 1).
         keys_B: a random key for each sequence.
     """
@@ -101,9 +102,9 @@ def drop_tokens(
 
 
 def word_scales(tokens_BxT: jax.Array, rate: float, keys_B: jax.Array) -> jax.Array:
-    """What to multiply every token's vector by: zero at `rate`, else `1 / (1 - rate)`, `[B, T]`.
+    """A factor for every token's vector: zero at `rate`, else `1 / (1 - rate)`, `[B, T]`.
 
-    A word is dropped from a sequence in all places or in none. Gal and Ghahramani, "A Theoretically
+    A word is dropped everywhere in a sequence or nowhere. Gal and Ghahramani, "A Theoretically
     Grounded Application of Dropout in Recurrent Neural Networks", NIPS 2016: section 4.2.
     """
     seeds_Bx2 = stream(jax.random.key_data(keys_B), "words")
@@ -111,16 +112,16 @@ def word_scales(tokens_BxT: jax.Array, rate: float, keys_B: jax.Array) -> jax.Ar
 
 
 def drop_weights(module: _Module, rate: float, key: jax.Array) -> _Module:
-    """The module without some elements of its recurrent matrices, the rest times `1 / (1 - rate)`.
+    """Zeroes elements of a module's recurrent matrices; scales the rest by `1 / (1 - rate)`.
 
     Each matrix has its own mask, for all sequences and times. Merity, Keskar and Socher,
     "Regularizing and Optimizing LSTM Language Models", ICLR 2018, after DropConnect (Wan et al.,
     ICML 2013).
 
     Args:
-        module: its `recurrent_matrices` are what elements are dropped from.
+        module: elements are dropped from its `recurrent_matrices`.
         rate: in [0, 1).
-        key: of this step of training.
+        key: a random key for this training step.
     """
     graphdef, params = nnx.split(module, nnx.Param)
     leaves, structure = jax.tree.flatten(params)
@@ -133,7 +134,7 @@ def drop_weights(module: _Module, rate: float, key: jax.Array) -> _Module:
 
 
 def recurrent_matrices(module: nnx.Module) -> list[int]:
-    """Which parameters have two axes or more and a name that begins with `recurrent_`."""
+    """The numbers of parameters with at least two axes and a name that begins with `recurrent_`."""
     paths_and_leaves = jax.tree.leaves_with_path(nnx.split(module, nnx.Param)[1])
     return [
         number
@@ -152,18 +153,18 @@ def _kept(elements: jax.Array, rate: float, seeds_Bx2: jax.Array) -> jax.Array:
     """Whether an element of a sequence is kept: `[..., B]`.
 
     Args:
-        elements: the numbers of what there is to drop, `[..., B]`, or `[..., 1]` for all alike.
+        elements: the numbers of the elements, `[..., B]`, or `[..., 1]` if shared by all sequences.
         rate: in [0, 1).
         seeds_Bx2: `jax.random.key_data` of each sequence's key.
     """
-    # jax.random's generator would cost more than the recurrence itself. The keys come from it;
-    # a hash of key and position is random enough for a mask.
+    # jax.random's generator would cost more than the recurrence itself. The keys come from it,
+    # and a hash of key and position is random enough for a mask.
     hashed = _hash(_hash(elements.astype(jnp.uint32) ^ seeds_Bx2[:, 0]) + seeds_Bx2[:, 1])
     return hashed >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
 
 
 def _hash(x: jax.Array) -> jax.Array:
-    """A bijection of 32-bit integers in which every bit of `x` decides over every other.
+    """A bijection of 32-bit integers in which every bit of `x` affects every bit of the result.
 
     Wellons' two-round multiply-xorshift with the constants of the hash-prospector project.
     """

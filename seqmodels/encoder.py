@@ -1,4 +1,4 @@
-"""Recurrent layers on top of each other, with dropout on the way into each and of weights."""
+"""A stack of recurrent layers, with dropout on the input of each and on recurrent weights."""
 
 import itertools
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ from seqmodels.recurrence import Encoded, engines
 
 
 class Encoding(NamedTuple):
-    """What an encoder makes of its sequences, the directions of its top layer side by side.
+    """The outputs of an encoder; the directions of its top layer are concatenated.
 
     Attributes:
         sequence_BxTxH: the output of every step; zero in the padding.
-        last_BxH: of each direction, the output of the last step it took; zero for a sequence of
+        last_BxH: for each direction, the output of the last step it took; zero for a sequence of
             length 0.
     """
 
@@ -29,11 +29,11 @@ class Encoding(NamedTuple):
 
 
 class Encoder(nnx.Module):
-    """A stack of recurrent layers; returns what the top one makes of the sequences.
+    """A stack of recurrent layers; returns the outputs of the top one.
 
     Args:
-        layers: from the bottom up, each as wide on its input as the one below on its output.
-        rates: for each layer, what is dropped around its cells; None: nothing.
+        layers: from the bottom up; the input of each is as wide as the output of the one below.
+        rates: the dropout rates around each layer's cells; None: no dropout.
         residual: every layer above the first adds its input, without any dropout, to its
             output: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016.
         weight_drop: the rate at which elements of recurrent matrices are dropped, in [0, 1).
@@ -42,7 +42,7 @@ class Encoder(nnx.Module):
         output_size: H, of all directions of the top layer together.
 
     Raises:
-        ValueError: there is not one entry of `rates` for each layer, a residual encoder has one
+        ValueError: `rates` does not have one entry for each layer, a residual encoder has only one
             layer or layers of different widths, or a cell has no recurrent matrix to drop from.
     """
 
@@ -78,16 +78,16 @@ class Encoder(nnx.Module):
         dropout_keys_B: jax.Array | None = None,
         step_key: jax.Array | None = None,
     ) -> Encoding:
-        """Encodes a batch of sequences, whatever stands in their padding.
+        """Encodes a batch of sequences, whatever their padding contains.
 
         Args:
             x_BxTxD: the inputs; sequences start at time 0.
             lengths_B: steps of each sequence, 0 to T; None: all have T. Under `jax.jit`, where a
                 length cannot be checked, results are NaN if it is out of range.
             dropout_keys_B: a random key for each sequence, which decides what is dropped from it;
-                None, as in evaluation: nothing.
-            step_key: a random key for the step of training, which decides what weights are dropped;
-                None, as in evaluation: none.
+                None, as in evaluation, drops nothing.
+            step_key: a random key for the training step, which decides which weights are dropped;
+                None, as in evaluation, drops none.
 
         Raises:
             ValueError: an argument has the wrong shape or type, or a length is out of range.
@@ -104,7 +104,7 @@ class Encoder(nnx.Module):
         x_TxDxB = jnp.where(valid_TxB[:, None], x_BxTxD.transpose(1, 2, 0), 0)
         encoded = self.encode(x_TxDxB, lengths_B, dropout_keys_B=dropout_keys_B, step_key=step_key)
         sequence_TxHxB = jnp.concatenate([one.sequence_TxHxB for one in encoded], axis=1)
-        # After the longest sequence it is undefined.
+        # It is undefined after the longest sequence.
         sequence_TxHxB = jnp.where(valid_TxB[:, None], sequence_TxHxB, 0)
         last_HxB = jnp.concatenate([one.last_HxB for one in encoded])
         sequence_TxHxB, last_HxB = (
@@ -121,9 +121,9 @@ class Encoder(nnx.Module):
         dropout_keys_B: jax.Array | None = None,
         step_key: jax.Array | None = None,
     ) -> tuple[Encoded, ...]:
-        """As a call, without its care: what each direction of the top layer makes of a batch.
+        """Like a call, without its checks: the outputs of each direction of the top layer.
 
-        Inputs are finite everywhere, and outputs after the longest sequence undefined.
+        Inputs must be finite everywhere; outputs after the longest sequence are undefined.
         """
         return self._encode(x_TxDxB, lengths_B, dropout_keys_B, step_key, None)[0]
 
@@ -136,12 +136,12 @@ class Encoder(nnx.Module):
         dropout_keys_B: jax.Array | None = None,
         step_key: jax.Array | None = None,
     ) -> tuple[tuple[Encoded, ...], list[base.Carry]]:
-        """As `encode`, from the carry of each layer, and the carry of each after the last steps.
+        """Like `encode`, but starts from given carries and also returns each layer's last carry.
 
-        All layers run forwards (`check_reads_on`), by the loop, whatever the engine.
+        All layers must run forwards (`check_reads_on`); the loop runs them, whatever the engine.
 
         Args:
-            starts: for each layer the carry of every sequence, the batch being the last axis.
+            starts: for each layer, the carry of every sequence; the batch is the last axis.
         """
         return self._encode(x_TxDxB, lengths_B, dropout_keys_B, step_key, starts)
 
@@ -162,7 +162,7 @@ class Encoder(nnx.Module):
         """Checks that the encoder can read a sequence piece by piece.
 
         Raises:
-            ValueError: a layer reads backwards, and so needs the end of a sequence first.
+            ValueError: a layer runs backwards, and so needs the end of a sequence first.
         """
         for number, layer in enumerate(self.layers, 1):
             if not isinstance(layer, Unidirectional) or layer.backwards:
@@ -183,20 +183,20 @@ class Encoder(nnx.Module):
     def last_carries(
         self, x_TxDx1: jax.Array, lengths_1: jax.Array, batch_size: int
     ) -> list[base.Carry]:
-        """The carry of each layer after one sequence, for every sequence of a batch to start at."""
+        """The carry of each layer after one sequence, as the start of every sequence of a batch."""
         _, carries = self.encode_from(self.initial_carries(1), x_TxDx1, lengths_1)
         return jax.tree.map(
             lambda leaf: jnp.broadcast_to(leaf, (*leaf.shape[:-1], batch_size)), carries
         )
 
     def gives_carries(self) -> bool:
-        """Whether all layers run forwards, by the loop that can begin and end anywhere."""
+        """Whether all layers run forwards and by the loop, which can start and stop anywhere."""
         return set(self.engine_names()) == {"loop"} and all(
             isinstance(layer, Unidirectional) and not layer.backwards for layer in self.layers
         )
 
     def engine_names(self) -> list[str]:
-        """What runs each layer."""
+        """The name of the engine that runs each layer."""
         return [
             engines.choose(layer.engine, layer.cells[0], rates)
             for layer, rates in zip(self.layers, self.rates, strict=True)
@@ -208,7 +208,7 @@ class Encoder(nnx.Module):
         return self.weight_drop > 0 or any(rates != Rates() for rates in self.rates)
 
     def _encode(self, x_TxDxB, lengths_B, dropout_keys_B, step_key, starts):
-        """The top layer's outputs and, where there are `starts`, the last carry of each layer."""
+        """The top layer's outputs and, if `starts` are given, the last carry of each layer."""
         parts, below, carries = [x_TxDxB], None, []
         for number, (layer, rates) in enumerate(zip(self.layers, self.rates, strict=True)):
             keys_B = None if dropout_keys_B is None else dropout.fold_in(dropout_keys_B, number)
@@ -240,8 +240,8 @@ def _check_residual(layers: Sequence[Unidirectional | Bidirectional]) -> None:
         if layer.output_sizes != below.output_sizes:
             widths = [" + ".join(map(str, one.output_sizes)) for one in (below, layer)]
             raise ValueError(
-                f"a residual layer adds its input to its output, but of layer {number} the input "
-                f"is {widths[0]} wide and the output {widths[1]}; make all layers equally wide"
+                f"a residual layer adds its input to its output, but the input of layer {number} "
+                f"is {widths[0]} wide and its output {widths[1]}; make all layers equally wide"
             )
 
 

@@ -1,4 +1,4 @@
-"""Plain keyword arguments to a model."""
+"""Builds a model from plain keyword arguments."""
 
 import functools
 import inspect
@@ -19,11 +19,11 @@ from seqmodels.pooling import POOLINGS, Pooling
 from seqmodels.recurrence.engines import Engine, choose
 
 DIRECTIONS = ("forward", "backward", "bidirectional")
-"""Of a layer: from a sequence's first step on, from its last one back, or both together."""
+"""Of a layer: from a sequence's first step to its last, from its last to its first, or both."""
 
 
 def build(*, seed: int, **arguments: Any) -> SequenceModel:
-    """The model of one seed, as `build_all` builds it."""
+    """Builds the model of one seed, as `build_all` does."""
     return build_all(seeds=[seed], **arguments)[0]
 
 
@@ -57,52 +57,52 @@ def build_all(
     matrix_dtype: str = "float32",
     segment_steps: int = 1,
 ) -> list[SequenceModel]:
-    """Builds models that differ in their freshly drawn parameters alone.
+    """Builds models that differ only in their freshly drawn parameters.
 
     Args:
-        seeds: of the parameters of each of them.
+        seeds: one for the parameters of each model.
         hidden_sizes: units of each recurrent layer, from the bottom up.
-        vocabulary_size: V, distinct tokens, where the model reads tokens.
-        input_size: D, the width of a step's vector, where it reads vectors.
+        vocabulary_size: V, the number of distinct tokens, if the model reads tokens.
+        input_size: D, the width of a step's vector, if it reads vectors.
         embedding_size: width of a token's vector.
-        num_outputs: C, of a sequence or of every step.
-        per_step: outputs are of every step.
+        num_outputs: C, for each sequence or for every step.
+        per_step: compute outputs for every step.
         cell: a class, a module in `seqmodels/cells`, or the path of a file.
         cell_options: keyword arguments of the cell's constructor.
         direction: of every layer, one of `DIRECTIONS`.
-        merge: how the directions of a bidirectional layer become one output: one of
-            `seqmodels.bidirectional.MERGES`. Concatenated, twice as many units come out of it.
-        dropout_rates: for each layer, the dropout rate on its input; None: nothing is dropped.
-        pooling: a class, or a name in `seqmodels.pooling.POOLINGS`; per step nothing is pooled.
-        projection_size: width to which what the head reads is projected first; 0: it is not.
-        tied_head: outputs are of every step and for the tokens that the model reads, and the head
-            multiplies with their vectors.
-        recurrent_dropout: of all layers, as in `seqmodels.dropout.Rates`.
+        merge: how the two outputs of a bidirectional layer are combined: one of
+            `seqmodels.bidirectional.MERGES`. Concatenated, its output has twice as many units.
+        dropout_rates: for each layer, the dropout rate on its input; None: no dropout.
+        pooling: a class, or a name in `seqmodels.pooling.POOLINGS`; `per_step` pools nothing.
+        projection_size: width to which the head's input is projected first; 0: no projection.
+        tied_head: the outputs, one set per step, are for the tokens that the model reads, and the
+            head's kernel is the table of their vectors.
+        recurrent_dropout: the rate in all layers, as in `seqmodels.dropout.Rates`.
         zoneout: the same.
-        learned_initial_state: the carry before the first step is parameters.
+        learned_initial_state: make the carry before the first step trainable.
         residual: every layer above the first adds its input to its output.
         word_dropout: the rate at which tokens are replaced by `unknown_token`.
         unknown_token: the token of unknown words; only word dropout needs it.
-        embedding_dropout: the rate at which words are dropped wherever they stand.
-        output_dropout: the rate at which what the head reads is dropped.
+        embedding_dropout: the rate at which words are dropped from a whole sequence.
+        output_dropout: the dropout rate on the head's input.
         weight_drop: the rate at which elements of recurrent matrices are dropped.
-        engine: what runs the cells, as in `recurrence.engines.Engine`.
-        matrix_dtype: of products, as there.
-        segment_steps: between two carries in memory, as there.
+        engine: the engine that runs the cells, as in `recurrence.engines.Engine`.
+        matrix_dtype: the dtype of matrices in products, as there.
+        segment_steps: steps between two carries in memory, as there.
 
     Raises:
-        ValueError: an unknown name, a cell that breaks its contract, an option that it does not
-            have, not one dropout rate a layer, residual layers of different widths, word dropout
-            without an unknown word, a drop of weights that the cell does not have, an engine that
-            cannot run the cell on this machine, a tied head of another width than the embedding,
-            or arguments that do nothing beside the others.
+        ValueError: a name is unknown, the cell breaks its contract or lacks an option, the number
+            of dropout rates is not that of layers, residual layers differ in width, word dropout
+            has no unknown token, the cell has no weights to drop, the engine cannot run the cell on
+            this machine, a tied head is not as wide as the embedding, or an argument has no effect
+            given the others.
     """
     if direction not in DIRECTIONS:
         raise ValueError(f"unknown direction {direction!r}; choose one of {', '.join(DIRECTIONS)}")
     if merge != "concat" and direction != "bidirectional":
         raise ValueError(
-            f"merge is {merge!r}, and a {direction} layer has no two directions to merge; leave it "
-            "at concat"
+            f"merge is {merge!r}, but a {direction} layer has only one direction; leave it at "
+            "concat"
         )
     if dropout_rates is None:
         dropout_rates = [0.0] * len(hidden_sizes)
@@ -131,7 +131,7 @@ def build_all(
         return Bidirectional(first, second, merge=merge, **common)
 
     def draw(seed: int, make: Callable[..., Cell]) -> SequenceModel:
-        # Published runs begin at these numbers: cells, table and head are drawn in this order.
+        # Published runs depend on this order of draws: cells, table, head.
         rngs = nnx.Rngs(params=seed)
         layers: list[Unidirectional | Bidirectional] = []
         width = embedding_size if input_size is None else input_size
@@ -143,7 +143,7 @@ def build_all(
         head = make_head(encoder.output_size, rngs)
         return SequenceModel(inputs, encoder, head, output_dropout=output_dropout)
 
-    # What is checked of one cell holds for its twin and for all seeds.
+    # Checks of one cell hold for its twin and for all seeds.
     first = draw(seeds[0], functools.partial(contract.make, cell_class, options=options))
     for layer, layer_rates in zip(first.encoder.layers, rates, strict=True):
         choose(runs_cells, layer.cells[0], layer_rates)
@@ -158,7 +158,7 @@ def _inputs(
     unknown_token: int | None,
     embedding_dropout: float,
 ) -> Callable[[nnx.Rngs], Inputs]:
-    """What makes the inputs of a model."""
+    """A function that makes a model's inputs."""
     if (vocabulary_size is None) == (input_size is None):
         raise ValueError(
             "a model reads tokens, of vocabulary_size, or vectors, of input_size; give one of the "
@@ -178,8 +178,8 @@ def _inputs(
     for name, rate in (("word_dropout", word_dropout), ("embedding_dropout", embedding_dropout)):
         if rate > 0:
             raise ValueError(
-                f"{name} is {rate}, and vectors have no words to drop; set it to 0. What is "
-                "dropped of vectors is the first of dropout_rates"
+                f"{name} is {rate}, but vectors have no words to drop; set it to 0. For dropout "
+                "on the vectors, use the first of dropout_rates"
             )
     return lambda rngs: Vectors(width)
 
@@ -191,14 +191,14 @@ def _head(
     projection_size: int,
     tied: bool,
 ) -> Callable[[int, nnx.Rngs], Head]:
-    """What makes the head of a model."""
+    """A function that makes a model's head."""
     if isinstance(pooling, str) and pooling not in POOLINGS:
         raise ValueError(f"unknown pooling {pooling!r}; choose one of {', '.join(POOLINGS)}")
     if not per_step:
         if tied:
             raise ValueError(
-                "tied_head is for outputs of every step, which are the tokens that the model "
-                "reads; leave it False"
+                "tied_head is for outputs per step that are the tokens the model reads; leave it "
+                "False"
             )
         pool = POOLINGS[pooling] if isinstance(pooling, str) else pooling
         return lambda width, rngs: SequenceHead(
@@ -206,8 +206,8 @@ def _head(
         )
     if pooling != "last":
         raise ValueError(
-            f"pooling is {pooling!r}, and a model with outputs of every step pools nothing; leave "
-            "it at last"
+            f"pooling is {pooling!r}, but a model with outputs per step pools nothing; leave it at "
+            "last"
         )
     return lambda width, rngs: StepHead(
         width, num_outputs, rngs=rngs, projection_size=projection_size, tied=tied

@@ -1,4 +1,4 @@
-"""What a model answers: outputs of a sequence, from its pooled steps, or of every step."""
+"""Heads: outputs per sequence, from its pooled steps, or per step."""
 
 from collections.abc import Sequence
 
@@ -15,16 +15,16 @@ from seqmodels.sampled import Candidates
 
 
 class Head(nnx.Module):
-    """An affine function of what an encoder makes of its sequences.
+    """An affine function of an encoder's outputs.
 
     The kernel is drawn Glorot-uniform and the bias is zero, as in Keras.
 
     Attributes:
-        input_size: the width that the encoder's output has to have.
+        input_size: the required width of the encoder's output.
         num_outputs: C.
-        per_step: whether there are outputs of every step.
-        projection: `[P, Q]`, without a bias, drawn as the kernel; None: Q is P.
-        kernel: `[Q, C]`; None: it is the table of the embedding.
+        per_step: whether there are outputs for every step.
+        projection: `[P, Q]`, without a bias, drawn like the kernel; None: Q is P.
+        kernel: `[Q, C]`; None: the embedding's table is used.
         bias: `[C]`.
     """
 
@@ -53,7 +53,7 @@ class Head(nnx.Module):
 
     @property
     def tied(self) -> bool:
-        """Whether it needs the table of the embedding as its kernel."""
+        """Whether the kernel is the embedding's table."""
         return self.kernel is None
 
     def answer(
@@ -62,17 +62,17 @@ class Head(nnx.Module):
         lengths_B: jax.Array,
         table_CxQ: nnx.Param[jax.Array] | None = None,
     ) -> jax.Array:
-        """The outputs, `[B, C]` or, per step, `[B, T, C]`, where they are zero in the padding.
+        """The outputs, `[B, C]` per sequence, or `[B, T, C]` per step, zero in the padding.
 
         Args:
-            encoded: of each direction, as `Encoder.encode` returns it.
+            encoded: one for each direction, as `Encoder.encode` returns them.
             lengths_B: steps of each sequence, 0 to T.
-            table_CxQ: of the embedding, where the head is tied to it.
+            table_CxQ: the embedding's table, if the head is tied to it.
         """
         raise NotImplementedError
 
     def initial_carries(self, batch_size: int) -> list[base.Carry]:
-        """What `answer_on` begins with: of outputs of steps nothing, else a single carry."""
+        """The carries that `answer_on` starts from: none for outputs per step, else one."""
         return []
 
     def answer_on(
@@ -82,18 +82,18 @@ class Head(nnx.Module):
         lengths_B: jax.Array,
         table_CxQ: nnx.Param[jax.Array] | None = None,
     ) -> tuple[jax.Array, list[base.Carry]]:
-        """As `answer`, of sequences read piece by piece, and the carries after this piece."""
+        """Like `answer`, for sequences read piece by piece; also returns the next carries."""
         return self.answer(encoded, lengths_B, table_CxQ), []
 
 
 class SequenceHead(Head):
-    """Outputs of a sequence, from its steps pooled to one vector.
+    """Outputs per sequence, computed from its steps pooled to one vector.
 
     Args:
-        pooling: of the steps.
+        pooling: pools the steps.
         num_outputs: C.
         rngs: for the parameters.
-        projection_size: Q, to which the vector is projected first; 0: it is not.
+        projection_size: Q, the width to which the vector is projected first; 0: no projection.
 
     Raises:
         ValueError: there is not at least one output.
@@ -120,7 +120,7 @@ class SequenceHead(Head):
         return self._of_pooled(pooled_PxB), [carry]
 
     def _of_pooled(self, pooled_PxB):
-        assert self.kernel is not None  # It is never tied.
+        assert self.kernel is not None  # This head is never tied.
         y_BxP = pooled_PxB.T
         if self.projection is not None:
             y_BxP = y_BxP @ self.projection[...]
@@ -128,21 +128,21 @@ class SequenceHead(Head):
 
 
 class StepHead(Head):
-    """Outputs of every step, from that step's vector alone.
+    """Outputs per step, computed from that step's vector alone.
 
     Args:
-        input_size: P, of a step's vector.
+        input_size: P, the width of a step's vector.
         num_outputs: C.
         rngs: for the parameters.
-        projection_size: Q, to which the vector is projected first; 0: it is not.
+        projection_size: Q, the width to which the vector is projected first; 0: no projection.
         tied: the outputs are the tokens that the model reads, and the kernel is the table of their
             vectors, with a bias of its own (Inan, Khosravi and Socher, "Tying word vectors and word
             classifiers", ICLR 2017; Press and Wolf, "Using the output embedding to improve language
             models", EACL 2017).
 
     Attributes:
-        passes_on: whether `sampled_losses` replaces the kernel by itself, as
-            `inputs.take_and_pass_on` returns it.
+        passes_on: whether `sampled_losses` replaces the kernel with the one that
+            `inputs.take_and_pass_on` returns.
 
     Raises:
         ValueError: there is not at least one output.
@@ -178,14 +178,14 @@ class StepHead(Head):
         candidates: Candidates,
         table_CxQ: nnx.Param[jax.Array] | None = None,
     ) -> jax.Array:
-        """The cross-entropy of the right output of every step, as `sampled.losses` estimates it.
+        """The cross-entropy of every step's correct output, as `sampled.losses` estimates it.
 
         Args:
             encoded: as in `answer`.
             lengths_B: as in `answer`.
             table_CxQ: as in `answer`.
-            targets_BxT: the right outputs; any in the padding.
-            candidates: that stand for all outputs.
+            targets_BxT: the correct outputs; anything in the padding.
+            candidates: outputs that stand for all of them.
 
         Returns:
             `[B, T]`, zero in the padding.
@@ -200,11 +200,11 @@ class StepHead(Head):
 
     def _kernel(self, table_CxQ: nnx.Param[jax.Array] | None) -> nnx.Param[jax.Array]:
         kernel = table_CxQ if self.kernel is None else self.kernel
-        assert kernel is not None  # A model knows whether its head is tied.
+        assert kernel is not None  # The model passes the table if the head is tied.
         return kernel
 
     def _projected(self, encoded: Sequence[Encoded], lengths_B: jax.Array) -> list[jax.Array]:
-        """Arrays that side by side are what the kernel is multiplied with, `[T, Q, B]`."""
+        """The arrays whose concatenation `[T, Q, B]` is multiplied by the kernel."""
         parts = [one.sequence_TxHxB for one in encoded]
         if self.projection is None:
             return parts
@@ -216,11 +216,11 @@ def _on_cpu() -> bool:
 
 
 class _Affine(base.Cell):
-    """`x @ kernel + bias`, as a cell that remembers nothing.
+    """`x @ kernel + bias`, as a stateless cell.
 
     Args:
         kernel: `[P, C]` or, if `is_table`, `[C, P]`.
-        bias: `[C]`; None: there is none.
+        bias: `[C]`; None: no bias.
     """
 
     def __init__(
@@ -239,7 +239,7 @@ class _Affine(base.Cell):
         return ()
 
     def project(self, x_D):
-        # Turned around, a table would be copied as a whole.
+        # Transposing a table would copy all of it.
         of = (
             jnp.dot(self.kernel[...], x_D) if self.is_table else base.product(x_D, self.kernel[...])
         )
@@ -249,18 +249,19 @@ class _Affine(base.Cell):
         return carry, z
 
     def of_steps(self, parts: Sequence[jax.Array], lengths_B: jax.Array) -> jax.Array:
-        """What it makes of every step, `[T, C, B]`; zero in the padding.
+        """The outputs of every step, `[T, C, B]`; zero in the padding.
 
         Args:
-            parts: arrays that side by side are the inputs `[T, P, B]`, undefined after the longest.
+            parts: arrays whose concatenation is the inputs `[T, P, B]`; undefined after the longest
+                sequence.
             lengths_B: steps of each sequence, 0 to T.
         """
         valid_Tx1xB = valid_steps(lengths_B, parts[0].shape[0])[:, None]
         if _on_cpu():
-            # Step by step, as far as there are steps: a product of all would read across memory.
+            # Step by step, up to the longest sequence: one product of all would be strided.
             of_TxCxB = run_all([self], [False], parts, lengths_B)[0].sequence_TxHxB
         else:
-            # What is undefined after the longest sequence would reach the kernel's gradient.
+            # Undefined values after the longest sequence would reach the kernel's gradient.
             x_TxPxB = jnp.where(valid_Tx1xB, jnp.concatenate(parts, axis=1), 0)
             axes = "cp" if self.is_table else "pc"
             of_TxCxB = jnp.einsum(f"{axes},tpb->tcb", self.kernel[...], x_TxPxB)

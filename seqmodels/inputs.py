@@ -1,4 +1,4 @@
-"""What a model reads: tokens, which are looked up in a table, or vectors as they are."""
+"""A model's inputs: tokens, which are looked up in a table, or vectors, used as they are."""
 
 import functools
 from typing import Any
@@ -12,7 +12,7 @@ from seqmodels.recurrence import arrays, longest, valid_steps
 
 
 class Inputs(nnx.Module):
-    """Makes vectors `[T, D, B]` of what a model is called with.
+    """Turns what a model is called with into vectors `[T, D, B]`.
 
     Attributes:
         output_size: D.
@@ -24,7 +24,7 @@ class Inputs(nnx.Module):
         """The inputs as an array, `[B, T]` or `[B, T, D]`.
 
         Raises:
-            ValueError: they are not what this reads.
+            ValueError: they are of the wrong kind.
         """
         raise NotImplementedError
 
@@ -33,7 +33,7 @@ class Inputs(nnx.Module):
     ) -> jax.Array:
         """The vectors `[T, D, B]` of inputs that start at time 0.
 
-        They are finite in the padding, undefined after the longest sequence, and get no gradient
+        They are finite in the padding and undefined after the longest sequence; no gradient comes
         from either.
 
         Args:
@@ -50,22 +50,22 @@ class Inputs(nnx.Module):
 
 
 class Embedding(Inputs):
-    """A vector for every token, drawn from U(-0.05, 0.05) as Keras does.
+    """A vector for every token, drawn from U(-0.05, 0.05) as in Keras.
 
     Args:
-        vocabulary_size: V, distinct tokens.
+        vocabulary_size: V, the number of distinct tokens.
         size: D, the width of a token's vector.
         rngs: for the parameters.
         word_dropout: the rate at which tokens are replaced by `unknown_token`, in [0, 1).
         unknown_token: the token of unknown words; only word dropout needs it.
-        embedding_dropout: the rate at which words are dropped wherever they stand, in [0, 1).
+        embedding_dropout: the rate at which words are dropped from a whole sequence, in [0, 1).
 
     Attributes:
         table: `[V, D]`.
-        passes_on: whether reading replaces the table by itself, as `embed_and_pass_on` returns it.
+        passes_on: whether reading replaces the table with the one `embed_and_pass_on` returns.
 
     Raises:
-        ValueError: word dropout without an unknown word.
+        ValueError: there is word dropout but no unknown token.
     """
 
     passes_on = False
@@ -82,7 +82,7 @@ class Embedding(Inputs):
     ):
         if word_dropout > 0 and unknown_token is None:
             raise ValueError(
-                "word dropout replaces tokens by that of unknown words, which has to be given as "
+                "word dropout replaces tokens by that of unknown words, which must be given as "
                 "unknown_token"
             )
         self.word_dropout = word_dropout
@@ -98,7 +98,7 @@ class Embedding(Inputs):
 
         Raises:
             ValueError: they are not integers `[B, T]`, or one is not in [0, V). Under `jax.jit`
-                tokens out of range are not noticed.
+                tokens out of range go unnoticed.
         """
         return arguments.tokens(x, len(self.table))
 
@@ -122,7 +122,7 @@ class Embedding(Inputs):
 
 
 class Vectors(Inputs):
-    """Vectors as they are; it has no parameters.
+    """Vectors, used as they are, without parameters.
 
     Args:
         size: D, the width of a step's vector.
@@ -142,11 +142,11 @@ class Vectors(Inputs):
     def read(self, x, lengths_B, dropout_keys_B=None):
         del dropout_keys_B
         valid_TxB = valid_steps(lengths_B, x.shape[1])
-        # NaN in the padding would reach a gradient as zero times NaN.
+        # NaN in the padding would reach gradients as zero times NaN.
         return jnp.where(valid_TxB[:, None], x.transpose(1, 2, 0), 0)
 
 
-# Steps looked up at once: a few thousand vectors, little more than the longest sequence needs.
+# Steps looked up at once: a few thousand vectors, and few more than the longest sequence needs.
 _CHUNK = 32
 
 
@@ -158,14 +158,14 @@ def embed(
 ) -> jax.Array:
     """The vector of every token: `[T, D, B]`, undefined after the longest sequence.
 
-    The gradient reaches the table from the first `lengths_B` tokens of each row alone.
+    Only the first `lengths_B` tokens of each row contribute to the table's gradient.
 
     Args:
         table_VxD: a vector for each token.
         tokens_BxT: integers in [0, V).
         lengths_B: tokens of each sequence, 0 to T.
-        scales_BxT: what to multiply each vector by, such as `dropout.word_scales`; it gets no
-            gradient. None leaves them as they are.
+        scales_BxT: factors of the vectors, such as `dropout.word_scales`; they get no gradient.
+            None leaves the vectors as they are.
     """
     return embed_and_pass_on(table_VxD, tokens_BxT, lengths_B, scales_BxT)[0]
 
@@ -177,13 +177,13 @@ def embed_and_pass_on(
     lengths_B: jax.Array,
     scales_BxT: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """What `embed` returns, and the table, for whatever reads it next.
+    """Returns the result of `embed`, and the table, for whatever reads it next.
 
-    The gradient is then added where that of the returned table lies: it takes no array as large as
-    the table and no pass over it.
+    The gradient is then added in place to that of the returned table: it needs no other array as
+    large as the table and no pass over it.
     """
     batch_size, width = tokens_BxT.shape
-    size = jax.core.min_dim(_CHUNK, width)  # Of a width that is a symbol too.
+    size = jax.core.min_dim(_CHUNK, width)  # The width may be symbolic.
 
     def body(number, x_TxDxB):
         start = _start(number, size, width)
@@ -209,7 +209,7 @@ def _backward(residuals, cotangents):
     def body(number, d_table_VxD):
         start = _start(number, size, width)
         times_Cx1 = start + jnp.arange(size)[:, None]
-        # The last chunk of an odd width begins in the one before, whose steps are done.
+        # The last chunk may overlap the one before, whose steps are done.
         valid_CxB = (times_Cx1 >= number * size) & (times_Cx1 < lengths_B)
         d_x_CxDxB = jax.lax.dynamic_slice_in_dim(d_x_TxDxB, start, size, 0)
         d_x_CxBxD = jnp.where(valid_CxB[..., None], d_x_CxDxB.swapaxes(1, 2), 0)
@@ -228,7 +228,7 @@ embed_and_pass_on.defvjp(_forward, _backward)
 def take_and_pass_on(
     matrix: jax.Array, numbers_N: jax.Array, axis: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Rows or columns of a matrix, each a row of `[N, D]`, and the matrix, as above."""
+    """Returns rows or columns of a matrix, as the rows of `[N, D]`, and the matrix, as above."""
     rows_NxD = matrix[numbers_N] if axis == 0 else matrix[:, numbers_N].T
     return rows_NxD, matrix
 

@@ -1,4 +1,4 @@
-"""Names and files to classes, and options from text: how a command line says what it wants."""
+"""Loads classes by name or from files, and parses options from text, for command lines."""
 
 import ast
 import importlib
@@ -16,9 +16,9 @@ from seqmodels.cells.base import Cell
 
 
 def names(package: types.ModuleType) -> list[str]:
-    """The names that `find` takes from a package, in alphabetical order: its modules.
+    """The names that `find` accepts for a package, in alphabetical order: its modules.
 
-    But for `base`, the programs `check_...`, and those that begin with an underscore.
+    Excluded are `base`, the programs `check_...`, and names that begin with an underscore.
     """
     modules = (one.name for one in pkgutil.iter_modules(package.__path__) if not one.ispkg)
     return sorted(
@@ -27,31 +27,32 @@ def names(package: types.ModuleType) -> list[str]:
 
 
 def cell_names() -> list[str]:
-    """The cells there are: the modules in `seqmodels/cells`, in alphabetical order."""
+    """The available cells: the modules in `seqmodels/cells`, in alphabetical order."""
     return names(cells)
 
 
 def find_cell(name: str) -> type[Cell]:
-    """The cell class that `seqmodels/cells/<name>.py` defines, or a file of the user's own.
+    """The cell class that `seqmodels/cells/<name>.py`, or a user's own file, defines.
 
     Raises:
-        ValueError: as `find`.
+        ValueError: as in `find`.
     """
     return find(name, Cell, cells, "cell")
 
 
 def find(name: str, base: type, package: types.ModuleType, what: str) -> type[Any]:
-    """The class that a module of a package defines, or a file of the user's own.
+    """The class that a module of a package, or a user's own file, defines.
 
     Args:
-        name: of a module, or the path of a file that ends in `.py`. The file is executed.
-        base: that the class derives from; of a protocol it may also have the methods. Classes whose
+        name: the name of a module, or the path of a file that ends in `.py`. The file is executed.
+        base: the class it derives from; for a protocol, having its methods is enough. Classes whose
             names begin with an underscore do not count.
-        package: of the modules.
-        what: the class is, in messages: "cell".
+        package: the package of the modules.
+        what: what messages call the class, such as "cell".
 
     Raises:
-        ValueError: there is none, it cannot be run, or it does not define exactly one such class.
+        ValueError: there is no such module or file, it cannot be run, or it does not define exactly
+            one such class.
     """
     if name.endswith(".py"):
         module = _run(name, what)
@@ -90,14 +91,14 @@ def _is_a(value: type, base: type) -> bool:
 
 
 def _run(path: str, what: str) -> types.ModuleType:
-    """The module that a file is."""
+    """Runs a file as a module."""
     if not os.path.isfile(path):
         raise ValueError(f"there is no file {path!r} to take a {what} from")
     try:
         os.path.abspath(path).encode()
     except UnicodeEncodeError as error:  # JAX would write it into what it compiles.
         raise ValueError(f"the path of the file {path!r} is not UTF-8; rename it") from error
-    # One name a file, so that the functions of two files never mix.
+    # One name per file, so that the functions of two files never mix.
     name = f"{what}_file_{os.path.abspath(path)}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None  # It ends in .py.
@@ -106,7 +107,7 @@ def _run(path: str, what: str) -> types.ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # It is a researcher's code: whatever it raises.
+    except (Exception, SystemExit) as error:  # User code may raise anything.
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == spec.origin]
         line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else "?"
@@ -116,14 +117,14 @@ def _run(path: str, what: str) -> types.ModuleType:
 
 
 def parse_options(text: str, what: str = "cell") -> dict[str, Any]:
-    """Keyword arguments as they are written in a call, `"a=1, b=True, c='x'"`, of literals alone.
+    """Parses keyword arguments with literal values, as in a call: `"a=1, b=True, c='x'"`.
 
     Args:
-        text: of the arguments.
-        what: they are options of, in messages.
+        text: the arguments.
+        what: what the options are for, in messages.
 
     Raises:
-        ValueError: it is anything else.
+        ValueError: the text is anything else.
     """
     try:
         call = ast.parse(f"options({text})", mode="eval").body

@@ -1,4 +1,4 @@
-"""Inputs, encoder, head."""
+"""The model: inputs, an encoder and a head."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
@@ -20,22 +20,22 @@ PaddingSide = Literal["pre", "post"]
 
 
 def align_left(x_BxT: jax.Array, lengths_B: jax.Array) -> jax.Array:
-    """Moves the padding of pre-padded rows after them: `[0, 0, 7, 8] -> [7, 8, 0, 0]`.
+    """Moves the padding of pre-padded rows to their end: `[0, 0, 7, 8] -> [7, 8, 0, 0]`.
 
     Args:
-        x_BxT: rows, of numbers or of vectors `[B, T, D]`.
+        x_BxT: rows of numbers, or of vectors `[B, T, D]`.
         lengths_B: steps of each sequence, 0 to T.
     """
     return _moved(x_BxT, x_BxT.shape[1] - lengths_B)
 
 
 def align_right(x_BxT: jax.Array, lengths_B: jax.Array) -> jax.Array:
-    """Moves the padding of post-padded rows in front of them, as `align_left` takes it away."""
+    """Moves the padding of post-padded rows to their start; the inverse of `align_left`."""
     return _moved(x_BxT, lengths_B)
 
 
 def _moved(x_BxT: jax.Array, first_B: jax.Array) -> jax.Array:
-    """Rows turned around so that they begin with their step `first_B`."""
+    """Rotates rows so that they begin with their step `first_B`."""
     width = x_BxT.shape[1]
     times_BxT = (jnp.arange(width) + first_B[:, None]) % width
     return jnp.take_along_axis(x_BxT, jax.lax.expand_dims(times_BxT, range(2, x_BxT.ndim)), axis=1)
@@ -45,10 +45,10 @@ class SequenceModel(nnx.Module):
     """A model of sequences of tokens or vectors.
 
     Args:
-        inputs: what it reads.
-        encoder: of the vectors that `inputs` makes.
-        head: of what the encoder makes of them: outputs of a sequence, or of every step.
-        output_dropout: the rate at which what the head reads is dropped, in [0, 1).
+        inputs: turns what the model reads into vectors.
+        encoder: encodes these vectors.
+        head: computes outputs for each sequence, or for every step, from the encoder's outputs.
+        output_dropout: the dropout rate on the head's input, in [0, 1).
 
     Raises:
         ValueError: they do not fit together.
@@ -75,27 +75,27 @@ class SequenceModel(nnx.Module):
         step_key: jax.Array | None = None,
         shared_steps: jax.Array | None = None,
     ) -> jax.Array:
-        """The outputs: `[B, C]` of a sequence; of every step `[B, T, C]`, zero in the padding.
+        """The outputs: `[B, C]` per sequence, or `[B, T, C]` per step, zero in the padding.
 
         Args:
-            x: with an `Embedding` tokens, integers in [0, V) `[B, T]`; with `Vectors` floating
+            x: with an `Embedding`, tokens: integers in [0, V) `[B, T]`; with `Vectors`, floating
                 point `[B, T, D]`.
-            lengths_B: steps of each sequence, the rest of its row being padding that no result
-                depends on; None reads every row to its end, padding included.
-            padding_side: where in the row the padding stands. Outputs of a step stand where its
-                input does.
+            lengths_B: steps of each sequence; the rest of its row is padding, on which no result
+                depends. None reads every row to its end, padding included.
+            padding_side: the side of the row that is padded. The outputs of a step are at the
+                position of its input.
             dropout_keys_B: a random key for each sequence, which decides what is dropped from it;
-                None, as in evaluation: nothing.
-            step_key: a random key for the step of training, which decides what weights are dropped;
-                None, as in evaluation: none.
-            shared_steps: where rows are read to their end, how many steps at their start are the
-                same in all of them, such as padding; fewer than T. They are then read once, if
-                nothing is dropped and only a last output of forward layers is asked for.
+                None, as in evaluation, drops nothing.
+            step_key: a random key for the training step, which decides which weights are dropped;
+                None, as in evaluation, drops none.
+            shared_steps: when rows are read to their end, the number of steps at their start that
+                are the same in all of them, such as padding; fewer than T. They are then read only
+                once, if nothing is dropped and only the last output of forward layers is needed.
 
         Raises:
             ValueError: an argument has the wrong shape or type, a token or length is out of range,
-                or the head is not as wide as the encoder. Under `jax.jit` tokens out of range are
-                not noticed, and a length out of range makes its sequence's outputs NaN.
+                or the head is not as wide as the encoder. Under `jax.jit` tokens out of range go
+                unnoticed, and a length out of range makes its sequence's outputs NaN.
         """
         x = self.inputs.check(x)
         _check_fits(self.head, self.encoder)
@@ -109,7 +109,7 @@ class SequenceModel(nnx.Module):
             return self._of_whole_rows(x, shared_steps, keys)
         if shared_steps is not None:
             raise ValueError(
-                "shared_steps goes with rows that are read to their end, not with "
+                "shared_steps is for rows that are read to their end, not for use with "
                 "lengths_B; leave one of them out"
             )
         lengths_B = arguments.lengths(lengths_B, batch_size, width)
@@ -121,12 +121,12 @@ class SequenceModel(nnx.Module):
         return arguments.nan_where_impossible(outputs, lengths_B, width, batch_axis=0)
 
     def initial_carries(self, batch_size: int) -> list[base.Carry]:
-        """What `read_on` begins with, for every sequence of a batch.
+        """The carries that `read_on` starts from, for every sequence of a batch.
 
-        That is the carry of each layer and, where steps are pooled, what is pooled so far.
+        They are the carry of each layer and, where steps are pooled, the pooling's state.
 
         Raises:
-            ValueError: a layer reads backwards, and so needs the end of a sequence first.
+            ValueError: a layer runs backwards, and so needs the end of a sequence first.
         """
         layers = self.encoder.initial_carries(batch_size)
         return [*layers, *self.head.initial_carries(batch_size)]
@@ -140,13 +140,13 @@ class SequenceModel(nnx.Module):
         dropout_keys_B: jax.Array | None = None,
         step_key: jax.Array | None = None,
     ) -> tuple[jax.Array, list[base.Carry]]:
-        """As a call, for sequences that are read piece by piece.
+        """Like a call, for sequences that are read piece by piece.
 
-        Read in pieces, a sequence has the outputs of every step that it has read at once. Outputs
-        of a sequence are those that it would have if it ended with the piece.
+        The outputs of every step are the same as when the sequence is read at once. The output of a
+        sequence is the one it would have if it ended with this piece.
 
         Args:
-            carries: from `initial_carries` or from the piece before.
+            carries: from `initial_carries` or from the previous piece.
             x: as in a call; padding comes after a sequence.
             lengths_B: as in a call.
             dropout_keys_B: as in a call.
@@ -156,7 +156,7 @@ class SequenceModel(nnx.Module):
             The outputs, and the carries after each sequence's last step.
 
         Raises:
-            ValueError: as in a call, or a layer reads backwards.
+            ValueError: as in a call, or a layer runs backwards.
         """
         layers = len(self.encoder.layers)
         encoded, ends, lengths_B = self.encode_from(
@@ -175,19 +175,19 @@ class SequenceModel(nnx.Module):
         dropout_keys_B: jax.Array | None = None,
         step_key: jax.Array | None = None,
     ) -> tuple[tuple[Encoded, ...], list[base.Carry], jax.Array]:
-        """What the head answers from, for a head to be asked about some of the steps at a time.
+        """The encoder's outputs, so that the head can be applied to some of the steps at a time.
 
         Args:
-            carries: of each layer; None: the sequences begin here.
+            carries: one for each layer; None: the sequences begin here.
             x: as in `read_on`.
             lengths_B: as in `read_on`.
             dropout_keys_B: as in `read_on`.
             step_key: as in `read_on`.
 
         Returns:
-            What each direction of the top layer makes of the batch, undefined after the longest
-            sequence; the carries after each sequence's last step, unless there were none before;
-            and the lengths as an array.
+            The outputs of each direction of the top layer, undefined after the longest sequence;
+            the carries after each sequence's last step, if `carries` were given; and the lengths
+            as an array.
 
         Raises:
             ValueError: as in `read_on`.
@@ -205,12 +205,12 @@ class SequenceModel(nnx.Module):
         return *self._encode(x, lengths_B, keys, carries), lengths_B
 
     def answer(self, encoded: Sequence[Encoded], lengths_B: jax.Array) -> jax.Array:
-        """The outputs of what `encode_from` gave, or of some of its steps.
+        """Applies the head to what `encode_from` returned, or to some of its steps.
 
-        They are `[B, C]` of a sequence; of every step `[B, T, C]`, zero in the padding.
+        Returns `[B, C]` per sequence, or `[B, T, C]` per step, zero in the padding.
 
         Args:
-            encoded: of each direction.
+            encoded: one for each direction.
             lengths_B: steps of each sequence, 0 to T.
         """
         return self.head.answer(encoded, lengths_B, self._table())
@@ -222,27 +222,27 @@ class SequenceModel(nnx.Module):
         targets_BxT: jax.Array,
         candidates: Candidates,
     ) -> jax.Array:
-        """The loss of every step, `[B, T]`, without all the outputs, which may be very many.
+        """The loss of every step, `[B, T]`, without computing all outputs, which may be very many.
 
         Args:
-            encoded: as in `answer`, of a model with outputs of every step.
+            encoded: as in `answer`, of a model with outputs per step.
             lengths_B: as in `answer`.
-            targets_BxT: the right outputs; any in the padding, where the loss is zero.
-            candidates: that stand for all outputs, as in `sampled.losses`.
+            targets_BxT: the correct outputs; anything in the padding, where the loss is zero.
+            candidates: outputs that stand for all of them, as in `sampled.losses`.
         """
         assert isinstance(self.head, StepHead)
         return self.head.sampled_losses(encoded, lengths_B, targets_BxT, candidates, self._table())
 
     def _table(self) -> nnx.Param[jax.Array] | None:
-        """The table that the head is tied to; it is held by the inputs alone."""
+        """The table that the head is tied to; only the inputs hold it."""
         return self.inputs.table if self.head.tied else None  # type: ignore[attr-defined]
 
     def pass_on_tables(self) -> None:
-        """From now on replaces each table that it reads rows of by itself, as an output of reading.
+        """Makes the model replace each table it reads rows of with an output of the read.
 
-        If parameters are outputs of a function too, gradients that come back for them are what its
-        own are added to, and no array as large as a table is made for those of some of its rows.
-        For a model that is made inside of the function alone.
+        If a function also returns its parameters, its own gradients are added to those that come
+        back for them, and the gradient of some rows needs no array as large as the table.
+        Only for a model that is created inside the function.
         """
         if isinstance(self.inputs, Embedding):
             self.inputs.passes_on = True
@@ -277,7 +277,7 @@ class SequenceModel(nnx.Module):
         return encoded, carries
 
     def _drop(self, encoded, keys_B):
-        """What the head reads without some of it: of every step, and of the last one."""
+        """Applies dropout to what the head reads: the output of every step, and the last one."""
         found = []
         for number, (sequence_TxHxB, last_HxB) in enumerate(encoded):
             own_B = dropout.fold_in(keys_B, len(self.encoder.layers) + number)
@@ -293,7 +293,7 @@ class SequenceModel(nnx.Module):
         return self.output_dropout > 0 or self.inputs.drops or self.encoder.drops
 
     def _needs_last_carries(self) -> bool:
-        """Whether its outputs depend on last carries of forward layers alone."""
+        """Whether the outputs depend only on the last carries of forward layers."""
         reads_last = isinstance(self.head, SequenceHead) and isinstance(self.head.pooling, Last)
         return reads_last and self.encoder.gives_carries()
 
@@ -301,8 +301,8 @@ class SequenceModel(nnx.Module):
 def _check_fits(head: Head, encoder: Encoder) -> None:
     if head.input_size != encoder.output_size:
         raise ValueError(
-            f"the {type(head).__name__} must read what the encoder makes: it is made for vectors "
-            f"of {head.input_size} numbers, and the encoder's have {encoder.output_size}"
+            f"the {type(head).__name__} must be as wide as the encoder's outputs: it reads vectors "
+            f"of {head.input_size} numbers, but the encoder's have {encoder.output_size}"
         )
 
 
@@ -311,14 +311,14 @@ def _check_tied(head: Head, inputs: Inputs) -> None:
         return
     if not isinstance(inputs, Embedding):
         raise ValueError(
-            "a head can be tied to the embedding of tokens alone, and this model reads vectors"
+            "a head can be tied only to an embedding of tokens, but this model reads vectors"
         )
     width = head.input_size if head.projection is None else head.projection.shape[1]
     shape = head.num_outputs, width
     if shape != inputs.table.shape:
         raise ValueError(
-            f"a tied head scores its step's vector against that of each token: it has "
-            f"{head.num_outputs} outputs of vectors of {width} numbers, and the embedding has "
+            f"a tied head scores a step's vector against that of each token: it has "
+            f"{head.num_outputs} outputs for vectors of {width} numbers, and the embedding has "
             f"{len(inputs.table)} tokens with vectors of {inputs.output_size}; set projection_size "
             f"to {inputs.output_size}, or embedding_size to {width}"
         )

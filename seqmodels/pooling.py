@@ -1,6 +1,6 @@
-"""Sequence to vector, exact about lengths; a sequence of length 0 pools to zeros.
+"""Pools the valid steps of a sequence to a vector; a sequence of length 0 pools to zeros.
 
-Mean, maximum and attention are recurrences: what is pooled so far is their carry.
+Mean, maximum and attention are recurrences, whose carry is the result so far.
 """
 
 from collections.abc import Sequence
@@ -14,14 +14,14 @@ from seqmodels.recurrence import Encoded, initial_carry, run_all, run_from
 
 
 class Pooling(nnx.Module):
-    """Outputs of a layer's directions to one vector a sequence.
+    """Pools the outputs of a layer's directions to one vector per sequence.
 
     Args:
-        size: H, of the outputs of all directions side by side.
+        size: H, the width of the concatenated outputs of all directions.
 
     Attributes:
         input_size: H.
-        output_size: of the vector.
+        output_size: the width of the vector.
     """
 
     def __init__(self, size: int, *, rngs: nnx.Rngs):
@@ -34,23 +34,24 @@ class Pooling(nnx.Module):
         raise NotImplementedError
 
     def initial_carry(self, batch_size: int) -> base.Carry:
-        """What `read_on` begins with, for every sequence of a batch."""
+        """The carry that `read_on` starts from, for every sequence of a batch."""
         raise NotImplementedError(f"{type(self).__name__} cannot be pooled piece by piece")
 
     def read_on(
         self, carry: base.Carry, encoded: Sequence[Encoded], lengths_B: jax.Array
     ) -> tuple[jax.Array, base.Carry]:
-        """As a call, of all steps that there have been, and the carry after them.
+        """Like a call, but for all steps so far; also returns the carry after them.
 
         Args:
-            carry: what is pooled of the pieces before.
-            encoded, lengths_B: of this piece.
+            carry: the carry after the previous pieces.
+            encoded: the outputs of this piece, one for each direction.
+            lengths_B: steps of each sequence in this piece.
         """
         raise NotImplementedError
 
 
 class Last(Pooling):
-    """The output of the last step of each direction, side by side."""
+    """The output of the last step of each direction, concatenated."""
 
     def __call__(self, encoded, lengths_B):
         del lengths_B
@@ -101,7 +102,7 @@ class Max(Pooling):
 
 
 class MeanMax(Pooling):
-    """Mean and maximum, side by side."""
+    """Mean and maximum, concatenated."""
 
     def __init__(self, size: int, *, rngs: nnx.Rngs):
         self.mean, self.max = Mean(size, rngs=rngs), Max(size, rngs=rngs)
@@ -126,10 +127,10 @@ class MeanMax(Pooling):
 
 
 class Attention(Pooling):
-    """The mean weighted by the softmax of a learned vector's product with each output.
+    """The mean of the outputs, weighted by the softmax of their products with a learned vector.
 
     Yang et al., "Hierarchical Attention Networks for Document Classification", NAACL 2016, without
-    the layer before the product. The vector is zero at first: all steps weigh the same.
+    the layer before the product. The vector is initially zero: all steps have the same weight.
     """
 
     def __init__(self, size: int, *, rngs: nnx.Rngs):
@@ -177,7 +178,7 @@ class _Fold(base.Cell):
 
 
 class _Attend(base.Cell):
-    """A softmax over time and the mean that it weighs, scaled by the largest score so far."""
+    """A softmax over time and the mean it weights, scaled by the largest score so far."""
 
     def __init__(self, hidden_size):
         self.hidden_size = hidden_size
@@ -199,12 +200,12 @@ class _Attend(base.Cell):
 
 
 def _fold(cell, encoded, lengths_B):
-    """What a cell has made of the outputs of all directions after the last valid step."""
+    """A cell's output after the last valid step, run over the outputs of all directions."""
     parts = [direction.sequence_TxHxB for direction in encoded]
     return run_all([cell], [False], parts, lengths_B)[0].last_HxB
 
 
 def _fold_from(carry, cell, encoded, lengths_B):
-    """The carry after all valid steps, with that before them."""
+    """The carry after all valid steps, given that before them."""
     parts = [direction.sequence_TxHxB for direction in encoded]
     return run_from([carry], [cell], [False], parts, lengths_B)[1][0]

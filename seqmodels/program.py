@@ -1,6 +1,6 @@
-"""What surrounds a program must not change its numbers, end it with a traceback, or cost results.
+"""Keeps a program's environment from changing its numbers, crashing it, or losing its results.
 
-For every program of `seqmodels` and `train_lib`, at its start.
+Used by every program of `seqmodels` and `train_lib`, at its start.
 """
 
 import contextlib
@@ -36,13 +36,13 @@ SETTINGS: dict[str, Any] = {
     "jax_transfer_guard_device_to_host": "allow",
     "jax_transfer_guard": "allow",
 }
-"""Options of JAX that change numbers or end a sound program, as JAX has them by itself."""
+"""JAX options that change numbers or end a correct program, with JAX's defaults."""
 
 
 def configure_jax() -> None:
-    """Sets what a program's numbers depend on, and finds the devices to compute on.
+    """Sets the options that a program's numbers depend on, and finds the devices to compute on.
 
-    An environment variable of JAX that would set any of it has no effect, and is named.
+    JAX environment variables for these options have no effect, and a note names them.
 
     Raises:
         ValueError: JAX finds no device.
@@ -73,20 +73,20 @@ def configure_jax() -> None:
 
 
 def is_address(path: str) -> bool:
-    """Whether it is an address such as `gs://bucket/folder`, which would become a folder `gs:`."""
-    # A single letter is a drive of Windows.
+    """Whether it is a URL such as `gs://bucket/folder`, which would become a folder `gs:`."""
+    # A single letter is a Windows drive.
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", path) is not None
 
 
 @contextlib.contextmanager
 def lasting_streams() -> Iterator[None]:
-    """Lets nothing that becomes of standard output or standard error stop the program.
+    """Keeps the program running, whatever happens to standard output or standard error.
 
-    A character that their encoding lacks is written as its escape. Where the reader has gone away
-    (`| head`), or a stream is closed, the program continues in silence. Where output is lost in any
-    other way, as on a full disk, it continues too, and ends with a message and exit code 1.
+    A character that their encoding lacks is written as an escape. If the reader has gone away
+    (`| head`), or a stream is closed, the program continues silently. If output is lost in any
+    other way, as on a full disk, it continues too, but ends with a message and exit code 1.
 
-    The block is the whole program: it ends here.
+    The block is the whole program: leaving it exits.
     """
     _take_free_handles()
     sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115
@@ -108,14 +108,14 @@ def lasting_streams() -> Iterator[None]:
 
 
 def has_reader() -> bool:
-    """Whether all output could be written so far, in a program of `lasting_streams`."""
+    """Whether all output could be written so far, within `lasting_streams`."""
     return getattr(_raw(sys.stdout), "error", None) is None
 
 
 def _take_free_handles() -> None:
-    """Takes those of 0, 1 and 2 that are closed, so that no file of results gets their number.
+    """Opens those of descriptors 0, 1 and 2 that are closed, so that no result file gets them.
 
-    What libraries write to standard output and standard error would go into it.
+    Otherwise what libraries write to standard output and standard error would go into that file.
     """
     while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
@@ -123,11 +123,11 @@ def _take_free_handles() -> None:
 
 
 def _lasting(stream):
-    """A stream that writes where another one does, and never fails."""
+    """A stream that writes to the same place as another one, and never fails."""
     if stream is None:  # It was closed before Python started.
         return open(os.devnull, "w", encoding="utf-8", errors="backslashreplace")
     raw = _raw(stream)
-    if not isinstance(raw, io.RawIOBase):  # Another program's own, such as a notebook's.
+    if not isinstance(raw, io.RawIOBase):  # A replacement, such as a notebook's.
         return stream
     stream.flush()
     return io.TextIOWrapper(
@@ -139,16 +139,16 @@ def _lasting(stream):
 
 
 def _raw(stream):
-    """What is below the buffer of a text stream; of `python -u` there is no buffer."""
+    """The raw stream below a text stream's buffer; with `python -u` there is no buffer."""
     buffer = getattr(stream, "buffer", None)
     return getattr(buffer, "raw", buffer)
 
 
 class _Lasting(io.RawIOBase):
-    """Writes to another raw stream until that fails, and then nowhere.
+    """Writes to another raw stream until that fails, then discards all output.
 
     Attributes:
-        error: with which it failed.
+        error: the error with which it failed; None if it has not.
     """
 
     def __init__(self, raw: io.RawIOBase):

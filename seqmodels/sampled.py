@@ -1,4 +1,4 @@
-"""The cross-entropy of one among very many outputs, estimated from some of them."""
+"""The cross-entropy over a very large number of outputs, estimated from a sample of them."""
 
 from typing import NamedTuple
 
@@ -11,12 +11,12 @@ from seqmodels.recurrence import run_all, valid_steps
 
 
 class Candidates(NamedTuple):
-    """Outputs that were drawn independently of each other, and so may be there more than once.
+    """Outputs that were drawn independently, and so may contain duplicates.
 
     Attributes:
-        numbers_N: which they are.
-        log_counts_N: the logarithm of how often each was expected among the N.
-        log_counts_BxT: the same of the right output of every step.
+        numbers_N: the numbers of the outputs.
+        log_counts_N: the logarithm of each one's expected count among the N.
+        log_counts_BxT: the same for the correct output of every step.
     """
 
     numbers_N: jax.Array
@@ -25,7 +25,7 @@ class Candidates(NamedTuple):
 
 
 def numbers_of(candidates: Candidates, targets_BxT: jax.Array) -> jax.Array:
-    """The outputs that take part, `[N + T * B]`: candidates, and the right one of each step."""
+    """The outputs used, `[N + T * B]`: the candidates, and the correct output of each step."""
     return jnp.concatenate([candidates.numbers_N, targets_BxT.T.reshape(-1)])
 
 
@@ -38,25 +38,25 @@ def losses(
 ) -> jax.Array:
     """The loss of every step, `[B, T]`, zero in the padding.
 
-    Where the output t is right and S are the candidates it is
+    For the correct output t and the candidates S, it is
 
         -o_t + log(sum of exp(o_c) / expected(c) over c in S and t),
 
-    `expected(c)` being how often c was expected in S (Bengio and Senecal, "Quick training of
+    where `expected(c)` is the expected count of c in S (Bengio and Senecal, "Quick training of
     probabilistic neural nets by importance sampling", AISTATS 2003; Jean et al., "On using very
     large target vocabulary for neural machine translation", ACL 2015). On average the sum over S
-    is that of exp(o) over all outputs. The right one is added as if it had been drawn once more,
-    and candidates that are the right one stay: then the outputs with the least loss are those of
-    the full softmax, however few the candidates (Ma and Collins, "Noise contrastive estimation and
-    negative sampling for conditional models", EMNLP 2018).
+    is that of exp(o) over all outputs. The correct output is added as if it had been drawn once
+    more, and candidates that equal it are kept: then the outputs that minimise the loss are those
+    of the full softmax, however few the candidates (Ma and Collins, "Noise contrastive estimation
+    and negative sampling for conditional models", EMNLP 2018).
 
-    Outputs of one step at a time are in memory.
+    Only the outputs of one step at a time are in memory.
 
     Args:
-        y_TxQxB: what the kernel is multiplied with; undefined after the longest sequence.
-        rows_RxQ: what the kernel has for `numbers_of`.
-        bias_R: what the bias has for them.
-        candidates: that stand for all outputs.
+        y_TxQxB: what the kernel is multiplied by; undefined after the longest sequence.
+        rows_RxQ: the kernel's vectors for `numbers_of`.
+        bias_R: their biases.
+        candidates: outputs that stand for all of them.
         lengths_B: steps of each sequence, 0 to T.
     """
     steps, size, rows = y_TxQxB.shape
@@ -65,7 +65,7 @@ def losses(
     right_bias_TxB = bias_R[count:].reshape(steps, rows) - candidates.log_counts_BxT.T
     cell = _Loss(rows_RxQ[:count], bias_R[:count] - candidates.log_counts_N)
     valid_Tx1xB = valid_steps(lengths_B, steps)[:, None]
-    # No gradient comes from where the loop does not go.
+    # Steps that the loop does not reach must give no gradient.
     right = [jnp.where(valid_Tx1xB, one, 0) for one in (right_TxQxB, right_bias_TxB[:, None])]
     (encoded,) = run_all([cell], [False], [y_TxQxB, *right], lengths_B)
     losses_BxT = encoded.sequence_TxHxB[:, 0].T - candidates.log_counts_BxT
@@ -73,9 +73,9 @@ def losses(
 
 
 class _Loss(base.Cell):
-    """The loss of a step, as a cell that remembers nothing.
+    """The loss of a step, as a stateless cell.
 
-    It reads a vector, the kernel's column of the right output, and its bias.
+    It reads a vector, the kernel's column for the correct output, and its bias.
     """
 
     hidden_size = 1

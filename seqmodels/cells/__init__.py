@@ -1,6 +1,6 @@
-"""One file a cell: one step of one sequence; `base` has the contract.
+"""One file per cell: one step of one sequence; `base` has the contract.
 
-A new file is found by its name at once; a line here is for `from seqmodels import` alone.
+A new file can be used by its name at once; a line here is needed only for `from seqmodels import`.
 """
 
 from seqmodels.cells.base import AffineCell, Cell, GatedCell, LinearCell

@@ -7,12 +7,12 @@ speed. A step comes in two parts:
 *   `project` is the part that needs no state,
 *   `step` is the part that does.
 
-A cell that assumes more has faster ways to run:
+A more specific cell has faster ways to run:
 
 *   `Cell`: any mathematics.
-*   `GatedCell`: the only product with a recurrent matrix is `h @ R`; `update` is all the rest.
-*   `AffineCell`: all gates are functions of `x @ W + h @ R + b`; `activate` is all the rest.
-*   `LinearCell`: `h' = a * h + b`, with a and b from the input alone.
+*   `GatedCell`: the only product with a recurrent matrix is `h @ R`; `update` does the rest.
+*   `AffineCell`: all gates are functions of `x @ W + h @ R + b`; `activate` does the rest.
+*   `LinearCell`: `h' = a * h + b`, where a and b depend only on the input.
 """
 
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ from flax import nnx
 from jax.nn import initializers
 
 MINUS_INFINITY = -1e30
-"""The start of a maximum. Unlike infinity, it less itself is a number."""
+"""The initial value of a maximum. Unlike with infinity, its difference with itself is a number."""
 
 Carry = Any
 """What a cell remembers between two steps: any pytree of arrays."""
@@ -33,14 +33,14 @@ Projection = Any
 
 
 class Counterpart(NamedTuple):
-    """A layer of another library that computes what a cell does, from the same parameters.
+    """A layer of another library that computes the same as a cell, from the same parameters.
 
     These are called `kernel`, `recurrent_kernel`, `bias` and, if there is one, `recurrent_bias`.
 
     Attributes:
-        layer: its class, as in `LSTM`.
-        options: of its constructor, as far as they change what it computes.
-        gates: for each gate there, its place here; empty: they stand in the same order.
+        layer: the name of its class, such as `LSTM`.
+        options: those of its constructor that change what it computes.
+        gates: for each gate there, its position here; empty: the order is the same.
     """
 
     layer: str
@@ -49,7 +49,7 @@ class Counterpart(NamedTuple):
 
 
 class Counterparts(NamedTuple):
-    """Those of a cell; None: there is none."""
+    """The counterparts of a cell; None where there is none."""
 
     keras: Counterpart | None = None
     torch: Counterpart | None = None
@@ -60,14 +60,14 @@ def product(x_D: jax.Array, kernel_DxG: jax.Array) -> jax.Array:
     """`x @ kernel`, in the precision of the kernel; the result has that of x.
 
     Args:
-        x_D: a vector, or `[D, B]`, vectors side by side.
+        x_D: a vector, or `[D, B]`, a batch of vectors.
         kernel_DxG: a matrix.
 
-    It is written so that the batch stays the last axis, and that neither it nor its derivative
-    reads the matrix across memory. With `@` a cell computes the same, on a CPU up to twenty times
-    slower: the batch comes out first, and all pointwise work after it reads across memory too.
+    It keeps the batch as the last axis, and neither it nor its derivative reads the matrix with a
+    stride. With `@` a cell computes the same, but up to twenty times slower on a CPU: the batch
+    comes out first, and all pointwise work after it is strided too.
     """
-    # Where the compiler sees a transposition beside a product it makes one operation of them.
+    # The compiler would merge a transposition next to a product into one operation.
     kernel_GxD = jax.lax.optimization_barrier(kernel_DxG.T)
     x_D, dtype = x_D.astype(kernel_DxG.dtype), x_D.dtype
     return jnp.einsum("gd,d...->g...", kernel_GxD, x_D, preferred_element_type=dtype)
@@ -77,7 +77,7 @@ def product(x_D: jax.Array, kernel_DxG: jax.Array) -> jax.Array:
 def _product_jvp(primals, tangents):
     (x_D, kernel_DxG), (d_x_D, d_kernel_DxG) = primals, tangents
 
-    # To be transposed, whereupon it reads the matrix as it lies.
+    # JAX transposes this function; the result reads the matrix contiguously.
     def of(x_D, kernel_DxG):
         x_D, dtype = x_D.astype(kernel_DxG.dtype), x_D.dtype
         return jnp.einsum("dg,d...->g...", kernel_DxG, x_D, preferred_element_type=dtype)
@@ -86,27 +86,27 @@ def _product_jvp(primals, tangents):
 
 
 def glorot_uniform(rngs: nnx.Rngs, *shape: int) -> nnx.Param[jax.Array]:
-    """A matrix as Keras draws those of inputs: uniform, by its fans (Glorot and Bengio, 2010)."""
+    """A matrix drawn as Keras draws input kernels: Glorot-uniform (Glorot and Bengio, 2010)."""
     return nnx.Param(initializers.glorot_uniform()(rngs.params(), shape, jnp.float32))
 
 
 def orthogonal(rngs: nnx.Rngs, *shape: int) -> nnx.Param[jax.Array]:
-    """A matrix as Keras draws recurrent ones: with orthogonal rows (Saxe et al., 2014)."""
+    """A matrix drawn as Keras draws recurrent kernels: orthogonal rows (Saxe et al., 2014)."""
     return nnx.Param(initializers.orthogonal()(rngs.params(), shape, jnp.float32))
 
 
 def constant(value: float, *shape: int) -> nnx.Param[jax.Array]:
-    """Parameters that begin at one value, such as a bias."""
+    """Parameters initialised to one value, such as a bias."""
     return nnx.Param(jnp.full(shape, value, jnp.float32))
 
 
 def gate_bias(hidden_size: int, *values: float) -> nnx.Param[jax.Array]:
-    """A bias that begins at one value for each of the gates that stand side by side."""
+    """A bias initialised to one value for each of several concatenated gates."""
     return nnx.Param(jnp.repeat(jnp.array(values, jnp.float32), hidden_size))
 
 
 def memory_bias(rngs: nnx.Rngs, hidden_size: int, memory_steps: float) -> jax.Array:
-    """`[H]`, of gates that keep: with it units forget after 2 to T = `memory_steps` steps.
+    """A bias `[H]` for gates that keep: units then forget after 2 to T = `memory_steps` steps.
 
     Tallec and Ollivier, "Can recurrent neural networks warp time?", ICLR 2018: log(U(1, T - 1)).
 
@@ -123,7 +123,7 @@ def memory_bias(rngs: nnx.Rngs, hidden_size: int, memory_steps: float) -> jax.Ar
 def blend_scaled(
     old: tuple[jax.Array, ...], new: tuple[jax.Array, ...], share: jax.Array
 ) -> tuple[jax.Array, ...]:
-    """`Cell.blend` of arrays that are scaled by `exp(-m)`, where m is the last one."""
+    """`Cell.blend` for arrays that are scaled by `exp(-m)`, where m is the last one."""
     m_old, m_new = old[-1], new[-1]
     m = jnp.maximum(
         jnp.where(share > 0, m_old, MINUS_INFINITY), jnp.where(share < 1, m_new, MINUS_INFINITY)
@@ -140,8 +140,8 @@ class Cell(nnx.Module):
 
     Attributes:
         hidden_size: H, the width of the output of a step.
-        counterparts: in other libraries. A class does not inherit them, because it may compute
-            something else.
+        counterparts: equivalent layers of other libraries. Subclasses do not inherit them, because
+            they may compute something else.
     """
 
     counterparts = Counterparts()
@@ -168,7 +168,7 @@ class Cell(nnx.Module):
         raise NotImplementedError
 
     def blend(self, old: Carry, new: Carry, share: Carry) -> Carry:
-        """The carry that zoneout leaves: `share` of the old one, the rest of the new one.
+        """The carry after zoneout: `share` of the old one, the rest from the new one.
 
         Args:
             old: the carry before a step.
@@ -181,10 +181,10 @@ class Cell(nnx.Module):
 class GatedCell(Cell):
     """A cell whose only product with a recurrent matrix is `u = h @ R`.
 
-    Its carry is a tuple of vectors `[H]`, and the last one is h, the output of the step.
+    Its carry is a tuple of vectors `[H]`, the last of which is h, the output of the step.
 
     Attributes:
-        recurrent_kernel: R, `[H, G]`; G is a multiple of H, one for each gate.
+        recurrent_kernel: R, `[H, G]`; G is H times the number of gates.
     """
 
     recurrent_kernel: nnx.Param[jax.Array]
@@ -194,7 +194,7 @@ class GatedCell(Cell):
     ) -> tuple[jax.Array, ...]:
         """The step after the product: `(carry, project(x), h @ R) -> carry`.
 
-        It may hold parameters of its own (peepholes, a gain), but no matrix of them.
+        It may use other parameters (peepholes, a gain), but no matrix.
         """
         raise NotImplementedError
 
@@ -204,7 +204,7 @@ class GatedCell(Cell):
 
 
 class AffineCell(GatedCell):
-    """A gated cell that reads its input and h in one affine function `a = x @ W + h @ R + b`.
+    """A gated cell that reads its input and h through one affine function, `x @ W + h @ R + b`.
 
     Attributes:
         kernel: W, `[D, G]`.
@@ -217,7 +217,7 @@ class AffineCell(GatedCell):
     def activate(self, carry: tuple[jax.Array, ...], a_G: jax.Array) -> tuple[jax.Array, ...]:
         """The step after the affine function: `(carry, a) -> carry`.
 
-        As `update`, it may hold parameters of its own, but no matrix of them.
+        Like `update`, it may use other parameters, but no matrix.
         """
         raise NotImplementedError
 
@@ -229,7 +229,7 @@ class AffineCell(GatedCell):
 
 
 class LinearCell(Cell):
-    """A cell with `h' = a * h + b`, elementwise, where `project` makes a and b of the input.
+    """A cell with `h' = a * h + b`, elementwise, where `project` computes a and b from the input.
 
     All its steps can be taken at once, in a number of rounds that grows with the logarithm of T.
     Its carry is h.

@@ -14,11 +14,11 @@ from seqmodels.cells import base
 class GRU(base.GatedCell):
     """u, r = sigmoid(W x + b + R h + d); n = tanh(W x + b + r (R h + d)); h' = u h + (1 - u) n.
 
-    Parameters, with the gates side by side in Keras' order u, r, n: `kernel` W, `recurrent_kernel`
+    Parameters, with the gates concatenated in Keras' order u, r, n: `kernel` W, `recurrent_kernel`
     R, `bias` b and `recurrent_bias` d, zero.
 
     Args:
-        memory_steps: T, how long memories are to last, at first: of the update gate u the bias b is
+        memory_steps: T, how long memories should last initially: the update gate u's bias b is
             `base.memory_bias`.
     """
 

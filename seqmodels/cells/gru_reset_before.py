@@ -1,7 +1,7 @@
 """Gated recurrent unit, with the reset gate before the product.
 
-Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder", EMNLP 2014, as it is
-printed; Keras' `reset_after=False`.
+Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder", EMNLP 2014, as
+published; Keras' `reset_after=False`.
 """
 
 import jax
@@ -14,10 +14,10 @@ from seqmodels.cells import base
 class ResetBeforeGRU(base.Cell):
     """u, r = sigmoid(W x + R h + b); n = tanh(W x + R (r h) + b); h' = u h + (1 - u) n.
 
-    Gates side by side in Keras' order u, r, n.
+    Gates are concatenated in Keras' order u, r, n.
 
     Args:
-        memory_steps: T, how long memories are to last, at first: of the update gate u the bias is
+        memory_steps: T, how long memories should last initially: the update gate u's bias is
             `base.memory_bias`.
     """
 

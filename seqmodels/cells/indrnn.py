@@ -11,11 +11,11 @@ from seqmodels.cells import base
 
 
 class IndRNN(base.Cell):
-    """h' = relu(W x + u h + b): a unit sees no other; u is drawn from U(0, 1).
+    """h' = relu(W x + u h + b): units are independent of each other; u is drawn from U(0, 1).
 
     Args:
-        memory_steps: T, how long memories are to last, at first: u is drawn from
-            U(2^(-1/T), 2^(1/T)), so that T steps at most halve or double what a unit holds.
+        memory_steps: T, how long memories should last initially: u is drawn from
+            U(2^(-1/T), 2^(1/T)), so that T steps at most halve or double a unit's value.
     """
 
     def __init__(

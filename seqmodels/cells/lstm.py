@@ -14,15 +14,15 @@ from seqmodels.cells import base
 class LSTM(base.AffineCell):
     """i, f, o = sigmoid(W x + R h + b); g = tanh(W x + R h + b); c' = f c + i g; h' = o tanh(c').
 
-    Parameters, with the gates side by side in the order i, f, g, o: `kernel` W `[D, 4H]`
-    Glorot-uniform, `recurrent_kernel` R `[H, 4H]` orthogonal, `bias` b `[4H]` zero but for
-    `forget_bias` in the forget gate. These are Keras' layout and initialisation.
+    Parameters, with the gates concatenated in the order i, f, g, o: `kernel` W `[D, 4H]`
+    Glorot-uniform, `recurrent_kernel` R `[H, 4H]` orthogonal, `bias` b `[4H]` zero except for
+    `forget_bias` in the forget gate. The layout and initialisation are those of Keras.
 
     Args:
         forget_bias: one after Jozefowicz et al., "An Empirical Exploration of Recurrent Network
             Architectures", ICML 2015.
-        memory_steps: T, how long memories are to last, at first: the forget gates' biases are
-            `base.memory_bias`, whatever `forget_bias` is, and the input gates' are minus theirs.
+        memory_steps: T, how long memories should last initially: the forget gates' biases are
+            `base.memory_bias`, whatever `forget_bias` is, and the input gates' are their negatives.
     """
 
     counterparts = base.Counterparts(

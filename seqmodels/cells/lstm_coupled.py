@@ -1,4 +1,4 @@
-"""Long short-term memory that takes in what it forgets.
+"""Long short-term memory with coupled input and forget gates.
 
 Greff et al., "LSTM: A Search Space Odyssey", IEEE TNNLS 28(10), 2017: the variant CIFG.
 """
@@ -11,7 +11,7 @@ from seqmodels.cells import base
 
 
 class CoupledLSTM(base.AffineCell):
-    """The LSTM with i = 1 - f; gates in the order f, g, o, with `forget_bias` in the bias of f."""
+    """The LSTM with i = 1 - f; gates in the order f, g, o; `forget_bias` is the bias of f."""
 
     def __init__(
         self, input_size: int, hidden_size: int, *, rngs: nnx.Rngs, forget_bias: float = 1.0

@@ -13,10 +13,10 @@ _EPSILON = 1e-5  # Under the root of the variance.
 
 
 class LayerNormLSTM(base.GatedCell):
-    """i, f, g, o = N(W x) + N(R h) + b; c' as the LSTM; h' = sigmoid(o) tanh(N(c')).
+    """i, f, g, o = N(W x) + N(R h) + b; c' as in the LSTM; h' = sigmoid(o) tanh(N(c')).
 
-    N(v) is v less its mean over its deviation, over all gates together, times a gain, one at first.
-    Of the shifts those of W x and R h are in b; that of c' is `cell_shift`.
+    N(v) is (v - mean) / deviation, over all gates together, times a gain, which is initially one.
+    The shifts of W x and R h are in b; that of c' is `cell_shift`.
     """
 
     def __init__(

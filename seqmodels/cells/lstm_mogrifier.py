@@ -13,11 +13,11 @@ _ROUNDS = 5  # As in the paper's experiments.
 
 
 class MogrifierLSTM(base.Cell):
-    """The LSTM of an x and an h that have gated each other five times in turn, x first.
+    """The LSTM, after x and h have gated each other in turn in five rounds, x first.
 
-    x = 2 sigmoid(Q h) x in the odd rounds, h = 2 sigmoid(P x) h in the even ones; the parameters
-    else and the order of the gates are the LSTM's. The rounds have matrices of their own, side by
-    side in `recurrent_input_gates` Q `[H, 3D]` and `hidden_gates` P `[D, 2H]`.
+    x = 2 sigmoid(Q h) x in odd rounds, h = 2 sigmoid(P x) h in even ones; the other parameters and
+    the order of the gates are the LSTM's. Each round has its own matrix, concatenated in
+    `recurrent_input_gates` Q `[H, 3D]` and `hidden_gates` P `[D, 2H]`.
     """
 
     def __init__(

@@ -11,10 +11,10 @@ from seqmodels.cells import base
 
 
 class PeepholeLSTM(base.AffineCell):
-    """The LSTM with p_i c and p_f c added to i and f before their sigmoid, and p_o c' to o.
+    """The LSTM with p_i c and p_f c added to i and f before the sigmoid, and p_o c' to o.
 
-    Parameters are those of the LSTM, in its order i, f, g, o, and `peepholes` p `[3H]`, zero, in
-    the order i, f, o.
+    Parameters are those of the LSTM, in its order i, f, g, o, and `peepholes` p `[3H]`, initially
+    zero, in the order i, f, o.
     """
 
     def __init__(

@@ -14,7 +14,7 @@ _CELLS_PER_UNIT = 2  # As in the paper's larger models.
 
 
 class ProjectedLSTM(base.Cell):
-    """The LSTM of 2H cells with h' = P (o tanh(c')) of H units; neither has a bias of its own."""
+    """The LSTM with 2H cells and h' = P (o tanh(c')) of H units; P has no bias."""
 
     def __init__(
         self, input_size: int, hidden_size: int, *, rngs: nnx.Rngs, forget_bias: float = 1.0

@@ -13,7 +13,7 @@ from seqmodels.cells import base
 class MGU(base.Cell):
     """f = sigmoid(W x + R h + b); n = tanh(W x + R (f h) + b); h' = (1 - f) h + f n.
 
-    f and n side by side in W, R and b.
+    f and n are concatenated in W, R and b.
     """
 
     def __init__(self, input_size: int, hidden_size: int, *, rngs: nnx.Rngs):

@@ -11,7 +11,7 @@ from seqmodels.cells import base
 
 
 class MinGRU(base.LinearCell):
-    """u = sigmoid(W_u x + b); n = W_n x + b; h' = (1 - u) h + u n; u and n side by side."""
+    """u = sigmoid(W_u x + b); n = W_n x + b; h' = (1 - u) h + u n; u and n are concatenated."""
 
     def __init__(self, input_size: int, hidden_size: int, *, rngs: nnx.Rngs):
         self.hidden_size = hidden_size

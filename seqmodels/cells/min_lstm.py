@@ -13,7 +13,7 @@ from seqmodels.cells import base
 class MinLSTM(base.LinearCell):
     """f, i = sigmoid(W x + b); n = W x + b; h' = (f h + i n) / (f + i).
 
-    f, i and n side by side, with `forget_bias` in the bias of f as in the LSTM.
+    f, i and n are concatenated; `forget_bias` is the bias of f, as in the LSTM.
     """
 
     def __init__(
@@ -28,6 +28,6 @@ class MinLSTM(base.LinearCell):
 
     def project(self, x_D):
         f, i, new_H = jnp.split(base.product(x_D, self.kernel[...]) + self.bias, 3)
-        # f / (f + i) of the two sigmoids, which may both be too small to divide by.
+        # f / (f + i) of the two sigmoids, both of which may be too small to divide by.
         keep_H = jax.nn.sigmoid(jax.nn.log_sigmoid(f) - jax.nn.log_sigmoid(i))
         return keep_H, (1 - keep_H) * new_H

@@ -1,4 +1,4 @@
-"""mLSTM: a matrix for a memory.
+"""mLSTM: long short-term memory with a matrix memory.
 
 Beck et al., "xLSTM: Extended Long Short-Term Memory", NeurIPS 2024: equations 19 to 27,
 with one head.
@@ -10,15 +10,15 @@ from flax import nnx
 
 from seqmodels.cells import base
 
-_MOST = 80.0  # Of an exponent; with more of it h is zero anyway.
+_MOST = 80.0  # The largest exponent; above it h is zero anyway.
 
 
 class MLSTM(base.Cell):
     """C' = f C + i v k^T; n' = f n + i k; h' = sigmoid(o) C' q / max(|n' q|, 1).
 
-    q, k / sqrt(H), v and o are `W x + b`, side by side in `kernel` and `bias`; i and f, one number
-    each, are exponentials of `w x + b`, in `gate_kernel` and `gate_bias`, relative to
-    m' = max(f + m, i). One in the maximum is relative too.
+    q, k / sqrt(H), v and o are `W x + b`, concatenated in `kernel` and `bias`; i and f, scalars,
+    are exponentials of `w x + b`, with `gate_kernel` and `gate_bias`, relative to
+    m' = max(f + m, i). The 1 in the maximum is relative too.
     """
 
     def __init__(self, input_size: int, hidden_size: int, *, rngs: nnx.Rngs):

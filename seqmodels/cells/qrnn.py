@@ -14,7 +14,7 @@ from seqmodels.cells import base
 class QRNN(base.Cell):
     """g, f, o = V x_prev + W x + b; c' = f c + (1 - f) tanh(g); h' = o c', f and o through sigmoid.
 
-    Before the first step x_prev is zero. Gates side by side in the order g, f, o.
+    Before the first step x_prev is zero. Gates are concatenated in the order g, f, o.
     """
 
     def __init__(self, input_size: int, hidden_size: int, *, rngs: nnx.Rngs):

@@ -1,7 +1,7 @@
 """Real-gated linear recurrent unit.
 
 De et al., "Griffin: Mixing Gated Linear Recurrences with Local Attention for Efficient Language
-Models", 2024: equations 1 to 4, after a matrix of its own, since D may differ from H.
+Models", 2024: equations 1 to 4, applied to V x instead of x, since D may differ from H.
 """
 
 import jax
@@ -10,15 +10,15 @@ from flax import nnx
 
 from seqmodels.cells import base
 
-_SHARPNESS = 8.0  # c of the paper.
-_LEAST = 1e-6  # Under a root whose derivative at zero is infinite.
+_SHARPNESS = 8.0  # The paper's c.
+_LEAST = 1e-6  # The least value under a root, whose derivative at zero is infinite.
 
 
 class RGLRU(base.LinearCell):
     """r, i = sigmoid(W x + b); a = exp(-8 r softplus(decay)); h' = a h + sqrt(1 - a^2) i (V x).
 
-    `kernel` has the gates r and i and V x side by side, `bias` r and i. `decay` is drawn such that
-    exp(-8 softplus(decay)), which is a where r is one, is uniform in [0.9, 0.999].
+    `kernel` concatenates r, i and V x, `bias` r and i. `decay` is drawn so that
+    exp(-8 softplus(decay)), which is a for r = 1, is uniform in [0.9, 0.999].
     """
 
     def __init__(self, input_size: int, hidden_size: int, *, rngs: nnx.Rngs):

@@ -14,8 +14,8 @@ from seqmodels.cells import base
 class SLSTM(base.AffineCell):
     """c' = f c + i tanh(g); n' = f n + i; h' = sigmoid(o) c' / n', with i = exp(i) and f = exp(f).
 
-    Both are computed relative to m' = max(f + m, i), by which c and n are scaled, so that no
-    exponential overflows. Parameters and the order of the gates are the LSTM's.
+    Both are computed relative to m' = max(f + m, i), which also scales c and n, so that no
+    exponential overflows. The parameters and the order of the gates are the LSTM's.
     """
 
     def __init__(self, input_size: int, hidden_size: int, *, rngs: nnx.Rngs):

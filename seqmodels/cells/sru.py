@@ -15,7 +15,7 @@ from seqmodels.cells import base
 class SRU(base.Cell):
     """f, r = sigmoid(W x + v c + b); c' = f c + (1 - f) W_c x; h' = r c' + (1 - r) W_h x.
 
-    `kernel` has f, r, c and h side by side, `cell_weights` v and `bias` b f and r.
+    `kernel` concatenates f, r, c and h; `cell_weights` v and `bias` b concatenate f and r.
     """
 
     def __init__(self, input_size: int, hidden_size: int, *, rngs: nnx.Rngs):

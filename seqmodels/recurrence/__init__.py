@@ -1,10 +1,10 @@
 """How a cell runs over time: lengths, directions, engines and gradients.
 
-*   `sequences`: what a cell makes of its sequences, and what their lengths say.
-*   `step`, `loop`, `derivative`: the loop that runs any cell, anywhere.
+*   `sequences`: a cell's outputs, and helpers for sequence lengths.
+*   `step`, `loop`, `derivative`: the loop that runs any cell on any device.
 *   `scan`, `parallel`, `fused` (with `fused_kernels` and `gatewise`), `cudnn`: other engines.
-*   `engines`: the table of them, and which one runs a cell; each has an `entry` in it.
-*   `oracle`: the unrolled loop that every engine must equal.
+*   `engines`: the table of engines, each with an `entry`, and the choice of the one for a cell.
+*   `oracle`: the unrolled loop whose results every engine must reproduce.
 """
 
 from seqmodels.recurrence.loop import run, run_all, run_from

@@ -1,4 +1,4 @@
-"""Arrays of every time, which loops write and read a step at a time."""
+"""Arrays over time that loops write and read one step at a time."""
 
 from typing import Any
 
@@ -7,10 +7,10 @@ import jax.numpy as jnp
 
 
 def room(arrays: Any, width: int, first: int) -> Any:
-    """Room for one of `arrays` at every time, filled with `first` and the numbers after it.
+    """Allocates room for `arrays` at every time, filled with `first` and the numbers after it.
 
-    What it is filled with is to be written over before it is read. `jax.lax.empty` is zeros on a
-    CPU, and of equal arrays XLA makes one and copies it; other numbers take half as long.
+    The fill must be overwritten before it is read. `jax.lax.empty` gives zeros on a CPU, and XLA
+    merges equal arrays into one and copies it; distinct numbers take half as long.
     """
     leaves, structure = jax.tree.flatten(arrays)
     rooms = [
@@ -20,19 +20,19 @@ def room(arrays: Any, width: int, first: int) -> Any:
     return jax.tree.unflatten(structure, rooms)
 
 
-# `all[time]` and `all.at[time].set(one)` without their care for negative and too large indices,
-# which these loops never have and which would cost them a pass over the data.
+# `all[time]` and `all.at[time].set(one)` without their handling of out-of-range indices, which
+# these loops never have, and which would cost a pass over the data.
 
 
 def at(arrays_T: Any, time: jax.Array) -> Any:
-    """What stands in each array at one time."""
+    """The elements of each array at one time."""
     return jax.tree.map(
         lambda all_T: jax.lax.dynamic_index_in_dim(all_T, time, keepdims=False), arrays_T
     )
 
 
 def put(arrays_T: Any, arrays: Any, time: jax.Array) -> Any:
-    """The arrays with others written into them at one time."""
+    """Writes `arrays` into `arrays_T` at one time."""
     return jax.tree.map(
         lambda all_T, one: jax.lax.dynamic_update_index_in_dim(all_T, one, time, 0),
         arrays_T,

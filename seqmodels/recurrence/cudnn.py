@@ -1,9 +1,9 @@
 """The LSTM through NVIDIA's cuDNN, by way of `jax.experimental.rnn`.
 
-cuDNN has kernels for the LSTM of `seqmodels.cells.lstm`, and this file alone knows that it is this
-one. It takes all weights as one vector and knows neither an empty sequence nor a single direction
-that is reversed: an empty sequence gets one step whose results are dropped, and a reversed one is
-turned around within its length.
+cuDNN has kernels for the LSTM of `seqmodels.cells.lstm`; only this file relies on that. cuDNN takes
+all weights as one vector and supports neither empty sequences nor a single reversed direction: an
+empty sequence gets one step whose results are discarded, and to run backwards a sequence is
+reversed within its length.
 
 Chetlur et al., "cuDNN: Efficient Primitives for Deep Learning", 2014.
 """
@@ -18,7 +18,7 @@ from seqmodels.recurrence.sequences import Encoded, initial_carry, valid_steps
 
 try:
     from jax.experimental import rnn
-except ImportError:  # It is experimental.
+except ImportError:  # The module is experimental.
     rnn = None  # type: ignore[assignment]
 
 
@@ -30,11 +30,11 @@ def available(cell: base.Cell) -> bool:
 
 
 def why_not(cell: base.Cell) -> str | None:
-    """What keeps this cell from cuDNN, on any device; None if nothing does."""
+    """Why cuDNN cannot run this cell on any device; None if it can."""
     if rnn is None:
         return "this version of JAX has no jax.experimental.rnn"
     if type(cell) is not LSTM:
-        return "it is not the LSTM that cuDNN knows"
+        return "it is not the LSTM that cuDNN implements"
     if cell.recurrent_kernel.dtype != jnp.float32:
         return f"its matrix is {cell.recurrent_kernel.dtype}, not float32"
     return None
@@ -53,7 +53,7 @@ def run(
     Products have the precision of `jax.default_matmul_precision`: TF32, or float32 with "highest".
 
     Args:
-        cell: a cell for which `why_not` has nothing to say.
+        cell: a cell for which `why_not` returns None.
         x_TxDxB: the inputs, float32; sequences start at time 0.
         lengths_B: valid steps of each sequence, 0 to T.
         reverse: run from the last valid step to the first.
@@ -61,7 +61,7 @@ def run(
     """
     width, input_size, _ = x_TxDxB.shape
     valid_Tx1xB = valid_steps(lengths_B, width)[:, None]
-    # Of its padding cuDNN says neither that it is not read nor that its gradient is zero.
+    # cuDNN guarantees neither that it does not read padding nor that its gradient is zero.
     x_TxDxB = jnp.where(valid_Tx1xB, x_TxDxB, 0)
     if reverse:
         x_TxDxB = _turn(x_TxDxB, lengths_B)
@@ -85,14 +85,14 @@ def run(
 
 
 def _packed(cell: LSTM) -> jax.Array:
-    """All weights as cuDNN has them: W and R, transposed, gates i, f, g, o; b and another, zero."""
+    """All weights as cuDNN expects them: W and R transposed, gates i, f, g, o; b; a zero bias."""
     bias_G = cell.bias[...]
     arrays = cell.kernel.T, cell.recurrent_kernel.T, bias_G, jnp.zeros_like(bias_G)
     return jnp.concatenate([array.ravel() for array in arrays])
 
 
 def _turn(array_TxFxB: jax.Array, lengths_B: jax.Array) -> jax.Array:
-    """Every sequence from its last valid step to its first; the padding stays where it is."""
+    """Reverses every sequence within its length; the padding stays in place."""
     time_Tx1 = jnp.arange(len(array_TxFxB))[:, None]
     source_TxB = jnp.where(time_Tx1 < lengths_B, lengths_B - 1 - time_Tx1, time_Tx1)
     return jnp.take_along_axis(array_TxFxB, source_TxB[:, None], axis=0)

@@ -11,11 +11,11 @@ from seqmodels.recurrence.sequences import last_time, longest
 
 
 class Kept(NamedTuple):
-    """What the backward pass is left of a forward pass, besides the outputs.
+    """What a forward pass keeps for the backward pass, besides the outputs.
 
     Attributes:
         carries_N: the carry before each segment.
-        reads_TxFxB: what each step read, where that is not computed again.
+        reads_TxFxB: what each step read, unless that is recomputed.
     """
 
     carries_N: Any
@@ -23,10 +23,10 @@ class Kept(NamedTuple):
 
 
 def backward(setup, of_cell, cotangents, inputs, d_parts):
-    """One cell's gradients: of its parameters, its start, and the inputs.
+    """One cell's gradients: those of its parameters, its start and the inputs.
 
-    That of the inputs is added to `d_parts`, if there is one already. It may be `parts` itself: the
-    gradient of an input then takes its place once it was read.
+    The inputs' gradient is added to `d_parts`, if given. `d_parts` may be `parts` itself: the
+    gradient of an input then overwrites it once it has been read.
     """
     params, start, kept, sequence_TxHxB = of_cell
     d_encoded, d_carry = cotangents
@@ -47,7 +47,7 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
         real = step.real_columns(setup, weights, start, parts, lengths_B, seeds_Bx2)
 
     def back_through_step(read_FxB, carry, time, d_carry, d_y_HxB):
-        """The gradients of the parameters, what was read and the carry before a step."""
+        """The gradients of the parameters, of what was read and of the carry before a step."""
         if real is not None:
 
             def taken(params, read_FxB, carry):
@@ -62,7 +62,7 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
             columns = step.columns_of(setup, own, read_FxB, carry, time, seeds_Bx2)
             return step.compute(setup, own, columns, valid_B)
 
-        # What comes of the padding is taken out afterwards, which costs less.
+        # The padding's contribution is masked afterwards, which costs less.
         _, pull_back = jax.vjp(new, params, read_FxB, carry)
         d_params, d_read_FxB, d_before = pull_back((d_carry, d_y_HxB))
         d_before = jax.tree.map(
@@ -142,7 +142,7 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
     if matrix_KxG is not None:
         (d_of_matrix,) = pull_back_matrix(d_matrix_KxG)
         d_params = jax.tree.map(jnp.add, d_params, d_of_matrix)
-    # Under vmap a batch without any step takes those of another one, and there is nothing real.
+    # Under vmap a batch without any step takes the steps of another, and has no real inputs.
     d_params = jax.tree.map(lambda leaf: jnp.where(lengths_B.max() > 0, leaf, 0), d_params)
     return d_params, d_carry, d_parts
 

@@ -1,7 +1,7 @@
-"""The table of engines that can run a cell, and which of them does.
+"""The table of engines that can run a cell, and the choice between them.
 
-All give what the unrolled loop over the cell's steps gives, values and gradients. A new one is a
-file with an `ENTRY`, and its line in `TABLE`.
+All give the same values and gradients as the unrolled loop over the cell's steps. To add one, write
+a file with an `ENTRY` and add a line to `TABLE`.
 """
 
 from collections.abc import Sequence
@@ -21,25 +21,25 @@ TABLE = {
     for entry in (
         cudnn.ENTRY,  # NVIDIA's, for the LSTM.
         parallel.ENTRY,  # All steps of a linear cell at once.
-        fused.ENTRY,  # A GPU kernel for any gated cell, which a CPU interprets, slowly.
-        scan.ENTRY,  # `jax.lax.scan` with JAX's own derivative, the plain one, for comparison.
-        loop.ENTRY,  # Any cell, anywhere.
+        fused.ENTRY,  # A GPU kernel for any gated cell; interpreted, slowly, on a CPU.
+        scan.ENTRY,  # The baseline for comparison: `jax.lax.scan` with JAX's own derivative.
+        loop.ENTRY,  # Any cell on any device.
     )
 }
-"""The engines by their names: the first that is best for a cell runs it, unless one is named."""
+"""The engines by name: unless one is named, the first that is best for a cell runs it."""
 
 ENGINES = ("auto", *TABLE)
-"""What an engine may be called; `auto` chooses."""
+"""The allowed names of engines; `auto` chooses one."""
 
 MATRIX_DTYPES = ("float32", "bfloat16")
 
 
 class Engine(NamedTuple):
-    """What to run cells with.
+    """How to run cells.
 
     Attributes:
         name: one of `ENGINES`.
-        matrix_dtype: that matrices take part in products in, one of `MATRIX_DTYPES`.
+        matrix_dtype: the dtype of matrices in products, one of `MATRIX_DTYPES`.
         segment_steps: steps between two carries kept for the backward pass.
     """
 
@@ -69,8 +69,8 @@ def choose(engine: Engine, cell: base.Cell, rates: dropout.Rates = dropout.NOTHI
     if engine[1:] != AUTO[1:] or rates.recurrent > 0 or rates.zoneout > 0:
         if engine.name not in ("auto", "loop"):
             raise ValueError(
-                f"the engine {engine.name!r} computes in float32 alone, not in segments, and "
-                "without recurrent dropout and zoneout"
+                f"the engine {engine.name!r} computes only in float32, without segments, "
+                "recurrent dropout or zoneout"
             )
         return "loop"
     if engine.name == "auto":
@@ -88,7 +88,7 @@ def _check_recurrent_matrices(cell: base.Cell) -> None:
     if not shapes:
         raise ValueError(
             f"recurrent dropout has no matrix to hide h from in the cell {name}: no parameter of "
-            "two axes has a name that begins with recurrent_. Zoneout fits every cell"
+            "two axes has a name that begins with recurrent_. Zoneout works with every cell"
         )
     for shape in shapes:
         if len(shape) != 2 or shape[0] != cell.hidden_size:
@@ -107,7 +107,7 @@ def run_all(
     dropped: dropout.Dropout = dropout.NOTHING,
     starts: Sequence[base.Carry] | None = None,
 ) -> tuple[Encoded, ...]:
-    """`loop.run_all` by an engine."""
+    """`loop.run_all` with the chosen engine."""
     names = [choose(engine, cell, dropped.rates) for cell in cells]
     if set(names) == {"loop"}:
         return loop.run_all(cells, reverse, parts, lengths_B, dropped, *engine[1:], starts)

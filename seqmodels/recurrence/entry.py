@@ -1,4 +1,4 @@
-"""What the table of engines holds of each of them."""
+"""An entry in the table of engines."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,13 +11,12 @@ class Entry(NamedTuple):
     """An engine: one way to run a cell over time.
 
     Attributes:
-        name: by which it is asked for.
-        run: `(cell, x_TxDxB, lengths_B, *, reverse=False, start=None) -> Encoded`, as
-            `loop.run` computes it; what it returns after the longest sequence is undefined.
-        why_not: `(cell) -> str | None`, what keeps a cell from it on this machine; None if nothing
-            does.
-        is_best: `(cell) -> bool`, whether it is the one to choose for a cell that it can run on the
-            default device, before all engines after it in the table.
+        name: the name by which it is chosen.
+        run: `(cell, x_TxDxB, lengths_B, *, reverse=False, start=None) -> Encoded`, like
+            `loop.run`, but its results are undefined after the longest sequence.
+        why_not: `(cell) -> str | None`, why it cannot run a cell on this machine; None if it can.
+        is_best: `(cell) -> bool`, whether to prefer it, for a cell that it can run on the default
+            device, to all engines after it in the table.
     """
 
     name: str

@@ -1,18 +1,18 @@
-"""A kernel for GPUs that runs any `GatedCell` over time: one launch a direction, not one a step.
+"""A GPU kernel that runs any `GatedCell` over time: one launch per direction, not one per step.
 
-A program of the kernel takes 16 sequences through all their steps. It holds their carry in
-registers and, if that has no more than 64 KiB (four gates of 64 units), the recurrent matrix R in
-shared memory; a larger R it reads anew every step, from the cache. What is left to do in a step is
-`h @ R`, on the matrix unit, and the cell's `update`, which is traced and put into the kernel gate
-by gate (`gatewise`). All that needs no carry is one product over all steps outside of the
-kernel: the input projection before it and, backwards, `h @ R` again and the gradient of R.
+Each program of the kernel takes 16 sequences through all their steps. It holds their carry in
+registers and, if it fits in 64 KiB (four gates of 64 units), the recurrent matrix R in shared
+memory; a larger R is read from the cache again at every step. A step then consists of `h @ R`, on
+the matrix unit, and the cell's `update`, which is traced and put into the kernel gate by gate
+(`gatewise`). All that needs no carry is one product over all steps outside the kernel: the input
+projection before it and, in the backward pass, `h @ R` again and the gradient of R.
 
-Backwards the kernel reads the carry before every step, which is all the forward pass keeps besides
+The backward kernel reads the carry before every step, which is all the forward pass keeps besides
 its inputs, and takes the derivative of `update` there. Persistent kernels are due to Diamos et al.,
 "Persistent RNNs: Stashing Recurrent Weights On-Chip", 2016.
 
 It is written in Pallas for its Triton backend. Products have the precision of all products in JAX,
-`jax.default_matmul_precision`: on a GPU that is TF32 unless told otherwise.
+`jax.default_matmul_precision`: on a GPU that is TF32 by default.
 """
 
 import functools
@@ -32,19 +32,19 @@ from seqmodels.recurrence.sequences import (
     without_gradient_of_nothing,
 )
 
-_MAX_HIDDEN = 256  # The registers of a program hold the gates of no more units, 16 times.
+_MAX_HIDDEN = 256  # A program's registers hold the gates of no more units, for 16 sequences.
 
 
 def available(cell: base.Cell) -> bool:
     """Whether `run` works for this cell on the default device: on NVIDIA GPUs from Ampere on."""
     if jax.default_backend() != "gpu" or why_not(cell) is not None:
         return False
-    capability = str(jax.local_devices()[0].compute_capability)  # "9.0", or "gfx942" of AMD.
+    capability = str(jax.local_devices()[0].compute_capability)  # "9.0", or "gfx942" on AMD.
     return capability[0].isdigit() and float(capability) >= 8
 
 
 def why_not(cell: base.Cell) -> str | None:
-    """What keeps this cell from the kernel, on any device; None if nothing does."""
+    """Why the kernel cannot run this cell on any device; None if it can."""
     if kernels.triton is None:
         return "this version of JAX has no Pallas for Triton"
     if not isinstance(cell, base.GatedCell):
@@ -69,19 +69,19 @@ def run(
     start: base.Carry = None,
     interpret: bool = False,
 ) -> Encoded:
-    """`loop.run`, to which it is equal, in one kernel forwards and one backwards.
+    """Computes the same as `loop.run`, with one kernel for each pass.
 
     Args:
-        cell: a cell for which `why_not` has nothing to say.
+        cell: a cell for which `why_not` returns None.
         x_TxDxB: the inputs; sequences start at time 0.
         lengths_B: valid steps of each sequence, 0 to T. The loop over 16 neighbours in the batch
             ends with the longest of them.
         reverse: run from the last valid step to the first.
         start: the carry of every sequence before its first step; None: the cell's own.
-        interpret: compute what the kernel computes without a GPU, slowly.
+        interpret: interpret the kernel without a GPU, slowly.
 
     Raises:
-        gatewise.Unsupported: `why_not` would have said so.
+        gatewise.Unsupported: the kernel cannot run the cell; `why_not` gives the reason.
     """
     plan = _plan(cell, reverse, interpret)
     size, width, batch_size = plan.size, len(x_TxDxB), len(lengths_B)
@@ -103,7 +103,7 @@ def run(
 
 
 def _fixed(plan: kernels.Plan, cell: base.GatedCell, start: base.Carry) -> jax.Array:
-    """The carry to begin at and the parameters that `update` reads, part by part: `[F, H]`."""
+    """The initial carry and the parameters that `update` reads, part by part: `[F, H]`."""
     leaves = jax.tree.leaves(nnx.split(cell, nnx.Param)[1])
     arrays = [*start, *(leaves[number] for number, _ in plan.own)]
     parts = [array.reshape(gatewise.count(array, plan.size), -1) for array in arrays]
@@ -164,10 +164,10 @@ def _loop(plan: kernels.Plan, matrix_NxHxH, fixed_FxH, z_TxNxHxB, lengths_B):
     """The loop over time in padded shapes: `(y_TxHxB, last_HxB)`.
 
     Args:
-        plan: what the kernel is made of.
-        matrix_NxHxH: R, gate by gate, inputs times outputs.
-        fixed_FxH: the initial carry and the own parameters of `update`.
-        z_TxNxHxB: what `project` makes of the inputs, gate by gate.
+        plan: the kernel's plan.
+        matrix_NxHxH: R, gate by gate, inputs by outputs.
+        fixed_FxH: the initial carry and the parameters that `update` reads.
+        z_TxNxHxB: the projected inputs, gate by gate.
         lengths_B: valid steps of each sequence.
     """
     return _loop_forward(plan, matrix_NxHxH, fixed_FxH, z_TxNxHxB, lengths_B)[0]
@@ -200,7 +200,7 @@ def _loop_backward(plan, residuals, cotangents):
         [lengths_B, z_TxNxHxB, u_TxNxHxB, carries_TxCxHxB, d_y_TxHxB, d_last_HxB],
     )
     d_matrix_NxHxH = jnp.einsum("tib,tnob->nio", h_TxHxB, d_u[0] if d_u else d_z_TxNxHxB)
-    # A parameter that is a single number stands in all lanes, and so does its gradient.
+    # A scalar parameter is repeated in all lanes, and so is its gradient.
     counts_FxH = jnp.arange(plan.lanes) < jnp.array(plan.fixed_units())[:, None]
     return d_matrix_NxHxH, jnp.where(counts_FxH, d_fixed_FxHxB.sum(-1), 0), d_z_TxNxHxB, None
 
@@ -209,7 +209,7 @@ _loop.defvjp(_loop_forward, _loop_backward)
 
 
 def _run(cell, x_TxDxB, lengths_B, *, reverse=False, start=None):
-    """`run` on a GPU; on other devices interpreted."""
+    """Runs the kernel on a GPU, and interprets it on other devices."""
     interpret = jax.default_backend() != "gpu"
     return run(cell, x_TxDxB, lengths_B, reverse=reverse, start=start, interpret=interpret)
 

@@ -1,8 +1,8 @@
-"""What the fused recurrence computes on the GPU: one kernel for each pass, in Pallas for Triton.
+"""The GPU kernels of the fused recurrence: one for each pass, in Pallas for Triton.
 
-A kernel's arrays live in the GPU's memory, and only what is read from them is in registers. There
-all sizes are powers of two, and an array can be neither cut nor joined: hence `gatewise`, and hence
-a product over pieces of h reads the pieces from where h has been written to.
+A kernel's arrays are in the GPU's memory; only what is read from them is in registers. There all
+sizes are powers of two, and arrays can be neither split nor concatenated: hence `gatewise`, and
+hence a product over pieces of h reads them from where h was written.
 """
 
 import functools
@@ -20,19 +20,19 @@ try:
 except ImportError:  # JAX has announced that it will remove it.
     triton = None  # type: ignore[assignment]
 
-COLUMNS = 16  # Sequences of a program: the matrix units take no narrower product.
-_HELD = 64 * 256  # Numbers of R that a program holds; A10, L4 and the like have room for no more.
-_PIECE = 64 * 64  # Numbers of R, of each gate, that it reads at a time if it does not hold them.
+COLUMNS = 16  # Sequences per program: the least width that the matrix units support.
+_HELD = 64 * 256  # Elements of R that a program holds; GPUs like the A10 and L4 fit no more.
+_PIECE = 64 * 64  # Elements of R, per gate, that it reads at a time if it does not hold R.
 
 
 class Plan(NamedTuple):
-    """All of a kernel that is no array.
+    """Everything a kernel needs, except arrays.
 
     Attributes:
         size: H.
-        lanes: H and the padding that makes it a power of two.
+        lanes: H, padded to a power of two.
         gates: N.
-        carries: C, the vectors of a carry.
+        carries: C, the number of vectors in a carry.
         own: number and shape of each leaf of the cell's parameters that `update` reads.
         step: `(*carry, *own, z, u) -> carry`.
         pull_back: `(*carry, *own, z, u, *d_carry) -> (*d_carry, *d_own, d_z, d_u)`.
@@ -50,17 +50,17 @@ class Plan(NamedTuple):
 
     @property
     def adds_up(self) -> bool:
-        """Whether `update` uses only the sum z + u: their gradients are the same then."""
+        """Whether `update` uses only the sum z + u, so that their gradients are the same."""
         *_, d_z, d_u = self.pull_back.jaxpr.outvars
         return d_z is d_u
 
     @property
     def holds_matrix(self) -> bool:
-        """Whether a program reads R once; else it reads a piece at a time, every step."""
+        """Whether a program reads R only once; else every step reads it piece by piece."""
         return self.gates * self.lanes**2 <= _HELD
 
     def fixed_units(self) -> list[int]:
-        """For the initial carry and each part of the own parameters: H, or 1 for single numbers."""
+        """For the initial carry and each part of the own parameters: H, or 1 for scalars."""
         units = [self.size] * self.carries
         for _, leaf in self.own:
             count = gatewise.count(leaf, self.size)
@@ -75,11 +75,11 @@ def call(plan: Plan, kernel, out_shapes, whole, columns) -> list[jax.Array]:
     """Calls a kernel for every 16 sequences.
 
     Args:
-        plan: what the kernel is made of.
+        plan: the kernel's plan.
         kernel: `forward` or `backward`.
-        out_shapes: of the results, which all have the batch as their last axis.
+        out_shapes: the shapes of the results, all with the batch as the last axis.
         whole: arrays that every program gets.
-        columns: arrays whose last axis is the batch; every program gets its part of it.
+        columns: arrays whose last axis is the batch; every program gets its part.
     """
 
     def part(shape):
@@ -91,7 +91,7 @@ def call(plan: Plan, kernel, out_shapes, whole, columns) -> list[jax.Array]:
         grid=(columns[0].shape[0] // COLUMNS,),
         in_specs=[pl.BlockSpec()] * len(whole) + [part(array.shape) for array in columns],
         out_specs=[part(shape) for shape in out_shapes],
-        # One stage: prefetching would read what this step has yet to write.
+        # One stage: prefetching would read what this step has not written yet.
         compiler_params=triton.CompilerParams(num_warps=plan.lanes // 16, num_stages=1),
         interpret=plan.interpret,
     )(*whole, *columns)
@@ -100,7 +100,7 @@ def call(plan: Plan, kernel, out_shapes, whole, columns) -> list[jax.Array]:
 def forward(plan, matrix, fixed, lengths, z, y, last, carries) -> None:
     """From `matrix_NxHxH, fixed_FxH, lengths_B, z_TxNxHxB`: `y_Tx1xHxB, last_HxB, carries_TxCxHxB`.
 
-    `carries` are those before every step. Nothing is left unwritten: zero stands after the end.
+    `carries` are those before every step. Results are zero after the end, so all is written.
     """
     lengths_B = lengths[...]
     num_steps = lengths_B.max()
@@ -133,7 +133,7 @@ def forward(plan, matrix, fixed, lengths, z, y, last, carries) -> None:
 def backward(
     plan, matrix, fixed, lengths, z, u, carries, d_y, d_last, d_fixed, d_z, d_u=None
 ) -> None:
-    """The gradients `d_fixed_FxHxB`, `d_z_TxNxHxB` and, if it is another, `d_u_TxNxHxB`.
+    """The gradients `d_fixed_FxHxB`, `d_z_TxNxHxB` and, if it differs, `d_u_TxNxHxB`.
 
     `u_TxNxHxB` is the product of R with the h of `carries`; the rest is as in `forward`.
     """
@@ -187,15 +187,15 @@ def _fixed(plan: Plan, fixed) -> tuple[gatewise.Parts, gatewise.Parts]:
 
 
 def _valid(plan: Plan, time, lengths_B) -> jax.Array:
-    """True for the units of those sequences that this step is a step of: `[H, B]`."""
+    """True for the units of the sequences that have this step: `[H, B]`."""
     valid_B = jnp.broadcast_to(time < lengths_B, (plan.lanes, COLUMNS))
     return valid_B & (jnp.arange(plan.lanes) < plan.size)[:, None]
 
 
 def _over_pieces(plan: Plan, add, start):
-    """Adds up a product over h, a piece at a time; no kernel cuts an array, so `add` reads it."""
+    """Sums a product over pieces of h; kernels cannot split an array, so `add` reads each piece."""
     if not plan.interpret:
-        triton.debug_barrier()  # Until all threads of the program have stored their part.
+        triton.debug_barrier()  # Waits until all threads of the program have stored their parts.
     piece = min(_PIECE // plan.lanes, plan.lanes)
     return jax.lax.fori_loop(
         0, plan.lanes // piece, lambda number, sums: add(pl.ds(number * piece, piece), sums), start
@@ -216,7 +216,7 @@ def _store(array, time, parts: gatewise.Parts) -> None:
 
 
 def _clear(plan: Plan, start, *arrays) -> None:
-    """Zero from time `start` on."""
+    """Fills arrays with zero from time `start` on."""
 
     def body(time, _):
         for array in arrays:

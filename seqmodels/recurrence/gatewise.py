@@ -1,12 +1,12 @@
 """Evaluates mathematics on `[H]` and `[gates * H]` vectors gate by gate, on padded tiles.
 
-A kernel on a GPU holds arrays whose sizes are powers of two, and cannot cut one into gates or put
-gates together. A cell's `update` does both. So it is traced at its own shapes and then evaluated
-here with every array as a list of parts, one for each gate: to split is to take some of the parts.
+Arrays in a GPU kernel have sizes that are powers of two, and a kernel can neither split an array
+into gates nor concatenate gates. A cell's `update` does both. So it is traced at its own shapes and
+then evaluated here with every array as a list of parts, one for each gate: a split selects parts.
 
-A part is a tile `[P, B]`: P lanes; the first H are units, and the others are padding that
-nothing here reads, and B sequences. A number that `update` computes, such as a mean over the units,
-is a part whose lanes are all equal; a constant is an array of no dimensions.
+A part is a tile `[P, B]` of P lanes and B sequences; the first H lanes are units, and the others
+are padding that nothing here reads. A scalar that `update` computes, such as a mean over the units,
+is a part whose lanes are all equal; a constant is an array without dimensions.
 """
 
 import functools
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.extend import core
 
 Parts = list[jax.Array]
-"""An array: its parts, in row-major order of all axes but the last."""
+"""The parts of an array, in row-major order of all axes but the last."""
 
 _ELEMENTWISE = frozenset(
     "abs add add_any and atan2 cbrt ceil clamp convert_element_type cos div eq exp exp2 "
@@ -37,32 +37,32 @@ _REDUCTIONS: dict[str, tuple[Callable, Callable, float]] = {
 
 
 class Unsupported(NotImplementedError):
-    """The mathematics holds an operation that is not gate by gate."""
+    """The mathematics contains an operation that is not gate by gate."""
 
 
 def count(array, size: int) -> int:
-    """Parts of an array, or of what has its `shape` and `size`, with H = `size`.
+    """The number of parts of an array, or of anything with a `shape` and a `size`; H = `size`.
 
-    If its last axis is neither H nor a multiple, it holds single numbers, each of them a part.
+    If its last axis is neither H nor a multiple, it holds scalars, each of them a part.
     """
     return array.size // (size if array.shape and array.shape[-1] % size == 0 else 1)
 
 
 def evaluate(jaxpr: core.ClosedJaxpr, parts: Parts, size: int, tile: tuple[int, int]) -> Parts:
-    """What `jaxpr`, traced with H = `size`, computes, in tiles of this shape.
+    """Evaluates `jaxpr`, traced with H = `size`, in tiles of the given shape.
 
     Args:
-        jaxpr: the mathematics, of vectors `[gates * H]` and single numbers.
-        parts: the parts of all its arguments, one after the other.
+        jaxpr: the mathematics of vectors `[gates * H]` and scalars.
+        parts: the parts of all its arguments, in order.
         size: H.
         tile: the shape of a part.
 
     Returns:
-        The parts of all results, one after the other.
+        The parts of all results, in order.
 
     Raises:
-        Unsupported: an operation that is not elementwise, a cut or join between gates or a
-            reduction over units.
+        Unsupported: an operation is neither elementwise, nor a split or concatenation between
+            gates, nor a reduction over units.
     """
     if any(jnp.ndim(constant) for constant in jaxpr.consts):
         raise Unsupported("it holds an array that is not a parameter")
@@ -82,7 +82,7 @@ def evaluate(jaxpr: core.ClosedJaxpr, parts: Parts, size: int, tile: tuple[int, 
 
 
 def _deal(parts: Parts, variables, size: int) -> list[Parts]:
-    """To each variable its parts, which stand one after the other."""
+    """Assigns consecutive parts to the variables."""
     dealt, start = [], 0
     for var in variables:
         stop = start + count(var.aval, size)
@@ -111,7 +111,7 @@ def _apply(eqn, operands: list[Parts], size: int, tile: tuple[int, int]) -> list
         return [_broadcast(eqn, operand, size, tile)]
     if name in _REDUCTIONS:
         return [_reduce(_REDUCTIONS[name], operand, shape, params["axes"], size)]
-    # What is left moves parts along the first axis.
+    # The remaining operations move parts along the first axis.
     if name == "unstack" and params["axis"] == 0:
         return _cut(operand, shape, [1] * shape[0])
     if name == "split" and params["axis"] == 0:
@@ -129,7 +129,7 @@ def _elementwise(eqn, operands: list[Parts], number: int) -> Parts:
         shape = jnp.broadcast_shapes(*map(jnp.shape, parts))
         return eqn.primitive.bind(*(jnp.broadcast_to(p, shape) for p in parts), **eqn.params)
 
-    # A single number next to an array goes to each of its parts.
+    # A scalar is combined with each part of an array.
     return [one(*parts) for parts in zip(*(_repeat(p, number) for p in operands), strict=True)]
 
 
@@ -152,7 +152,7 @@ def _broadcast(eqn, parts: Parts, size: int, tile) -> Parts:
 
 
 def _reduce(reduction, parts: Parts, shape, axes, size: int) -> Parts:
-    """Over the units of each row, over the rows, or both; lanes of padding do not count."""
+    """Reduces over the units of each row, over the rows, or both, without the padding's lanes."""
     if len(shape) > 2:
         raise Unsupported(f"a reduction of {shape} has too many axes")
     combine, over_lanes, neutral = reduction
@@ -175,7 +175,7 @@ def _reduce(reduction, parts: Parts, shape, axes, size: int) -> Parts:
 
 
 def _cut(parts: Parts, shape, sizes) -> list[Parts]:
-    """Pieces of these sizes along the first axis."""
+    """Splits an array into pieces of these sizes along the first axis."""
     pieces, start = [], 0
     for length in sizes:
         number = length * len(parts)

@@ -1,7 +1,7 @@
 """The loop over time, for any cell; its derivative is in `derivative`.
 
-It takes as many steps as the longest sequence of a batch has. `docs/engine.md` says what was
-measured for and against it.
+It takes as many steps as the longest sequence of a batch has. `docs/engine.md` has the
+measurements behind its design.
 """
 
 import functools
@@ -24,7 +24,7 @@ from seqmodels.recurrence.sequences import (
 )
 
 KEEP_FROM = 256
-"""D + H from which on the products of an `AffineCell` are kept for the backward pass."""
+"""The least D + H at which an `AffineCell`'s products are kept for the backward pass."""
 
 
 def run(
@@ -35,19 +35,19 @@ def run(
     reverse: bool = False,
     start: base.Carry = None,
 ) -> Encoded:
-    """Runs one cell; as `run_all`, but zero in all of the padding, and so are its gradients.
+    """Runs one cell like `run_all`, but outputs and gradients are zero in all of the padding.
 
     Args:
         cell: any cell.
         x_TxDxB: the inputs; sequences start at time 0.
         lengths_B: valid steps of each sequence, 0 to T.
-        reverse: run from the last valid step to the first. The outputs stay at the time of their
+        reverse: run from the last valid step to the first. The outputs stay at the times of their
             inputs.
         start: the carry of every sequence before its first step; None: the cell's own.
 
     Raises:
-        ValueError: inputs or start are not the cell's, there is not a length for each sequence, or
-            one is out of range. Under `jax.jit`, where a length cannot be checked, results are
+        ValueError: the inputs or the start do not fit the cell, the number of lengths is wrong, or
+            a length is out of range. Under `jax.jit`, where a length cannot be checked, results are
             NaN if it is out of range.
     """
     x_TxDxB = arguments.vectors_over_time(x_TxDxB)
@@ -74,11 +74,11 @@ def run_all(
     segment_steps: int = 1,
     starts: Sequence[base.Carry] | None = None,
 ) -> tuple[Encoded, ...]:
-    """`run_from` one carry for all sequences, without the last ones.
+    """Like `run_from`, with one start for all sequences, and without returning the last carries.
 
     Args:
-        starts: for each cell, the carry of every sequence before its first step; None, or None for
-            a cell: the cell's own.
+        starts: for each cell, the carry of every sequence before its first step; None, for all or
+            for one cell: the cell's own.
     """
     carries = [
         initial_carry(cell, lengths_B.shape[0], parts[0].dtype, start)
@@ -102,31 +102,31 @@ def run_from(
 ) -> tuple[tuple[Encoded, ...], tuple[base.Carry, ...]]:
     """Runs cells, each in its direction, over the first `lengths_B` steps of the same sequences.
 
-    A padding step passes the carry through untouched and outputs zero, so nothing that stands in
-    the padding, nor how much of it there is, reaches a value or a gradient.
+    A padding step passes the carry through unchanged and outputs zero, so neither the contents nor
+    the amount of padding affects a value or a gradient.
 
-    The backward pass keeps the carry of every step and nothing else, and computes each step again:
-    for the small layers that recurrent models are made of, that costs less than writing its
-    intermediate results to memory and reading them back. Of an `AffineCell` with `KEEP_FROM` rows
-    in its matrices or more it keeps the result of the product too. In segments it keeps one carry a
-    segment and computes the rest again, which takes one more forward pass (Chen et al., "Training
-    Deep Nets with Sublinear Memory Cost", 2016).
+    Only the carry of every step is kept for the backward pass, which recomputes each step: for the
+    small layers of recurrent models, that costs less than writing intermediate results to memory
+    and reading them back. For an `AffineCell` whose matrices have `KEEP_FROM` rows or more, the
+    result of the product is kept too. With segments, one carry per segment is kept and the rest is
+    recomputed, which takes one more forward pass (Chen et al., "Training Deep Nets with Sublinear
+    Memory Cost", 2016).
 
     Args:
         starts: for each cell, the carry before its first step; the batch is the last axis.
         cells: any cells.
         reverse: for each cell, whether it runs from the last valid step to the first.
-        parts: arrays `[T, Di, B]` that side by side are the inputs `[T, D, B]`.
+        parts: arrays `[T, Di, B]` whose concatenation is the inputs `[T, D, B]`.
         lengths_B: valid steps of each sequence, 0 to T.
-        dropped: what is dropped of inputs and carries. To hide units of h from recurrent matrices
-            costs `GatedCell`s little; other cells then have matrices for each sequence.
-        matrix_dtype: that matrices take part in products in; parameters, carries, outputs and
-            gradients stay as they are.
+        dropped: dropout of inputs and carries. Hiding units of h from recurrent matrices costs
+            `GatedCell`s little; other cells then have matrices for each sequence.
+        matrix_dtype: the dtype of matrices in products; parameters, carries, outputs and gradients
+            keep theirs.
         segment_steps: S, steps between two carries that are kept: T / S + S carries are in memory,
-            and S products where they are kept.
+            and S products if products are kept.
 
     Returns:
-        For each cell, what it makes of the sequences and the carry after its last step.
+        For each cell, its outputs and the carry after its last step.
     """
     graphdefs, params = zip(*(nnx.split(cell, nnx.Param) for cell in cells), strict=True)
     rates = dropped.applied()
@@ -179,9 +179,9 @@ def _run_backward(setups, residuals, cotangents):
     inputs = parts, lengths_B, seeds_Bx2
     of_cells = zip(params, starts, kept, sequences, strict=True)
     of_cotangents = zip(*cotangents, strict=True)
-    # With one cell no other is to read the inputs after it. An `AffineCell` reads them in its
-    # product alone, before they are written over; where pointwise work reads them, XLA may do that
-    # afterwards, from a copy of all of them that it makes at every step.
+    # With a single cell, no other cell has yet to read the inputs. An `AffineCell` reads them only
+    # in its product, before they are overwritten. XLA may delay pointwise reads until after that,
+    # and would then copy all inputs at every step.
     in_place = len(setups) == 1 and setups[0].is_affine and not setups[0].keeps_reads
     d_parts = parts if in_place else None
     all_d_params, d_starts = [], []
@@ -211,7 +211,7 @@ def _forward(setup, params, start, parts, lengths_B, seeds_Bx2):
 
     def body(number, loop):
         carry, carries_N, outputs_T = loop
-        # Written over until the first step of that segment is reached.
+        # Overwritten until the segment's first step is reached.
         carries_N = arrays.put(carries_N, setup.kept(carry), -(-number // setup.segment_steps))
         carry, *outputs = take(number, carry)
         return carry, carries_N, arrays.put(outputs_T, outputs, setup.time(number, num_steps))

@@ -1,4 +1,4 @@
-"""The recurrence as an unrolled loop over one sequence: what every faster path must equal."""
+"""The recurrence as an unrolled loop over one sequence: the reference for every faster path."""
 
 import functools
 
@@ -10,9 +10,9 @@ from seqmodels.recurrence.sequences import Encoded, own_or
 
 
 def run(cell, x_TxDxB, lengths_B, *, reverse=False, start=None):
-    """Steps through each sequence alone, in Python; `lengths_B` is a list of integers.
+    """Steps through each sequence separately, in Python; `lengths_B` is a list of integers.
 
-    One step is compiled and called again and again: within `jax.jit` every one would be.
+    One step is compiled and called repeatedly; within `jax.jit`, every step would be compiled.
     """
     graphdef, params = nnx.split(cell, nnx.Param)
     width, _, batch_size = x_TxDxB.shape

@@ -1,7 +1,7 @@
-"""All steps of a linear cell at once.
+"""Takes all steps of a linear cell at once.
 
-`h' = a h + b` composes: two steps are a step with other coefficients, so T of them can be put
-together in a tree. Blelloch, "Prefix Sums and Their Applications", 1990; Martin and Cundy,
+`h' = a h + b` composes: two steps are one step with other coefficients, so T steps can be combined
+in a tree. Blelloch, "Prefix Sums and Their Applications", 1990; Martin and Cundy,
 "Parallelizing Linear Recurrent Neural Nets Over Sequence Length", ICLR 2018.
 """
 
@@ -21,7 +21,7 @@ from seqmodels.recurrence.sequences import (
 
 
 def why_not(cell: base.Cell) -> str | None:
-    """What keeps this cell from being run so; None if nothing does."""
+    """Why the cell cannot be run this way; None if it can."""
     return None if isinstance(cell, base.LinearCell) else "it is not a LinearCell"
 
 
@@ -33,10 +33,10 @@ def run(
     reverse: bool = False,
     start: base.Carry = None,
 ) -> Encoded:
-    """`loop.run`, to which it is equal, by `jax.lax.associative_scan`.
+    """Computes the same as `loop.run`, by `jax.lax.associative_scan`.
 
     Args:
-        cell: a cell for which `why_not` has nothing to say.
+        cell: a cell for which `why_not` returns None.
         x_TxDxB: the inputs; sequences start at time 0.
         lengths_B: valid steps of each sequence, 0 to T; all T are computed.
         reverse: run from the last valid step to the first.
@@ -46,7 +46,7 @@ def run(
     cell = without_gradient_of_nothing(cell, lengths_B)
     x_TxDxB = real_inputs(x_TxDxB, lengths_B)
     a_TxHxB, b_TxHxB = jax.vmap(jax.vmap(cell.project, -1, -1))(x_TxDxB)
-    # A padding step leaves h alone.
+    # A padding step leaves h unchanged.
     steps = jnp.where(valid_Tx1xB, a_TxHxB, 1), jnp.where(valid_Tx1xB, b_TxHxB, 0)
     a_TxHxB, b_TxHxB = jax.lax.associative_scan(_then, steps, reverse=reverse)
     start_Hx1 = own_or(start, cell).astype(x_TxDxB.dtype)[:, None]
@@ -55,12 +55,12 @@ def run(
 
 
 def _then(first, second):
-    """Two steps as one."""
+    """Composes two steps into one."""
     (a_first, b_first), (a_second, b_second) = first, second
     return a_second * a_first, a_second * b_first + b_second
 
 
-# A CPU would gain nothing: it takes every step there is, one by one or in a tree.
+# A CPU would gain nothing: it computes every step either way.
 ENTRY = Entry(
     "parallel",
     run,

@@ -1,6 +1,6 @@
-"""The loop as `jax.lax.scan` over all of T, with JAX's own derivative: plain, and slow.
+"""The loop as `jax.lax.scan` over all of T, with JAX's own derivative: simple and slow.
 
-It is there to compare others with.
+It is a baseline for comparisons.
 """
 
 import jax
@@ -26,7 +26,7 @@ def run(
     reverse: bool = False,
     start: base.Carry = None,
 ) -> Encoded:
-    """`loop.run`, to which it is equal.
+    """Computes the same as `loop.run`.
 
     Args:
         cell: any cell.

@@ -1,9 +1,9 @@
-"""What a cell makes of sequences, and what their lengths say.
+"""A cell's outputs, and helpers for sequence lengths.
 
-Arrays are as long as the longest sequence there may be; loops end with the longest one there is. So
-one compiled program serves every batch, and only real steps cost time. What stands in an array
-after its longest sequence is undefined: nothing in `seqmodels` reads it, and public functions mask
-it.
+Arrays are as long as the longest possible sequence; loops end with the longest one in the batch. So
+one compiled program serves every batch, and only real steps cost time. The contents of an array
+after the longest sequence are undefined: nothing in `seqmodels` reads them, and public functions
+mask them.
 """
 
 from typing import Any, NamedTuple, TypeVar
@@ -19,12 +19,12 @@ _Cell = TypeVar("_Cell", bound=base.Cell)
 
 
 class Encoded(NamedTuple):
-    """What a cell makes of its sequences.
+    """A cell's outputs.
 
     Attributes:
         sequence_TxHxB: the output of every step, at the time of its input; zero in the padding,
             undefined after the longest sequence.
-        last_HxB: the output of the last step the cell took: of time `length - 1` forwards, of
+        last_HxB: the output of the last step the cell took: at time `length - 1` forwards, at
             time 0 in reverse. Zero for a sequence of length 0, which has no step.
     """
 
@@ -33,7 +33,7 @@ class Encoded(NamedTuple):
 
 
 def valid_steps(lengths_B: jax.Array, width: int) -> jax.Array:
-    """True where a step belongs to its sequence and not to the padding after it: `[T, B]`."""
+    """True where a step belongs to its sequence, not to the padding after it: `[T, B]`."""
     return jnp.arange(width)[:, None] < lengths_B
 
 
@@ -52,9 +52,9 @@ def last_output(sequence_TxHxB: jax.Array, lengths_B: jax.Array, reverse: bool) 
 def real_inputs(x_TxDxB: jax.Array, lengths_B: jax.Array) -> jax.Array:
     """The inputs, with the first input of the longest sequence wherever there is padding.
 
-    A cell may be singular at zero: it divides by the norm of its input, say. Its derivative there
-    is not finite, and zero times infinity is NaN. So an engine that computes steps over padding
-    gives them an input that a sequence has.
+    A cell may be singular at zero: it may divide by the norm of its input, say. Its derivative
+    there is not finite, and zero times infinity is NaN. So an engine that computes steps in the
+    padding gives them an input from a sequence.
     """
     first_Dx1 = arrays.column(x_TxDxB[0], jnp.argmax(lengths_B))
     valid_Tx1xB = valid_steps(lengths_B, len(x_TxDxB))[:, None]
@@ -62,7 +62,7 @@ def real_inputs(x_TxDxB: jax.Array, lengths_B: jax.Array) -> jax.Array:
 
 
 def without_gradient_of_nothing(cell: _Cell, lengths_B: jax.Array) -> _Cell:
-    """The cell, whose parameters get no gradient from a batch without any step.
+    """The cell; its parameters get no gradient from a batch without any step.
 
     Under `vmap` such a batch takes the steps of another one, and has no `real_inputs`.
     """
@@ -76,10 +76,10 @@ def without_gradient_of_nothing(cell: _Cell, lengths_B: jax.Array) -> _Cell:
 
 @jax.custom_batching.custom_vmap
 def longest(lengths_B: jax.Array) -> jax.Array:
-    """The steps that a loop over all sequences takes.
+    """The number of steps that a loop over all sequences takes.
 
-    Under `vmap`, over seeds say, it is the longest of all of them: a trip count of its own for
-    each would make JAX copy every array of the loop at every step.
+    Under `vmap`, over seeds say, it is the maximum over all of them: with separate trip counts JAX
+    would copy every array of the loop at every step.
     """
     return lengths_B.max()
 
@@ -96,10 +96,10 @@ def initial_carry(
     """The carry of every sequence of a batch before its first step.
 
     Args:
-        cell: whose carry it is.
+        cell: the cell whose carry it is.
         batch_size: B.
-        dtype: of the carry.
-        start: the carry of one sequence to begin at; None: the cell's own.
+        dtype: the carry's dtype.
+        start: the carry of one sequence to start from; None: the cell's own.
     """
 
     def for_all(array):
@@ -109,5 +109,5 @@ def initial_carry(
 
 
 def own_or(start: base.Carry, cell: base.Cell) -> base.Carry:
-    """The carry to begin at, of one sequence: `start`, or where that is None the cell's own."""
+    """The carry of one sequence to start from: `start`, or the cell's own if that is None."""
     return cell.initial_carry() if start is None else start

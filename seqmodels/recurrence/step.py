@@ -1,4 +1,4 @@
-"""One step of a cell for all sequences of a batch: what the loop and its derivative are made of."""
+"""One step of a cell for all sequences of a batch, used by the loop and its derivative."""
 
 from typing import NamedTuple
 
@@ -12,17 +12,17 @@ from seqmodels.recurrence import arrays
 
 
 class Setup(NamedTuple):
-    """All about running a cell that is not an array.
+    """Everything needed to run a cell, except arrays.
 
     Attributes:
         is_gated: the cell is a `GatedCell`.
         is_affine: the cell is an `AffineCell`.
-        is_pointwise: an `AffineCell` that holds vectors and numbers besides its two matrices, so
-            that no two sequences meet in a step after the product.
-        keeps_reads: the backward pass keeps what each step read, rather than compute it again.
-        rates: those that count; where there are any but zoneout's, there are seeds.
-        hidden_from: the numbers of the matrices from which units of h are to be hidden, though the
-            engine has no part in their products.
+        is_pointwise: the cell is an `AffineCell` with no parameters but its two matrices, vectors
+            and scalars, so sequences do not mix in a step after the product.
+        keeps_reads: what each step read is kept for the backward pass, not recomputed.
+        rates: the rates that apply; if any but zoneout's is positive, there are seeds.
+        hidden_from: the numbers of the matrices from which units of h are hidden, although the
+            engine does not compute their products.
     """
 
     graphdef: nnx.GraphDef
@@ -37,15 +37,15 @@ class Setup(NamedTuple):
     hidden_from: tuple[int, ...] = ()
 
     def kept(self, carry):
-        """What the backward pass needs of a carry besides the outputs, among them h."""
+        """The parts of a carry that the backward pass needs besides the outputs, including h."""
         return carry[:-1] if self.is_gated else carry
 
     def of_product(self, matrix):
-        """A matrix in the precision in which it takes part in products."""
+        """A matrix in the precision used in products."""
         return matrix if self.matrix_dtype == "float32" else matrix.astype(self.matrix_dtype)
 
     def time(self, number: jax.Array, num_steps: jax.Array) -> jax.Array:
-        """The time of the step that the cell takes as its `number`-th."""
+        """The time of the `number`-th step that the cell takes."""
         return num_steps - 1 - number if self.reverse else number
 
 
@@ -54,9 +54,9 @@ class Weights(NamedTuple):
 
     Attributes:
         params: all of them.
-        matrix_GxK: W and R of an `AffineCell` as one, K = D + H, so that a step has one product
-            of twice the size instead of two; in the precision of products, and lying so that none
-            reads across memory. None for any other cell.
+        matrix_GxK: W and R of an `AffineCell` joined, K = D + H, so that a step has one product
+            of twice the size instead of two; in the precision of products, and laid out so that
+            they read it contiguously. None for any other cell.
     """
 
     params: nnx.State
@@ -64,7 +64,7 @@ class Weights(NamedTuple):
 
 
 def matrix_of(setup, params):
-    """W and R of an `AffineCell`, one above the other, `[K, G]`; None for any other cell."""
+    """W and R of an `AffineCell`, stacked, `[K, G]`; None for any other cell."""
     if not setup.is_affine:
         return None
     cell = nnx.merge(setup.graphdef, params)
@@ -76,14 +76,14 @@ def weights_of(setup, params):
     if not setup.is_affine:
         return Weights(params, None)
     cell = nnx.merge(setup.graphdef, params)
-    # Put together from transposed parts: a matrix that XLA sees transposed as a whole takes part in
-    # float32 on a CPU, whatever precision was asked for.
+    # Joined from transposed parts: on a CPU, XLA uses a matrix that it sees transposed as a whole
+    # in float32, whatever precision was requested.
     matrix_GxK = jnp.concatenate([cell.kernel[...].T, cell.recurrent_kernel[...].T], axis=1)
     return Weights(params, setup.of_product(matrix_GxK))
 
 
 def entering(setup, xs, carry, time, seeds_Bx2):
-    """What a step reads before any product: of an `AffineCell` x and h, of any other its input."""
+    """What a step reads before any product: x and h for an `AffineCell`, else its input."""
     x_DxB = jnp.concatenate(xs) if len(xs) > 1 else xs[0]
     if setup.rates.inputs > 0:
         x_DxB = dropout.drop(x_DxB, time, setup.rates.inputs, seeds_Bx2)
@@ -93,19 +93,19 @@ def entering(setup, xs, carry, time, seeds_Bx2):
 
 
 def multiply(weights, x_KxB):
-    """x @ W + h @ R of an `AffineCell`; of any other cell what it is given."""
+    """x @ W + h @ R for an `AffineCell`; its argument, unchanged, for any other cell."""
     if weights.matrix_GxK is None:
         return x_KxB
     return base.product(x_KxB, weights.matrix_GxK.T)
 
 
 def read(setup, weights, xs, carry, time, seeds_Bx2):
-    """What a step reads: of an `AffineCell` x @ W + h @ R, of any other its input."""
+    """What a step reads: x @ W + h @ R for an `AffineCell`, else its input."""
     return multiply(weights, entering(setup, xs, carry, time, seeds_Bx2))
 
 
 def _seen_of(setup, h_HxB, seeds_Bx2):
-    """What recurrent matrices see of h: the same units of a sequence at all times."""
+    """The units of h that recurrent matrices see: the same in a sequence at all times."""
     if setup.rates.recurrent == 0:
         return h_HxB
     seeds_Bx2 = dropout.stream(seeds_Bx2, "recurrent", setup.reverse)
@@ -113,14 +113,15 @@ def _seen_of(setup, h_HxB, seeds_Bx2):
 
 
 class Columns(NamedTuple):
-    """What a step reads of each sequence; the batch is the last axis of every array.
+    """What a step reads for each sequence; the batch is the last axis of every array.
 
     Attributes:
-        carry: before the step.
-        read_FxB: as `read` makes it.
-        h_HxB: what the recurrent matrix of a `GatedCell` that is no `AffineCell` sees of h.
+        carry: the carry before the step.
+        read_FxB: the result of `read`.
+        h_HxB: the units of h that the recurrent matrix of a `GatedCell` sees; None for others and
+            for an `AffineCell`.
         matrices: those with hidden units, one for each sequence.
-        zoned_out: the share of the old carry in the new.
+        zoned_out: the share of the old carry in the new one.
     """
 
     carry: base.Carry
@@ -131,7 +132,7 @@ class Columns(NamedTuple):
 
 
 def columns_of(setup, weights, read_FxB, carry, time, seeds_Bx2):
-    """What a step reads of each sequence."""
+    """What a step reads for each sequence."""
     h_HxB = None
     if setup.is_gated and weights.matrix_GxK is None:
         h_HxB = _seen_of(setup, carry[-1], seeds_Bx2)
@@ -159,12 +160,11 @@ def real_columns(setup, weights, start, parts, lengths_B, seeds_Bx2):
 
 
 def take(setup, weights, read_FxB, carry, time, lengths_B, seeds_Bx2, real=None):
-    """One step of all: the carry, held where a sequence is over, and the output, zero there.
+    """One step of all sequences; after its end a sequence keeps its carry and outputs zero.
 
     Args:
-        real: where the step's derivative is taken, what to compute in the padding, since a cell may
-            be singular at what stands there: see `real_inputs`. Values need none, nor do cells that
-            are pointwise.
+        real: when the step is differentiated, what to compute on in the padding, where the cell may
+            be singular: see `real_inputs`. Values do not need it, nor do pointwise cells.
     """
     valid_B = time < lengths_B
     columns = columns_of(setup, weights, read_FxB, carry, time, seeds_Bx2)
@@ -176,13 +176,13 @@ def take(setup, weights, read_FxB, carry, time, lengths_B, seeds_Bx2, real=None)
 
 
 def compute(setup, weights, columns, valid_B=None):
-    """The carry and the output after a step, also of sequences that are over.
+    """The carry and the output after a step, even of sequences that have ended.
 
     Args:
-        valid_B: the sequences that count in the gradient of vectors and numbers; None: all.
+        valid_B: the sequences that contribute to the gradient of vectors and scalars; None: all.
     """
 
-    # A bias without a batch axis would make vmap move the others' from last to first.
+    # A bias without a batch axis would make vmap move the batch axis of the rest to the front.
     def of_each(leaf):
         leaf_B = jnp.broadcast_to(leaf[..., None], (*leaf.shape, columns.read_FxB.shape[-1]))
         return leaf_B if valid_B is None else _counted_where(leaf_B, valid_B)
@@ -213,7 +213,7 @@ def compute(setup, weights, columns, valid_B=None):
         blended = cell.blend(carry, new_carry, zoned_out)
         if setup.is_gated:
             return blended, blended[-1]
-        # An output that is a part of the carry stays it.
+        # An output that is part of the carry remains part of it.
         for part, old in zip(*map(jax.tree.leaves, (blended, new_carry)), strict=True):
             y_H = part if old is y_H else y_H
         return blended, y_H
@@ -225,7 +225,7 @@ def compute(setup, weights, columns, valid_B=None):
 
 @jax.custom_vjp
 def _counted_where(array_B, valid_B):
-    """The array, whose gradient counts where it is valid, whatever it is elsewhere."""
+    """Returns the array; its gradient counts only where valid, whatever it is elsewhere."""
     del valid_B
     return array_B
 
@@ -237,7 +237,7 @@ _counted_where.defvjp(
 
 
 def _zoned_out(setup, carry, time, seeds_Bx2):
-    """The share of the old carry in the new: 0 or 1 in training, else what that is on average."""
+    """The share of the old carry in the new one: 0 or 1 in training, else its mean."""
     rate = setup.rates.zoneout
     if rate == 0:
         return None

@@ -100,9 +100,9 @@ def test_what_cannot_be_merged_is_refused():
     rngs = nnx.Rngs(0)
     cells = LSTM(3, 4, rngs=rngs), GRU(3, 5, rngs=rngs)
     assert Encoder([Bidirectional(*cells)]).output_size == 9
-    with pytest.raises(ValueError, match="4 and 5 units, and their sum needs equally many"):
+    with pytest.raises(ValueError, match="4 and 5 units, but merging by sum needs the same number"):
         Bidirectional(*cells, merge="sum")
     with pytest.raises(ValueError, match="unknown merge 'max'; choose one of concat, sum, mean"):
         Bidirectional(*cells, merge="max")
-    with pytest.raises(ValueError, match="a forward layer has no two directions to merge"):
+    with pytest.raises(ValueError, match="a forward layer has only one direction"):
         build("sum", direction="forward")

@@ -117,7 +117,7 @@ def in_half(run_all):
     ("module", "name", "spoil", "check", "words"),
     [
         (recurrence, "run", ignore_lengths, check_cell.padding_is_neither_read_nor_written,
-         "in the padding reaches"),
+         "contents of the padding affect"),
         (recurrence, "run", wrong_under_vmap, check_cell.works_under_vmap, "under vmap differ"),
         (recurrence, "run_all", wrong_if(lambda _, options: options.get("segment_steps") == 2),
          check_cell.segments_change_nothing, "in segments differ"),

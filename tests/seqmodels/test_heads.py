@@ -213,11 +213,11 @@ def test_many_models_under_vmap_give_what_each_gives_alone():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"per_step": True, "pooling": "mean"}, "pooling is 'mean', and a model with outputs of"),
+        ({"per_step": True, "pooling": "mean"}, "pooling is 'mean', but a model with outputs per"),
         ({"vocabulary_size": 9}, "give one of the two"),
         ({"input_size": None}, "give one of the two"),
-        ({"word_dropout": 0.1}, "word_dropout is 0.1, and vectors have no words"),
-        ({"embedding_dropout": 0.1}, "embedding_dropout is 0.1, and vectors have no words"),
+        ({"word_dropout": 0.1}, "word_dropout is 0.1, but vectors have no words"),
+        ({"embedding_dropout": 0.1}, "embedding_dropout is 0.1, but vectors have no words"),
         ({"num_outputs": 0}, "num_outputs must be at least 1"),
     ],
 )

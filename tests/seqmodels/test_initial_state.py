@@ -158,7 +158,7 @@ def test_whole_numbers_cannot_be_learned():
         def initial_carry(self):
             return jnp.zeros(self.hidden_size, int)
 
-    with pytest.raises(ValueError, match="the cell Counting holds whole numbers"):
+    with pytest.raises(ValueError, match="the cell Counting holds integers"):
         initial_state.learn(Counting(3, 4, rngs=nnx.Rngs(0)))
 
 

@@ -98,8 +98,8 @@ def test_what_is_read_piece_by_piece_is_the_same():
     [
         ({"projection_size": 0}, "set projection_size to 3, or embedding_size to 4"),
         ({"num_outputs": 5}, "it has 5 outputs"),
-        ({"per_step": False}, "tied_head is for outputs of every step"),
-        ({"vocabulary_size": None, "input_size": 3}, "this model reads vectors"),
+        ({"per_step": False}, "tied_head is for outputs per step"),
+        ({"vocabulary_size": None, "input_size": 3}, "but this model reads vectors"),
     ],
 )
 def test_what_cannot_be_tied_is_refused(changes, words):
