@@ -1,4 +1,4 @@
-"""Rows of tables as they stand in CSV, TSV, JSONL and Parquet files."""
+"""Reads the rows of tables in CSV, TSV, JSONL and Parquet files."""
 
 import csv
 import json
@@ -19,7 +19,7 @@ class Table(NamedTuple):
     Attributes:
         rows: where each row begins: its line from 1, or its number from 0; `[N]`.
         unit: what `rows` counts.
-        columns: values by the name of the column, each `[N]`.
+        columns: values by column name, each `[N]`.
     """
 
     rows: np.ndarray
@@ -28,27 +28,27 @@ class Table(NamedTuple):
 
 
 def header(path: pathlib.Path, quotes: bool) -> list[str]:
-    """The names of the columns of a file; of JSONL, the fields of the first line."""
+    """The column names of a file; for JSONL, the fields of the first line."""
     return _FORMATS[path.suffix.lower()][0](path, quotes)
 
 
 def read(path: pathlib.Path, names: Sequence[str], quotes: bool) -> Table:
-    """Columns of a file.
+    """Reads columns of a file.
 
     Args:
         path: with a suffix of `SUFFIXES`.
         names: of the columns.
-        quotes: whether a field of CSV and TSV may stand in quotation marks.
+        quotes: whether fields of CSV and TSV may be quoted.
 
     Raises:
-        UserError: the file is damaged, or has not all of them; the message says in which line.
-        OSError: as the file system has it.
+        UserError: the file is damaged or lacks some of them; the message says in which line.
+        OSError: from the file system.
     """
     return _FORMATS[path.suffix.lower()][1](path, names, quotes)
 
 
 def _records(path: pathlib.Path, quotes: bool) -> Iterator[tuple[int, list[str]]]:
-    """The records of a CSV or TSV file, each with the line it begins in."""
+    """The records of a CSV or TSV file, each with its first line number."""
     csv.field_size_limit(sys.maxsize)  # A field may be a book.
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     with open_text(path) as file:
@@ -196,7 +196,7 @@ def _read_parquet(path: pathlib.Path, names: Sequence[str], _: bool) -> Table:
 
 
 def content_bytes(path: pathlib.Path) -> int:
-    """What there is to read in a file, which may be compressed."""
+    """The uncompressed size of a file's contents."""
     if path.suffix.lower() != ".parquet":
         return path.stat().st_size
     metadata = _parquet(path).metadata
@@ -204,7 +204,7 @@ def content_bytes(path: pathlib.Path) -> int:
 
 
 def check_columns(path: pathlib.Path, names: Sequence[str], columns: Sequence[str]) -> None:
-    """Raises UserError with the columns there are, if one is not among them."""
+    """Raises UserError, listing the columns there are, if one is missing."""
     for name in names:
         if name not in columns:
             raise UserError(f"{path} has no column {name!r}; those it has: {', '.join(columns)}.")

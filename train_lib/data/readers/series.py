@@ -1,8 +1,8 @@
 """Time series in the `.ts` format of the UCR and UEA archives (timeseriesclassification.com).
 
-A header of lines that begin with `@`, then a case a line: its dimensions separated by colons, the
-values of each by commas, and last its class or, with `@targetlabel true`, its number. Dimensions
-of a case are of one length, cases need not be.
+A header of lines that begin with `@` is followed by one case per line: its dimensions separated by
+colons, the values of each by commas, and last its class or, with `@targetlabel true`, its number.
+The dimensions of a case have the same length; cases may differ in length.
 """
 
 import math
@@ -20,7 +20,7 @@ class Series(Files):
 
     Args:
         path: of a file, of `NAME_TRAIN.ts` with `NAME_TEST.ts` beside it, or of a folder with them.
-        labelled: False: targets are not to be read.
+        labelled: False: targets are not read.
     """
 
     suffixes = (".ts",)
