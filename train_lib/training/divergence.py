@@ -67,4 +67,4 @@ class Divergence:
         )
         if len(self._position.diverged) == len(self._seeds):
             raise Diverged(f"{what}.")
-        print(f"notice: {what}; the other seeds go on, and figures are of them", flush=True)
+        print(f"notice: {what}; the other seeds continue, and figures are theirs", flush=True)

@@ -33,8 +33,8 @@ START_SECONDS = 60
 _LOST_SECONDS = 30  # Without a heartbeat. A broken connection is noticed at once.
 _EVER = 2**31 - 1  # Milliseconds; losing a process ends the wait.
 _LOST = (
-    "another process of this run has ended or cannot be reached any more; what it wrote last says "
-    "why. Start all of them again, with the same commands and the run's --workdir, to go on from "
+    "another process of this run has ended or cannot be reached any more; its last output says "
+    "why. Start all of them again, with the same commands and the run's --workdir, to resume from "
     "the last checkpoint."
 )
 _numbers = itertools.count()
