@@ -55,7 +55,7 @@ def draw(
         if not len(indices):
             raise UserError(
                 f"{name}: the {pool} examples have too few groups for a {part} split of its own, "
-                "since groups stay together. Bring more groups, or a file for each split."
+                "since groups stay together. Provide more groups, or a file for each split."
             )
     return drawn
 
@@ -78,7 +78,7 @@ def _sizes(count: int, wanted: Mapping[str, int], name: str) -> dict[str, int]:
         parts = " + ".join(f"{size:,} for {part}" for part, size in sizes.items())
         fields = ", ".join(f"config.data.{part}_examples" for part in sizes)
         raise UserError(
-            f"{name}: {parts} are asked for, and there are {count:,} examples to take them from. "
+            f"{name}: {parts} are asked for, but there are {count:,} examples to take them from. "
             f"Ask for fewer with {fields}; 0 takes what there is."
         )
     return sizes

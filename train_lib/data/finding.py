@@ -42,7 +42,7 @@ def find(source: str, fields: Mapping[str, Any], options: Mapping[str, Any]) -> 
     given = {name: fields[name] for name in arguments if name in fields} | dict(options)
     if missing := {name for name, has_default in arguments.items() if not has_default} - set(given):
         raise UserError(
-            f"the source {source} must be told {', '.join(sorted(missing))}, as in "
+            f"the source {source} must be given {', '.join(sorted(missing))}, as in "
             f'config.data.source_options="{min(missing)}=...".'
         )
     found = cls(*first, **given)

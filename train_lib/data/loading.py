@@ -150,8 +150,8 @@ def build(
         pool, numbers = drawn["validation"]
         if pool != "train":
             raise UserError(
-                f"{source.name} has validation examples of its own, which are not joined to those "
-                "to train on."
+                f"{source.name} has validation examples of its own, which cannot be joined to the "
+                "training examples."
             )
         drawn["train"] = pool, np.sort(np.concatenate([drawn["train"][1], numbers]))
         drawn["validation"] = pool, numbers[:0]

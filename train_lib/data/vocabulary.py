@@ -179,7 +179,7 @@ def _by_rank(text: str, where: str) -> list[str]:
         words = sorted(ranks, key=ranks.get)
         is_complete = [ranks[word] for word in words] == list(range(1, len(words) + 1))
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{where} is no JSON object of words and their ranks: {error}.") from error
+        raise UserError(f"{where} is not a JSON object of words and ranks: {error}.") from error
     if not is_complete:
         raise UserError(f"{where}: the ranks of its words are not 1, 2, 3 and so on.")
     return words

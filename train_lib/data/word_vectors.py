@@ -63,8 +63,8 @@ def read(name: str, words: Sequence[str], size: int) -> WordVectors:
     path = files.local(name)
     if path.suffix.lower() in (".bin", ".zip"):
         raise UserError(
-            f"{path} is no text. Unpack a .zip, and save a binary file of word2vec as text; what "
-            "can be read are text, .txt.gz, .npz and .safetensors."
+            f"{path} is not a text file. Unpack a .zip, and save a binary word2vec file as text; "
+            "text, .txt.gz, .npz and .safetensors can be read."
         )
     wanted = {*words, *(word.lower() for word in words)}
     read_rows = _READERS.get(path.suffix.lower(), _rows_of_text)
@@ -136,8 +136,8 @@ def _rows_of_text(path: pathlib.Path, size: int, wanted: set[str]) -> Rows:
         raise UserError(f"{path} has no word vectors: it is empty.")
     if promised not in (None, rows):
         raise UserError(
-            f"{path} has {rows:,} words, and its first line says {promised:,}: it is damaged, or a "
-            "part of it is missing."
+            f"{path} has {rows:,} words, but its first line says {promised:,}: it is damaged or "
+            "incomplete."
         )
 
 
@@ -181,7 +181,7 @@ def _rows_of_npz(path: pathlib.Path, size: int, wanted: set[str]) -> Rows:
             "`vectors` [N, D]."
         ) from error
     if words.dtype.kind != "U":
-        raise UserError(f"{path}: `words` must be an array of texts, and is of {words.dtype}.")
+        raise UserError(f"{path}: `words` must be an array of texts, but is of {words.dtype}.")
     return _rows_of_arrays(path, words.tolist(), vectors_NxD, size, wanted)
 
 
@@ -230,7 +230,7 @@ def _rows_of_arrays(
 ) -> Rows:
     if vectors_NxD.ndim != 2 or vectors_NxD.dtype.kind != "f":
         raise UserError(
-            f"{path}: the vectors must be floating point [N, D], and are {vectors_NxD.dtype}"
+            f"{path}: the vectors must be floating point [N, D], but are {vectors_NxD.dtype}"
             f"{list(vectors_NxD.shape)}."
         )
     _check_size(path, vectors_NxD.shape[1], size)
@@ -242,7 +242,7 @@ def _rows_of_arrays(
         )
     for number, word in enumerate(words):
         if not isinstance(word, str):
-            raise UserError(f"{path}, row {number}: the word is {word!r:.60}, which is no text.")
+            raise UserError(f"{path}, row {number}: the word is {word!r:.60}, which is not a text.")
         if word in wanted:
             yield f"{path}, row {number}", word, vectors_NxD[number]
 

@@ -237,7 +237,7 @@ def _value(target: Any, number: int) -> float:
     except (TypeError, ValueError):
         value = np.nan
     if not np.isfinite(value):
-        raise BadTarget(number, f"is {naming.shown(target)}, which is no finite number")
+        raise BadTarget(number, f"is {naming.shown(target)}, which is not a finite number")
     if abs(value) > _LARGEST:
         raise BadTarget(
             number, f"is {naming.shown(target)}; none may be larger than {_LARGEST:g}: scale them"

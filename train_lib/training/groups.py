@@ -51,8 +51,8 @@ def parse(text: str) -> tuple[Group, ...]:
         found = tuple(Group(pattern, **changes) for pattern, changes in groups.items())
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{text!r} is no JSON object from patterns to what differs; write it as in {_EXAMPLE}, "
-            f"with any of {', '.join(Group._fields[1:])}"
+            f"{text!r} is not a JSON object from patterns to what differs; write it as in "
+            f"{_EXAMPLE}, with any of {', '.join(Group._fields[1:])}"
         ) from error
     for group in found:
         rate, epochs, decay = group[1:]

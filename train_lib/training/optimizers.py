@@ -15,9 +15,9 @@ from train_lib.training.groups import Group, split
 Rated = Callable[..., optax.GradientTransformationExtraArgs]
 """Makes an optimiser from a `learning_rate` and options."""
 
-_NEEDS_LOSS = "it needs the loss of every step, and a step here hands out gradients alone"
+_NEEDS_LOSS = "it needs the loss of every step, but steps here provide only gradients"
 _REFUSED = {
-    "lbfgs": "it searches along a line, for which it needs the loss at other parameters",
+    "lbfgs": "its line search needs the loss at other parameters",
     "polyak_sgd": _NEEDS_LOSS,
     "momo": _NEEDS_LOSS,
     "momo_adam": _NEEDS_LOSS,
@@ -26,9 +26,9 @@ _REFUSED = {
     "dpsgd": "it needs the gradient of every example",
     "noisy_sgd": "it draws noise from a key of its own, which would be the same for all seeds",
     "rprop": "its steps follow the signs of gradients alone, whatever the learning rate",
-    "optimistic_adam": "its place was taken by optimistic_adam_v2",
-    "schedule_free_adamw": "it trains other parameters than it evaluates; take ema_decay",
-    "schedule_free_sgd": "it trains other parameters than it evaluates; take ema_decay",
+    "optimistic_adam": "it was replaced by optimistic_adam_v2",
+    "schedule_free_adamw": "it trains other parameters than it evaluates; use ema_decay",
+    "schedule_free_sgd": "it trains other parameters than it evaluates; use ema_decay",
 }  # fmt: skip
 """Optax optimisers that cannot be used here, and why."""
 

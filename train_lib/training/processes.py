@@ -57,10 +57,10 @@ def join(
             message.)
     """
     _put_fatal_errors_plainly(
-        f"the processes did not all find each other within {START_SECONDS} seconds. See that each "
-        "of them was started, with its own --process_id and the same --num_processes and "
-        f"--coordinator ({coordinator or 'as the cluster has them'}), and that the first one's "
-        "host and port can be reached from the others'."
+        f"the processes did not all find each other within {START_SECONDS} seconds. Check that "
+        "each was started, with its own --process_id and the same --num_processes and "
+        f"--coordinator ({coordinator or 'as set by the cluster'}), and that the first one's host "
+        "and port can be reached from the others."
     )
     # It would take over SIGTERM.
     jax.config.update("jax_enable_preemption_service", False)

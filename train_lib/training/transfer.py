@@ -133,7 +133,7 @@ def _head(
     if problem := _misfit(old, new, there, here):
         return {}, problem
     if not all(part.is_taken for part in below):
-        return {}, "it reads an encoder that is not all taken"
+        return {}, "it reads an encoder that was not all taken"
     taken = {path: old.arrays[path] for path in here}
     for path in sorted({*_MATRICES} & {*here}):  # A tied head has no kernel.
         taken[path] = np.array(new.arrays[path])
@@ -146,7 +146,7 @@ def _head(
 def _misfit(old: Parameters, new: Parameters, there: Sequence[str], here: Sequence[str]) -> str:
     """Which names or shapes of a part differ; empty if all fit."""
     if differing := sorted({*there} ^ {*here}):
-        return f"{differing[0]} is {'there' if differing[0] in there else 'here'} alone"
+        return f"{differing[0]} is only {'there' if differing[0] in there else 'here'}"
     for path in here:
         shapes = [one.arrays[path].shape for one in (old, new)]
         if path in _MATRICES:

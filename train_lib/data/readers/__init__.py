@@ -56,5 +56,5 @@ def reader_of(source: str) -> type | None:
         if path.suffix.lower() in reader.suffixes:
             return reader
     if path.is_file():
-        raise UserError(f"{path} is of no kind that can be read. A source is {KINDS}.")
+        raise UserError(f"{path} is not of a kind that can be read. A source is {KINDS}.")
     return None

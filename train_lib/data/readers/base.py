@@ -103,7 +103,7 @@ def paths_of_splits(path: pathlib.Path, suffixes: Sequence[str]) -> dict[str, pa
             found[split] = [one for one in paths if _archived(path, one)] or paths
             if len(found[split]) > 1:
                 names = " and ".join(one.name for one in paths)
-                raise UserError(f"{path} has {names} for the {split} split; leave one there.")
+                raise UserError(f"{path} has {names} for the {split} split; keep only one.")
         order = (*SPLITS, UNLABELLED)
         return {split: found[split][0] for split in order if split in found}
     if not path.is_file():
@@ -190,7 +190,7 @@ def check_memory(name: str, size: int, bytes_a_byte: float) -> None:
     if available is not None and needed > available:
         raise UserError(
             f"{name} has {size / 1e9:.1f} GB, which take about {needed / 1e9:.1f} GB of memory to "
-            f"read, and {available / 1e9:.1f} GB are free. Take a part of it, or another machine."
+            f"read, but {available / 1e9:.1f} GB are free. Use a part of it, or another machine."
         )
 
 

@@ -70,7 +70,7 @@ def _records(path: pathlib.Path, quotes: bool) -> Iterator[tuple[int, list[str]]
             what = (
                 "a quotation mark opens a field and none closes it"
                 if "unexpected end" in str(error)
-                else f"it is no row of a table ({error}), and an open quotation mark may be "
+                else f"it is not a row of a table ({error}); an open quotation mark may be "
                 "the cause"
             )
             raise UserError(f"{path}, line {line}: {what}.{hint}") from error
@@ -99,7 +99,7 @@ def _read_csv(path: pathlib.Path, names: Sequence[str], quotes: bool) -> Table:
             blank = blank or line
             continue
         if blank:
-            raise UserError(f"{path}, line {blank} is blank, and rows stand below it.")
+            raise UserError(f"{path}, line {blank} is blank, but rows follow it.")
         if len(record) != len(columns):
             raise UserError(
                 f"{path}, line {line} has {len(record)} fields and must have {len(columns)}: "
@@ -123,7 +123,7 @@ def _objects(path: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
             blank = blank or number
             continue
         if blank:
-            raise UserError(f"{path}, line {blank} is blank, and lines stand below it.")
+            raise UserError(f"{path}, line {blank} is blank, but lines follow it.")
         try:
             found = json.loads(line, object_pairs_hook=_unique)
         except (ValueError, RecursionError) as error:
@@ -140,7 +140,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"{max(names, key=names.count)!r} stands in it twice")
+        raise ValueError(f"{max(names, key=names.count)!r} is in it twice")
     return found
 
 
@@ -169,7 +169,7 @@ def _parquet(path: pathlib.Path) -> Any:
     try:
         import pyarrow.parquet
     except ImportError as error:
-        raise UserError(f"{path} takes pyarrow to read: pip install pyarrow.") from error
+        raise UserError(f"reading {path} needs pyarrow: pip install pyarrow.") from error
     try:
         return pyarrow.parquet.ParquetFile(path)
     except (pyarrow.ArrowException, OSError, ValueError) as error:

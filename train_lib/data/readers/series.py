@@ -42,14 +42,14 @@ class Series(Files):
                 continue
             if not in_data:
                 if not text.startswith("@"):
-                    raise UserError(f"{path}, line {line}: values stand before the line @data.")
+                    raise UserError(f"{path}, line {line}: there are values before @data.")
                 name, _, value = text[1:].partition(" ")
                 fields[name.lower()] = value.strip()
                 in_data = name.lower() == "data"
                 if name.lower() == "timestamps" and value.strip().lower() == "true":
                     raise UserError(
-                        f"{path}, line {line}: series with time stamps are not read; write their "
-                        "values alone."
+                        f"{path}, line {line}: series with time stamps cannot be read; write only "
+                        "their values."
                     )
                 continue
             case, target = _case(f"{path}, line {line}", text, fields)

@@ -115,7 +115,7 @@ class Tables(Files):
             if not found:
                 names = TEXT_NAMES if field == "text_column" else TARGET_NAMES
                 raise UserError(
-                    f"{path}: name the column with config.data.{field}; those there are: "
+                    f"{path}: name the column with config.data.{field}; the columns are: "
                     f"{', '.join(columns)}. Or call it one of {', '.join(names)}."
                 )
         if guessed:
@@ -201,8 +201,8 @@ class _Columns:
             return array.astype(np.float64)
         raise self._error(
             number,
-            f"{json.dumps(value, default=str)[:60]} in column {name!r} is no text, and no list of "
-            "words, of tokens or of vectors.",
+            f"{json.dumps(value, default=str)[:60]} in column {name!r} is neither a text nor a "
+            "list of words, tokens or vectors.",
         )
 
     def check_ids(self, name: str, path: pathlib.Path) -> None:
@@ -215,7 +215,7 @@ class _Columns:
                     number,
                     f"the {name} {value!r} is that of {self._table.unit} "
                     f"{self._table.rows[first[key]]} too. Remove one; or, if {name!r} does not "
-                    f"name rows, set config.data.source_options=\"id_column='{NO_COLUMN}'\".",
+                    f"identify rows, set config.data.source_options=\"id_column='{NO_COLUMN}'\".",
                 )
             first[key] = number
 
@@ -228,7 +228,7 @@ class _Columns:
                 raise self._error(
                     number,
                     f"the target {json.dumps(value, default=str)[:60]} in column {name!r} is "
-                    f"{_type(value) or 'no text, number or list'}, and that of the first row is "
+                    f"{_type(value) or 'no text, number or list'}, but that of the first row is "
                     f"{first or 'neither'}.",
                 )
         return values

@@ -33,7 +33,7 @@ class Texts:
             if split in splits:
                 raise UserError(
                     f"{self.path} has {splits[split].name} and {one.name} for the {split} split; "
-                    "leave one there."
+                    "keep only one."
                 )
             if split is not None and split != UNLABELLED:
                 splits[split] = one

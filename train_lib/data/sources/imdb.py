@@ -277,7 +277,7 @@ def _read_archive(archive: pathlib.Path) -> dict[str, dict[str, dict]]:
                 examples[split][file.name] = {"text": text, "label": label or -1}
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(
-            f"{archive} is damaged or only half there ({error}). The right file is {URL}, "
+            f"{archive} is damaged or incomplete ({error}). The right file is {URL}, "
             f"SHA-256 {SHA256}."
         ) from error
     sizes = {split: len(of_split) for split, of_split in examples.items()}
@@ -308,7 +308,7 @@ class _File(NamedTuple):
 
 def _not_imdb(archive: pathlib.Path, reason: str) -> UserError:
     return UserError(
-        f"{archive} is not the IMDB archive: {reason}. Nothing of it was taken. The right one is "
+        f"{archive} is not the IMDB archive: {reason}. Nothing was taken from it. The right one is "
         f"{URL}, SHA-256 {SHA256}."
     )
 

@@ -31,7 +31,7 @@ def name_of(target: Any, number: int) -> str:
         return str(target)
     if isinstance(target, float):
         if not math.isfinite(target):
-            raise BadTarget(number, f"is {target}, which is no class")
+            raise BadTarget(number, f"is {target}, which is not a class")
         return str(int(target)) if target.is_integer() else repr(target)
     several = ""
     if isinstance(target, list | tuple):
