@@ -208,7 +208,7 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("source", help="a name, the path of a Python file, or data")
     parser.add_argument(
-        "--options", default="", help="of its constructor, as in \"size=500, dir='x'\""
+        "--options", default="", help="constructor arguments, as in \"size=500, dir='x'\""
     )
     arguments = parser.parse_args(argv)
     try:

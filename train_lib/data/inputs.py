@@ -52,7 +52,7 @@ class Text:
     vocabulary: Vocabulary
     rules: str
     kind: ClassVar[str] = "text"
-    starts: ClassVar[int] = 1  # Steps that stand in front of each sequence.
+    starts: ClassVar[int] = 1  # Steps added before each sequence.
 
     def encode(self, inputs: Sequence[str | list[str]], where: Where) -> tuple:
         """Values `[S]` and offsets `[N + 1]`.

@@ -131,7 +131,7 @@ CASES = [
     ("no number", "x.parquet", parquet(text=["a", "b"], label=[0.5, float("nan")]), {},
      "x.parquet, row 1: the target nan is not a number"),
     ("mixed", "x.jsonl", jsonl('{"text": "a", "label": 1}'), {},
-     "x.jsonl, line 21: the target 1 in column 'label' is a number, and that of the first row is "
+     "x.jsonl, line 21: the target 1 in column 'label' is a number, but that of the first row is "
      "a text"),
     ("an object", "x.jsonl", '{"text": "a", "label": {"b": 1}}\n', {},
      'x.jsonl, line 1: the target {"b": 1} in column'),
@@ -172,7 +172,7 @@ CASES = [
      "x.npz, example 0: the length is 0"),
     ("targets", "x.npz", npz(**ONES | {"targets": [0, 1]}), {}, "targets are [2], and there are"),
     ("texts", "x.npz", npz(**ONES | {"values": np.array(["a"] * 20)}), {}, "must be numbers"),
-    ("one array", "x.npz", lambda path: np.save(path.open("wb"), np.ones(3)), {}, "has one array"),
+    ("one array", "x.npz", lambda path: np.save(path.open("wb"), np.ones(3)), {}, "a single array"),
     ("objects", "x.npz",
      npz(values=np.array([[1], [2, 3]], object), targets=[0, 1]), {}, "array of Python objects"),
     ("below 0", "x.npz", npz(values=np.array([[1, -2]] * 20), targets=[0, 1] * 10), {},
