@@ -133,7 +133,7 @@ RANDOM = lambda self, split: Examples.numbered(  # noqa: E731
         ({"read": RANDOM}, "gives other examples each time"),
         ({"read": lambda self, split: (["a"], [1])}, "gives tuple; it must give Examples"),
         ({"splits": lambda self: ("train", "dev")}, "splits() has ['dev']"),
-        ({"splits": lambda self: ("test",)}, "`train` is one of them"),
+        ({"splits": lambda self: ("test",)}, "it must have `train`"),
         ({"splits": lambda self: ("train", "train")}, "and each name once"),
         ({"read": lambda self, split: Examples.numbered(["a"] * 30, [1] * 29, "x")}, "29 targets"),
         ({"read": lambda self, split: Examples.numbered([], [], "x")}, "the train split is empty"),
