@@ -102,7 +102,7 @@ def test_all_problems_are_told_at_once(config):
             {"train.plateau_patience": 3, "train.patience": 3},
             "config.train.plateau_patience = 3 does nothing where config.train.patience = 3",
         ),
-        ({"train.groups": "head"}, "groups cannot be used: 'head' is no JSON object from patterns"),
+        ({"train.groups": "head"}, "groups cannot be used: 'head' is not a JSON object from"),
         ({"train.optimizer": "adamw"}, "'adamw' is one with weight decay, and"),
         ({"train.optimizer": "admaw"}, "unknown optimizer 'admaw'; choose one of acprop, "),
         ({"train.optimizer": "lbfgs"}, "'lbfgs' cannot be used: optax's lbfgs"),

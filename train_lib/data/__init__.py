@@ -1,1 +1,1 @@
-"""From sources of examples to data sets that a model can read."""
+"""Turns sources of examples into data sets that a model can read."""

@@ -1,7 +1,7 @@
-"""Data sets on disk, so that a second start need not make them again.
+"""Caches data sets on disk, so that a second start need not build them again.
 
-A file is the SHA-256 of what follows in hexadecimal, a newline, and an .npz. It is in the folder
-for what can be made again: nothing is lost where it cannot be written or read.
+A file is the SHA-256 of the rest in hexadecimal, a newline, and an .npz. It is in the cache folder:
+nothing is lost if it cannot be written or read.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from train_lib.data.dataset import Dataset, Split
 from train_lib.data.examples import SPLITS
 from train_lib.data.vocabulary import Vocabulary
 
-# Of the way data sets are made and stored. Raise it when either changes: old files are then left.
+# Of how data sets are built and stored. Raise it when either changes: old files are then ignored.
 VERSION = 4
 
 _ARRAYS = ("values", "offsets", "rows")
@@ -31,8 +31,8 @@ def path(name: str, shaped_by: Mapping[str, Any]) -> pathlib.Path:
     """The file of a data set.
 
     Args:
-        name: of its source, for people.
-        shaped_by: all that decides what is in it, of types that JSON has.
+        name: the name of its source, for people.
+        shaped_by: everything that determines its contents, as JSON values.
     """
     content = json.dumps({"version": VERSION, **shaped_by}, sort_keys=True)
     key = hashlib.sha256(content.encode("utf-8", "surrogateescape")).hexdigest()
@@ -41,7 +41,7 @@ def path(name: str, shaped_by: Mapping[str, Any]) -> pathlib.Path:
 
 
 def write(path: pathlib.Path, dataset: Dataset) -> None:
-    """Stores a data set whose targets are not encoded; a note says so where that fails."""
+    """Stores a data set whose targets are not encoded; prints a note if that fails."""
     kind = dataset.inputs
     header: dict[str, Any] = {
         "name": dataset.name,
@@ -71,13 +71,13 @@ def write(path: pathlib.Path, dataset: Dataset) -> None:
 
 
 def read(path: pathlib.Path) -> Dataset | None:
-    """The data set stored in a file, or None where there is none or it is damaged."""
+    """The data set stored in a file, or None if there is none or it is damaged."""
     try:
         with path.open("rb") as file:
             digest = file.readline(100).rstrip(b"\n")
             start = file.tell()
             if hashlib.file_digest(file, "sha256").hexdigest().encode() != digest:
-                print(f"note: {path} is damaged and is made again", file=sys.stderr)
+                print(f"note: {path} is damaged and is rebuilt", file=sys.stderr)
                 return None
             file.seek(start)
             with np.load(file, allow_pickle=False) as arrays:

@@ -1,4 +1,4 @@
-"""Puts a source through all that the codebase will ask of it, and says what is in it.
+"""Checks a source against everything that the codebase asks of it, and describes its contents.
 
 python -m train_lib.data.check_source imdb
 python -m train_lib.data.check_source path/to/mine.py --options="size=500"
@@ -24,22 +24,22 @@ from train_lib.data.examples import SPLITS, UNLABELLED, Examples, Source, finger
 from train_lib.data.finding import find
 from train_lib.errors import UserError, told_to_user
 
-_ALONE = 20  # Examples that are encoded by themselves.
+_ALONE = 20  # Examples that are encoded on their own.
 _SHOWN = 8
 
 
 class CheckFailed(Exception):
-    """Its text says what a source does that it must not."""
+    """Says how a source breaks its contract."""
 
 
 class Case:
-    """A source, made twice, and what was read of it.
+    """A source, made twice, and what was read from it.
 
     Args:
         make: makes the source.
 
     Raises:
-        CheckFailed: it has not what every source must have.
+        CheckFailed: it lacks what every source must have.
         UserError: its examples cannot be used.
     """
 
@@ -52,18 +52,18 @@ class Case:
                 f"{', '.join((*SPLITS, UNLABELLED))}"
             )
         if "train" not in self.names or len(set(self.names)) < len(self.names):
-            raise CheckFailed(f"splits() is {self.names}; `train` is one of them, and each is one")
+            raise CheckFailed(f"splits() is {self.names}; it must have `train`, and each name once")
         self.parts: dict[str, Examples] = {}
         for split in self.names:
             self.parts[split] = _read(self.source, split)
 
     def dataset(self) -> Dataset:
-        """As a run has it without any setting, but from no cache."""
+        """Builds the data set that a run has with default settings, without the cache."""
         return loading.build(self.source, loading.DataSettings())
 
 
 def the_identity_is_text_and_stays_the_same(case: Case) -> None:
-    """It is asked at every start, and must not depend on when or by whom."""
+    """It is asked for at every start, and must not depend on when or by whom."""
     found = [case.source.identity(), case.source.identity(), case.again.identity()]
     if not all(isinstance(one, str) and one for one in found):
         raise CheckFailed(f"identity() gives {found[0]!r}; it must give a text")
@@ -75,7 +75,7 @@ def the_identity_is_text_and_stays_the_same(case: Case) -> None:
 
 
 def reading_twice_gives_the_same_examples(case: Case) -> None:
-    """By the same source, and by another one with the same arguments, in any order of splits."""
+    """From the same source and from another one with the same arguments, in any order of splits."""
     for source in (case.source, case.again):
         for split in reversed(case.names):
             if _digest(_read(source, split)) != _digest(case.parts[split]):
@@ -86,7 +86,7 @@ def reading_twice_gives_the_same_examples(case: Case) -> None:
 
 
 def all_splits_have_inputs_of_one_kind(case: Case) -> None:
-    """Text, words, tokens or vectors, of one width."""
+    """They are all text, words, tokens, or vectors of one width."""
     kinds = {split: inputs.kind_of(part.inputs[0]) for split, part in case.parts.items()}
     if len(set(kinds.values())) > 1:
         raise CheckFailed(f"inputs are {kinds}; they must be of one kind")
@@ -103,14 +103,14 @@ def every_example_has_a_place_of_its_own(case: Case) -> None:
 
 
 def unlabelled_examples_have_no_targets(case: Case) -> None:
-    """That they may have none is what the split is for."""
+    """The split is for examples without targets."""
     part = case.parts.get(UNLABELLED)
     if part is not None and any(target is not None for target in part.targets):
         raise CheckFailed("an example of `unlabelled` has a target; it must be None")
 
 
 def a_data_set_can_be_made_of_it(case: Case) -> None:
-    """Splits are drawn, texts become tokens, and nothing is left out of a split that is there."""
+    """Splits are drawn, texts become tokens, and nothing is left out of the source's own splits."""
     dataset = case.dataset()
     sizes = getattr(case.source, "default_sizes", {})
     for split in SPLITS[1:]:
@@ -124,13 +124,13 @@ def a_data_set_can_be_made_of_it(case: Case) -> None:
 
 
 def company_changes_no_example(case: Case) -> None:
-    """Encoded by itself, an example is what it is among the others."""
+    """An example is encoded the same on its own as among others."""
     kind, part = case.dataset().inputs, case.parts["train"]
     whole, offsets = kind.encode(part.inputs[:_ALONE], part.where)
     for number, one in enumerate(part.inputs[:_ALONE]):
         alone, _ = kind.encode([one], part.where)
         if not np.array_equal(alone, whole[offsets[number] : offsets[number + 1]]):
-            raise CheckFailed(f"{part.where(number)} is encoded otherwise by itself")
+            raise CheckFailed(f"{part.where(number)} is encoded differently on its own")
 
 
 CHECKS = (
@@ -145,13 +145,14 @@ CHECKS = (
 
 
 def check_source(make: Callable[[], Source]) -> Case:
-    """Puts a source through its contract.
+    """Checks that a source keeps its contract.
 
     Args:
-        make: makes the source: its class, if no argument of its constructor needs to be given.
+        make: makes the source: its class, if its constructor needs no arguments.
 
     Raises:
-        CheckFailed, UserError: it breaks the contract; the message says how.
+        CheckFailed: it breaks the contract; the message says how.
+        UserError: its examples cannot be used; the message says why.
     """
     case = Case(make)
     for check in CHECKS:
@@ -167,7 +168,7 @@ def _read(source: Source, split: str) -> Examples:
 
 
 def _raised(error: Exception, source: str) -> str:
-    """What an exception of a researcher's code says, and where."""
+    """The message of an exception in a researcher's code, and where it was raised."""
     is_told = isinstance(error, CheckFailed | UserError)
     return str(error) if is_told else checking.raised(source, error)
 
@@ -178,7 +179,7 @@ def _digest(examples: Examples) -> tuple:
 
 
 def _described(case: Case) -> list[str]:
-    """What is in it, a line a split."""
+    """The contents, one line for each split."""
     lines = []
     for split, part in case.parts.items():
         lengths = [len(one) for one in part.inputs]
@@ -203,11 +204,11 @@ def _targets(targets: Sequence[Any]) -> str:
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m train_lib.data.check_source",
-        description="Puts a source through its contract, and says what is in it.",
+        description="Checks that a source keeps its contract, and describes its contents.",
     )
     parser.add_argument("source", help="a name, the path of a Python file, or data")
     parser.add_argument(
-        "--options", default="", help="of its constructor, as in \"size=500, dir='x'\""
+        "--options", default="", help="constructor arguments, as in \"size=500, dir='x'\""
     )
     arguments = parser.parse_args(argv)
     try:

@@ -20,14 +20,14 @@ class Split:
     """N sequences, end to end.
 
     Attributes:
-        values: all steps of all of them: int32 `[S]` or float32 `[S, D]`.
+        values: the steps of all sequences: int32 `[S]` or float32 `[S, D]`.
         offsets: where each begins, and where the last one ends; int64 `[N + 1]`.
-        targets: JSON values as the source has them, `[N]`; once encoded an array, `[N, ...]`, or
-            `[S, ...]` beside `values` for a target a step.
-        rows: where each stands in `origin`, `[N]`; None: from 0.
+        targets: JSON values as in the source, `[N]`; once encoded an array, `[N, ...]`, or, if
+            every step has a target, `[S, ...]` parallel to `values`.
+        rows: the position of each in `origin`, `[N]`; None: counted from 0.
         origin: the file.
         unit: what `rows` counts.
-        cut: steps that `last_steps` took away in front of each, `[N]`; None: none.
+        cut: how many steps `last_steps` removed from the start of each, `[N]`; None: none.
     """
 
     values: np.ndarray
@@ -40,11 +40,11 @@ class Split:
 
     @classmethod
     def of(cls, sequences: Sequence[Any], targets: Sequence[Any]) -> Self:
-        """Arrays of one's own; their targets are still to be `encoded` by a task.
+        """Makes a split from arrays; its targets must still be `encoded` by a task.
 
         Args:
             sequences: token numbers, `[T]` each, or vectors, `[T, D]` each, of any lengths.
-            targets: of each sequence, as the task reads them; None: no label.
+            targets: one for each sequence, as the task reads them; None: no label.
 
         Raises:
             UserError: a sequence cannot be used, or there is not one target for each.
@@ -72,7 +72,7 @@ class Split:
 
     @functools.cached_property
     def lengths(self) -> np.ndarray:
-        """Steps of each sequence, the start token included."""
+        """The number of steps of each sequence, including the start token."""
         return np.diff(self.offsets)
 
     def __len__(self) -> int:
@@ -80,7 +80,7 @@ class Split:
 
     @property
     def row_names(self) -> list[Any]:
-        """Where each stands in `origin`."""
+        """The position of each sequence in `origin`."""
         return list(range(len(self))) if self.rows is None else self.rows.tolist()
 
     def where(self, number: int) -> str:
@@ -89,7 +89,7 @@ class Split:
         return place(self.origin, self.unit, row)
 
     def last_steps(self, count: int) -> Self:
-        """The same sequences without what stands before their last `count` steps; 0: all of it."""
+        """The same sequences cut to their last `count` steps; 0: not cut."""
         if count == 0 or self.lengths.max(initial=0) <= count:
             return self
         kept = np.minimum(self.lengths, count)
@@ -124,7 +124,7 @@ class Split:
         )
 
     def most_frequent_words(self, max_features: int) -> Self:
-        """The same texts in a smaller vocabulary: its words, and all others unknown."""
+        """The same texts in a smaller vocabulary, with all other words unknown."""
         values = np.where(self.values < max_features, self.values, np.int32(UNKNOWN))
         return dataclasses.replace(self, values=values)
 
@@ -132,16 +132,16 @@ class Split:
         """The same sequences of tokens, each step having the next one as its target, int32 `[S]`.
 
         Args:
-            end: the target of the last step of each; None: it has none.
+            end: the target of each sequence's last step; None: it has none.
         """
         targets_S = np.append(self.values[1:], np.int32(0))
         targets_S[self.offsets[1:] - 1] = -1 if end is None else end
         return dataclasses.replace(self, targets=targets_S)
 
     def in_blocks(self, steps: int) -> Self:
-        """The same steps in sequences of so many each, wherever one began; the last has the rest.
+        """The same steps in blocks of `steps` each, ignoring boundaries; the last has the rest.
 
-        Targets are of steps.
+        Every step must have a target.
         """
         starts = np.arange(0, len(self.values), steps, dtype=np.int64)
         return dataclasses.replace(
@@ -152,11 +152,11 @@ class Split:
         """The same sequences with their targets as an array.
 
         Args:
-            task: that encodes them.
-            starts: steps in front of each sequence that the source did not have.
+            task: encodes them.
+            starts: how many steps stand before each sequence that are not in the source.
 
         Raises:
-            UserError: the task refuses a target, or there is not one for every step.
+            UserError: the task rejects a target, or there is not one for every step.
         """
         targets = list(self.targets)
         if task.per_step:
@@ -167,7 +167,7 @@ class Split:
             raise self.refused(error) from error
 
     def refused(self, error: BadTarget) -> UserError:
-        """What a task says of a target, with the place where that stands."""
+        """A task's complaint about a target, with the target's location."""
         if error.number is None:
             return UserError(f"{self.origin}: {error}")
         return UserError(f"{self.where(error.number)}: the target {error}")
@@ -183,7 +183,7 @@ class Split:
             found = len(targets) if isinstance(targets, list) else json.dumps(targets)[:60]
             raise UserError(
                 f"{self.where(number)}: every step must have a target, a list of {steps:,} of "
-                f"them, and there is {found}."
+                f"them, but there is {found}."
             )
         return ([None] * starts + targets)[cut:]
 
@@ -193,12 +193,14 @@ class Dataset:
     """What a run trains, validates and tests on.
 
     Attributes:
-        name: of the source.
+        name: the name of the source.
         fingerprint: SHA-256 of all labelled examples of the source, whatever file they came in.
-        inputs: what training examples taught of encoding.
-        train, validation, test: the examples.
-        repeated: test examples whose input is that of one of the others.
-        target_names: of the numbers of a target, where each of a list has a name.
+        inputs: how inputs are encoded, as learnt from training examples.
+        train: the training examples.
+        validation: the validation examples.
+        test: the test examples.
+        repeated: the number of test examples whose input is also in another split.
+        target_names: the names of a target's numbers, if it is a list with named numbers.
     """
 
     name: str
@@ -220,5 +222,5 @@ class Dataset:
         return dataclasses.replace(self, train=train, validation=validation, test=test)
 
     def encoded(self, task: Task) -> Self:
-        """The data set with targets as arrays; raises UserError where the task refuses one."""
+        """The data set with targets as arrays; raises UserError if the task rejects one."""
         return self.map(lambda split: split.encoded(task, self.inputs.starts))

@@ -1,9 +1,9 @@
-"""Which examples a run trains, validates and tests on, where a source leaves that open.
+"""Draws the training, validation and test splits that a source does not provide.
 
-A split that the source has is used whole, or so many of it as are asked for. A test split that it
-lacks is drawn from its training examples, a fifth of them if no number is asked for; a validation
-split likewise, a tenth of what is left. The rest is trained on. What is drawn has the classes in
-the proportions of what it is drawn from, or keeps groups together.
+A split that the source has is used whole, or as many of its examples as are requested. A missing
+test split is drawn from the training examples, a fifth of them unless a number is requested; a
+missing validation split likewise, a tenth of what is left. The rest is trained on. A drawn split
+keeps the class proportions of the examples it is drawn from, or keeps groups together.
 """
 
 import collections
@@ -29,14 +29,14 @@ def draw(
     seed: int,
     name: str,
 ) -> dict[str, tuple[str, Indices]]:
-    """For each of `SPLITS`, the split of the source it comes from and the numbers of its examples.
+    """For each of `SPLITS`, the source's split it comes from and the numbers of its examples.
 
     Args:
         pools: the splits that the source has.
-        asked: how many examples of each of `SPLITS`; 0: see above.
-        defaults: of the source, in place of 0, for some splits or none.
-        seed: of the draw.
-        name: of the source, for messages.
+        asked: how many examples of each of `SPLITS` are requested; 0: see above.
+        defaults: the source's replacements for 0, for some splits or none.
+        seed: the random seed of the draw.
+        name: the name of the source, for messages.
 
     Raises:
         UserError: there are too few examples.
@@ -55,16 +55,16 @@ def draw(
         if not len(indices):
             raise UserError(
                 f"{name}: the {pool} examples have too few groups for a {part} split of its own, "
-                "since groups stay together. Bring more groups, or a file for each split."
+                "since groups stay together. Provide more groups, or a file for each split."
             )
     return drawn
 
 
 def _sizes(count: int, wanted: Mapping[str, int], name: str) -> dict[str, int]:
-    """How many of a pool's examples each part gets; 0 is a share, or what is left."""
+    """The number of a pool's examples that each part gets; 0 stands for a share or the rest."""
     sizes = dict(wanted)
     main = "train" if "train" in sizes else next(iter(sizes))
-    left = count - sum(sizes.values()) - (not sizes[main])  # One at least to train on.
+    left = count - sum(sizes.values()) - (not sizes[main])  # Leaves at least one to train on.
     if not sizes.get("test", 1) and main != "test":
         most = left if sizes.get("validation", 1) else 2 * left // 3
         sizes["test"] = max(1, min(round(TEST_SHARE * count), most))
@@ -78,16 +78,16 @@ def _sizes(count: int, wanted: Mapping[str, int], name: str) -> dict[str, int]:
         parts = " + ".join(f"{size:,} for {part}" for part, size in sizes.items())
         fields = ", ".join(f"config.data.{part}_examples" for part in sizes)
         raise UserError(
-            f"{name}: {parts} are asked for, and there are {count:,} examples to take them from. "
+            f"{name}: {parts} are asked for, but there are {count:,} examples to take them from. "
             f"Ask for fewer with {fields}; 0 takes what there is."
         )
     return sizes
 
 
 def _draw(pool: Examples, sizes: Mapping[str, int], rng: np.random.Generator) -> dict[str, Indices]:
-    """Disjoint sets of so many examples, each in the order of the pool.
+    """Draws disjoint sets of these sizes, each in the order of the pool.
 
-    Every class that can be has an example to train on.
+    Every class has an example to train on if possible.
     """
     classes = _classes(pool.targets)
     shuffled = [rng.permutation(members) for members in classes]
@@ -105,7 +105,7 @@ def _draw(pool: Examples, sizes: Mapping[str, int], rng: np.random.Generator) ->
 
 
 def _classes(targets: Sequence[Any]) -> list[Indices]:
-    """The examples of each class in order of the classes; one for all, where there are none."""
+    """The examples of each class in order of the classes; without classes, all in one group."""
     everything = [np.arange(len(targets))]
     if not all(target is None or isinstance(target, str | int) for target in targets):
         return everything
@@ -118,11 +118,13 @@ def _classes(targets: Sequence[Any]) -> list[Indices]:
 
 
 def _shares(size: int, counts: np.ndarray, least: int, spare: int) -> np.ndarray:
-    """`size` examples spread over classes in proportion to their counts.
+    """Spreads `size` examples over classes in proportion to their counts.
 
     Args:
-        counts: what there is of each class.
-        least, spare: so many of each class are taken and left over, if that is possible.
+        size: the number of examples.
+        counts: the number available of each class.
+        least: at least this many of each class are taken, if possible.
+        spare: at least this many of each class are left over, if possible.
     """
     lows, highs = np.minimum(counts, least), np.maximum(counts - spare, 0)
     lows = lows if lows.sum() <= size else 0 * counts
@@ -139,7 +141,7 @@ def _shares(size: int, counts: np.ndarray, least: int, spare: int) -> np.ndarray
 def _draw_groups(
     pool: Examples, sizes: Mapping[str, int], rng: np.random.Generator
 ) -> dict[str, Indices]:
-    """Disjoint sets of whole groups: as many as do not exceed the size, and at least one."""
+    """Draws disjoint sets of whole groups: at most the size if possible, and at least one group."""
     members: dict[str, list[int]] = collections.defaultdict(list)
     for number, group in enumerate(pool.groups or ()):
         members[json.dumps(group)].append(number)

@@ -1,4 +1,4 @@
-"""Examples as a source has them, and what every source looks like."""
+"""Examples as a source provides them, and the interface of sources."""
 
 import hashlib
 import json
@@ -8,25 +8,25 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 SPLITS = ("train", "validation", "test")
-"""What a run uses."""
+"""The splits that a run uses."""
 
 UNLABELLED = "unlabelled"
 """One more split that a source may have; its targets are None."""
 
 
 class Examples(NamedTuple):
-    """Sequences and what is to be said of them, as yet nothing that a model can read.
+    """Sequences and their targets, not yet encoded for a model.
 
     Attributes:
         inputs: each a text (str), words (list of str), token numbers (an integer array `[T]`) or
             vectors (a floating point array `[T, D]`); all of one kind.
-        targets: JSON values: a str, a number, a list of them; for a target a step, a list as long
-            as the input. None: no label.
-        rows: where each example stands in `origin`, for people: numbers, `[N]`, or names of files.
+        targets: JSON values: a str, a number, or a list of them; if every step has a target, a list
+            as long as the input. None: no label.
+        rows: the position of each example in `origin`, for people: numbers, `[N]`, or file names.
         origin: the file, or whatever they come from.
         unit: what `rows` counts, as in "line 3".
-        groups: for each example, the group that a drawn split must not tear apart; None: no groups.
-        target_names: of the numbers of a target, where it is a list and each has a name.
+        groups: each example's group, which a drawn split must not separate; None: no groups.
+        target_names: the names of a target's numbers, if it is a list with named numbers.
     """
 
     inputs: list[Any]
@@ -42,7 +42,7 @@ class Examples(NamedTuple):
         return place(self.origin, self.unit, self.rows[number])
 
     def take(self, numbers: np.ndarray) -> "Examples":
-        """Some of them, in the order of `numbers`."""
+        """Some of the examples, in the order of `numbers`."""
         return self._replace(
             inputs=[self.inputs[number] for number in numbers],
             targets=[self.targets[number] for number in numbers],
@@ -51,7 +51,7 @@ class Examples(NamedTuple):
         )
 
     def and_then(self, others: "Examples") -> "Examples":
-        """These and then others, which belong to no group, counted through."""
+        """These followed by others, which belong to no group, numbered consecutively."""
         count = len(others.inputs)
         return Examples(
             self.inputs + others.inputs,
@@ -67,7 +67,7 @@ class Examples(NamedTuple):
     def numbered(
         cls, inputs: Sequence[Any], targets: Sequence[Any] | None, origin: str
     ) -> "Examples":
-        """Examples that stand in no file and are counted from 0; targets None: no labels."""
+        """Examples that are not from a file, numbered from 0; targets None: no labels."""
         return cls(
             list(inputs), [None] * len(inputs) if targets is None else list(targets),
             np.arange(len(inputs)), origin, "example",
@@ -78,9 +78,9 @@ class Examples(NamedTuple):
 class Source(Protocol):
     """Where examples come from. One file each: see docs/add_a_source.md.
 
-    A constructor's keyword arguments are filled from the fields of `config.data` that have their
-    names, and from `config.data.source_options`. A source may have, beside what is below,
-    `default_sizes` (a dict from split to how many examples are used where the config has 0) and
+    A constructor's keyword arguments are filled from the fields of `config.data` of the same names
+    and from `config.data.source_options`. In addition to the members below, a source may have
+    `default_sizes` (a dict from split to the number of examples used where the config has 0) and
     `fingerprinted` (a dict from target to what stands for it in the fingerprint).
 
     Attributes:
@@ -90,13 +90,13 @@ class Source(Protocol):
     name: str
 
     def identity(self) -> str:
-        """Changes when the examples do; quick to ask, since it decides whether to read them."""
+        """A text that changes when the examples do; fast, since it decides whether to read them."""
 
     def splits(self) -> Sequence[str]:
-        """Those there are of `train` (always), `validation`, `test` and `unlabelled`."""
+        """The splits available: `train` (always), `validation`, `test` and `unlabelled`."""
 
     def read(self, split: str) -> Examples:
-        """The examples of one of its splits; raises UserError where they cannot be read."""
+        """The examples of one of its splits; raises UserError if they cannot be read."""
 
 
 def place(origin: str, unit: str, row: Any) -> str:
@@ -109,7 +109,7 @@ def fingerprint(parts: Iterable[Examples], written: Mapping[Any, Any] | None = N
 
     Args:
         parts: the splits.
-        written: what stands for a target, where it is not the target itself.
+        written: what to hash in place of a target, for some targets or none.
     """
     digest = hashlib.sha256()
     for examples in parts:
@@ -125,7 +125,7 @@ def fingerprint(parts: Iterable[Examples], written: Mapping[Any, Any] | None = N
 
 
 def _content(one: Any) -> tuple[bytes, str]:
-    """An input as bytes, and what they are if they are not text."""
+    """An input as bytes, and their kind if they are not text."""
     if isinstance(one, str):
         return one.encode("utf-8", "surrogateescape"), ""
     if isinstance(one, list):

@@ -1,8 +1,7 @@
-"""Finds the source that a config asks for, and fills the arguments of its constructor.
+"""Finds the source that a config asks for, and fills in its constructor's arguments.
 
-A source is found by its name (a file in `train_lib/data/sources/`), by the path of a Python file
-with one source of a user's own in it, or it is a file or a folder of data, found by its suffix or
-by what is in it.
+A source is named (a file in `train_lib/data/sources/`), or given by the path of a Python file that
+defines a single source, or it is a file or a folder of data, recognised by its suffix or contents.
 """
 
 import difflib
@@ -18,7 +17,7 @@ from train_lib.errors import UserError
 
 
 def names() -> list[str]:
-    """The names by which sources are found."""
+    """The names of the built-in sources."""
     return loading.names(sources)
 
 
@@ -27,11 +26,11 @@ def find(source: str, fields: Mapping[str, Any], options: Mapping[str, Any]) -> 
 
     Args:
         source: a name, the path of a Python file, or data: see above.
-        fields: of `config.data`; the constructor takes those that have the names of its arguments.
-        options: more arguments of the constructor, which win.
+        fields: of `config.data`; the constructor takes those that match its argument names.
+        options: more constructor arguments, which take precedence.
 
     Raises:
-        UserError: there is no such source, it has no such option, or it cannot be had.
+        UserError: there is no such source, it has no such option, or it is not available.
     """
     cls, first = _class_of(source)
     arguments = _arguments(cls)
@@ -43,7 +42,7 @@ def find(source: str, fields: Mapping[str, Any], options: Mapping[str, Any]) -> 
     given = {name: fields[name] for name in arguments if name in fields} | dict(options)
     if missing := {name for name, has_default in arguments.items() if not has_default} - set(given):
         raise UserError(
-            f"the source {source} must be told {', '.join(sorted(missing))}, as in "
+            f"the source {source} must be given {', '.join(sorted(missing))}, as in "
             f'config.data.source_options="{min(missing)}=...".'
         )
     found = cls(*first, **given)
@@ -61,9 +60,9 @@ def find_data(
 
     Args:
         path: of the data.
-        fields: of `config.data`, as in `find`; nothing is drawn, so that groups do not matter.
-        options: of the source of the run; this one takes those that it has.
-        labelled: False: targets are not read, nor need there be any.
+        fields: of `config.data`, as in `find`; nothing is drawn, so groups do not matter.
+        options: those of the run's source; this one takes those that it knows.
+        labelled: False: targets are not read, and there need not be any.
 
     Raises:
         UserError: as `find` does.
@@ -80,7 +79,7 @@ def find_data(
 
 
 def fields_of(source: str) -> frozenset[str]:
-    """The names of the arguments that a source takes, from fields of `config.data` or options.
+    """The names of the arguments that a source takes from fields of `config.data` or options.
 
     Raises:
         UserError: there is no such source.
@@ -89,7 +88,7 @@ def fields_of(source: str) -> frozenset[str]:
 
 
 def _class_of(source: str) -> tuple[type, tuple]:
-    """The class of a source, and what its constructor takes before the fields."""
+    """The class of a source, and its constructor's positional arguments."""
     is_file = source.endswith(".py")
     if is_file or source in names():
         path = str(files.local(source)) if is_file else source
@@ -109,9 +108,9 @@ def _class_of(source: str) -> tuple[type, tuple]:
 
 
 def _arguments(cls: type) -> dict[str, bool]:
-    """The arguments of a constructor that fields and options may fill, and if each has a default.
+    """The arguments that fields and options may fill, and whether each has a default.
 
-    The first of a reader is its path, which it takes by place alone.
+    A reader's first argument, its path, is positional-only.
     """
     return {
         parameter.name: parameter.default is not parameter.empty

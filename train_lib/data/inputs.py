@@ -1,6 +1,6 @@
-"""What a model reads: numbers of words, numbers as they come, or vectors; and how to get there.
+"""What a model reads: word numbers, token numbers or vectors; and how inputs are encoded as these.
 
-Each kind learns what it must know from training inputs (`learn`), and encodes any inputs (`encode`)
+Each kind learns what it needs from training inputs (`learn`), and encodes any inputs (`encode`)
 into `values`, end to end, and `offsets`, where each sequence starts and the last one ends.
 """
 
@@ -22,43 +22,43 @@ from train_lib.data.vocabulary import (
 from train_lib.errors import UserError
 
 Where = Callable[[int], str]
-"""Says where the input of a number is found, for messages."""
+"""Gives the location of the input with a number, for messages."""
 
 Token = tuple[str, int | None]
-"""What a number stands for: its name, and how many bytes of a text; None: that is not known."""
+"""What a number stands for: its name, and how many bytes of a text; None: not known."""
 
 Meaning = tuple[str, str | int]
 """What a number stands for, so that two models can be compared: a kind, and a name of that kind."""
 
 RESERVED = "reserved numbers"
-"""The kind of the numbers that all texts have."""
+"""The kind of the numbers that all texts share."""
 
 MOST_TOKENS = 1 << 24
-"""Above every number of a token."""
+"""Token numbers must be below this."""
 
 WORDS = "words"
-"""The rules of inputs that are lists of words, which are taken as they are."""
+"""The rules of inputs that are lists of words, which are used as they are."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-    """Texts, or lists of words, as numbers of words; int32, with `START` in front of each.
+    """Texts or lists of words as word numbers; int32, with `START` in front of each.
 
     Attributes:
         vocabulary: the words that have a number.
-        rules: by which a text is split, one of `TEXT_RULES`; or `WORDS`.
+        rules: how texts are split, one of `TEXT_RULES`; or `WORDS`.
     """
 
     vocabulary: Vocabulary
     rules: str
     kind: ClassVar[str] = "text"
-    starts: ClassVar[int] = 1  # Steps that stand in front of each sequence.
+    starts: ClassVar[int] = 1  # Steps added before each sequence.
 
     def encode(self, inputs: Sequence[str | list[str]], where: Where) -> tuple:
         """Values `[S]` and offsets `[N + 1]`.
 
         Raises:
-            UserError: an input is no text, or there is nothing in it.
+            UserError: an input is not a text, or is empty.
         """
         check_texts(inputs, where)
         sequences = [self.vocabulary.encode(split(one, self.rules)) for one in inputs]
@@ -73,13 +73,13 @@ class Text:
 
     @property
     def meanings(self) -> list[Meaning]:
-        """What each number stands for; a word is the same by whatever rules texts were split."""
+        """What each number stands for; a word is the same under any rules that split words."""
         kind = self.rules if self.rules in ("characters", "bytes") else WORDS
         reserved = ((RESERVED, number) for number in range(FIRST_WORD))
         return [*reserved, *((kind, word) for word in self.vocabulary.words)]
 
     def to_json(self) -> dict[str, Any]:
-        """All but the vocabulary, which has a file of its own."""
+        """Everything except the vocabulary, which has its own file."""
         return {"kind": self.kind, "rules": self.rules}
 
 
@@ -88,7 +88,7 @@ class Tokens:
     """Token numbers, as they are; int32.
 
     Attributes:
-        size: one more than the largest number that a model must know.
+        size: one more than the largest number.
     """
 
     size: int
@@ -97,7 +97,7 @@ class Tokens:
 
     @classmethod
     def learn(cls, inputs: Sequence[np.ndarray], where: Where) -> Self:
-        """Numbers up to the largest that is there; raises UserError where one is below 0."""
+        """Learns the largest number; raises UserError if one is negative or too large."""
         largest = 0
         for number, one in enumerate(inputs):
             _check_shape(one, 1, where, number)
@@ -115,7 +115,8 @@ class Tokens:
         """Values `[S]` and offsets `[N + 1]`.
 
         Raises:
-            UserError: an input is no array of token numbers, is empty, or has one that is too high.
+            UserError: an input is not an array of token numbers, is empty, or has a number out of
+                range.
         """
         for number, one in enumerate(inputs):
             _check_array(one, np.integer, "token numbers", where, number)
@@ -139,17 +140,18 @@ class Tokens:
         return [("token numbers", number) for number in range(self.size)]
 
     def to_json(self) -> dict[str, Any]:
-        """What `from_json` makes the same of."""
+        """The fields from which `from_json` restores this."""
         return {"kind": self.kind, "size": self.size}
 
 
 @dataclasses.dataclass(frozen=True)
 class Vectors:
-    """Vectors, float32: as they are, or less a mean and divided by a scale.
+    """Vectors, float32: as they are, or standardised by a mean and a scale.
 
     Attributes:
-        size: D, numbers of a vector.
-        mean, scale: of each of them, over all steps of the training sequences; None: as they are.
+        size: D, the numbers in a vector.
+        mean: of each number, over all steps of the training sequences; None: not standardised.
+        scale: likewise.
     """
 
     size: int
@@ -157,18 +159,18 @@ class Vectors:
     scale: tuple[float, ...] | None = None
     kind: ClassVar[str] = "vectors"
     starts: ClassVar[int] = 0
-    meanings: ClassVar[list[Meaning]] = []  # There are no numbers of anything.
+    meanings: ClassVar[list[Meaning]] = []  # There are no token numbers.
 
     @classmethod
     def learn(cls, inputs: Sequence[np.ndarray], where: Where, standardize: bool) -> Self:
-        """The width of the first, and mean and standard deviation of all, if they are asked for."""
+        """Learns the width of the first and, if asked, the mean and standard deviation of all."""
         _check_shape(inputs[0], 2, where, 0)
         plain = cls(inputs[0].shape[1])
         if not standardize:
             return plain
         values_SxD = plain.encode(inputs, where)[0].astype(np.float64)
         mean_D, scale_D = values_SxD.mean(0), values_SxD.std(0)
-        # What never changes says nothing: it is left as it is, less its mean.
+        # A constant carries no information: only its mean is subtracted.
         scale_D = np.where(scale_D > 1e-9 * np.maximum(1, np.abs(mean_D)), scale_D, 1.0)
         return cls(plain.size, tuple(mean_D.tolist()), tuple(scale_D.tolist()))
 
@@ -176,8 +178,8 @@ class Vectors:
         """Values `[S, D]` and offsets `[N + 1]`.
 
         Raises:
-            UserError: an input is no array of vectors of D numbers, is empty, or has a number that
-                is not finite.
+            UserError: an input is not an array of vectors of D numbers, is empty, or has a number
+                that is not finite.
         """
         for number, one in enumerate(inputs):
             _check_array(one, np.floating, "vectors", where, number)
@@ -204,7 +206,7 @@ class Vectors:
         return values_SxD, offsets
 
     def to_json(self) -> dict[str, Any]:
-        """What `from_json` makes the same of."""
+        """The fields from which `from_json` restores this."""
         return {"kind": self.kind, "size": self.size, "mean": self.mean, "scale": self.scale}
 
 
@@ -212,11 +214,11 @@ Inputs = Text | Tokens | Vectors
 
 
 def from_json(fields: Mapping[str, Any], vocabulary: Vocabulary | None = None) -> Inputs:
-    """What `to_json` was asked of.
+    """Restores what `to_json` was called on.
 
     Args:
-        fields: as `to_json` gave them, JSON in between or not.
-        vocabulary: of texts.
+        fields: as returned by `to_json`, whether or not they went through JSON.
+        vocabulary: for texts.
     """
     if fields["kind"] == Text.kind:
         assert vocabulary is not None
@@ -228,7 +230,7 @@ def from_json(fields: Mapping[str, Any], vocabulary: Vocabulary | None = None) -
 
 
 def kind_of(one: Any) -> str | None:
-    """The kind of an input: `text`, `words`, `tokens` or `vectors`; None: it is none."""
+    """The kind of an input: `text`, `words`, `tokens` or `vectors`; None: none of these."""
     if isinstance(one, str):
         return Text.kind
     if isinstance(one, list):
@@ -241,7 +243,7 @@ def kind_of(one: Any) -> str | None:
 
 
 def check_texts(inputs: Sequence[Any], where: Where) -> None:
-    """Raises UserError where one is no text and no list of words, or there is nothing in it."""
+    """Raises UserError if an input is neither a text nor a list of words, or is empty."""
     for number, one in enumerate(inputs):
         words = one if isinstance(one, list) else [one]
         if not all(isinstance(word, str) for word in words):
@@ -252,16 +254,16 @@ def check_texts(inputs: Sequence[Any], where: Where) -> None:
 
 
 def split(one: str | list[str], rules: str) -> list[str]:
-    """The words of an input; a text where lists of words are expected is split at spaces."""
+    """The words of an input; a text is split at spaces if lists of words are expected."""
     if isinstance(one, list):
         return one
     return one.split() if rules == WORDS else words_of(one, rules)
 
 
 class WordCounter:
-    """Numbers words as they come, so that all texts are split once and kept in four bytes a word.
+    """Numbers words as they come, so that texts are split once and stored in four bytes per word.
 
-    Words have the numbers 0, 1, 2, ... in the order in which they are first seen.
+    Words get the numbers 0, 1, 2, ... in order of first appearance.
     """
 
     def __init__(self, rules: str):
@@ -280,7 +282,7 @@ class WordCounter:
         return found
 
     def vocabulary(self, texts: Sequence[np.ndarray], max_features: int) -> Vocabulary:
-        """The most frequent words of numbered texts; of equals, the one seen first."""
+        """The most frequent words of numbered texts; ties go to the word seen first."""
         joined = np.concatenate([np.empty(0, np.int32), *texts])
         counts = np.bincount(joined, minlength=1)
         order = np.argsort(-counts, kind="stable")[: max_features - FIRST_WORD]
@@ -288,7 +290,7 @@ class WordCounter:
         return Vocabulary([words[number] for number in order if counts[number]])
 
     def encode(self, vocabulary: Vocabulary, texts: Sequence[np.ndarray]) -> tuple:
-        """Numbered texts in the numbers of a vocabulary: values `[S]` and offsets `[N + 1]`."""
+        """Renumbers texts by a vocabulary: values `[S]` and offsets `[N + 1]`."""
         known = {word: number for number, word in enumerate(vocabulary.words, FIRST_WORD)}
         new = np.array([known.get(word, UNKNOWN) for word in self._numbers], np.int32)
         offsets = np.cumsum([0, *(1 + len(text) for text in texts)], dtype=np.int64)

@@ -1,4 +1,4 @@
-"""From a source to a data set, through a cache on disk."""
+"""Makes data sets from sources, through a cache on disk."""
 
 import hashlib
 import inspect
@@ -22,14 +22,16 @@ class DataSettings(NamedTuple):
     """How examples become a data set.
 
     Attributes:
-        max_features: size of the vocabulary, the four reserved numbers included. Of texts.
-        text_rules: to split texts into words, one of `TEXT_RULES`.
-        max_length_tokens: longer sequences keep their last steps; 0: all keep all.
-        train_examples, validation_examples, test_examples: how many; 0: as the source has it, else
-            all, or the shares that `drawing` says.
-        split_seed: of the draw of what the source leaves open.
-        standardize: whether vectors lose their mean and are divided by their standard deviation,
-            both over all steps of the training examples.
+        max_features: for texts, the size of the vocabulary, including the four reserved numbers.
+        text_rules: how texts are split into words, one of `TEXT_RULES`.
+        max_length_tokens: longer sequences keep only this many last steps; 0: no limit.
+        train_examples: how many; 0: the source's default, else all, or the share that `drawing`
+            describes.
+        validation_examples: likewise.
+        test_examples: likewise.
+        split_seed: the random seed for drawing splits that the source does not provide.
+        standardize: whether vectors are standardised by their mean and standard deviation over all
+            steps of the training examples.
     """
 
     max_features: int = 5_000
@@ -50,15 +52,15 @@ def load(
     labelled: bool = True,
     vocabulary: Vocabulary | None = None,
 ) -> Dataset:
-    """Reads a source, or what was made of it before.
+    """Loads the data set of a source, from the cache if it is there.
 
     Args:
         source: of the examples.
         settings: how they become a data set.
-        joined: whether the validation examples are among the training examples, and nowhere else.
-        labelled: whether examples must have targets; else those that the source has without any
-            are among the training examples.
-        vocabulary: of texts; None: that of the training examples.
+        joined: whether the validation examples are moved to the training examples.
+        labelled: whether examples must have targets; otherwise the source's unlabelled ones are
+            added to the training examples.
+        vocabulary: for texts; None: the vocabulary of the training examples.
 
     Raises:
         UserError: examples are missing or cannot be used; the message says which and where.
@@ -88,18 +90,18 @@ def load(
 
 
 def _code(source: Source) -> str:
-    """The digest of a source's file, if it is a user's own: it may change what is read."""
+    """The digest of a source's file if it is the user's own: editing it may change what is read."""
     cls = type(source)
     if cls.__module__.partition(".")[0] == __name__.partition(".")[0]:
         return ""
     try:
         return hashlib.sha256(pathlib.Path(inspect.getfile(cls)).read_bytes()).hexdigest()
-    except (OSError, TypeError):  # It was typed into a notebook.
+    except (OSError, TypeError):  # It was defined in a notebook.
         return ""
 
 
 def _check_settings(kind: Inputs, settings: DataSettings, name: str) -> None:
-    """Refuses what would do nothing for these inputs."""
+    """Rejects settings that would have no effect on these inputs."""
     refused = {"standardize": not isinstance(kind, Vectors)}
     refused["text_rules"] = not isinstance(kind, Text) or kind.rules == inputs.WORDS
     refused["max_features"] = not isinstance(kind, Text)
@@ -120,7 +122,7 @@ def build(
     labelled: bool = True,
     vocabulary: Vocabulary | None = None,
 ) -> Dataset:
-    """Reads, draws and encodes; arguments are those of `load`."""
+    """Reads, draws splits and encodes; takes the arguments of `load`."""
     names = ask(source, "splits", (tuple, list))
     if unknown := set(names) - {*SPLITS, UNLABELLED}:
         raise UserError(
@@ -148,8 +150,8 @@ def build(
         pool, numbers = drawn["validation"]
         if pool != "train":
             raise UserError(
-                f"{source.name} has validation examples of its own, which are not joined to those "
-                "to train on."
+                f"{source.name} has validation examples of its own, which cannot be joined to the "
+                "training examples."
             )
         drawn["train"] = pool, np.sort(np.concatenate([drawn["train"][1], numbers]))
         drawn["validation"] = pool, numbers[:0]
@@ -172,7 +174,7 @@ def build(
 def _encode(
     examples: Mapping[str, Examples], settings: DataSettings, vocabulary: Vocabulary | None
 ) -> tuple[Inputs, dict[str, tuple[np.ndarray, np.ndarray]], int]:
-    """The inputs' kind, values and offsets of each split, and how many test inputs are repeated."""
+    """The inputs' kind, each split's values and offsets, and the number of repeated test inputs."""
     train = examples["train"]
     first = inputs.kind_of(train.inputs[0])
     kind: Inputs
@@ -197,7 +199,7 @@ def _encode(
 
 
 def _repeated(sequences: Mapping[str, Sequence[np.ndarray]]) -> int:
-    """Test inputs that are equal to one of the others."""
+    """The number of test inputs that are also in another split."""
 
     def keys(split: str) -> list[bytes]:
         return [hashlib.sha256(one.tobytes()).digest() for one in sequences[split]]
@@ -207,16 +209,16 @@ def _repeated(sequences: Mapping[str, Sequence[np.ndarray]]) -> int:
 
 
 def ask(source: Source, method: str, kind: type | tuple[type, ...], *arguments: Any) -> Any:
-    """What a method of a source returns.
+    """Calls a method of a source.
 
     Raises:
-        UserError: it raises anything else, or returns nothing of that kind.
+        UserError: the method raises any exception, or returns something of another kind.
     """
     try:
         found = getattr(source, method)(*arguments)
     except UserError:
         raise
-    except Exception as error:  # It may be a researcher's code: whatever it raises.
+    except Exception as error:  # A researcher's code may raise anything.
         raise UserError(
             f"the source {source.name} fails in {method}: {checking.raised(type(source), error)}."
         ) from error
@@ -229,12 +231,12 @@ def ask(source: Source, method: str, kind: type | tuple[type, ...], *arguments: 
 
 
 def check(examples: Examples, split: str, *, labelled: bool = True) -> Examples:
-    """Examples that a source read, with plain targets, if a data set can be made of them.
+    """Checks that a data set can be made of examples; returns them with plain targets.
 
     Args:
         examples: as they were read.
         split: its name, for messages.
-        labelled: whether one of them must have a target.
+        labelled: whether at least one of them must have a target.
 
     Raises:
         UserError: it cannot; the message says where.
@@ -276,7 +278,7 @@ def check(examples: Examples, split: str, *, labelled: bool = True) -> Examples:
 
 
 def _plain(target: Any) -> Any:
-    """A target without NumPy's types."""
+    """A target without NumPy types."""
     if isinstance(target, np.generic | np.ndarray):
         return target.tolist()
     if isinstance(target, list | tuple):
@@ -285,7 +287,7 @@ def _plain(target: Any) -> Any:
 
 
 def _shown(one: Any) -> str:
-    """A value of a wrong type, for people."""
+    """Describes a value of a wrong type, for people."""
     if isinstance(one, np.ndarray):
         return f"an array of {one.dtype} {list(one.shape)}"
     return f"{one!r:.60} ({type(one).__name__})"

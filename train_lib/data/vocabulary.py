@@ -1,4 +1,4 @@
-"""Text to words by the rules of `config.data.text_rules`, and words to numbers as in Keras.
+"""Splits text into words by `config.data.text_rules`, and numbers words as Keras does.
 
 The numbers are those of Keras' `imdb.load_data`: 0 is padding, 1 the start of a text, 2 a word
 outside the vocabulary; 3, which Keras does not use, is the end of a text, which a language model
@@ -28,25 +28,25 @@ _BYTE_ORDER_MARK = "\ufeff"
 def split_words(text: str) -> list[str]:
     """The words of a text: `"Not bad, at ALL!<br />"` is `["not", "bad", "at", "all", "br"]`.
 
-    As Keras' `Tokenizer` has it: text is lower-cased, ASCII punctuation becomes spaces, and words
-    are what stands between spaces. Unlike there, a carriage return separates as a newline does.
+    As in Keras' `Tokenizer`, text is lower-cased, ASCII punctuation becomes spaces, and words are
+    separated by spaces. Unlike there, a carriage return separates words, as a newline does.
     """
     return [word for word in text.lower().translate(_FILTERS_TO_SPACES).split(" ") if word]
 
 
 class _UnicodeRules(dict):
-    """What `str.translate` makes of each code point, looked up once for each."""
+    """A translation table for `str.translate`, computed once for each code point."""
 
     def __missing__(self, code: int) -> str | None:
         category = unicodedata.category(chr(code))
         if category[0] in "LMN":
             self[code] = chr(code)
-        else:  # Format characters are invisible and stand inside of words.
+        else:  # Format characters are invisible and occur inside words.
             self[code] = None if category == "Cf" else " "
         return self[code]
 
 
-# Before NFKC, which makes an accent over a space of some.
+# Applied before NFKC, which turns some of them into a space with an accent.
 _APOSTROPHES = str.maketrans(dict.fromkeys("\u2018\u2019\u02bb\u02bc\u2032\u00b4`", "'"))
 _UNICODE_RULES = _UnicodeRules({ord("'"): "'", ord("\u200b"): " "})  # A space without width.
 
@@ -54,9 +54,10 @@ _UNICODE_RULES = _UnicodeRules({ord("'"): "'", ord("\u200b"): " "})  # A space w
 def split_unicode_words(text: str) -> list[str]:
     """The words of a text in any typography: `"«Don't» — it's"` is `["don't", "it's"]`.
 
-    Words are letters, marks and digits, with apostrophes between them, typographic ones or not; all
-    else separates, any dash or space too. Scripts that put no spaces between words, such as Chinese
-    and Thai, are not split. Text is case-folded, and what looks alike is the same (NFKC).
+    Words are letters, marks and digits, with apostrophes of any kind between them; everything else
+    separates words, including dashes and spaces. Scripts without spaces between words, such as
+    Chinese and Thai, are not split. Text is case-folded, and characters that look alike are unified
+    (NFKC).
     """
     folded = unicodedata.normalize("NFKC", text.translate(_APOSTROPHES)).casefold()
     parts = unicodedata.normalize("NFKC", folded).translate(_UNICODE_RULES).split()
@@ -64,7 +65,7 @@ def split_unicode_words(text: str) -> list[str]:
 
 
 def _without_edges(word: str) -> str:
-    """A word without apostrophes around it and marks that no letter stands before."""
+    """Strips apostrophes around a word, and leading marks."""
     word = word.strip("'")
     while word and (word[0] == "'" or unicodedata.category(word[0])[0] == "M"):
         word = word[1:]
@@ -86,7 +87,7 @@ TEXT_RULES = {
     "keras": split_words, "unicode": split_unicode_words, "characters": split_characters,
     "bytes": split_bytes,
 }  # fmt: skip
-"""Ways to split a text into words, or into what stands for them."""
+"""Ways to split a text into words or other units."""
 
 
 def join_words(words: Sequence[str], rules: str) -> str:
@@ -99,14 +100,14 @@ def join_words(words: Sequence[str], rules: str) -> str:
 
 
 def bytes_of(word: str, rules: str) -> int | None:
-    """How many bytes of a text a word stands for; None: that is not known."""
+    """The number of bytes of a text that a word stands for; None: not known."""
     if rules == "characters":
         return len(word.encode("utf-8", "surrogateescape"))
     return 1 if rules == "bytes" else None
 
 
 def words_of(text: str, rules: str) -> list[str]:
-    """The words of a text by one of `TEXT_RULES`; a byte-order mark in front is none of it."""
+    """The words of a text by one of `TEXT_RULES`; a leading byte-order mark is dropped."""
     return TEXT_RULES[rules](text.lstrip(_BYTE_ORDER_MARK))
 
 
@@ -119,18 +120,18 @@ class Vocabulary:
 
     @classmethod
     def build(cls, texts: Iterable[Sequence[str]], max_features: int) -> "Vocabulary":
-        """The most frequent words of split texts; of equals, the one seen first.
+        """The most frequent words of split texts; ties go to the word seen first.
 
         Args:
-            texts: each as its words.
-            max_features: one more than the largest number handed out.
+            texts: each as a list of words.
+            max_features: one more than the largest number assigned.
         """
         counts = collections.Counter(itertools.chain.from_iterable(texts))
         return cls([word for word, _ in counts.most_common(max_features - FIRST_WORD)])
 
     @classmethod
     def from_text(cls, text: str) -> "Vocabulary":
-        """The vocabulary that `to_text` was asked of."""
+        """Restores the vocabulary from the result of `to_text`."""
         return cls([unescape(line) for line in text.split("\n")[:-1]])
 
     @classmethod
@@ -138,13 +139,13 @@ class Vocabulary:
         """The first words of a file.
 
         Args:
-            name: of a file as `to_text` writes it, the most frequent word first; or, if it ends in
-                .json, of an object of the rank of each word, from 1, which is what Keras'
-                `imdb.get_word_index` gives.
-            max_features: one more than the largest number handed out.
+            name: a file in the format of `to_text`, the most frequent word first; or, if it ends in
+                .json, with an object of the rank of each word, from 1, as returned by Keras'
+                `imdb.get_word_index`.
+            max_features: one more than the largest number assigned.
 
         Raises:
-            UserError: it cannot be read, or is no such file.
+            UserError: it cannot be read, or is not such a file.
         """
         path = files.local(name)
         try:
@@ -162,7 +163,7 @@ class Vocabulary:
         return cls(words[: max_features - FIRST_WORD])
 
     def to_text(self) -> str:
-        """One word a line, escaped where it would not stay on it."""
+        """One word per line, escaped where it would break the line."""
         return "".join(f"{escape(word)}\n" for word in self.words)
 
     def encode(self, words: Iterable[str]) -> np.ndarray:
@@ -172,13 +173,13 @@ class Vocabulary:
 
 
 def _by_rank(text: str, where: str) -> list[str]:
-    """The words of a JSON object of their ranks, which are 1, 2, 3, ..., in any order."""
+    """The words of a JSON object from words to ranks, which are 1, 2, 3, ..., in any order."""
     try:
         ranks = json.loads(text)
         words = sorted(ranks, key=ranks.get)
         is_complete = [ranks[word] for word in words] == list(range(1, len(words) + 1))
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{where} is no JSON object of words and their ranks: {error}.") from error
+        raise UserError(f"{where} is not a JSON object of words and ranks: {error}.") from error
     if not is_complete:
         raise UserError(f"{where}: the ranks of its words are not 1, 2, 3 and so on.")
     return words

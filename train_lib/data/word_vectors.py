@@ -1,11 +1,11 @@
-"""Files of word vectors: those of the words that a vocabulary has, whatever else is in the file.
+"""Reads the vectors of a vocabulary's words from a file, whatever else is in it.
 
-* Text: a word and its D numbers a line, with spaces between them. GloVe's files are of this form;
-  those of word2vec and fastText (.vec) begin with a line of the number of words and D. The numbers
-  are the last D columns, since words may have spaces in them. It may be compressed, as .gz.
+* Text: a word and its D numbers per line, separated by spaces. GloVe's files have this form; those
+  of word2vec and fastText (.vec) begin with a line that has the number of words and D. The numbers
+  are the last D columns, since words may contain spaces. The file may be compressed, as .gz.
 * .npz: the arrays `words` `[N]` and `vectors` `[N, D]`.
-* .safetensors: a tensor `vectors` `[N, D]`, or the only one there is. The words are a JSON list in
-  the metadata, under `words`, or the lines of the file of the same name that ends in .txt.
+* .safetensors: a tensor `vectors` `[N, D]`, or the only tensor. The words are a JSON list in the
+  metadata, under `words`, or the lines of the file of the same name that ends in .txt.
 """
 
 import codecs
@@ -26,19 +26,19 @@ from train_lib.errors import UserError
 
 _HEADER = re.compile(rb"(\d+) (\d+)")
 _DTYPES = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}
-_MOST_HEADER_BYTES = 100 << 20  # As the library of that format has it.
+_MOST_HEADER_BYTES = 100 << 20  # As in the safetensors library.
 
 Rows = Iterator[tuple[str, str, Any]]
-"""Where a vector stands, its word, and D numbers."""
+"""The location of a vector, its word, and D numbers."""
 
 
 class WordVectors(NamedTuple):
-    """Vectors of N words of a vocabulary.
+    """The vectors of N words of a vocabulary.
 
     Attributes:
         words: in the order of the vocabulary.
         vectors_NxD: float32, as they are in the file.
-        repeated: how many of these stand in the file more than once; the first vector counts.
+        repeated: how many of these are in the file more than once; the first vector counts.
     """
 
     words: list[str]
@@ -47,9 +47,9 @@ class WordVectors(NamedTuple):
 
 
 def read(name: str, words: Sequence[str], size: int) -> WordVectors:
-    """The vectors of the words that a file has: as they are written, else in lower case.
+    """Reads the vectors of the words that a file has, looked up as written, else in lower case.
 
-    Of a text the lines of other words are checked for their number of columns, and that is all.
+    In a text file, only the number of columns is checked on the lines of other words.
 
     Args:
         name: of the file.
@@ -57,14 +57,14 @@ def read(name: str, words: Sequence[str], size: int) -> WordVectors:
         size: D.
 
     Raises:
-        UserError: the file cannot be read, its vectors are not of that size, or a line is wrong; it
-            says which.
+        UserError: the file cannot be read, its vectors are not of that size, or a line is wrong;
+            the message says which.
     """
     path = files.local(name)
     if path.suffix.lower() in (".bin", ".zip"):
         raise UserError(
-            f"{path} is no text. Unpack a .zip, and save a binary file of word2vec as text; what "
-            "can be read are text, .txt.gz, .npz and .safetensors."
+            f"{path} is not a text file. Unpack a .zip, and save a binary word2vec file as text; "
+            "text, .txt.gz, .npz and .safetensors can be read."
         )
     wanted = {*words, *(word.lower() for word in words)}
     read_rows = _READERS.get(path.suffix.lower(), _rows_of_text)
@@ -136,8 +136,8 @@ def _rows_of_text(path: pathlib.Path, size: int, wanted: set[str]) -> Rows:
         raise UserError(f"{path} has no word vectors: it is empty.")
     if promised not in (None, rows):
         raise UserError(
-            f"{path} has {rows:,} words, and its first line says {promised:,}: it is damaged, or a "
-            "part of it is missing."
+            f"{path} has {rows:,} words, but its first line says {promised:,}: it is damaged or "
+            "incomplete."
         )
 
 
@@ -181,7 +181,7 @@ def _rows_of_npz(path: pathlib.Path, size: int, wanted: set[str]) -> Rows:
             "`vectors` [N, D]."
         ) from error
     if words.dtype.kind != "U":
-        raise UserError(f"{path}: `words` must be an array of texts, and is of {words.dtype}.")
+        raise UserError(f"{path}: `words` must be an array of texts, but is of {words.dtype}.")
     return _rows_of_arrays(path, words.tolist(), vectors_NxD, size, wanted)
 
 
@@ -230,7 +230,7 @@ def _rows_of_arrays(
 ) -> Rows:
     if vectors_NxD.ndim != 2 or vectors_NxD.dtype.kind != "f":
         raise UserError(
-            f"{path}: the vectors must be floating point [N, D], and are {vectors_NxD.dtype}"
+            f"{path}: the vectors must be floating point [N, D], but are {vectors_NxD.dtype}"
             f"{list(vectors_NxD.shape)}."
         )
     _check_size(path, vectors_NxD.shape[1], size)
@@ -242,7 +242,7 @@ def _rows_of_arrays(
         )
     for number, word in enumerate(words):
         if not isinstance(word, str):
-            raise UserError(f"{path}, row {number}: the word is {word!r:.60}, which is no text.")
+            raise UserError(f"{path}, row {number}: the word is {word!r:.60}, which is not a text.")
         if word in wanted:
             yield f"{path}, row {number}", word, vectors_NxD[number]
 

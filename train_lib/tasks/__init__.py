@@ -1,4 +1,4 @@
-"""The tasks there are, and how one is made from its name, its options and training targets."""
+"""Finds tasks by name, and makes them from options and training targets."""
 
 import inspect
 import sys
@@ -12,15 +12,15 @@ __all__ = ["BadTarget", "Task", "find", "make", "names", "option_names"]
 
 
 def names() -> list[str]:
-    """The tasks there are: the modules in `train_lib/tasks`, in alphabetical order."""
+    """The names of the built-in tasks: the modules in `train_lib/tasks`, in alphabetical order."""
     return loading.names(sys.modules[__name__])
 
 
 def find(name: str) -> type[Task]:
-    """The task class that `train_lib/tasks/<name>.py` defines, or a file of the user's own.
+    """The task class defined by `train_lib/tasks/<name>.py` or by the user's own file.
 
     Args:
-        name: of a module, or the path of a file that ends in `.py`. The file is executed.
+        name: the name of a module, or the path of a file that ends in `.py`. The file is executed.
 
     Raises:
         ValueError: there is none, it cannot be run, or it does not define exactly one task.
@@ -29,9 +29,9 @@ def find(name: str) -> type[Task]:
 
 
 def option_names(task_class: type[Task]) -> list[str]:
-    """The options of a task: keyword arguments with defaults, of `of_targets`.
+    """The options of a task: the keyword arguments of `of_targets` that have defaults.
 
-    Where that takes any, as the base's does, they are those of the constructor.
+    If that takes arbitrary ones, as in the base class, they are those of the constructor.
     """
     parameters = list(inspect.signature(task_class.of_targets).parameters.values())
     if any(one.kind is one.VAR_KEYWORD for one in parameters):
@@ -47,19 +47,20 @@ def make(
     options: Mapping[str, Any],
     tokens: Sequence[tuple[str, int | None]] | None = None,
 ) -> Task:
-    """The task that a config asks for.
+    """Makes the task that a config asks for.
 
     Args:
         name: as in `find`.
         training_targets: as in `Task.encode`.
-        fields: of the config, which may be options: a task gets those that it has.
-        defaults: of the fields. One with another value is an option that the task has to have.
-        options: further ones; it must have all of them.
+        fields: the config's fields that may be options of the task.
+        defaults: of the fields. The task must have an option for each field that differs from its
+            default.
+        options: further options; the task must have all of them.
         tokens: of the inputs, for a task that predicts them; it then needs no targets.
 
     Raises:
-        BadTarget: the targets are not of such a task.
-        ValueError: there is no such task, it lacks an option, or an option cannot have that value.
+        BadTarget: the targets do not suit the task.
+        ValueError: there is no such task, it lacks an option, or an option has an invalid value.
     """
     task_class = find(name)
     known = option_names(task_class)

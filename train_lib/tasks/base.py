@@ -1,4 +1,4 @@
-"""What a task is. One of your own is a subclass in a file: see docs/add_a_task.md."""
+"""The base class of tasks. To write your own, subclass it in a file: see docs/add_a_task.md."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 Array = np.ndarray | jax.Array
-_MOST_NUMBERS = 1 << 24  # Outputs that `measure` computes with at once.
+_MOST_NUMBERS = 1 << 24  # The most outputs that `measure` processes at once.
 
 Kept = Mapping[str, np.ndarray]
 """What evaluation keeps of every item, on the host."""
@@ -19,8 +19,8 @@ class BadTarget(ValueError):
     """A target that a task cannot use. The text is a clause whose subject is the target.
 
     Attributes:
-        number: of the example, from 0; None where no single example is at fault, and the text is
-            then a sentence about all of them.
+        number: the number of the example, from 0; None if no single example is at fault: the text
+            is then a sentence about all of them.
     """
 
     def __init__(self, number: int | None, text: str):
@@ -29,37 +29,38 @@ class BadTarget(ValueError):
 
 
 class Task:
-    """What is asked of a model.
+    """What a model is trained for.
 
-    An item is a sequence or, if `per_step`, a step; N counts items. `num_outputs`, `encode` and
-    `loss` are enough for a task. Methods with "device" in their docstring run inside compiled
+    An item is a sequence or, if `per_step`, a step; N counts items. A task needs only
+    `num_outputs`, `encode` and `loss`. Methods with "device" in their docstring run inside compiled
     functions, on JAX arrays; all others run on the host, on NumPy arrays.
 
-    `offsets` is given to host methods if `per_step`: int64 `[examples + 1]`, where the steps of
+    `offsets` is passed to host methods if `per_step`: int64 `[examples + 1]`, where the steps of
     each example begin among the items, and where the last ones end.
 
-    The attributes of an instance are what a run folder keeps of it, so they are of types that JSON
-    has: lists, not tuples.
+    A run folder stores the attributes of an instance, so they must be JSON values: lists, not
+    tuples.
 
     Attributes:
-        num_outputs: C, numbers that the model computes for an item.
+        num_outputs: C, the numbers that the model computes for an item.
         per_step: whether every step has a target, rather than every sequence.
         metric: the name, in `metrics`, of the one that decides which epoch or model is better.
-        higher_is_better: whether that one is better when it is higher.
+        higher_is_better: whether a higher value of that metric is better.
         share_metrics: names of metrics that are shares of independent items, such as accuracy;
             their intervals are binomial.
-        score_name: what `score` is called; the name of a metric if its mean is that metric. Answers
+        score_name: the name of `score`; the name of a metric if its mean is that metric. Answers
             are right or wrong if it is one of `share_metrics`.
         higher_score_is_better: whether an item with a higher score was answered better.
-        score_is_share: whether no score can be below 0 or above 1.
-        score_unit: what a score is counted in, for people; empty: nothing, or the targets' unit.
-        examples: training targets to check the task with; nothing else needs them.
-        predicts_inputs: whether the target of a step is the token that comes next, so that data
-            need no targets. Such a task is made by `of_tokens`, of the same options.
+        score_is_share: whether all scores are from 0 to 1.
+        score_unit: the unit of a score, for people; empty: none, or the targets' unit.
+        examples: training targets to check the task with; not used otherwise.
+        predicts_inputs: whether the target of a step is the next token, so that data need no
+            targets. Such a task is made by `of_tokens`, with the same options.
         outputs_follow: names of the attributes that say what the outputs stand for; a run may
-            begin with the head of another one where they are the same. Empty: all attributes.
-        sampled_tokens: where it does, and the loss is the cross-entropy, so many tokens stand for
-            all others in training, which then has the loss as its only metric; 0: none do.
+            begin with another run's head if they are equal. Empty: all attributes.
+        sampled_tokens: with `predicts_inputs` and the cross-entropy as loss, the number of tokens
+            sampled to stand for all others in training, which then has the loss as its only
+            metric; 0: no sampling.
     """
 
     num_outputs: int
@@ -78,7 +79,7 @@ class Task:
 
     @classmethod
     def of_targets(cls, targets: Sequence[Any], **options: Any) -> Self:
-        """The task that training targets ask for; here they do not matter.
+        """Makes the task for training targets; the base class ignores them.
 
         Args:
             targets: of the training examples, as in `encode`.
@@ -87,44 +88,44 @@ class Task:
 
         Raises:
             BadTarget: no such task can be learnt from these targets.
-            ValueError: an option has a value that it cannot have.
+            ValueError: an option has an invalid value.
         """
         return cls(**options)
 
     @classmethod
     def of_tokens(cls, tokens: Sequence[tuple[str, int | None]], **options: Any) -> Self:
-        """The task for inputs that have these tokens, where `predicts_inputs`.
+        """Makes the task for inputs with these tokens, if `predicts_inputs`.
 
         Args:
-            tokens: of each number what it is called, and how many bytes of a text it stands for;
-                None: that is not known.
+            tokens: the name of each token number, and how many bytes of a text it stands for; None:
+                not known.
             options: as in `of_targets`.
 
         Raises:
-            ValueError: an option has a value that it cannot have.
+            ValueError: an option has an invalid value.
         """
         raise NotImplementedError
 
     def to_json(self) -> dict[str, Any]:
-        """The attributes, from which `from_json` makes the same task.
+        """The attributes, from which `from_json` restores the task.
 
         Raises:
-            TypeError: one of them is of a type that JSON lacks.
+            TypeError: one of them is not a JSON value.
         """
         return json.loads(json.dumps(vars(self)))
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Self:
-        """The task of which `to_json` returned these fields."""
+        """Restores the task from the result of `to_json`."""
         task = cls.__new__(cls)
         vars(task).update(fields)
         return task
 
     def encode(self, targets: Sequence[Any]) -> np.ndarray:
-        """Targets as an array, which goes onto the device as it is.
+        """Converts targets to an array, which is copied to the device unchanged.
 
         Args:
-            targets: JSON values as a source has them; a list for each example if `per_step`. None
+            targets: JSON values as in the source; a list for each example if `per_step`. None
                 stands for no label.
 
         Returns:
@@ -132,7 +133,7 @@ class Task:
             label, integers are -1 and floating point numbers NaN.
 
         Raises:
-            BadTarget: with the number of the example.
+            BadTarget: a target cannot be used; it has the number of the example.
         """
         raise NotImplementedError
 
@@ -143,24 +144,24 @@ class Task:
         return has_label.all(axis=tuple(range(1, has_label.ndim)))
 
     def loss(self, outputs_NxC: Array, targets_N: Array) -> jax.Array:
-        """The loss of every item, `[N]`. Device. An item without a label arrives as zeros."""
+        """The loss of every item, `[N]`. Device. Targets of items without a label are zeros."""
         raise NotImplementedError
 
     def training_loss(self, outputs_NxC: Array, targets_N: Array) -> jax.Array:
-        """What training minimises, `[N]`: the loss, and what a task adds or weighs. Device."""
+        """What training minimises, `[N]`: the loss, with any weights or further terms. Device."""
         return self.loss(outputs_NxC, targets_N)
 
     def sums(self, outputs_NxC: Array, targets_N: Array, weights_N: Array) -> dict[str, jax.Array]:
-        """Weighted sums over items that `metrics` needs, arrays allowed. Device.
+        """The weighted sums over items that `metrics` needs; they may be arrays. Device.
 
-        The loss ("loss") and the weights ("weight") are summed by whoever calls this.
+        The caller sums the loss ("loss") and the weights ("weight").
         """
         return {}
 
     def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, float]:
         """Figures from sums over any number of items; here, the mean of each sum that is a number.
 
-        A subclass whose figures are no means adds them to these.
+        A subclass adds figures that are not means to these.
         """
         return {
             name: share(sums[name], sums["weight"])
@@ -171,22 +172,22 @@ class Task:
     def kept(self, outputs_NxC: Array, targets_N: Array) -> dict[str, Array]:
         """What evaluation keeps of every item, `[N, ...]` each. Device.
 
-        Targets are for what cannot be computed later: a score of very many outputs. They are zeros
-        where there is no label.
+        Targets are for what cannot be computed later, such as a score from very many outputs. They
+        are zeros where there is no label.
         """
         return {"outputs": outputs_NxC}
 
     def decided(self, kept: Kept, targets_N: np.ndarray) -> "Task":
-        """The task with what a trained model's validation answers decide, such as a threshold.
+        """The task with everything chosen from validation answers, such as a threshold.
 
         Args:
-            kept: of one seed, on the validation examples.
-            targets_N: theirs.
+            kept: of one trained seed, on the validation examples.
+            targets_N: the targets of these examples.
         """
         return self
 
     def average(self, kept_K: Sequence[Kept]) -> Kept:
-        """What several seeds answer together, in the form of what one of them does."""
+        """Combines what several seeds answer, in the same form as one seed's answers."""
         if len(kept_K) == 1:
             return kept_K[0]
         return {
@@ -195,19 +196,19 @@ class Task:
         }
 
     def score(self, kept: Kept, targets_N: np.ndarray) -> np.ndarray:
-        """How well each item is answered, float64 `[N]`; anything where there is no label."""
+        """How well each item is answered, float64 `[N]`; undefined where there is no label."""
         outputs_NxC = jnp.asarray(kept["outputs"], jnp.float32)
         losses_N = self.loss(outputs_NxC, jnp.asarray(self.zero_unlabelled(targets_N)))
         return np.asarray(losses_N, np.float64)
 
     def answers(self, kept: Kept) -> np.ndarray:
-        """The answer to each item, as numbers `[N, ...]`; here they are the outputs."""
+        """The answer to each item, as numbers `[N, ...]`; here the outputs."""
         return np.asarray(kept["outputs"], np.float64)
 
     def support(self, kept: Kept) -> np.ndarray | None:
-        """How far each item speaks for the answer to the first: float64 `[N]`, the only output.
+        """How far each item supports the answer to the first: float64 `[N]`, the only output.
 
-        None where an item has several answers.
+        None if an item has several answers.
         """
         return None if self.num_outputs > 1 else np.asarray(kept["outputs"], np.float64)[:, 0]
 
@@ -216,8 +217,8 @@ class Task:
     ) -> dict[str, list]:
         """Columns with a value for each example: "target" if known, "answer", then details.
 
-        Of several targets an example, their names begin with "target_" and "answer_". Values are
-        texts, integers, floats, or None where there is none.
+        If an example has several targets, column names begin with "target_" and "answer_". Values
+        are texts, integers, floats, or None where there is none.
         """
         answers = split_examples(self.answers(kept), offsets)
         columns = {"answer": [as_text(answer) for answer in answers]}
@@ -234,25 +235,25 @@ class Task:
         }
 
     def answer(self, kept: Kept, offsets: np.ndarray | None = None) -> list[str]:
-        """What a person reads as the answer to each example, of one line."""
+        """The answer to each example for people, on one line."""
         return [str(answer) for answer in self.columns(kept, None, offsets)["answer"]]
 
     def figures(
         self, kept: Kept, targets_N: np.ndarray, offsets: np.ndarray | None = None
     ) -> dict[str, Any]:
-        """Figures beside the metrics, of types that JSON has; None where one is not defined."""
+        """Figures in addition to the metrics, as JSON values; None where one is not defined."""
         return {}
 
     def pictures(
         self, kept: Kept, targets_N: np.ndarray, offsets: np.ndarray | None = None
     ) -> dict[str, Any]:
-        """Matplotlib figures, each under the name of its file without the suffix."""
+        """Matplotlib figures, each under its file name without the suffix."""
         return {}
 
     def guess(self, targets_N: np.ndarray) -> np.ndarray:
-        """The outputs that, given to every item, have the least loss: float64 `[C]`.
+        """The outputs that have the least loss if the same for every item: float64 `[C]`.
 
-        `measure` says what such a guess scores. Here they are searched for.
+        `measure` gives the metrics of such a guess. Here they are found by optimisation.
 
         Args:
             targets_N: of the training items.
@@ -271,7 +272,7 @@ class Task:
         )
         return found.x
 
-    # Below is what follows from the methods above, for those who ask a task.
+    # The methods below are derived from those above, for callers of a task.
 
     def zero_unlabelled(self, targets_N: Array) -> Array:
         """The targets with zeros where there is no label. Device or host."""
@@ -281,7 +282,7 @@ class Task:
         return modules.where(has_label, targets_N, 0)
 
     def all_sums(self, outputs_NxC: Array, targets_N: Array) -> dict[str, jax.Array]:
-        """The sums of items with a label, "loss" and "weight" among them. Device."""
+        """The sums over items with a label, including "loss" and "weight". Device."""
         has_label_N = jnp.asarray(self.labelled(targets_N))
         weights_N, targets_N = has_label_N.astype(jnp.float32), self.zero_unlabelled(targets_N)
         losses_N = jnp.where(has_label_N, self.loss(outputs_NxC, targets_N), 0)
@@ -310,7 +311,7 @@ class Task:
     def example_scores(
         self, kept: Kept, targets_N: np.ndarray, offsets: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The mean score of each example, and its weight: how many items with a label it has.
+        """The mean score of each example, and its weight: the number of its items with a label.
 
         Without any, both are 0.
         """
@@ -325,17 +326,17 @@ class Task:
 
 
 def share(total: Any, weight: Any) -> float:
-    """A mean, or NaN of nothing."""
+    """A mean; NaN if the weight is 0."""
     return float(total) / float(weight) if weight else float("nan")
 
 
 def split_examples(values_N: np.ndarray, offsets: np.ndarray | None) -> Any:
-    """The values of each example: one of them or, where there are offsets, an array of them."""
+    """The values of each example: one value or, with offsets, an array of values."""
     return values_N if offsets is None else np.split(values_N, offsets[1:-1])
 
 
 def as_text(values: Any) -> Any:
-    """A number as it is, and several as a JSON list."""
+    """A single number as it is, several as a JSON list."""
     values = np.asarray(values)
     if values.size == 1:
         return values.item()
@@ -343,5 +344,5 @@ def as_text(values: Any) -> Any:
 
 
 def one_example(values_N: np.ndarray) -> np.ndarray:
-    """The offsets with which all steps are of one example."""
+    """Offsets that assign all steps to one example."""
     return np.array([0, len(values_N)])

@@ -1,4 +1,4 @@
-"""Puts a task through all that the codebase will ask of it.
+"""Checks a task against everything that the codebase asks of it.
 
 python -m train_lib.tasks.check_task classes
 python -m train_lib.tasks.check_task path/to/mine.py
@@ -21,7 +21,8 @@ from train_lib.tasks.common import checks
 
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m train_lib.tasks.check_task", description="Puts a task through its contract."
+        prog="python -m train_lib.tasks.check_task",
+        description="Checks that a task keeps its contract.",
     )
     parser.add_argument("task", help="a module in train_lib/tasks, or the path of a file")
     parser.add_argument(
@@ -40,8 +41,8 @@ def main(argv: Sequence[str]) -> int:
         sys.exit(f"error: {error}")
     if not isinstance(targets, list) or not targets:
         sys.exit(
-            f"error: {task_class.__name__} has no targets to be checked with; give it an attribute "
-            "examples, a few training targets, or give some by --targets as a JSON list"
+            f"error: {task_class.__name__} has no targets to check it with; give it an attribute "
+            "examples, with a few training targets, or pass some in --targets as a JSON list"
         )
     try:
         task = task_class.of_targets(targets)
@@ -60,8 +61,8 @@ def main(argv: Sequence[str]) -> int:
     per = "step" if task.per_step else "sequence"
     better = "higher" if task.higher_is_better else "lower"
     print(
-        f"{task.num_outputs} outputs a {per}; {task.metric} decides, {better} is better; "
-        f"guessing, the metrics are "
+        f"{task.num_outputs} outputs per {per}; {task.metric} decides, {better} is better; "
+        f"guessing gives the metrics "
         + ", ".join(
             f"{name} {value:.4g}"
             for name, value in task.measure(task.guess(case.targets_N), case.targets_N).items()

@@ -1,6 +1,6 @@
 """One class of several for each sequence.
 
-Two classes have one output, the logit of the second one; more have one output each, under a
+Two classes have one output, the logit of the second class; more have one output each, with a
 softmax. The loss is the cross-entropy, in nats.
 """
 
@@ -27,12 +27,12 @@ class Classes(base.Task):
     """One class for each sequence.
 
     Attributes:
-        classes: as in the data, in their order; of two, the second is the positive one.
+        classes: as in the data, in order; of two, the second is the positive one.
         names: what people read in place of them.
         class_weights: in the training loss; None: all are 1.
         label_smoothing: in the training loss.
-        cut: of two classes, the logit above which the second is answered.
-        chooses_cut: whether `decided` sets it so that validation has the best `metric`.
+        cut: for two classes, the logit above which the second is answered.
+        chooses_cut: whether `decided` sets it to the one with the best `metric` in validation.
     """
 
     share_metrics = ("accuracy",)
@@ -40,7 +40,7 @@ class Classes(base.Task):
     score_name = "accuracy"
     higher_score_is_better = True
     score_is_share = True
-    label_smoothing = 0.0  # Which older versions did not write down.
+    label_smoothing = 0.0  # Older versions did not store it.
     examples = ("bad", "good", "fair", "good", "bad", "good")
 
     def __init__(
@@ -53,7 +53,7 @@ class Classes(base.Task):
         metric: str = "accuracy",
         threshold: float | str = 0.5,
     ):
-        """As `of_targets`, for classes that are known, in this order, and a weight for each."""
+        """As `of_targets`, for known classes, in this order, with a weight for each."""
         self.classes = list(classes)
         self.names = naming.shown_names(names, self.classes)
         self.num_outputs = 1 if len(self.classes) == 2 else len(self.classes)
@@ -87,23 +87,26 @@ class Classes(base.Task):
         metric: str = "accuracy",
         threshold: float | str = 0.5,
     ) -> Self:
-        """The classes of training targets, numbers ascending, or else in alphabetical order.
+        """Makes the task for the classes of training targets.
+
+        The classes are in ascending order if all are numbers, otherwise in alphabetical order.
 
         Args:
             targets: texts, integers, whole numbers; None: no label.
             classes: all of them, in another order; of two, the second is the positive one.
             names: what people read in place of the classes, in their order.
-            class_weights: of the training loss: `balanced`, so that all classes weigh the same and
-                examples 1 on average; or of each class; as text, a JSON object.
-            label_smoothing: the share of a label that all classes share in the training loss, as
-                in `smoothing.smoothed`; its class weight counts for all of it.
-            metric: that decides: accuracy, macro_f1 (the mean over classes), loss or, of two
-                classes, f1 (of the second).
-            threshold: of two classes, the probability above which the second is answered;
+            class_weights: in the training loss: `balanced`, so that all classes weigh the same and
+                examples 1 on average; or a weight for each class; as text, a JSON object.
+            label_smoothing: the share of a label that is spread over all classes in the training
+                loss, as in `smoothing.smoothed`; its class weight applies to all of it.
+            metric: the one that decides: accuracy, macro_f1 (the mean over classes), loss or, for
+                two classes, f1 (of the second).
+            threshold: for two classes, the probability above which the second is answered;
                 `validation`: the one with the best `metric` on the validation examples.
 
         Raises:
-            BadTarget, ValueError: as in `base.Task.of_targets`.
+            BadTarget: as in `base.Task.of_targets`.
+            ValueError: likewise.
         """
         found = [
             naming.name_of(target, number)
@@ -124,7 +127,7 @@ class Classes(base.Task):
         )
 
     def encode(self, targets: Sequence[Any]) -> np.ndarray:
-        """The number of each class; of two as float32, which is what the loss computes with."""
+        """The number of each target's class; for two classes float32, as the loss needs."""
         numbers = {name: number for number, name in enumerate(self.classes)}
         encoded = [
             -1 if target is None else naming.number_of(numbers, target, number)
@@ -167,7 +170,7 @@ class Classes(base.Task):
     def decided(self, kept: Kept, targets_N: np.ndarray) -> "Classes":
         """The task with the threshold that gives these answers the best metric.
 
-        Of equal ones the one closest to 0.5. Nothing changes unless the task is to choose it.
+        Ties go to the threshold closest to 0.5. Without `chooses_cut`, nothing changes.
         """
         if not self.chooses_cut:
             return self
@@ -188,18 +191,18 @@ class Classes(base.Task):
         return {"outputs": np.diff(mean_NxC) if self.num_outputs == 1 else mean_NxC}
 
     def probabilities(self, kept: Kept) -> np.ndarray:
-        """Of every class, also of two: float64 `[N, C]`."""
+        """The probability of every class, even of two: float64 `[N, C]`."""
         return probabilities(np.asarray(kept["outputs"], np.float64))
 
     def answers(self, kept: Kept) -> np.ndarray:
-        """The number of the class that is answered: int64 `[N]`."""
+        """The number of the class answered: int64 `[N]`."""
         outputs_NxC = np.asarray(kept["outputs"])
         if self.num_outputs == 1:
             return (outputs_NxC[:, 0] > self.cut).astype(np.int64)
         return outputs_NxC.argmax(-1)
 
     def support(self, kept: Kept) -> np.ndarray:
-        """The log-odds of the class that is answered to the first item."""
+        """The log-odds of the class answered for the first item."""
         answer = self.answers(kept)[0]
         logits_NxC = np.asarray(kept["outputs"], np.float64)
         if self.num_outputs == 1:
@@ -215,7 +218,7 @@ class Classes(base.Task):
     ) -> dict[str, list]:
         """Names of classes, and probabilities: of the second of two, or of the answer and of each.
 
-        Of two classes the logit too.
+        For two classes also the logit.
         """
         answers_N, probabilities_NxC = self.answers(kept), self.probabilities(kept)
         columns: dict[str, list] = {"answer": [self.names[answer] for answer in answers_N]}
@@ -245,9 +248,9 @@ class Classes(base.Task):
     def figures(
         self, kept: Kept, targets_N: np.ndarray, offsets: np.ndarray | None = None
     ) -> dict[str, Any]:
-        """Of each class and over classes: precision, recall, F1; and of probabilities.
+        """Precision, recall and F1 of each class and over classes, and figures of probabilities.
 
-        These are AUROC, average precision, log loss, Brier score and calibration error.
+        The latter are AUROC, average precision, log loss, Brier score and calibration error.
         """
         is_known_N = self.labelled(targets_N)
         targets_N = targets_N[is_known_N].astype(np.int64)
@@ -282,7 +285,7 @@ class Classes(base.Task):
 
 
 def probabilities(outputs_NxC: np.ndarray) -> np.ndarray:
-    """Of every class, from a logit each or, of two, from that of the second: float64 `[N, C]`."""
+    """Probabilities from a logit per class or, for two, the second's logit: float64 `[N, C]`."""
     if outputs_NxC.shape[-1] == 1:
         return np.concatenate([expit(-outputs_NxC), expit(outputs_NxC)], -1)
     return np.exp(log_softmax(outputs_NxC, -1))

@@ -1,6 +1,6 @@
-"""Several labels at once for each sequence: each is there or not.
+"""Several labels at once for each sequence, each of them present or absent.
 
-One output a label, its logit; a label is answered where that is above 0. The loss is the
+There is one output per label, its logit; a label is answered if that is above 0. The loss is the
 cross-entropy in nats, a mean over labels.
 """
 
@@ -26,8 +26,8 @@ class Labels(base.Task):
 
     Attributes:
         labels: in alphabetical order, or ascending if all are numbers.
-        weights_Lx2: in the training loss, where a label is absent and where it is there; None: all
-            are 1.
+        weights_Lx2: in the training loss, where a label is absent and where it is present; None:
+            all are 1.
     """
 
     share_metrics = ("subset_accuracy",)
@@ -44,7 +44,7 @@ class Labels(base.Task):
         weights_Lx2: Sequence[Sequence[float]] | None = None,
         metric: str = "samples_f1",
     ):
-        """As `of_targets`, for labels that are known, and two weights for each."""
+        """As `of_targets`, for known labels, with two weights for each."""
         self.labels = list(labels)
         self.num_outputs = len(self.labels)
         self.weights_Lx2 = None if weights_Lx2 is None else [list(pair) for pair in weights_Lx2]
@@ -59,20 +59,22 @@ class Labels(base.Task):
         class_weights: str | Mapping[Any, float] | None = None,
         metric: str = "samples_f1",
     ) -> Self:
-        """The labels that training targets have.
+        """Makes the task for the labels of training targets.
 
         Args:
-            targets: lists of names, or a text with a semicolon between names; empty: the example
-                has none of the labels; None: what it has is not known.
-            class_weights: of the training loss. `balanced`: a label weighs the same where it is as
-                where it is not, and 1 on average; or a weight of each label where it is; as text,
-                a JSON object.
-            metric: that decides: samples_f1 (F1 of each example's labels, 1 if it has none and none
-                is answered; their mean), micro_f1 (of all labels together), macro_f1 (the mean over
-                labels), subset_accuracy (the share of examples with no label wrong) or loss.
+            targets: lists of names, or texts with semicolons between names; empty: the example has
+                none of the labels; None: its labels are not known.
+            class_weights: in the training loss. `balanced`: a label weighs the same in total where
+                it is present and where it is absent, and 1 on average; or a weight for each label
+                where it is present; as text, a JSON object.
+            metric: the one that decides: samples_f1 (the mean over examples of the F1 of an
+                example's labels, 1 if it has none and none is answered), micro_f1 (of all labels
+                together), macro_f1 (the mean over labels), subset_accuracy (the share of examples
+                with no label wrong) or loss.
 
         Raises:
-            BadTarget, ValueError: as in `base.Task.of_targets`.
+            BadTarget: as in `base.Task.of_targets`.
+            ValueError: likewise.
         """
         found = [
             _names(target, number) for number, target in enumerate(targets) if target is not None
@@ -92,7 +94,7 @@ class Labels(base.Task):
         return task
 
     def encode(self, targets: Sequence[Any]) -> np.ndarray:
-        """Which labels each example has: int32 `[N, L]` of 0 and 1; all -1: it is not known."""
+        """Which labels each example has: int32 `[N, L]` of 0 and 1; all -1: not known."""
         numbers = {name: number for number, name in enumerate(self.labels)}
         encoded_NxL = np.zeros((len(targets), len(self.labels)), np.int32)
         for number, target in enumerate(targets):
@@ -159,9 +161,9 @@ class Labels(base.Task):
     def columns(
         self, kept: Kept, targets_N: np.ndarray | None = None, offsets: np.ndarray | None = None
     ) -> dict[str, list]:
-        """Names of labels with semicolons between them, and the probability of each label.
+        """Names of labels separated by semicolons, and the probability of each label.
 
-        JSON lists, if a name has a semicolon.
+        If a name contains a semicolon, JSON lists.
         """
         logits_NxL = np.asarray(kept["outputs"], np.float64)
         columns: dict[str, list] = {"answer": [self._joined(row) for row in logits_NxL > 0]}
@@ -182,7 +184,7 @@ class Labels(base.Task):
         return ";".join(names)
 
     def answer(self, kept: Kept, offsets: np.ndarray | None = None) -> list[str]:
-        """The labels that are there, each with its probability; a dash where none is."""
+        """The labels answered, each with its probability; a dash if there are none."""
         probabilities_NxL = expit(np.asarray(kept["outputs"], np.float64))
         return [
             "; ".join(
@@ -195,7 +197,7 @@ class Labels(base.Task):
     def figures(
         self, kept: Kept, targets_N: np.ndarray, offsets: np.ndarray | None = None
     ) -> dict[str, Any]:
-        """Precision, recall, F1, support, AUROC and average precision of labels and over them."""
+        """Precision, recall, F1, support, AUROC and average precision per label and over labels."""
         is_known_N = self.labelled(targets_N)
         if not is_known_N.any():
             return {}
@@ -203,17 +205,17 @@ class Labels(base.Task):
         return figures.of_labels(targets_N[is_known_N] > 0, logits_NxL, self.labels)
 
     def guess(self, targets_N: np.ndarray) -> np.ndarray:
-        """The logits of the labels' shares, where half an example more has a label and has not."""
+        """The logits of the labels' shares, adding half an example with and half without each."""
         is_there_NxL = targets_N[self.labelled(targets_N)]
         there_L = is_there_NxL.sum(0)
         return np.log((there_L + 0.5) / (len(is_there_NxL) - there_L + 0.5))
 
 
 def _names(target: Any, number: int) -> list[str]:
-    """The names of the labels of a target.
+    """The names of a target's labels.
 
     Raises:
-        BadTarget: it is no list of labels, or has one of them twice.
+        BadTarget: it is not a list of labels, or has one of them twice.
     """
     if isinstance(target, str):
         target = [name.strip() for name in target.split(";")] if target.strip() else []
@@ -230,10 +232,10 @@ def _names(target: Any, number: int) -> list[str]:
 
 
 def _weights(given, labels: Sequence[str], there_L: np.ndarray, examples: int):
-    """The weights of each label where it is absent and where it is there."""
+    """The weights of each label where it is absent and where it is present."""
     if given == "balanced":
         counts_Lx2 = np.stack([examples - there_L, there_L], -1)
-        # Where one of the two is missing, nothing can be balanced.
+        # If one of the two never occurs, there is nothing to balance.
         return np.where(
             counts_Lx2.all(-1, keepdims=True), examples / (2 * np.maximum(counts_Lx2, 1)), 1.0
         ).tolist()

@@ -1,7 +1,8 @@
-"""The token that comes next, at every step: a language model.
+"""The next token at every step: a language model.
 
-The loss is the cross-entropy, in nats a token. Of characters and bytes, how many bytes a token
-stands for is known, and bits per byte, which do not depend on how a text is split, are reported.
+The loss is the cross-entropy, in nats per token. For characters and bytes, the number of bytes that
+a token stands for is known, so bits per byte, which do not depend on how a text is split, are
+reported.
 """
 
 import math
@@ -25,8 +26,8 @@ class NextToken(base.Task):
     """One of V tokens for each step: the next one.
 
     Attributes:
-        tokens: V pairs: what each is called, and how many bytes of a text it stands for; None:
-            that is not known.
+        tokens: V pairs: the name of each, and how many bytes of a text it stands for; None: not
+            known.
     """
 
     per_step = True
@@ -46,8 +47,8 @@ class NextToken(base.Task):
         self.sampled_tokens = sampled_tokens
         if sampled_tokens >= self.num_outputs:
             raise ValueError(
-                f"sampled_tokens={sampled_tokens:,} would stand for {self.num_outputs:,} tokens, "
-                "which are no more; set it to 0, for all of them"
+                f"sampled_tokens={sampled_tokens:,} must be below the number of tokens, "
+                f"{self.num_outputs:,}; set it to 0 to use all of them"
             )
         if self.metric == "bits_per_byte" and all(of is None for _, of in self.tokens[4:]):
             raise ValueError(
@@ -59,13 +60,14 @@ class NextToken(base.Task):
     def of_tokens(  # type: ignore[override]  # It names its options.
         cls, tokens: Sequence[Sequence[Any]], *, metric: str = "loss", sampled_tokens: int = 0
     ) -> Self:
-        """The task for inputs that have these tokens.
+        """Makes the task for inputs with these tokens.
 
         Args:
             tokens: pairs, as the attribute.
-            metric: that decides: loss (nats per token), bits_per_token, bits_per_byte, perplexity
-                or accuracy.
-            sampled_tokens: that stand for all others in training; 0: all are computed.
+            metric: the one that decides: loss (nats per token), bits_per_token, bits_per_byte,
+                perplexity or accuracy.
+            sampled_tokens: the number of tokens sampled to stand for all others in training; 0: all
+                tokens are used.
 
         Raises:
             ValueError: as in `base.Task.of_targets`.
@@ -76,7 +78,7 @@ class NextToken(base.Task):
     def of_targets(  # type: ignore[override]  # It names its options.
         cls, targets: Sequence[Any], *, metric: str = "loss", sampled_tokens: int = 0
     ) -> Self:
-        """The task for tokens from 0 to the largest of targets, lists of numbers."""
+        """Makes the task for tokens from 0 to the largest in targets, lists of numbers."""
         largest = max((token for one in targets for token in one if token is not None), default=-1)
         if largest < 1:
             raise BadTarget(None, "There must be at least two tokens to tell apart.")
@@ -84,7 +86,7 @@ class NextToken(base.Task):
         return cls(tokens, metric=metric, sampled_tokens=sampled_tokens)
 
     def encode(self, targets: Sequence[Any]) -> np.ndarray:
-        """Numbers of tokens: int32; -1: no label."""
+        """Token numbers: int32; -1: no label."""
         encoded = [-1 if token is None else token for steps in targets for token in steps]
         return np.array(encoded, np.int32)
 
@@ -92,7 +94,7 @@ class NextToken(base.Task):
         return optax.softmax_cross_entropy_with_integer_labels(outputs_NxC, targets_N)
 
     def _bytes_V(self) -> np.ndarray:
-        """How many bytes of a text each token stands for; NaN where that is not known."""
+        """The number of bytes of a text that each token stands for; NaN where not known."""
         return np.array([math.nan if of is None else of for _, of in self.tokens])
 
     def sums(self, outputs_NxC: Array, targets_N: Array, weights_N: Array) -> dict[str, jax.Array]:
@@ -101,7 +103,7 @@ class NextToken(base.Task):
         is_known_N = ~jnp.isnan(bytes_N)
         return {
             "accuracy": jnp.sum(is_right_N * weights_N),
-            # Those of known tokens, and how many tokens are not known.
+            # The bytes of tokens with a known number, and the count of all other tokens.
             "bytes": jnp.stack(
                 [jnp.sum(jnp.where(is_known_N, bytes_N, 0) * weights_N), jnp.sum(~is_known_N)]
             ),
@@ -109,7 +111,7 @@ class NextToken(base.Task):
 
     def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, float]:
         metrics = super().metrics(sums)
-        if "bytes" not in sums:  # Of training with some of the tokens, an estimate of the loss.
+        if "bytes" not in sums:  # Training with sampled tokens: only an estimate of the loss.
             return metrics
         loss = metrics["loss"]
         metrics["bits_per_token"] = loss / math.log(2)
@@ -120,7 +122,7 @@ class NextToken(base.Task):
         return metrics
 
     def kept(self, outputs_NxC: Array, targets_N: Array) -> dict[str, Array]:
-        """The loss of each token, float32: V outputs a step would be too many."""
+        """The loss of each token, float32: V outputs per step would be too many."""
         return {"loss": self.loss(outputs_NxC, targets_N)}
 
     def average(self, kept_K: Sequence[Kept]) -> Kept:
@@ -141,7 +143,7 @@ class NextToken(base.Task):
     def columns(
         self, kept: Kept, targets_N: np.ndarray | None = None, offsets: np.ndarray | None = None
     ) -> dict[str, list]:
-        """The mean loss of the tokens of each example, in nats, and its perplexity."""
+        """The mean loss of each example's tokens, in nats, and the perplexity."""
         offsets = base.one_example(kept["loss"]) if offsets is None else offsets
         losses_N = np.asarray(kept["loss"], np.float64)
         is_known_N = np.ones(len(losses_N), bool)
@@ -170,7 +172,7 @@ class NextToken(base.Task):
     def figures(
         self, kept: Kept, targets_N: np.ndarray, offsets: np.ndarray | None = None
     ) -> dict[str, Any]:
-        """The metrics that follow from the losses, whatever gave them."""
+        """The metrics that can be computed from the losses alone."""
         is_known_N = np.asarray(self.labelled(targets_N))
         losses_N = np.asarray(kept["loss"], np.float64)[is_known_N]
         if not len(losses_N):
@@ -181,6 +183,6 @@ class NextToken(base.Task):
         return self.metrics(sums | {"bytes": np.array([np.nansum(bytes_N), unknown])})
 
     def guess(self, targets_N: np.ndarray) -> np.ndarray:
-        """The logarithms of the tokens' counts; one that training lacks counts a hundredth."""
+        """The logarithms of the tokens' counts; a token missing in training counts as 0.01."""
         counts_V = np.bincount(targets_N[self.labelled(targets_N)], minlength=self.num_outputs)
         return np.log(np.maximum(counts_V, 0.01))

@@ -1,8 +1,8 @@
-"""One number, or several, for each sequence.
+"""One number or several for each sequence.
 
-Inside, numbers are standardised by the mean and the standard deviation of the training targets, so
-that a freshly drawn model is of the right size whatever their unit; the loss is the squared error
-of that, a mean over numbers. Figures and answers are in the targets' own units.
+Internally, numbers are standardised by the mean and standard deviation of the training targets, so
+that a newly initialised model has the right scale whatever their units. The loss is the squared
+error of standardised numbers, a mean over numbers. Figures and answers are in the targets' units.
 """
 
 import math
@@ -18,7 +18,7 @@ from train_lib.tasks.base import Array, BadTarget, Kept
 from train_lib.tasks.common import figures, naming, pictures
 
 _METRICS = ("mse", "mae", "r2", "loss")
-_LARGEST = 1e18  # Whose square and the squares' sum are numbers of float32.
+_LARGEST = 1e18  # Its square, and sums of such squares, fit into float32.
 
 
 class Numbers(base.Task):
@@ -26,8 +26,8 @@ class Numbers(base.Task):
 
     Attributes:
         names: of the numbers.
-        means: of each over the training targets, in its unit.
-        deviations: the same.
+        means: the mean of each over the training targets, in its unit.
+        deviations: the standard deviation of each, likewise.
     """
 
     outputs_follow = ("means", "deviations")
@@ -41,13 +41,13 @@ class Numbers(base.Task):
         *,
         metric: str = "",
     ):
-        """As `of_targets`, for a mean and a standard deviation that are known of each number."""
+        """As `of_targets`, for a known mean and standard deviation of each number."""
         self.means, self.deviations = list(means), list(deviations)
         self.num_outputs = len(self.means)
         self.names = naming.shown_names(
             names, [str(number) for number in range(1, self.num_outputs + 1)], "numbers"
         )
-        # In their own units, numbers of different ones cannot be added.
+        # Numbers in different units cannot be added.
         is_one = self.num_outputs == 1
         self.metric = naming.choose("metric", metric or ("mse" if is_one else "r2"), _METRICS)
         self.higher_is_better = self.metric == "r2"
@@ -57,17 +57,18 @@ class Numbers(base.Task):
     def of_targets(  # type: ignore[override]  # It names its options.
         cls, targets: Sequence[Any], *, names: Sequence[str] | None = None, metric: str = ""
     ) -> Self:
-        """As many numbers as training targets have.
+        """Makes the task for as many numbers as training targets have.
 
         Args:
-            targets: numbers, or lists of equally many; also as texts; None: no label.
-            names: of the numbers; else 1, 2, and so on.
-            metric: that decides: mse (mean squared error; of one number, unless another is
-                chosen), r2 (the share of the variance that is explained; of several), mae (mean
-                absolute error), or loss. Of several numbers they are means over numbers.
+            targets: numbers, or lists of equal length; also as texts; None: no label.
+            names: of the numbers; default: 1, 2, and so on.
+            metric: the one that decides: mse (mean squared error; the default for one number), r2
+                (the share of variance explained; the default for several), mae (mean absolute
+                error), or loss. For several numbers they are means over numbers.
 
         Raises:
-            BadTarget, ValueError: as in `base.Task.of_targets`.
+            BadTarget: as in `base.Task.of_targets`.
+            ValueError: likewise.
         """
         first = next((number for number, one in enumerate(targets) if one is not None), None)
         if first is None:
@@ -90,14 +91,14 @@ class Numbers(base.Task):
         return cls(means_M.tolist(), deviations_M.tolist(), names, metric=metric)
 
     def encode(self, targets: Sequence[Any]) -> np.ndarray:
-        """The standardised numbers: float64 `[N, M]`, so that `columns` has them as they were."""
+        """The standardised numbers: float64 `[N, M]`, so that `columns` can restore them."""
         return (_values(targets, self.num_outputs) - self.means) / self.deviations
 
     def loss(self, outputs_NxC: Array, targets_N: Array) -> jax.Array:
         return jnp.mean(jnp.square(outputs_NxC - targets_N), -1)
 
     def sums(self, outputs_NxC: Array, targets_N: Array, weights_N: Array) -> dict[str, jax.Array]:
-        """Standardised, and so without cancellation."""
+        """Sums of standardised numbers, which avoid cancellation."""
         weights_Nx1, errors_NxM = weights_N[:, None], outputs_NxC - targets_N
         return {
             "squared_errors": jnp.sum(jnp.square(errors_NxM) * weights_Nx1, 0),
@@ -109,7 +110,7 @@ class Numbers(base.Task):
     def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, float]:
         weight, deviations_M = np.float64(sums["weight"]) or np.nan, np.array(self.deviations)
         squares_M = sums["squared_targets"] - sums["targets"] ** 2 / weight
-        with np.errstate(divide="ignore", invalid="ignore"):  # One target, or all the same.
+        with np.errstate(divide="ignore", invalid="ignore"):  # One target, or all are equal.
             r2_M = 1 - sums["squared_errors"] / squares_M
         return {
             **super().metrics(sums),
@@ -127,7 +128,7 @@ class Numbers(base.Task):
         return None if standardised_N is None else standardised_N * self.deviations[0]
 
     def score(self, kept: Kept, targets_N: np.ndarray) -> np.ndarray:
-        """The squared error of one number, in its unit squared; of several, the loss."""
+        """The squared error of a single number, in its unit squared; for several, the loss."""
         squares_NxM = np.square(np.asarray(kept["outputs"], np.float64) - targets_N)
         if self.num_outputs == 1:
             squares_NxM = squares_NxM * np.square(self.deviations)
@@ -136,7 +137,7 @@ class Numbers(base.Task):
     def columns(
         self, kept: Kept, targets_N: np.ndarray | None = None, offsets: np.ndarray | None = None
     ) -> dict[str, list]:
-        """Numbers; of several, each has columns of its own, as in `answer_height`."""
+        """The numbers; if there are several, each has its own columns, as in `answer_height`."""
         suffixes = [f"_{name}" for name in self.names] if self.num_outputs > 1 else [""]
         answers_NxM = self._original(kept["outputs"])
         columns = {
@@ -158,7 +159,7 @@ class Numbers(base.Task):
     def answer(self, kept: Kept, offsets: np.ndarray | None = None) -> list[str]:
         """The numbers, each after its name if there are several."""
         names = [f"{name} " for name in self.names] if self.num_outputs > 1 else [""]
-        # To a ten-thousandth of how far targets lie from each other, wherever they lie.
+        # To a ten-thousandth of the targets' spread, whatever their mean.
         places = [max(0, 4 - math.floor(math.log10(one))) for one in self.deviations]
         return [
             "  ".join(
@@ -182,7 +183,7 @@ class Numbers(base.Task):
     def pictures(
         self, kept: Kept, targets_N: np.ndarray, offsets: np.ndarray | None = None
     ) -> dict[str, Any]:
-        """The answers against the targets: `scatter`, of several numbers as `scatter_height`."""
+        """Answers against targets: `scatter`; for several numbers, as in `scatter_height`."""
         drawn = {}
         for name, (known_N, answers_N) in self._pairs(kept, targets_N).items():
             r2 = figures.of_numbers(known_N, answers_N)["r2"]
@@ -194,7 +195,7 @@ class Numbers(base.Task):
         return drawn
 
     def _pairs(self, kept: Kept, targets_N: np.ndarray) -> dict[str, tuple]:
-        """Targets and answers of each number, where there are targets."""
+        """The targets and answers of each number, for items with a label."""
         is_known_N = self.labelled(targets_N)
         if not is_known_N.any():
             return {}
@@ -215,7 +216,7 @@ def _values(targets: Sequence[Any], count: int) -> np.ndarray:
     """The numbers of targets: float64 `[N, M]`, NaN where there is no label.
 
     Raises:
-        BadTarget: one is not a number, or a list of M of them.
+        BadTarget: one is neither a number nor a list of M numbers.
     """
     values_NxM = np.full((len(targets), count), np.nan)
     for number, target in enumerate(targets):
@@ -236,7 +237,7 @@ def _value(target: Any, number: int) -> float:
     except (TypeError, ValueError):
         value = np.nan
     if not np.isfinite(value):
-        raise BadTarget(number, f"is {naming.shown(target)}, which is no finite number")
+        raise BadTarget(number, f"is {naming.shown(target)}, which is not a finite number")
     if abs(value) > _LARGEST:
         raise BadTarget(
             number, f"is {naming.shown(target)}; none may be larger than {_LARGEST:g}: scale them"
@@ -249,5 +250,5 @@ def _numbers(count: int) -> str:
 
 
 def _rounded(value: float) -> float:
-    """Without the last digits, in which standardising may have left traces."""
+    """Drops the last digits, which standardising may have changed."""
     return float(f"{value:.12g}")

@@ -1,7 +1,7 @@
 """One class for each step of a sequence, as in tagging.
 
-One output a class, under a softmax; the loss is the cross-entropy, in nats. Of every step only the
-class that is answered and its probability are kept.
+There is one output per class, with a softmax; the loss is the cross-entropy, in nats. For every
+step, only the class answered and its probability are kept.
 """
 
 import collections
@@ -25,10 +25,10 @@ _METRICS = ("accuracy", "macro_f1", "loss")
 class Tags(base.Task):
     """One class for each step.
 
-    Accuracy is no share metric: the steps of a sequence are not independent.
+    Accuracy is not a share metric: the steps of a sequence are not independent.
 
     Attributes:
-        classes: as in the data, in their order.
+        classes: as in the data, in order.
         class_weights: in the training loss; None: all are 1.
         label_smoothing: in the training loss.
     """
@@ -38,7 +38,7 @@ class Tags(base.Task):
     score_name = "accuracy"
     higher_score_is_better = True
     score_is_share = True
-    label_smoothing = 0.0  # Which older versions did not write down.
+    label_smoothing = 0.0  # Older versions did not store it.
     examples = (["O", "B-X", "I-X"], ["O"], ["B-X", None, "O", "B-Y", "I-Y"])
 
     def __init__(
@@ -49,7 +49,7 @@ class Tags(base.Task):
         label_smoothing: float = 0.0,
         metric: str = "accuracy",
     ):
-        """As `of_targets`, for classes that are known, and a weight for each."""
+        """As `of_targets`, for known classes, with a weight for each."""
         self.classes = list(classes)
         self.num_outputs = len(self.classes)
         self.class_weights = None if class_weights is None else list(class_weights)
@@ -67,19 +67,20 @@ class Tags(base.Task):
         label_smoothing: float = 0.0,
         metric: str = "accuracy",
     ) -> Self:
-        """The classes of the steps of training examples.
+        """Makes the task for the classes of the steps of training examples.
 
         Args:
-            targets: a list for each example: of each step a text or a whole number, or None where
-                it has no label.
+            targets: a list for each example, with a text or a whole number for each step, or None
+                if it has no label.
             classes: all of them, in another order.
-            class_weights: as in `classes.Classes.of_targets`, of steps.
-            label_smoothing: the share of a label that all classes share in the training loss, as
-                in `smoothing.smoothed`; its class weight counts for all of it.
-            metric: that decides: accuracy, macro_f1 (the mean over classes) or loss.
+            class_weights: as in `classes.Classes.of_targets`, for steps.
+            label_smoothing: the share of a label that is spread over all classes in the training
+                loss, as in `smoothing.smoothed`; its class weight applies to all of it.
+            metric: the one that decides: accuracy, macro_f1 (the mean over classes) or loss.
 
         Raises:
-            BadTarget, ValueError: as in `base.Task.of_targets`.
+            BadTarget: as in `base.Task.of_targets`.
+            ValueError: likewise.
         """
         found = collections.Counter(
             naming.name_of(tag, number)
@@ -130,15 +131,15 @@ class Tags(base.Task):
         return {**super().metrics(sums), **confusion.macro_f1(sums)}
 
     def kept(self, outputs_NxC: Array, targets_N: Array) -> dict[str, Array]:
-        """The number of the class that is answered, int32, and its probability."""
+        """The number of the class answered, int32, and its probability."""
         answers_N = jnp.argmax(outputs_NxC, -1).astype(jnp.int32)
         probabilities_N = jnp.exp(jnp.max(jax.nn.log_softmax(outputs_NxC, -1), -1))
         return {"answer": answers_N, "probability": probabilities_N}
 
     def average(self, kept_K: Sequence[Kept]) -> Kept:
-        """The class with the most votes, which are probabilities; their mean over the seeds.
+        """The class with the most votes, which are probabilities, and their mean over the seeds.
 
-        Of equal ones, that of the first seed.
+        Ties go to the class of the first seed.
         """
         if len(kept_K) == 1:
             return kept_K[0]
@@ -158,9 +159,9 @@ class Tags(base.Task):
     def columns(
         self, kept: Kept, targets_N: np.ndarray | None = None, offsets: np.ndarray | None = None
     ) -> dict[str, list]:
-        """Tags with spaces between them, and the mean probability of an example's answers.
+        """Tags separated by spaces, and the mean probability of an example's answers.
 
-        Of the steps that have a label, where targets are given. JSON lists, if a tag has a space.
+        If targets are given, only steps with a label. If a tag contains a space, JSON lists.
         """
         offsets = base.one_example(kept["answer"]) if offsets is None else offsets
         has_label_N = np.ones(offsets[-1], bool)
@@ -191,7 +192,7 @@ class Tags(base.Task):
     def figures(
         self, kept: Kept, targets_N: np.ndarray, offsets: np.ndarray | None = None
     ) -> dict[str, Any]:
-        """Precision, recall and F1 of classes and, of tags such as B-X and I-X, of spans."""
+        """Precision, recall and F1 of classes and, for tags such as B-X and I-X, of spans."""
         has_label_N = np.asarray(self.labelled(targets_N))
         if not has_label_N.any():
             return {}
@@ -229,7 +230,7 @@ class Tags(base.Task):
 
 
 def _select(values_N: np.ndarray, is_chosen_N: np.ndarray, offsets: np.ndarray) -> list[np.ndarray]:
-    """Of each example, the values of the steps that are chosen."""
+    """The values of the chosen steps of each example."""
     pairs = zip(
         *(base.split_examples(one, offsets) for one in (values_N, is_chosen_N)), strict=True
     )

@@ -1,4 +1,4 @@
-"""Training: a function of models, a task, an optimiser and data, and what watches it.
+"""Training: a function of models, a task, an optimiser and data, and the hooks that watch it.
 
 from train_lib.training import Program, fit
 

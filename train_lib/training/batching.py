@@ -12,7 +12,7 @@ from train_lib.tasks.base import Task
 from train_lib.training.sampling import Sampler
 
 NO_EXAMPLE = -1
-"""Stands in a plan for a row that is left empty."""
+"""Marks an empty row in a plan."""
 
 Array = np.ndarray | jax.Array
 
@@ -21,11 +21,11 @@ class Treatment(NamedTuple):
     """How sequences of different lengths share a batch.
 
     Attributes:
-        mask_padding: padding never reaches a result. Else it is read like any step, so that all
-            rows have one width.
+        mask_padding: padding never affects a result. Otherwise it is read like any other step, and
+            all rows have the same width.
         padding_side: `post`, after a sequence, or `pre`, before it.
-        reads_on: sequences are the blocks of one stream. A row reads one block after the other,
-            and the state of the model is kept from batch to batch.
+        reads_on: sequences are blocks of one stream. A row reads one block after another, and the
+            model's state is carried from batch to batch.
     """
 
     mask_padding: bool = True
@@ -37,16 +37,17 @@ EXACT = Treatment()
 
 
 class DeviceSplit(NamedTuple):
-    """A split as it lies on a device.
+    """A split in device memory.
 
     Attributes:
         values: the steps of all sequences, end to end: tokens `[S]`, or vectors `[S, D]`.
         starts_N: where each sequence starts in `values`.
-        lengths_N: its steps.
+        lengths_N: the number of steps of each sequence.
         targets: for each sequence, `[N, ...]`, or for each step, `[S, ...]`. Zero where there is
             no label.
         weights: 1 for an item with a label, 0 for one without; None: all have one.
-        sampler: of the tokens that stand for all in training; None: there are no such.
+        sampler: draws the candidate tokens of a sampled training loss; None: the loss is not
+            sampled.
     """
 
     values: Array
@@ -58,7 +59,7 @@ class DeviceSplit(NamedTuple):
 
     @classmethod
     def of(cls, split: Split, task: Task, *, training: bool = False) -> "DeviceSplit":
-        """A split whose targets the task has encoded."""
+        """Converts a split whose targets the task has encoded."""
         has_label = np.asarray(task.labelled(split.targets))
         targets = split.targets if has_label.all() else task.zero_unlabelled(split.targets)
         return cls(
@@ -74,13 +75,13 @@ class DeviceSplit(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Arrays for one step. Rows without an example are empty: length 0, weight 0.
+    """The arrays of one step. Rows without an example are empty: length 0, weight 0.
 
     Attributes:
         inputs: tokens `[B, T]`, or vectors `[B, T, D]`.
-        lengths_B: steps of each sequence.
-        targets: of each item: `[I, ...]`; an item is a row or, in row-major order, a step of one.
-        weights_I: 1, or 0 for padding and where there is no label.
+        lengths_B: the number of steps of each sequence.
+        targets: of each item, `[I, ...]`; an item is a row or, in row-major order, a step of a row.
+        weights_I: 1, or 0 for padding and for items without a label.
     """
 
     inputs: jax.Array
@@ -117,14 +118,14 @@ def gather(
 def plan_bucketed(
     lengths: np.ndarray, batch_size: int, rng: np.random.Generator | None = None
 ) -> list[np.ndarray]:
-    """Batches of sequences of similar length.
+    """Groups sequences of similar length into batches.
 
     Args:
         lengths: of all sequences.
-        batch_size: sequences a batch; one batch has what is left over.
-        rng: for training: blurs the lengths by up to a tenth before they are sorted, so that other
-            sequences meet in every epoch, puts the left-over batch anywhere, and shuffles the
-            batches. None: sorted by length, in order.
+        batch_size: sequences per batch; one batch holds the remainder.
+        rng: for training: perturbs the lengths by up to a tenth before sorting, so that batches
+            differ in every epoch, puts the smaller batch anywhere, and shuffles the batches.
+            None: sorted by length, in order.
     """
     count = -(-len(lengths) // batch_size)
     sizes = np.full(count, batch_size)
@@ -143,11 +144,11 @@ def plan_bucketed(
 def plan_uniform(
     lengths: np.ndarray, batch_size: int, rng: np.random.Generator | None = None
 ) -> list[np.ndarray]:
-    """Batches of any sequences.
+    """Groups sequences into batches whatever their lengths.
 
     Args:
         lengths: of all sequences.
-        batch_size: sequences a batch; the last has what is left over.
+        batch_size: sequences per batch; the last batch holds the remainder.
         rng: shuffles the sequences; None: in order.
     """
     order = np.arange(len(lengths)) if rng is None else rng.permutation(len(lengths))
@@ -155,10 +156,10 @@ def plan_uniform(
 
 
 def plan_stream(count: int, batch_size: int) -> list[np.ndarray]:
-    """Batches of the blocks of a stream: each row reads its part of the stream, block by block.
+    """Groups the blocks of a stream into batches: each row reads its part of it, block by block.
 
     Args:
-        count: of all blocks, in the order of the stream.
+        count: the number of blocks, which are in the order of the stream.
         batch_size: B, rows.
 
     Returns:
@@ -175,7 +176,7 @@ def plans(
     batch_size: int,
     rng: np.random.Generator | None = None,
 ) -> list[np.ndarray]:
-    """One pass over a split in a treatment of length; shuffled where there is an `rng`.
+    """The batches of one pass over a split, shuffled if an `rng` is given.
 
     A stream is never shuffled.
     """
@@ -188,10 +189,11 @@ def plans(
 def row_widths(train: Split, others: Sequence[Split], treatment: Treatment) -> tuple[int, ...]:
     """The widths that rows may have, in ascending order.
 
-    Where padding is read, its amount is part of the input, so that there is one width for whatever
-    the model ever reads: the length of the longest training sequence. Else it is that of the
-    longest of all splits, so that one program can evaluate them all, and fractions of it: a loop
-    ends with the longest sequence that is there, but room for its results is made for the width.
+    Where padding is read, its amount is part of the input, so there is a single width for whatever
+    the model reads: the length of the longest training sequence. Otherwise the widths are the
+    length of the longest sequence of all splits, so that one program can evaluate them all, and
+    fractions of it: a loop ends with the longest sequence present, but memory for its results is
+    allocated for the full width.
     """
     if treatment.reads_on:
         return (max(int(split.lengths.max(initial=1)) for split in (train, *others)),)
@@ -201,17 +203,17 @@ def row_widths(train: Split, others: Sequence[Split], treatment: Treatment) -> t
 
 
 def fractions(width: int) -> tuple[int, ...]:
-    """A width, a third and a ninth of it, in ascending order."""
+    """A ninth of a width, a third of it, and the width itself."""
     return tuple(sorted({-(-width // part) for part in (9, 3, 1)}))
 
 
 class Layout(NamedTuple):
-    """How the rows of a batch are spread.
+    """How the rows of a batch are distributed.
 
     Attributes:
         devices: P.
-        blocks: N, that a device computes one after the other.
-        rows: R, of a block.
+        blocks: N, the blocks that a device computes one after another.
+        rows: R, the rows of a block.
     """
 
     devices: int
@@ -220,19 +222,20 @@ class Layout(NamedTuple):
 
     @classmethod
     def of(cls, batch_size: int, devices: int, max_rows: float) -> "Layout":
-        """The layout with the fewest blocks of at most `max_rows` rows, as even as they can be."""
+        """The layout with the fewest blocks of at most `max_rows` rows, as even as possible."""
         blocks = -(-batch_size // (devices * max_rows))
         return cls(devices, int(blocks), -(-batch_size // int(devices * blocks)))
 
     def place(self, plan: np.ndarray, lengths: np.ndarray | None) -> np.ndarray:
-        """The examples of a batch in their places, `[P, N, R]`.
+        """Assigns the examples of a batch to places, `[P, N, R]`.
 
-        Longest first, dealt out to the devices in turn: devices have as much to do as each other,
-        and the sequences of a block, whose loop ends with the longest, are of similar length.
+        The longest come first and are dealt out to the devices in turn. So all devices have about
+        the same work, and the sequences of a block, whose loop ends with the longest, are of
+        similar length.
 
         Args:
-            plan: of the batch.
-            lengths: of all sequences; None: a row of a batch has the place that it has in others.
+            plan: the examples of the batch.
+            lengths: of all sequences; None: a row has the same place in every batch.
         """
         order = plan if lengths is None else plan[np.argsort(-lengths[plan], kind="stable")]
         places = np.full(self.devices * self.blocks * self.rows, NO_EXAMPLE, np.int32)
@@ -242,18 +245,18 @@ class Layout(NamedTuple):
     def place_all(
         self, plans: Sequence[np.ndarray], lengths: np.ndarray | None, steps: int
     ) -> np.ndarray:
-        """Several batches, `[S, P, N, R]`, and empty ones after them to make up so many steps."""
+        """Places several batches, `[S, P, N, R]`, followed by empty ones up to `steps` batches."""
         places = [self.place(plan, lengths) for plan in plans]
         empty = self.place(np.empty(0, np.int32), lengths)
         return np.stack(places + [empty] * (steps - len(places)))
 
 
 def steps_taken(places: np.ndarray, lengths: np.ndarray, widths: Sequence[int]) -> int:
-    """Steps that all rows take together, those in padding included.
+    """The total number of steps that all rows take, including steps in padding.
 
-    The rows of a block take as many as the longest sequence among them has; with one width to
-    choose from, where padding is read, as many as that: what is asked for, though padding that all
-    rows share may be read once.
+    The rows of a block take as many steps as their longest sequence has. If there is a single
+    width, because padding is read, they take that many: padding shared by all rows counts in full,
+    although it may be read only once.
     """
     if len(widths) == 1:
         return places.size * widths[0]
@@ -262,7 +265,7 @@ def steps_taken(places: np.ndarray, lengths: np.ndarray, widths: Sequence[int]) 
 
 
 def by_example(kept: dict[str, Any], places: np.ndarray, count: int) -> dict[str, np.ndarray]:
-    """What was kept of every row, `[K, *places.shape, ...]`, in the order of the examples.
+    """Reorders what was kept of every row, `[K, *places.shape, ...]`, by example.
 
     Returns:
         Arrays `[K, N, ...]`, N = `count`.

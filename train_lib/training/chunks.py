@@ -1,4 +1,4 @@
-"""The outputs of some steps at a time, so that those of all are never in memory together."""
+"""Computes outputs a chunk of steps at a time, so that they are never all in memory at once."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,23 +20,23 @@ def measured(
     *,
     training: bool,
 ) -> tuple[dict[str, Any], dict[str, jax.Array]]:
-    """What `of_outputs` returns of a batch whose items are steps.
+    """Applies `of_outputs` to a batch whose items are steps, chunk by chunk.
 
-    In training each chunk's outputs are computed again for its gradient.
+    In training, each chunk's outputs are recomputed for its gradient.
 
     Args:
-        model: that answers.
-        encoded: what it answers from.
+        model: computes the outputs.
+        encoded: the encoded sequences it computes them from.
         batch: padded after each sequence.
-        steps: of a chunk.
-        of_outputs: the sums of outputs and their items, and what is kept of each item.
-        training: whether there will be a gradient.
+        steps: the number of steps in a chunk.
+        of_outputs: returns the sums over outputs and their items, and what is kept of each item.
+        training: whether a gradient will be taken.
     """
     rows, width = batch.inputs.shape[:2]
     chunks = -(-width // steps)
 
     def in_chunks(array_Tx):
-        """`[T, ...]` as `[chunks, steps, ...]`."""
+        """Reshapes `[T, ...]` to `[chunks, steps, ...]`."""
         padding = [(0, chunks * steps - width)] + [(0, 0)] * (array_Tx.ndim - 1)
         return jnp.pad(array_Tx, padding).reshape(chunks, steps, *array_Tx.shape[1:])
 
@@ -61,7 +61,7 @@ def measured(
     sums = jax.tree.map(lambda all_C: jnp.sum(all_C, 0), sums_C)
 
     def whole(kept_CxI):
-        """What was kept, in row-major order of rows and steps."""
+        """Joins what was kept, in row-major order of rows and steps."""
         kept = kept_CxI.reshape(chunks, rows, steps, *kept_CxI.shape[2:]).swapaxes(0, 1)
         return kept.reshape(rows, chunks * steps, *kept.shape[3:])[:, :width].reshape(
             rows * width, *kept.shape[3:]

@@ -1,4 +1,4 @@
-"""What a run computes on."""
+"""The devices that a run computes on."""
 
 import math
 import os
@@ -17,17 +17,17 @@ from train_lib.training.batching import Layout
 
 
 def configure() -> None:
-    """Sets JAX up for a program of its own; to be called before JAX is first used.
+    """Configures JAX for a standalone program; call it before JAX is first used.
 
     Every CPU core becomes a device, up to eight, since a step of a small recurrent model keeps only
-    one busy, and a second start finds what the first one compiled. Numbers do not depend on
-    environment variables, as `seqmodels.program` says.
+    one busy. A second start reuses what the first one compiled. Results do not depend on
+    environment variables; see `seqmodels.program`.
 
     Raises:
-        UserError: there is nothing to compute on.
+        UserError: there is no device to compute on.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    # A share of a batch of 512 below 64 rows no longer fills the vector units.
+    # With more, a device's share of a batch of 512, below 64 rows, would not fill the vector units.
     jax.config.update("jax_num_cpu_devices", min(cores or 1, 8))
     jax.config.update("jax_compilation_cache_dir", _compiled_dir())
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
@@ -38,9 +38,9 @@ def configure() -> None:
 
 
 def _compiled_dir() -> str | None:
-    """The folder of compiled programs; None, with a note, where it cannot be made."""
+    """The folder of compiled programs; None, with a note, if it cannot be created."""
     folder = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(files.cache_dir() / "compiled"))
-    if folder and not folder.startswith(("gs://", "s3://")):  # JAX reads these two by itself.
+    if folder and not folder.startswith(("gs://", "s3://")):  # JAX handles these two itself.
         try:
             files.local(folder).mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -52,9 +52,9 @@ def _compiled_dir() -> str | None:
 def mesh(num_seeds: int = 1) -> Mesh:
     """All devices of all processes, along the axes `seed` and `batch`.
 
-    Seeds have nothing to wait for from each other, so as many devices as divide them evenly work on
-    seeds of their own. Those of a process stand beside each other, so that a batch is spread over
-    as few processes as can be.
+    Seeds never wait for each other, so they are split over as many groups of devices as divide
+    them evenly. The devices of a process are adjacent, so that a batch is spread over as few
+    processes as possible.
     """
     of_seeds = math.gcd(num_seeds, jax.device_count())
     shape = of_seeds, jax.device_count() // of_seeds
@@ -62,11 +62,11 @@ def mesh(num_seeds: int = 1) -> Mesh:
 
 
 def seeds_at_once(num_seeds: int, mesh: Mesh) -> int:
-    """How many of its seeds a device computes together.
+    """The number of seeds that a device computes together.
 
-    On a CPU one after the other: its time is that of the arithmetic, and there is as much
-    either way, and each seed has its own lengths. Anything else waits for its memory most of the
-    time, which all seeds can share.
+    On a CPU one after another: arithmetic dominates there, there is as much of it either way, and
+    each seed has its own lengths. Any other device mostly waits for memory, and all seeds can share
+    that wait.
     """
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     return 1 if on_cpu else num_seeds // mesh.shape["seed"]
@@ -75,9 +75,9 @@ def seeds_at_once(num_seeds: int, mesh: Mesh) -> int:
 def layout(batch_size: int, mesh: Mesh, batches: int = 1) -> Layout:
     """How the rows of a batch are spread over the devices that share it.
 
-    A core works on blocks of so many rows that the arrays of a step stay in its cache. Anything
-    else takes all its rows at once. Several batches that make one update are blocks too, none of
-    which is larger than it is in one batch.
+    A CPU core works on blocks small enough for the arrays of a step to stay in its cache. Any other
+    device takes all its rows at once. If several batches make one update, they are blocks too, no
+    larger than those of a single batch.
     """
     max_rows = 128 if mesh.devices.flat[0].platform == "cpu" else float("inf")
     of_batch = Layout.of(batch_size, mesh.shape["batch"], max_rows)
@@ -85,32 +85,32 @@ def layout(batch_size: int, mesh: Mesh, batches: int = 1) -> Layout:
 
 
 def spread(places: np.ndarray, mesh: Mesh) -> jax.Array:
-    """Places of examples, each on its device: `[S, P, N, R]` of all seeds or `[K, S, P, N, R]`."""
+    """Puts places of examples, `[S, P, N, R]` of all seeds or `[K, S, P, N, R]`, on devices."""
     axes = (None, "batch") if places.ndim == 4 else ("seed", None, "batch")
     return put(places, NamedSharding(mesh, PartitionSpec(*axes)))
 
 
 def replicate(arrays, mesh: Mesh):
-    """Arrays whole on every device."""
+    """Copies whole arrays to every device."""
     return jax.tree.map(lambda array: put(array, NamedSharding(mesh, PartitionSpec())), arrays)
 
 
 def spread_seeds(arrays_K, mesh: Mesh):
-    """Arrays with an axis of seeds in front, each seed on its devices."""
+    """Puts each seed of arrays with a leading axis of seeds on its devices."""
     by_seed = NamedSharding(mesh, PartitionSpec("seed"))
     return jax.tree.map(lambda array_K: put(array_K, by_seed), arrays_K)
 
 
 def spread_rows(arrays_K, mesh: Mesh):
-    """Arrays with axes of seeds and of blocks in front, each block on its device."""
+    """Puts each block of arrays with leading axes of seeds and blocks on its device."""
     by_block = NamedSharding(mesh, PartitionSpec("seed", "batch"))
     return jax.tree.map(lambda array_K: put(array_K, by_block), arrays_K)
 
 
 def put(array, sharding: Sharding) -> jax.Array:
-    """An array that all processes have, on devices of all of them.
+    """Puts an array that all processes have on devices of all of them.
 
-    `jax.device_put` would first compare what they have.
+    `jax.device_put` would first compare their copies.
     """
     if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
         numbers = put(jax.random.key_data(array), sharding)
@@ -120,7 +120,7 @@ def put(array, sharding: Sharding) -> jax.Array:
 
 
 def whole(arrays):
-    """Arrays that every process has whole, where they may lie on devices of several.
+    """Gives every process whole arrays, which may be spread over devices of several processes.
 
     All processes must call it. It does not wait.
     """
@@ -135,19 +135,19 @@ def whole(arrays):
 
 
 def fetch(arrays):
-    """The same arrays on the host of every process; all of them must call it."""
+    """Copies arrays to the host of every process; all processes must call it."""
     return jax.device_get(whole(arrays))
 
 
 def from_first(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """What the first process has, bit for bit; the others bring arrays of the same shapes."""
+    """The first process's arrays, bit for bit; the others pass arrays of the same shapes."""
     if processes.count() == 1:
         return list(arrays)
     mesh = Mesh(jax.devices(), "device")  # In the order of processes.
     by_device, everywhere = (
         NamedSharding(mesh, PartitionSpec("device")), NamedSharding(mesh, PartitionSpec()),
     )  # fmt: skip
-    # As bytes: numbers are added to zeros on their way, which makes 0.0 of -0.0.
+    # As bytes: the transfer adds numbers to zeros, which turns -0.0 into 0.0.
     rows = [np.frombuffer(array.tobytes(), np.uint8) for array in arrays]
     spread = [put(np.broadcast_to(row, (mesh.size, len(row))), by_device) for row in rows]
     take_first = jax.jit(lambda all_rows: [row[0] for row in all_rows], out_shardings=everywhere)
@@ -158,10 +158,11 @@ def from_first(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 
 def connect(mesh: Mesh) -> None:
-    """Waits for all processes and lets their devices find each other.
+    """Waits for all processes and connects their devices.
 
-    Those of a CPU wait half a minute for each other when they first meet, and without end from then
-    on. To be called before what takes some processes longer than others, as compilation does.
+    CPU devices wait for each other for half a minute when they first connect, and indefinitely from
+    then on. Call this before anything that takes some processes longer than others, such as
+    compilation.
     """
     if processes.count() > 1:
         processes.wait_for_all()

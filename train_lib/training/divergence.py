@@ -13,8 +13,8 @@ class Divergence:
     """Records in a position which seeds have diverged, and when.
 
     Args:
-        seeds: that are trained.
-        position: of the fit.
+        seeds: the seeds being trained.
+        position: the position of the fit.
     """
 
     def __init__(self, seeds: Sequence[int], position: Position):
@@ -23,28 +23,28 @@ class Divergence:
         self._unchecked: list[tuple[int, int, Sums]] = []
 
     def watch(self, step: int, steps: int, sums_KxS: Sums) -> None:
-        """Looks at what the call before gave, and keeps what this one will have given.
+        """Checks the results of the previous call, and keeps those of this one for later.
 
         So the host is one call ahead of the device, and no more.
 
         Args:
             step: updates made after this call.
-            steps: of this call.
-            sums_KxS: of its steps, and of the empty ones that fill the call up.
+            steps: the number of steps in this call.
+            sums_KxS: the sums of its steps, and of the empty ones that fill up the call.
 
         Raises:
-            Diverged: no seed's loss and gradient are finite any more.
+            Diverged: no seed has a finite loss and gradient any more.
         """
         waiting, self._unchecked = self._unchecked, [(step, steps, sums_KxS)]
         self._check(waiting)
 
     def settle(self) -> None:
-        """Looks at what all calls gave; raises as `watch` does."""
+        """Checks the results of all calls; raises as `watch` does."""
         waiting, self._unchecked = self._unchecked, []
         self._check(waiting)
 
     def check_validation(self, step: int, loss_K: np.ndarray) -> None:
-        """Looks at each seed's loss in validation; raises as `watch` does."""
+        """Checks each seed's validation loss; raises as `watch` does."""
         for seed, loss in zip(self._seeds, loss_K, strict=True):
             if not np.isfinite(loss):
                 self._note(seed, step)
@@ -67,4 +67,4 @@ class Divergence:
         )
         if len(self._position.diverged) == len(self._seeds):
             raise Diverged(f"{what}.")
-        print(f"notice: {what}; the other seeds go on, and figures are of them", flush=True)
+        print(f"notice: {what}; the other seeds continue, and figures are theirs", flush=True)

@@ -1,8 +1,8 @@
 """Says in a sentence what JAX's coordination service says in a page when it aborts the process.
 
-Where several processes work together and one is lost, that service ends the others from a thread of
-its own (`LOG(FATAL)`), and Python has no say in it. So standard error goes through this program,
-which outlives them:
+When several processes work together and one is lost, that service ends the others from a thread of
+its own (`LOG(FATAL)`), which Python cannot intercept. So standard error is piped through this
+program, which outlives them:
 
     python -I fatal_log.py MESSAGE_WHERE_PROCESSES_DID_NOT_COME MESSAGE_WHERE_ONE_WAS_LOST
 """

@@ -22,11 +22,11 @@ from train_lib.training.steps import NORM, Sums
 from train_lib.training.stopwatch import Stopwatch
 
 STEPS_A_CALL = 8
-"""Of one seed's, a second or two of work: enough to keep the device busy, not too much to lose."""
+"""For one seed, a second or two of work: enough to keep the device busy, not too much to lose."""
 
 
 class Start(NamedTuple):
-    """Where a fit begins: the arrays, on their devices, and the rest."""
+    """Where a fit begins: the arrays, on their devices, and all other state."""
 
     training: Training
     position: Position
@@ -37,9 +37,9 @@ class Fitted(NamedTuple):
 
     Attributes:
         training: the arrays.
-        position: the rest.
-        params_K: of each seed the parameters to be used, which the recipe chooses.
-        validation: what those do with the validation examples.
+        position: all other state.
+        params_K: the parameters to use for each seed, chosen by the recipe.
+        validation: their evaluation on the validation examples.
     """
 
     training: Training
@@ -53,7 +53,7 @@ def start(program: Program, seeds: Sequence[int]) -> Start:
 
     Args:
         program: of freshly initialised models.
-        seeds: of each model's data order and dropout.
+        seeds: one for each model's data order and dropout.
     """
     training = Training(
         state_lib.create(program.params_K, program.optimizer, seeds, program.recipe),
@@ -64,12 +64,12 @@ def start(program: Program, seeds: Sequence[int]) -> Start:
 
 
 def _at_start(training: Training, program: Program) -> Training:
-    """The same before the first step of an epoch: what reads on begins anew."""
+    """Resets the carries, for the first step of an epoch."""
     return training._replace(state=training.state._replace(carries=program.first_carries()))
 
 
 def steps_a_call(program: Program) -> int:
-    """The most steps that a call takes; fewer for many seeds, so that it takes no longer."""
+    """The most steps in a call; fewer for many seeds, so that calls take no longer."""
     return max(1, STEPS_A_CALL * program.mesh.shape["seed"] // program.num_seeds)
 
 
@@ -85,21 +85,21 @@ def fit(
     hooks: Sequence[Hook] = (),
     stopwatch: Stopwatch | None = None,
 ) -> Fitted:
-    """Trains models, one a seed, to the end.
+    """Trains models, one per seed, to the end.
 
     Args:
-        program: of the models, their task, their optimiser and the recipe.
-        train: the examples to train on, whose targets the task has encoded.
-        validation: those to validate on, the same.
-        seeds: of each model's data order and dropout.
+        program: the models, their task, their optimiser and the recipe.
+        train: the training examples, with targets encoded by the task.
+        validation: the validation examples, likewise.
+        seeds: one for each model's data order and dropout.
         num_epochs: passes over the training examples.
-        widths: that rows may have, in steps, ascending; None: what these splits need.
-        begin: where to begin; None: at the models as they are.
-        hooks: told what happens, in this order.
-        stopwatch: that counts what takes how long.
+        widths: the row widths allowed, in steps, ascending; None: those that these splits need.
+        begin: where to begin; None: with the program's models.
+        hooks: notified of what happens, in this order.
+        stopwatch: measures the time of each phase.
 
     Raises:
-        Diverged: no seed's loss and gradient are finite any more.
+        Diverged: no seed has a finite loss and gradient any more.
     """
     stopwatch = stopwatch or Stopwatch()
     widths = widths or batching.row_widths(train, [validation], program.treatment)
@@ -182,7 +182,8 @@ def fit(
         for hook in hooks:
             hook.after_epoch(moment())
     params_K = training.best if program.recipe.patience else training.state.evaluated
-    if evaluation is None or program.recipe.patience:  # Of others, or it was saved at its end.
+    # The last evaluation was of other parameters, or the fit was resumed at its end.
+    if evaluation is None or program.recipe.patience:
         with stopwatch.phase("evaluate"):
             evaluation = program.evaluate(params_K, validation, widths)
     return Fitted(training, position, params_K, evaluation)
@@ -191,9 +192,9 @@ def fit(
 def _of_splits(
     task: Task, sums_K: Sums, validation: Evaluation, stopped_K: np.ndarray
 ) -> dict[str, list[float | None]]:
-    """The metrics of each seed, as in `train_loss`.
+    """The metrics of each seed, under names such as `train_loss`.
 
-    None for a seed that has diverged and, of training, for one that has stopped.
+    None for a seed that has diverged; training metrics also for one that has stopped.
     """
     train = metrics.of_seeds(task, {name: of for name, of in sums_K.items() if name != NORM})
     alive_K = (np.isfinite(train["loss"]) | stopped_K) & np.isfinite(validation.metrics["loss"])
@@ -212,12 +213,12 @@ def _of_updates(
     num_plans: int,
     stopped_K: np.ndarray,
 ) -> dict[str, list[float | None]]:
-    """Of each seed the mean norm of an epoch's gradients, and the learning rate of its last update.
+    """Each seed's mean gradient norm in an epoch, and the learning rate of its last update.
 
-    None for a seed that has stopped; without what is not known.
+    None for a seed that has stopped; entries that are not known are left out.
     """
     found = {}
-    if NORM in sums_K:  # Older versions did not add it up.
+    if NORM in sums_K:  # Older versions did not record it.
         found[NORM] = sums_K[NORM] / num_plans
     if recipe.schedule is not None:
         scale = devices.fetch(training.state.recipe.rate_scale)
@@ -235,13 +236,13 @@ def _known(values_K: np.ndarray, chosen_K: np.ndarray) -> list[float | None]:
 
 
 def _stopped(recipe: Recipe, training: Training, num_seeds: int) -> np.ndarray:
-    """Which seeds learn no more, on the host: `[K]`."""
+    """Which seeds have stopped learning, on the host: `[K]`."""
     state = training.state.recipe._replace(averaged=None)
     return np.broadcast_to(recipe.is_stopped(devices.fetch(state)), num_seeds)
 
 
 def _after_epoch(recipe: Recipe, training: Training, is_best_K: np.ndarray) -> Training:
-    """The arrays after a validation, which was of some seeds the best so far."""
+    """The arrays after a validation, which was the best so far for some seeds."""
     state = training.state
     best = _choose(is_best_K, state.evaluated, training.best)
     averaged = state.recipe.averaged
@@ -254,7 +255,7 @@ _remember = jax.jit(Recipe.after_epoch, static_argnums=0)
 
 @jax.jit
 def _choose(is_first_K: jax.Array, first, second):
-    """Of each seed the arrays of the first or of the second."""
+    """Takes each seed's arrays from `first` or from `second`."""
 
     def choose(one, other):
         return jnp.where(is_first_K.reshape(-1, *[1] * (one.ndim - 1)), one, other)

@@ -1,4 +1,4 @@
-"""Groups of parameters that learn at a rate of their own, later than others, or without decay."""
+"""Groups of parameters with their own learning rate, a later start, or no weight decay."""
 
 import fnmatch
 import json
@@ -14,22 +14,22 @@ from train_lib.training.state import path_of
 _EXAMPLE = '\'{"inputs.*": {"rate": 0.1, "frozen_epochs": 2, "decay": false}}\''
 
 REST = ""
-"""The label of parameters that are in no group."""
+"""The label of parameters in no group."""
 
 
 class Group(NamedTuple):
-    """Parameters that learn in a way of their own.
+    """Parameters with their own training settings.
 
     Howard and Ruder, "Universal language model fine-tuning for text classification", ACL 2018:
-    layers have discriminative rates, and are unfrozen one after the other.
+    layers have discriminative learning rates and are unfrozen one after another.
 
     Attributes:
-        pattern: of the parameters' paths, in which `*` is any text and `?` any character, as in
+        pattern: matches the parameters' paths; `*` is any text and `?` any character, as in
             `encoder.layers.0.*`.
-        rate: by which the learning rate is multiplied.
-        frozen_epochs: in which they do not change, and the optimiser remembers nothing of them; it
-            then begins with them as it began with the others.
-        decay: whether their weights decay, where others do.
+        rate: multiplies the learning rate.
+        frozen_epochs: epochs in which they do not change and the optimiser keeps no state for them;
+            it then starts on them as it did on the others.
+        decay: whether weight decay, if there is any, applies to them.
     """
 
     pattern: str
@@ -39,10 +39,10 @@ class Group(NamedTuple):
 
 
 def parse(text: str) -> tuple[Group, ...]:
-    """Groups as they are written: a JSON object from each pattern to what differs.
+    """Parses groups: a JSON object from each pattern to the attributes that differ.
 
     Raises:
-        ValueError: it is none, or has an attribute or a value that no group can have.
+        ValueError: the text is no such object, or has an attribute or a value that is not allowed.
     """
     if not text:
         return ()
@@ -51,8 +51,8 @@ def parse(text: str) -> tuple[Group, ...]:
         found = tuple(Group(pattern, **changes) for pattern, changes in groups.items())
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{text!r} is no JSON object from patterns to what differs; write it as in {_EXAMPLE}, "
-            f"with any of {', '.join(Group._fields[1:])}"
+            f"{text!r} is not a JSON object from patterns to what differs; write it as in "
+            f"{_EXAMPLE}, with any of {', '.join(Group._fields[1:])}"
         ) from error
     for group in found:
         rate, epochs, decay = group[1:]
@@ -69,10 +69,10 @@ def parse(text: str) -> tuple[Group, ...]:
 
 
 def labels(groups: Sequence[Group], params: Any) -> Any:
-    """Of each parameter the pattern of its group, the first that fits its path, or `REST`.
+    """Labels each parameter with the first pattern that matches its path, or `REST`.
 
     Raises:
-        ValueError: a group would have no parameter; the message lists the paths.
+        ValueError: a group would have no parameters; the message lists the paths.
     """
     leaves = jax.tree_util.tree_leaves_with_path(params)
     paths = [path_of(keys) for keys, _ in leaves]
@@ -96,16 +96,16 @@ def split(
     clip: optax.GradientTransformation,
     updates_an_epoch: int,
 ) -> optax.GradientTransformationExtraArgs:
-    """An optimiser for each group, and one for the rest.
+    """Makes an optimiser with separate settings for each group and for the rest.
 
     Args:
         groups: of the parameters.
-        make: the optimiser of a group, as `optax.inject_hyperparams` makes it.
-        clip: is given the gradients of all groups together, without those that are frozen.
-        updates_an_epoch: how many updates an epoch has.
+        make: makes a group's optimiser, by `optax.inject_hyperparams`.
+        clip: applied to the gradients of all groups together, except frozen ones.
+        updates_an_epoch: the number of updates in an epoch.
     """
     groups = [*groups, Group(REST)]
-    most = 2**31 - 1  # Of the counter: longer than any run.
+    most = 2**31 - 1  # The counter's maximum: longer than any run.
     frozen = {group.pattern: min(group.frozen_epochs * updates_an_epoch, most) for group in groups}
     each = {group.pattern: _freezing(make(group), frozen[group.pattern]) for group in groups}
 
@@ -116,7 +116,7 @@ def split(
 
 
 class _Hidden(NamedTuple):
-    """How many updates there have been."""
+    """The number of updates so far."""
 
     updates: jax.Array
 
@@ -124,7 +124,7 @@ class _Hidden(NamedTuple):
 def _hiding(
     labels_of: Callable[[Any], Any], frozen: Mapping[str, int]
 ) -> optax.GradientTransformation:
-    """Makes the gradients of frozen groups zero, so that they are no part of the norm."""
+    """Zeroes the gradients of frozen groups, so that they do not count in the norm."""
 
     def update(gradient, state, params=None):
         gradient = jax.tree.map(
@@ -140,7 +140,7 @@ def _hiding(
 
 
 class _Freezing(NamedTuple):
-    """How many updates there have been, and the state of the optimiser that waits."""
+    """The number of updates so far, and the state of the waiting optimiser."""
 
     updates: jax.Array
     inner: Any
@@ -149,7 +149,7 @@ class _Freezing(NamedTuple):
 def _freezing(
     optimizer: optax.GradientTransformationExtraArgs, updates: int
 ) -> optax.GradientTransformation:
-    """An optimiser that begins after so many updates; its learning rate follows its schedule."""
+    """Delays an optimiser by `updates` updates; its learning rate still follows its schedule."""
     if not updates:
         return optimizer
 

@@ -1,4 +1,4 @@
-"""What watches a fit: it is told what happened, and changes nothing of what happens next."""
+"""Hooks watch a fit: they are told what happened, and do not affect what happens next."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -7,15 +7,15 @@ from train_lib.training.state import Position, Training
 
 
 class Moment(NamedTuple):
-    """Where a fit stands.
+    """The current state of a fit.
 
     Attributes:
         step: updates made so far.
-        total_steps: updates that there will have been in the end.
-        training: the arrays. The next call gives away their memory: copy what is to be kept.
-        position: the rest. `position.rows` has what is known of each epoch that is done.
-        settle: waits for the device and takes down in `position` which seeds have diverged; to be
-            called before it is saved.
+        total_steps: updates in the whole fit.
+        training: the arrays. The next call donates their memory: copy what you want to keep.
+        position: all other state. `position.rows` has the figures of each finished epoch.
+        settle: waits for the device and records in `position` which seeds have diverged; call it
+            before saving.
     """
 
     step: int
@@ -26,13 +26,13 @@ class Moment(NamedTuple):
 
 
 class Hook:
-    """Watches a fit. To end it, a method raises; what it raises leaves `fit`."""
+    """Watches a fit. A method ends the fit by raising an exception, which leaves `fit`."""
 
     def before(self, moment: Moment) -> None:
-        """Before the first step, or the first one after resuming."""
+        """Called before the first step, or before the first one after resuming."""
 
     def after_call(self, moment: Moment, examples: int) -> None:
-        """After a call of several steps, of so many examples of all seeds together."""
+        """Called after several steps, on `examples` examples of all seeds together."""
 
     def after_epoch(self, moment: Moment) -> None:
-        """After an epoch and its validation, the last row of `moment.position.rows`."""
+        """Called after an epoch and its validation: the last row of `moment.position.rows`."""

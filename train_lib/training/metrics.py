@@ -10,7 +10,7 @@ from train_lib.training.steps import Sums
 
 
 def add_up(calls: Sequence[Sums]) -> Sums:
-    """The sums `[K, ...]` over calls whose sums are `[K, S, ...]`; waits for the device."""
+    """Adds up the sums `[K, S, ...]` of all calls, to `[K, ...]`; waits for the device."""
     on_host = devices.fetch(list(calls))
     return {
         name: sum(np.asarray(sums[name]).sum(1, dtype=np.float64) for sums in on_host)
@@ -19,7 +19,7 @@ def add_up(calls: Sequence[Sums]) -> Sums:
 
 
 def of_seeds(task: Task, sums_K: Sums) -> dict[str, np.ndarray]:
-    """Each of the task's metrics, of every seed: `[K]`."""
+    """Each of the task's metrics for every seed: `[K]`."""
     seeds = len(sums_K["weight"])
     of_each = [
         task.metrics({name: np.asarray(sums[k], np.float64) for name, sums in sums_K.items()})

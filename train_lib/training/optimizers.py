@@ -1,4 +1,4 @@
-"""Optimisers by name: Adam as Keras computes it, and those of optax."""
+"""Optimisers by name: Adam as Keras computes it, and optax's."""
 
 import functools
 import inspect
@@ -13,11 +13,11 @@ import optax.contrib
 from train_lib.training.groups import Group, split
 
 Rated = Callable[..., optax.GradientTransformationExtraArgs]
-"""Makes an optimiser of a `learning_rate` and options."""
+"""Makes an optimiser from a `learning_rate` and options."""
 
-_NEEDS_LOSS = "it needs the loss of every step, and a step here hands out gradients alone"
+_NEEDS_LOSS = "it needs the loss of every step, but steps here provide only gradients"
 _REFUSED = {
-    "lbfgs": "it searches along a line, for which it needs the loss at other parameters",
+    "lbfgs": "its line search needs the loss at other parameters",
     "polyak_sgd": _NEEDS_LOSS,
     "momo": _NEEDS_LOSS,
     "momo_adam": _NEEDS_LOSS,
@@ -26,15 +26,15 @@ _REFUSED = {
     "dpsgd": "it needs the gradient of every example",
     "noisy_sgd": "it draws noise from a key of its own, which would be the same for all seeds",
     "rprop": "its steps follow the signs of gradients alone, whatever the learning rate",
-    "optimistic_adam": "its place was taken by optimistic_adam_v2",
-    "schedule_free_adamw": "it trains other parameters than it evaluates; take ema_decay",
-    "schedule_free_sgd": "it trains other parameters than it evaluates; take ema_decay",
+    "optimistic_adam": "it was replaced by optimistic_adam_v2",
+    "schedule_free_adamw": "it trains other parameters than it evaluates; use ema_decay",
+    "schedule_free_sgd": "it trains other parameters than it evaluates; use ema_decay",
 }  # fmt: skip
-"""Optimisers of optax that a step cannot serve, and why."""
+"""Optax optimisers that cannot be used here, and why."""
 
 _DECAYS_INSIDE = {"lamb": "mask", "lars": "weight_decay_mask"}
-"""Those whose update depends on the decay, and what their mask is called: the trust ratio of You et
-al. is that of gradient and decay together."""
+"""Those whose update depends on the decay, and the name of their mask argument: the trust ratio of
+You et al. uses gradient and decay together."""
 
 
 def _is_of_decay(option: str) -> bool:
@@ -51,14 +51,15 @@ def adam(
 ) -> optax.GradientTransformationExtraArgs:
     """Adam as Keras computes it.
 
-    Kingma and Ba, "Adam", ICLR 2015, in the form that ends their section 2: epsilon is added to the
-    root of the second moment before its bias is corrected. For gradients not far above
-    epsilon, such as those of rare words, that matters.
+    Kingma and Ba, "Adam", ICLR 2015, in the form at the end of their section 2: epsilon is added to
+    the root of the second moment before bias correction. This matters for gradients not far above
+    epsilon, such as those of rare words.
 
     Args:
-        learning_rate: of Adam.
-        epsilon: of Adam.
-        b1, b2: the decay of its moments, in [0, 1).
+        learning_rate: the learning rate, or its schedule.
+        epsilon: Adam's epsilon.
+        b1: the decay rate of the first moment, in [0, 1).
+        b2: the decay rate of the second moment, in [0, 1).
         weight_decay: as in `make`.
 
     Raises:
@@ -76,7 +77,7 @@ def adam(
 
 @functools.cache
 def _of_optax() -> dict[str, Callable[..., Any]]:
-    """The optimisers of optax that can be had by name."""
+    """The optax optimisers that are available by name."""
     return {
         name: value
         for module in (optax, optax.contrib)
@@ -89,15 +90,15 @@ def _of_optax() -> dict[str, Callable[..., Any]]:
 
 
 def names() -> list[str]:
-    """The optimisers there are, in alphabetical order.
+    """The names of all optimisers, in alphabetical order.
 
-    Beside `adam` those of optax that make an update of gradients, their state and parameters alone.
+    They are `adam` and the optax optimisers that need only gradients, state and parameters.
     """
     return sorted({"adam", *_of_optax()})
 
 
 def option_names(name: str) -> list[str]:
-    """The options of an optimiser, but for the decay of weights, which `make` has for all."""
+    """The options of an optimiser, except weight decay, which `make` offers for all."""
     if name == "adam":
         return ["b1", "b2"]
     parameters = inspect.signature(_of_optax()[name]).parameters
@@ -115,25 +116,26 @@ def make(
     groups: Sequence[Group] = (),
     updates_an_epoch: int = 0,
 ) -> optax.GradientTransformationExtraArgs:
-    """The optimiser of a run.
+    """Makes the optimiser of a run.
 
     Args:
         name: one of `names()`.
-        learning_rate: of every update, or of so many updates before it.
+        learning_rate: a constant, or a function of the number of updates made before.
         options: further arguments of the optimiser.
-        adam_epsilon: of `adam`.
-        weight_decay: w: beside its update, a matrix or a table of embeddings p loses
+        adam_epsilon: epsilon of `adam`.
+        weight_decay: w: in addition to its update, a matrix or an embedding table p loses
             learning_rate x w x p, whatever its gradient (Loshchilov and Hutter, "Decoupled weight
             decay regularization", ICLR 2019, with w times the rate, as in PyTorch and optax).
             Biases and gains, which are vectors, are not decayed.
-        clip_norm: the Euclidean norm to which a longer gradient is shortened before (Pascanu,
-            Mikolov and Bengio, "On the difficulty of training recurrent neural networks", ICML
-            2013); 0 leaves it as it is.
-        groups: of parameters that learn in a way of their own.
-        updates_an_epoch: for groups that are frozen for some epochs.
+        clip_norm: longer gradients are first scaled down to this Euclidean norm (Pascanu, Mikolov
+            and Bengio, "On the difficulty of training recurrent neural networks", ICML 2013);
+            0: no clipping.
+        groups: groups of parameters with their own training settings.
+        updates_an_epoch: the number of updates in an epoch, for groups that start frozen.
 
     Raises:
-        ValueError: there is no such optimiser, or it cannot have these options; it says why.
+        ValueError: there is no such optimiser, or it does not accept these options; the message
+            says why.
     """
 
     def of_group(group: Group) -> optax.GradientTransformationExtraArgs:
@@ -156,7 +158,7 @@ def _times(learning_rate: float | optax.Schedule, factor: float) -> float | opta
 
 
 def _find(name: str, options: Mapping[str, Any], adam_epsilon: float, weight_decay: float) -> Rated:
-    """What makes the optimiser of a learning rate, which its state then holds."""
+    """Returns a function from a learning rate to the optimiser, whose state then holds the rate."""
     if name in _REFUSED:
         raise ValueError(f"optax's {name} cannot be used: {_REFUSED[name]}")
     if name not in names():
@@ -174,7 +176,7 @@ def _find(name: str, options: Mapping[str, Any], adam_epsilon: float, weight_dec
         make_rated = _rated(name, options, weight_decay)
     try:
         jax.eval_shape(lambda: _one_update(make_rated(1.0)))
-    except Exception as error:  # Whatever optax makes of them.
+    except Exception as error:  # Whatever optax raises.
         given = ", ".join(f"{key}={value!r}" for key, value in options.items())
         raise ValueError(
             f"the optimizer {name} cannot have the options {given}: {error}"
@@ -195,11 +197,11 @@ def _rated(name: str, options: Mapping[str, Any], weight_decay: float) -> Rated:
 
 
 def _decaying(factory: Callable[..., Any], weight_decay: float) -> Callable[..., Any]:
-    """The optimiser of a factory that also decays weights, if there is a decay."""
+    """Adds weight decay, if there is any, to the optimisers that a factory makes."""
     if not weight_decay:
         return factory
 
-    @functools.wraps(factory)  # Whose arguments optax asks for.
+    @functools.wraps(factory)  # Optax inspects its signature.
     def make_decaying(learning_rate, **options):
         decay = optax.add_decayed_weights(-learning_rate * weight_decay, are_matrices)
         return optax.chain(factory(learning_rate=learning_rate, **options), decay)
@@ -208,7 +210,7 @@ def _decaying(factory: Callable[..., Any], weight_decay: float) -> Callable[...,
 
 
 def are_matrices(params: Any) -> Any:
-    """Of each parameter of one seed, whether it is a matrix or a table, and not a vector."""
+    """Whether each parameter of one seed is a matrix or a table rather than a vector."""
     return jax.tree.map(lambda leaf: jnp.ndim(leaf) >= 2, params)
 
 

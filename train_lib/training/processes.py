@@ -1,8 +1,8 @@
-"""Several processes, one a host, that train together; where there is one, nothing here costs any.
+"""Several processes, one per host, that train together; a single process pays nothing for this.
 
-All do the same at the same time, on a mesh of all their devices. The first one alone reads and
-writes the run's folder, prints, and decides what depends on a clock; what the others need of that
-it tells them, so that they need no file of its.
+All do the same at the same time, on a mesh of all their devices. Only the first one reads and
+writes the run's folder, prints, and decides what depends on a clock. It sends the others what they
+need of that, so they need none of its files.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import jax
 
-# How many processes there are, and what they tell each other, has no other name before JAX is used.
+# Before JAX is used, only this gives the number of processes and lets them communicate.
 from jax._src.distributed import global_state
 
 from train_lib.errors import STOPPED, UserError
@@ -28,13 +28,13 @@ from train_lib.errors import STOPPED, UserError
 T = TypeVar("T")
 
 START_SECONDS = 60
-"""Within which all processes must have been started."""
+"""All processes must be started within this time."""
 
-_LOST_SECONDS = 30  # Without a sign of life. A connection that breaks is noticed at once.
-_EVER = 2**31 - 1  # Milliseconds; a process that is lost ends the wait.
+_LOST_SECONDS = 30  # Without a heartbeat. A broken connection is noticed at once.
+_EVER = 2**31 - 1  # Milliseconds; losing a process ends the wait.
 _LOST = (
-    "another process of this run has ended or cannot be reached any more; what it wrote last says "
-    "why. Start all of them again, with the same commands and the run's --workdir, to go on from "
+    "another process of this run has ended or cannot be reached any more; its last output says "
+    "why. Start all of them again, with the same commands and the run's --workdir, to resume from "
     "the last checkpoint."
 )
 _numbers = itertools.count()
@@ -43,28 +43,29 @@ _numbers = itertools.count()
 def join(
     coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
 ) -> None:
-    """Makes this process one of several; to be called before JAX is first used.
+    """Makes this process one of several; call it before JAX is first used.
+
+    Without arguments, the cluster's environment provides them.
 
     Args:
         coordinator: `host:port` of the first process, where it waits for the others.
-        num_processes: how many there are.
-        process_id: which of them this is, from 0.
-        All of them None: as the cluster's environment has it.
+        num_processes: the number of processes.
+        process_id: the number of this one, from 0.
 
     Raises:
-        UserError: it cannot be one. (Where others do not come, the process is aborted, with a
+        UserError: it cannot join. (If the others do not join, the process is aborted with a
             message.)
     """
     _put_fatal_errors_plainly(
-        f"the processes did not all find each other within {START_SECONDS} seconds. See that each "
-        "of them was started, with its own --process_id and the same --num_processes and "
-        f"--coordinator ({coordinator or 'as the cluster has them'}), and that the first one's "
-        "host and port can be reached from the others'."
+        f"the processes did not all find each other within {START_SECONDS} seconds. Check that "
+        "each was started, with its own --process_id and the same --num_processes and "
+        f"--coordinator ({coordinator or 'as set by the cluster'}), and that the first one's host "
+        "and port can be reached from the others."
     )
-    # It takes SIGTERM for its own.
+    # It would take over SIGTERM.
     jax.config.update("jax_enable_preemption_service", False)
     try:
-        if coordinator and process_id == 0:  # Where its port is taken, JAX may crash.
+        if coordinator and process_id == 0:  # JAX may crash if the port is taken.
             socket.create_server(("", int(coordinator.rpartition(":")[2]))).close()
         jax.distributed.initialize(
             coordinator,
@@ -87,12 +88,12 @@ def join(
 
 
 def _put_fatal_errors_plainly(when_starting: str) -> None:
-    """Sends what this process writes to standard error through `fatal_log.py`."""
+    """Pipes this process's standard error through `fatal_log.py`."""
     program = pathlib.Path(__file__).with_name("fatal_log.py")
     reader = subprocess.Popen(
         [sys.executable, "-I", program, when_starting, _LOST],
         stdin=subprocess.PIPE,
-        start_new_session=True,  # So that a Ctrl-C does not end it before what it reads.
+        start_new_session=True,  # So that a Ctrl-C does not end it before this process.
     )
     assert reader.stdin is not None
     os.dup2(reader.stdin.fileno(), sys.stderr.fileno())
@@ -100,17 +101,17 @@ def _put_fatal_errors_plainly(when_starting: str) -> None:
 
 
 def count() -> int:
-    """How many there are."""
+    """The number of processes."""
     return global_state.num_processes
 
 
 def is_first() -> bool:
-    """Whether this one reads, writes and prints."""
+    """Whether this is the process that reads, writes and prints."""
     return global_state.process_id == 0
 
 
 def from_first(make: Callable[[], T]) -> T:
-    """What `make` returns in the first process, which alone calls it; of types that JSON has."""
+    """Returns in every process what `make` returns in the first, the only caller; a JSON value."""
     if count() == 1:
         return make()
     key = f"from_first/{next(_numbers)}"
@@ -122,9 +123,9 @@ def from_first(make: Callable[[], T]) -> T:
 
 
 def from_any(text: str) -> str:
-    """A text that at least one of the processes has, the same in all; empty, where none has.
+    """A text that at least one of the processes has, the same in all; empty if none has one.
 
-    Waits for the first process only, so that it may be told at a later call what another has.
+    Waits for the first process only, so another process's text may arrive at a later call.
     """
     if text and not is_first():
         _store().key_value_set("from_any", text, allow_overwrite=True)
@@ -133,25 +134,25 @@ def from_any(text: str) -> str:
 
 def _text_of_others() -> str:
     if count() > 1:
-        with contextlib.suppress(jax.errors.JaxRuntimeError):  # There is none.
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # There is no such key.
             return _store().key_value_try_get("from_any")
     return ""
 
 
 def _store() -> Any:
-    """Keys and values that all processes can read and set."""
+    """A key-value store that all processes can read and write."""
     return global_state.client
 
 
 def wait_for_all() -> None:
-    """Returns when all processes have come here."""
+    """Returns when all processes have reached this call."""
     if count() > 1:
         _store().wait_at_barrier(f"wait_for_all/{next(_numbers)}", _EVER)
 
 
 @contextlib.contextmanager
 def ending_together() -> Iterator[None]:
-    """Ends this process at once where it fails: JAX would wait for the others, and they for it."""
+    """Ends this process at once if it fails: JAX would wait for the others, and they for it."""
     try:
         yield
     except BaseException as error:

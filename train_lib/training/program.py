@@ -22,14 +22,14 @@ from train_lib.training.steps import Learner, Sums
 
 
 class Compiled(NamedTuple):
-    """Compiled functions. Their last argument are the widths that rows may have, in steps.
+    """Compiled functions. Their last argument is the row widths allowed, in steps.
 
     Attributes:
         train: `(state_K, split, places_KxSxPxNxR, num_steps, widths) -> (state_K, sums_KxS)`; takes
-            the first `num_steps` of the S steps; gives the old state's memory to the new one.
+            the first `num_steps` of the S steps; donates the old state's memory to the new one.
         evaluate: `(params_K, split, places_SxPxNxR, widths) -> (kept_KxSxPxNxR, sums_KxP)`. No
-            device waits for another, which may have far more to do, as with a stream in one row:
-            XLA ends a program whose devices wait for 40 seconds.
+            device waits for another that may have far more to do, as with a stream in one row: XLA
+            aborts a program whose devices wait for 40 seconds.
     """
 
     train: Callable[
@@ -41,16 +41,17 @@ class Compiled(NamedTuple):
 
 
 def compile_steps(learner: Learner, mesh: Mesh, seeds_at_once: int = 1) -> Compiled:
-    """The steps of many seeds, which have nothing to do with each other.
+    """Compiles the steps of many independent seeds.
 
     Args:
-        learner: of each seed.
-        mesh: as `devices.mesh` makes it.
-        seeds_at_once: of a device's seeds, by `vmap`; one group of so many after the other.
+        learner: what each seed does.
+        mesh: as made by `devices.mesh`.
+        seeds_at_once: how many of its seeds a device computes together, by `vmap`; groups of this
+            size run one after another.
     """
     whole, of_seed = PartitionSpec(), PartitionSpec("seed")
     of_state: Any = [of_seed] * 5 + [PartitionSpec("seed", "batch")]
-    of_state = TrainState(*of_state)  # Carries are of rows too.
+    of_state = TrainState(*of_state)  # Carries have an axis of rows too.
     of_rows, of_seed_and_rows = PartitionSpec(None, "batch"), PartitionSpec("seed", None, "batch")
     on_devices = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
 
@@ -65,7 +66,7 @@ def compile_steps(learner: Learner, mesh: Mesh, seeds_at_once: int = 1) -> Compi
     def train(state_K, split, places_KxSxPxNxR, num_steps, widths):
         def on_device(state_K, split, places_KxSxPxNxR, num_steps):
             def one_seed(state, places_SxPxNxR):
-                places_SxNxR = places_SxPxNxR[:, 0]  # Of this device.
+                places_SxNxR = places_SxPxNxR[:, 0]  # This device's.
                 return learner.train(state, places_SxNxR, split, num_steps, widths, "batch")
 
             return of_each_seed(one_seed, state_K, places_KxSxPxNxR)
@@ -80,7 +81,7 @@ def compile_steps(learner: Learner, mesh: Mesh, seeds_at_once: int = 1) -> Compi
     def evaluate(params_K, split, places_SxPxNxR, widths):
         def on_device(params_K, split, places_SxPxNxR):
             def one_seed(params):
-                places_SxNxR = places_SxPxNxR[:, 0]  # Of this device.
+                places_SxNxR = places_SxPxNxR[:, 0]  # This device's.
                 kept, sums = learner.evaluate(params, places_SxNxR, split, widths)
                 kept = {name: rows[:, None] for name, rows in kept.items()}
                 return kept, jax.tree.map(lambda one: one[None], sums)
@@ -97,13 +98,13 @@ def compile_steps(learner: Learner, mesh: Mesh, seeds_at_once: int = 1) -> Compi
 
 
 class Evaluation(NamedTuple):
-    """What K seeds did with a split of N examples.
+    """The results of K seeds on a split of N examples.
 
     Attributes:
         metrics: each of the task's metrics, `[K]`.
-        kept: what the task keeps of every item, in order: `[K, N, ...]` or, where the items are
-            steps, those of all sequences end to end, `[K, S, ...]`.
-        items: how many of them have a label.
+        kept: what the task keeps of every item, in order: `[K, N, ...]` or, if the items are steps,
+            those of all sequences end to end, `[K, S, ...]`.
+        items: the number of items with a label.
     """
 
     metrics: dict[str, np.ndarray]
@@ -111,7 +112,7 @@ class Evaluation(NamedTuple):
     items: int
 
     def of_seeds(self, chosen_K: np.ndarray) -> "Evaluation":
-        """That of some of the seeds."""
+        """The results of some of the seeds."""
         return Evaluation(
             {name: values_K[chosen_K] for name, values_K in self.metrics.items()},
             {name: of_items[chosen_K] for name, of_items in self.kept.items()},
@@ -120,21 +121,21 @@ class Evaluation(NamedTuple):
 
 
 class Program:
-    """Models that differ in their parameters alone, what is asked of them, and where they run.
+    """Models that differ only in their parameters, their task, and the devices they run on.
 
     Args:
-        models: one a seed, freshly initialised.
-        task: what is asked of them.
-        optimizer: of each seed; None: they are not to be trained.
-        batch_size: examples at once.
-        treatment: of length.
-        recipe: what is done beside the optimiser's updates.
+        models: one per seed, freshly initialised.
+        task: what the models are trained for.
+        optimizer: of each seed; None: the models will not be trained.
+        batch_size: examples in a batch.
+        treatment: how sequences of different lengths share a batch.
+        recipe: what is done in addition to the optimiser's updates.
 
     Attributes:
-        params_K: the models' parameters, with an axis of seeds in front.
-        mesh: that they are computed on.
-        layout: of the rows of an update on it.
-        examples_a_step: of an update, which may be of several batches.
+        params_K: the models' parameters, with a leading axis of seeds.
+        mesh: the devices they run on.
+        layout: how the rows of an update are spread over the mesh.
+        examples_a_step: examples in an update, which may comprise several batches.
     """
 
     def __init__(
@@ -163,7 +164,7 @@ class Program:
         return nnx.merge(self._graphdef, params)
 
     def first_carries(self) -> Any:
-        """What each row of a batch begins to read with, `[K, P * N, ...]`; None: none reads on."""
+        """The initial carries of each row of a batch, `[K, P * N, ...]`; None: no row reads on."""
         if not self.treatment.reads_on:
             return None
         shape = self.num_seeds, self.layout.devices * self.layout.blocks
@@ -181,13 +182,13 @@ class Program:
         widths: tuple[int, ...],
         batch_size: int | None = None,
     ) -> Evaluation:
-        """What each seed does with a split.
+        """Evaluates each seed on a split.
 
         Args:
-            params_K: of each seed.
-            split: sequences longer than the widest row keep their last steps.
-            widths: that rows may have, ascending.
-            batch_size: None: the program's.
+            params_K: the parameters of each seed.
+            split: sequences longer than the widest row keep only their last steps.
+            widths: the row widths allowed, ascending.
+            batch_size: examples in a batch; None: the program's batch size.
         """
         split, batch_size = split.last_steps(widths[-1]), batch_size or self.batch_size
         plans = batching.plans(split.lengths, self.treatment, batch_size)
@@ -208,7 +209,7 @@ class Program:
 
 
 def _seeds_at_once(models: Sequence[Any], mesh: Mesh) -> int:
-    """How many of its seeds a device computes together."""
+    """The number of seeds that a device computes together."""
     encoder = getattr(models[0], "encoder", None)
     if encoder is not None and "cudnn" in encoder.engine_names():
         return 1  # `jax.experimental.rnn` has no batching rule.

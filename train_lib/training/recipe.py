@@ -1,4 +1,4 @@
-"""What a fit does beside its optimiser's updates: it averages, stops, and lowers the rate."""
+"""What a fit does besides optimiser updates: averaging, early stopping, lowering the rate."""
 
 import math
 from typing import NamedTuple
@@ -11,13 +11,13 @@ from train_lib.training.schedules import Schedule
 
 
 class RecipeState(NamedTuple):
-    """What a recipe remembers of one seed, or, with an axis in front, of K; None: it needs none.
+    """A recipe's state for one seed or, with a leading axis, for K; None: it needs none.
 
     Attributes:
         averaged: the moving average of the parameters.
-        epochs_since_best: without a better validation metric, for early stopping.
-        rate_scale: by which the plateaus so far have lowered the learning rate; float32.
-        epochs_on_plateau: without a better validation metric since it was last lowered.
+        epochs_since_best: epochs without a better validation metric, for early stopping.
+        rate_scale: the factor by which plateaus have lowered the learning rate so far; float32.
+        epochs_on_plateau: epochs without a better validation metric since it was last lowered.
     """
 
     averaged: nnx.State | None = None
@@ -27,21 +27,22 @@ class RecipeState(NamedTuple):
 
 
 class Recipe(NamedTuple):
-    """What a fit does beside its optimiser's updates; by default nothing.
+    """What a fit does besides optimiser updates; by default nothing.
 
     Attributes:
-        schedule: the learning rates of the optimiser, which are written down for every epoch.
-        accumulate_batches: k, so many batches make an update, which is that of one batch k times as
-            large: their gradients are summed, and divided by the number of labelled items of all.
+        schedule: the optimiser's learning rates, which are recorded for every epoch.
+        accumulate_batches: k, the number of batches in an update, which equals that of one batch k
+            times as large: their gradients are summed and divided by the number of all their
+            labelled items.
         ema_decay: d of an exponential moving average of the parameters, which is evaluated in their
             place (Polyak and Juditsky, "Acceleration of stochastic approximation by averaging",
-            1992); 0: none. It is corrected for its bias as Adam's moments are: after n updates
-            those of update m weigh d^(n - m) (1 - d) / (1 - d^n). So it begins as the mean of all
-            updates, and the initial parameters never count.
+            1992); 0: none. Its bias is corrected as for Adam's moments: after n updates, the
+            parameters of update m weigh d^(n - m) (1 - d) / (1 - d^n). So it starts as the mean of
+            all updates, and the initial parameters never count.
         patience: epochs without a better validation metric after which a seed stops; 0: it does
-            not (Prechelt, "Early stopping - but when?", 1998; counted as by Keras' EarlyStopping).
-        plateau_patience: such epochs after which its learning rate is lowered; 0: it is not.
-        plateau_factor: by which the rate is multiplied then, as in Keras' ReduceLROnPlateau.
+            not (Prechelt, "Early stopping - but when?", 1998; counted as in Keras' EarlyStopping).
+        plateau_patience: such epochs after which the learning rate is lowered; 0: it is not.
+        plateau_factor: by which the rate is then multiplied, as in Keras' ReduceLROnPlateau.
     """
 
     schedule: Schedule | None = None
@@ -53,12 +54,12 @@ class Recipe(NamedTuple):
 
     @property
     def evaluated(self) -> str:
-        """Which parameters are used in the end: `last`, `averaged`, `best` or `best averaged`."""
+        """The parameters used in the end: `last`, `averaged`, `best` or `best averaged`."""
         averaged = "averaged" if self.ema_decay else ""
         return f"best {averaged}".strip() if self.patience else averaged or "last"
 
     def start(self, params_K: nnx.State) -> RecipeState:
-        """What is remembered of K seeds before the first update."""
+        """The state of K seeds before the first update."""
         seeds = len(jax.tree.leaves(params_K)[0])
         zero_K = jnp.zeros(seeds, jnp.int32)
         return RecipeState(
@@ -69,7 +70,7 @@ class Recipe(NamedTuple):
         )
 
     def is_stopped(self, state: RecipeState) -> jax.Array:
-        """Whether a seed learns no more."""
+        """Whether a seed has stopped learning."""
         if state.epochs_since_best is None:
             return jnp.zeros((), bool)
         return state.epochs_since_best >= self.patience
@@ -77,12 +78,12 @@ class Recipe(NamedTuple):
     def after_update(
         self, state: RecipeState, params: nnx.State, updates: jax.Array
     ) -> RecipeState:
-        """What is remembered of a seed after an update.
+        """The state of a seed after an update.
 
         Args:
-            state: before it.
-            params: after it.
-            updates: how many there have been.
+            state: before the update.
+            params: after the update.
+            updates: the number of updates so far.
         """
         if state.averaged is None:
             return state
@@ -94,9 +95,9 @@ class Recipe(NamedTuple):
         return state._replace(averaged=averaged)
 
     def after_epoch(self, state: RecipeState, is_best: jax.Array) -> RecipeState:
-        """What is remembered of each seed after a validation, which was its best or not.
+        """The state of each seed after a validation, which may have been its best.
 
-        Nothing changes of a seed that has stopped.
+        A seed that has stopped does not change.
         """
         learns = ~self.is_stopped(state)
         if state.epochs_since_best is not None:
@@ -116,4 +117,4 @@ class Recipe(NamedTuple):
 
 
 PLAIN = Recipe()
-"""Of updates alone."""
+"""Optimiser updates alone."""

@@ -1,4 +1,4 @@
-"""Tokens that stand for all of a vocabulary in a step of training: which, and how often."""
+"""Candidate tokens that stand for a whole vocabulary in a training step, and their frequencies."""
 
 from typing import NamedTuple
 
@@ -12,39 +12,39 @@ _BITS = 32
 
 
 class Sampler(NamedTuple):
-    """Draws tokens as often as they are right in training.
+    """Draws tokens as often as they are targets in training.
 
-    A token that is right k times among n counts k + 1 times among n + V, so that any may be drawn.
+    A token that is k of n targets counts as k + 1 of n + V, so that every token can be drawn.
 
     Attributes:
-        starts_V: of each token the first of the 2^32 numbers that stand for it, uint32. So what is
-            drawn, and how often that is expected, agree to the last bit.
+        starts_V: for each token, the first of the 2^32 numbers that stand for it, uint32. So the
+            frequencies drawn from and the expected counts agree to the last bit.
     """
 
     starts_V: np.ndarray | jax.Array
 
     @classmethod
     def of(cls, targets_S: np.ndarray, size: int) -> "Sampler":
-        """The sampler of `size` tokens that are right as often as in `targets_S`."""
+        """A sampler of `size` tokens, with their frequencies in `targets_S`."""
         counts_V = np.bincount(targets_S[targets_S >= 0], minlength=size) + 1
         before_V = np.cumsum(counts_V) - counts_V
         shares_V = before_V / counts_V.sum()
-        room = (1 << _BITS) - size  # That is left when each token has one number.
+        room = (1 << _BITS) - size  # What is left when each token has one number.
         return cls((np.arange(size) + np.floor(room * shares_V)).astype(np.uint32))
 
     def draw(self, key: jax.Array, count: int, targets_BxT: jax.Array) -> Candidates:
-        """So many tokens, independent of each other.
+        """Draws `count` tokens, independently of each other.
 
         Args:
-            key: that decides which.
+            key: the random key.
             count: N.
-            targets_BxT: the right ones; how often each was expected is what is asked.
+            targets_BxT: the targets, whose expected counts are returned too.
         """
         drawn_N = jax.random.bits(key, (count,), jnp.uint32)
         numbers_N = jnp.searchsorted(self.starts_V, drawn_N, side="right").astype(jnp.int32) - 1
 
         def log_counts(numbers):
-            # The first of all tokens begins at 0, which in 32 bits is where the last one ends.
+            # The first token begins at 0, which in 32 bits is where the last one ends.
             ends = self.starts_V[(numbers + 1) % len(self.starts_V)]
             shares = (ends - self.starts_V[numbers]).astype(jnp.float32) / 2.0**_BITS
             return jnp.log(count * shares)

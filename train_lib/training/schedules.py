@@ -9,18 +9,18 @@ import jax.numpy as jnp
 SCHEDULES = ("constant", "linear", "cosine", "inverse_sqrt", "one_cycle")
 
 ENDING = ("linear", "cosine", "one_cycle")
-"""Those whose every rate depends on the length of the run."""
+"""Schedules whose rates all depend on the length of the run."""
 
-_ONE_CYCLE_START = 1 / 25  # Share of the rate, and share of the run for warm-up, where none is
-_ONE_CYCLE_WARMUP = 0.3  # given: both as in PyTorch's OneCycleLR.
+_ONE_CYCLE_START = 1 / 25  # Share of the rate; as in PyTorch's OneCycleLR.
+_ONE_CYCLE_WARMUP = 0.3  # Share of the run for warm-up, unless given; likewise.
 
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """A learning rate for every update, as a function of how many were made before it.
+    """The learning rate of every update, as a function of the number of updates before it.
 
-    With n updates before, W of warm-up, N in all, F the final share and t = (n - W) / (N - W), the
-    rate is `learning_rate` times
+    With n updates before, W of warm-up, N in all, final share F and t = (n - W) / (N - W), the rate
+    is `learning_rate` times
 
         (n + 1) / W                            during warm-up (Goyal et al., "Accurate, large
                                                minibatch SGD", 2017, section 2.2); after it
@@ -30,7 +30,7 @@ class Schedule:
                                                2017, equation 5, without restarts)
         inverse_sqrt  sqrt(max(W, 1) / (n + 1))            (Vaswani et al., "Attention is all you
                                                need", 2017, equation 3, whose highest rate this is)
-        one_cycle     as cosine; its warm-up rises from 1/25 along half a cosine (Smith and Topin,
+        one_cycle     as cosine; warm-up rises from 1/25 along half a cosine (Smith and Topin,
                                                "Super-convergence", 2018, in the form of PyTorch's
                                                OneCycleLR). Momentum does not change.
 
@@ -57,11 +57,15 @@ class Schedule:
         warmup: float = 0,
         final_share: float = 0.0,
     ) -> "Schedule":
-        """The schedule of a run of so many updates.
+        """Makes the schedule of a run of `num_updates` updates.
 
         Args:
-            name, learning_rate, num_updates, final_share: as the attributes.
-            warmup: below 1 a share of the run, else a number of updates. Of one_cycle, 0 is 0.3.
+            name: one of `SCHEDULES`.
+            learning_rate: the highest one.
+            num_updates: updates in the run.
+            warmup: below 1 a share of the run, otherwise a number of updates; 0 means 0.3 for
+                one_cycle.
+            final_share: as the attribute.
 
         Raises:
             ValueError: warm-up would not end before the run.
@@ -81,7 +85,7 @@ class Schedule:
         return self.name == "constant" and not self.warmup_updates
 
     def __call__(self, step: jax.Array | int) -> jax.Array:
-        """The rate of the update that is made after `step` others; float32."""
+        """The rate of the update after `step` others; float32."""
         done = jnp.asarray(step, jnp.float32)
         total, warmup, final = self.num_updates, self.warmup_updates, self.final_share
         part = (done - warmup) / (total - warmup)

@@ -14,16 +14,17 @@ from train_lib.training.recipe import PLAIN, Recipe, RecipeState
 
 
 class TrainState(NamedTuple):
-    """One seed's run at one moment, or, every array with an axis in front, that of K seeds.
+    """The state of one seed or, with a leading axis on every array, of K seeds.
 
     Attributes:
         step: updates made.
         params: the model's `nnx.Param`s.
-        opt_state: the optimiser's.
-        key: of the run's dropout; the step is folded into it.
-        recipe: what the recipe remembers; by default nothing.
-        carries: of a model that reads on, what `SequenceModel.read_on` gave after the last step:
-            of each layer, with an axis of blocks in front of each leaf. None: it does not.
+        opt_state: the optimiser's state.
+        key: the random key for dropout; the step is folded into it.
+        recipe: the recipe's state; by default empty.
+        carries: for a model that reads on, what `SequenceModel.read_on` returned after the last
+            step: one for each layer, with a leading axis of blocks on each leaf. None: it does not
+            read on.
     """
 
     step: jax.Array
@@ -35,12 +36,12 @@ class TrainState(NamedTuple):
 
     @property
     def evaluated(self) -> nnx.State:
-        """The parameters that answer: the averaged ones, where there are such."""
+        """The parameters to evaluate: the averaged ones, if there are any."""
         return self.params if self.recipe.averaged is None else self.recipe.averaged
 
 
 def split(models: Sequence[nnx.Module]) -> tuple[nnx.GraphDef[Any], nnx.State]:
-    """What K models that differ in their parameters alone have in common, and the parameters."""
+    """Splits K models that differ only in their parameters into graph definition and parameters."""
     graphdefs, params = zip(*(nnx.split(model, nnx.Param) for model in models), strict=True)
     return graphdefs[0], jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
 
@@ -51,7 +52,7 @@ def create(
     seeds: Sequence[int],
     recipe: Recipe = PLAIN,
 ) -> TrainState:
-    """The state of K seeds before the first step, without what a model reads on from."""
+    """The state of K seeds before the first step, without carries."""
     return TrainState(
         step=jnp.zeros(len(seeds), jnp.int32),
         params=params_K,
@@ -62,12 +63,12 @@ def create(
 
 
 def path_of(keys) -> str:
-    """The path of a parameter, from the keys that JAX has for it."""
+    """The path of a parameter, from its JAX key path."""
     return jax.tree_util.keystr(keys, simple=True, separator=".").removesuffix(".value")
 
 
 class Training(NamedTuple):
-    """The state of K seeds, and of each the parameters that validated best so far."""
+    """The state of K seeds, and the parameters of each that validated best so far."""
 
     state: TrainState
     best: nnx.State
@@ -75,18 +76,18 @@ class Training(NamedTuple):
 
 @dataclasses.dataclass
 class Position:
-    """Where a run stands, beside its arrays; of types that JSON has, but for `sums`.
+    """A run's progress, apart from its arrays; of JSON types, except `sums`.
 
     Attributes:
-        epoch: the one in work, from 1.
-        steps: of that epoch which are done.
-        sums: of each call in it so far, `[K, S, ...]`.
-        row_steps: as `batching.steps_taken` counts them, in this epoch so far.
-        rows: what is known of each epoch that is done.
-        best_value: of each seed, the best validation value of the metric that decides; None
-            before the first.
-        best_epoch: after which it was that; 0 before the first.
-        diverged: of seeds whose loss or gradient is no longer finite, the step at which it was not.
+        epoch: the current epoch, from 1.
+        steps: steps of that epoch already made.
+        sums: the sums of each call in it so far, `[K, S, ...]`.
+        row_steps: steps in this epoch so far, as counted by `batching.steps_taken`.
+        rows: the figures of each finished epoch.
+        best_value: each seed's best validation value of the task's main metric; None before the
+            first.
+        best_epoch: the epoch of each seed's best value; 0 before the first.
+        diverged: for each seed that diverged, the first step with a non-finite loss or gradient.
     """
 
     best_value: list[float | None]
@@ -103,11 +104,11 @@ class Position:
         return cls([None] * num_seeds, [0] * num_seeds)
 
     def alive(self, seeds: Sequence[int]) -> np.ndarray:
-        """Which of the seeds have not diverged: `[K]`."""
+        """Whether each of the seeds has not diverged: `[K]`."""
         return np.array([seed not in self.diverged for seed in seeds])
 
     def note_best(self, values_K: np.ndarray, *, higher_is_better: bool) -> np.ndarray:
-        """Records the best validation; returns which seeds have it now: `[K]`."""
+        """Records new best values; returns which seeds have one now: `[K]`."""
         sign = 1 if higher_is_better else -1
         is_best_K = np.array(
             [
@@ -121,7 +122,7 @@ class Position:
         return is_best_K
 
     def end_epoch(self, row: dict) -> None:
-        """Records a finished epoch, and begins the next."""
+        """Records a finished epoch and begins the next."""
         self.rows.append(row)
         self.epoch, self.steps, self.sums, self.row_steps = self.epoch + 1, 0, [], 0
 

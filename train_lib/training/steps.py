@@ -1,4 +1,4 @@
-"""What one seed does on one device: pure functions, many steps a call."""
+"""What one seed does on one device: pure functions that take many steps per call."""
 
 import functools
 from typing import Any, NamedTuple
@@ -18,29 +18,29 @@ from train_lib.training.state import TrainState
 # S steps, N blocks of R rows: see `batching.Layout`.
 
 Sums = dict[str, Any]
-"""Named sums over items: `loss`, `weight` (how many items there are), and what the task adds."""
+"""Named sums over items: `loss`, `weight` (the number of items), and those of the task."""
 
 NORM = "gradient_norm"
-"""What stands among the sums of a training step: the norm of its gradient, before any clipping."""
+"""A training step's sums have its gradient norm, before any clipping, under this name."""
 
 _MOST_OUTPUTS = 1 << 24
-"""Numbers that a model's outputs of steps have at once; of more, chunks of steps are computed."""
+"""The most numbers in a model's outputs for steps at once; beyond it, steps come in chunks."""
 
 _MANY_PARAMETERS = 1 << 20
-"""Of which gradients are added to the sum where it lies: another array of 4 MB takes time."""
+"""From this size, gradients are added to the sum in place: another array of 4 MB takes time."""
 
-_OF_WEIGHTS, _OF_TOKENS = 2**31, 2**31 + 1  # Keys of masks and of drawn tokens, no example's.
+_OF_WEIGHTS, _OF_TOKENS = 2**31, 2**31 + 1  # Keys of masks and drawn tokens; no example has them.
 
 
 class Learner(NamedTuple):
-    """A model, what is asked of it, and how it learns.
+    """A model, its task, and how it learns.
 
     Attributes:
-        graphdef: of the model.
-        task: what is asked of it.
-        optimizer: of its parameters.
-        treatment: of length.
-        recipe: what is done beside its optimiser's updates.
+        graphdef: the model's graph definition.
+        task: what the model is trained for.
+        optimizer: updates its parameters.
+        treatment: how sequences of different lengths share a batch.
+        recipe: what is done in addition to the optimiser's updates.
     """
 
     graphdef: nnx.GraphDef[Any]
@@ -61,23 +61,23 @@ class Learner(NamedTuple):
         """Takes the first `num_steps` of S steps.
 
         Args:
-            state: before them.
+            state: before these steps.
             places_SxNxR: this device's examples in every step.
             split: the training examples.
-            num_steps: how many are taken.
-            widths: that rows may have, ascending.
-            axis: of the mesh, along which the rows of a batch are spread.
+            num_steps: the number of steps to take.
+            widths: the row widths allowed, ascending.
+            axis: the mesh axis along which the rows of a batch are spread.
 
         Returns:
-            The state after them, and the sums of each, `[S, ...]`, with its gradient's norm. The
+            The state after them, and the sums of each step, `[S, ...]`, with its gradient norm. The
             loss of a step whose gradient is not finite is NaN.
         """
 
         def take(number, loop):
             state, sums_S = loop
             key = jax.random.fold_in(state.key, state.step)
-            # Every device works through its own rows, and only then are the sums added up, so that
-            # no loop over time waits for another device.
+            # Every device processes its own rows before the sums are added up, so that no loop over
+            # time waits for another device.
             gradient, sums, carries = self._gradient(
                 state.params, state.carries, split, places_SxNxR[number], widths, key
             )
@@ -87,7 +87,7 @@ class Learner(NamedTuple):
                 items = jnp.maximum(items, 1)
             gradient = jax.tree.map(lambda one: one / items, gradient)
             norm = optax.tree.norm(gradient)
-            # The loss of the step then tells of both.
+            # So the loss of the step shows whether both are finite.
             loss = jnp.where(jnp.isfinite(norm), sums["loss"], jnp.nan)
             sums = sums | {"loss": loss, NORM: norm}
             updates, opt_state = self.optimizer.update(gradient, state.opt_state, state.params)
@@ -117,9 +117,9 @@ class Learner(NamedTuple):
         split: DeviceSplit,
         widths: tuple[int, ...],
     ) -> tuple[dict[str, jax.Array], Sums]:
-        """What the task keeps of every row of this device, `[S, N, R, ...]`, and their sums.
+        """What the task keeps of every row of this device, `[S, N, R, ...]`, and the rows' sums.
 
-        What is kept of steps, `[S, N, R, T, ...]`, is zero after the width of their block.
+        What is kept of steps, `[S, N, R, T, ...]`, is zero beyond the width of their block.
         """
         num_steps, num_blocks = places_SxNxR.shape[:2]
         if self.treatment.reads_on:
@@ -148,7 +148,7 @@ class Learner(NamedTuple):
         return kept, jax.tree.map(lambda all_M: jnp.sum(all_M, 0), sums_M)
 
     def _kept_of_stream(self, params, places_SxR, split, widths):
-        """What is kept of rows that read on, and their sums, of each step."""
+        """What is kept of rows that read on, and their sums, for each step."""
 
         def read_on(carries, rows_R):
             kept, carries = self._kept(params, split, rows_R, widths[-1], widths, carries)
@@ -158,8 +158,8 @@ class Learner(NamedTuple):
         return jax.lax.scan(read_on, model.initial_carries(places_SxR.shape[-1]), places_SxR)[1]
 
     def _at_width_of(self, rows_R, split, widths, function):
-        """`function(width)` for the smallest of the widths that the rows' sequences fit in."""
-        # Of all seeds that run together: for each its own, `vmap` would compute every width.
+        """`function(width)` for the smallest width that the rows' sequences fit in."""
+        # One width for all seeds that run together: otherwise `vmap` would compute every width.
         longest = recurrence.longest(_lengths(rows_R, split))
         number = jnp.searchsorted(jnp.array(widths), longest)
         return jax.lax.switch(number, [functools.partial(function, width) for width in widths])
@@ -167,8 +167,8 @@ class Learner(NamedTuple):
     def _gradient(self, params, carries, split, rows_NxR, widths, step_key):
         """The gradient of the loss summed over the items, the sums, and the last carries.
 
-        No gradient goes back further than to the `carries`: backpropagation through time is
-        truncated there (Williams and Peng, Neural Computation 2, 1990).
+        Backpropagation through time is truncated at the `carries` (Williams and Peng, Neural
+        Computation 2, 1990).
         """
 
         def add_block(number, loop):
@@ -196,7 +196,7 @@ class Learner(NamedTuple):
         return jax.lax.fori_loop(0, len(rows_NxR), add_block, (*zero, carries))
 
     def _shapes(self, rows_R, split, width) -> Sums:
-        """The shapes of the sums. The model, which takes long to trace, is not asked for them."""
+        """The shapes of the sums, found without tracing the model, which is slow."""
 
         def sums(rows_R, split):
             batch = self._batch(split, rows_R, width)
@@ -214,11 +214,11 @@ class Learner(NamedTuple):
     def _measured(
         self, model, split, rows_R, width, step_key=None, carries=None
     ) -> tuple[Sums, dict[str, jax.Array], Any]:
-        """Of R rows the sums, what the task keeps of every item, and the carries after them.
+        """The sums of R rows, what the task keeps of every item, and the carries after them.
 
         Args:
-            step_key: of a step of training, in which nothing is kept; None: of evaluation.
-            carries: that the rows begin with, if they read on.
+            step_key: the key of a training step, in which nothing is kept; None: evaluation.
+            carries: the rows' initial carries, if they read on.
         """
         training = step_key is not None
         keys = {}
@@ -258,9 +258,9 @@ class Learner(NamedTuple):
         return *self._of_outputs(outputs, batch, training=training), None
 
     def _sampled(self, model, split, rows_R, width, step_key, carries, keys):
-        """The same where drawn tokens stand for all; they are those of all blocks of a step."""
+        """The same with drawn tokens in place of all; every block of a step draws the same ones."""
         mask_padding, padding_side, _ = self.treatment
-        side = "post" if mask_padding else padding_side  # Where padding does not count.
+        side = "post" if mask_padding else padding_side  # Masked padding may be on either side.
         batch = batching.gather(split, rows_R, width, side, per_step=True)
         encoded, ends, lengths_B = model.encode_from(
             carries, batch.inputs, batch.lengths_B if mask_padding else None, **keys
@@ -299,7 +299,7 @@ class Learner(NamedTuple):
         return (kept, sums), carries
 
     def _rows(self, items_I, lengths_B, width: int, widest: int) -> jax.Array:
-        """What there is of every step, `[I, ...]`, as rows `[R, T, ...]`, each from its start."""
+        """Reshapes items of steps, `[I, ...]`, to rows `[R, T, ...]`, each from its start."""
         rows = items_I.reshape(-1, width, *items_I.shape[1:])
         if self.treatment.padding_side == "pre":
             times_RxT = (jnp.arange(width) + width - lengths_B[:, None]) % width
@@ -309,7 +309,7 @@ class Learner(NamedTuple):
 
 
 def _lengths(rows_R: jax.Array, split: DeviceSplit) -> jax.Array:
-    """Steps of the sequence in each row; 0 of an empty one."""
+    """The number of steps of the sequence in each row; 0 for an empty row."""
     return jnp.where(rows_R == batching.NO_EXAMPLE, 0, split.lengths_N[rows_R])
 
 

@@ -1,4 +1,4 @@
-"""Where the time of a run went."""
+"""Measures where the time of a run goes."""
 
 import contextlib
 import time
@@ -8,7 +8,7 @@ import jax
 
 
 class Stopwatch:
-    """Seconds of each phase of a run, with compilation taken out of them and counted apart."""
+    """Counts the seconds of each phase of a run, and those of compilation separately."""
 
     def __init__(self):
         self._start = time.perf_counter()
@@ -17,26 +17,26 @@ class Stopwatch:
         jax.monitoring.register_event_duration_secs_listener(self._on_event)
 
     def _on_event(self, event: str, duration_secs: float, **_) -> None:
-        # Tracing, lowering and compiling: all that a new batch shape costs before it runs.
+        # Tracing, lowering and compiling: everything a new batch shape costs before it runs.
         if event.startswith("/jax/core/compile/"):
             self.seconds["compile"] += duration_secs
 
     def add(self, report: dict[str, float]) -> None:
-        """Adds what an earlier start of the same run took until it was saved."""
+        """Adds the time that an earlier start of the same run took until it was saved."""
         for name in self.seconds:
             self.seconds[name] += report[name]
         self._start -= report["total"]
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Counts the time in the block, less what was compiled in it, under `name`."""
+        """Counts the time in the block, except compilation, under `name`."""
         self._phase = name, time.perf_counter(), self.seconds["compile"]
         yield
         self._count_phase()
         self._phase = None
 
     def _count_phase(self) -> None:
-        """Counts what the phase in work has taken so far."""
+        """Counts what the current phase has taken so far."""
         if self._phase is not None:
             name, start, compiled = self._phase
             now, all_compiled = time.perf_counter(), self.seconds["compile"]

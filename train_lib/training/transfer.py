@@ -1,7 +1,7 @@
-"""Parameters of one model for another: what fits is taken, part by part.
+"""Transfers parameters from one model to another: whatever fits, part by part.
 
-All are plain arrays under their paths, so it does not matter where they come from: from a run of
-this program, a file of word vectors, or another library's model whose parameters were renamed.
+All are plain arrays under their paths, so it does not matter where they come from: a run of this
+program, a file of word vectors, or another library's model with renamed parameters.
 """
 
 import re
@@ -14,16 +14,16 @@ from train_lib.data.inputs import RESERVED, Meaning
 
 TABLE, HEAD = "inputs.table", "head"
 _PART = re.compile(r"inputs\.\w+|encoder\.layers\.\d+\.\w+|head")
-_MATRICES = ("head.kernel", "head.bias")  # Whose last axis are the outputs.
+_MATRICES = ("head.kernel", "head.bias")  # Their last axis is the outputs.
 
 
 class Parameters(NamedTuple):
-    """The parameters of one model, or of parts of one, and what they stand for.
+    """The parameters of a model, or of parts of it, and what they stand for.
 
     Attributes:
         arrays: each under its path, as in `encoder.layers.0.forward.kernel`.
         tokens: what each row of `inputs.table` stands for; rows beyond them stand for nothing.
-        cells: of each cell, by its path as in `encoder.layers.0.forward`, what it computes.
+        cells: what each cell computes, under its path, as in `encoder.layers.0.forward`.
         outputs: what each output of the head stands for.
     """
 
@@ -37,7 +37,7 @@ class Part(NamedTuple):
     """What became of a part of a model.
 
     Attributes:
-        name: the path that its parameters begin with.
+        name: the path prefix of its parameters.
         is_taken: whether any of it was taken.
         text: how much was taken, or why nothing was.
     """
@@ -48,16 +48,16 @@ class Part(NamedTuple):
 
 
 def transfer(old: Parameters, new: Parameters) -> tuple[dict[str, np.ndarray], list[Part]]:
-    """The parameters of a new model, with those of an old one wherever they fit.
+    """Replaces the parameters of a new model by those of an old one wherever they fit.
 
-    The table is taken row by row, by what the rows stand for. A cell is taken if it computes the
-    same and all of its parameters have the same names and shapes, direction by direction: a
-    forward layer becomes the forward direction of a bidirectional one. The head is taken on an
-    encoder that was taken whole, output by output, by what the outputs stand for.
+    The table is taken row by row, matched by what the rows stand for. A cell is taken if it
+    computes the same function and all its parameters have the same names and shapes, direction by
+    direction: a forward layer becomes the forward direction of a bidirectional one. The head is
+    taken only if the whole encoder was, output by output, matched by what the outputs stand for.
 
     Args:
-        old: that are taken from. Paths of parts that the new model lacks are listed.
-        new: of a fresh model, which stay as they are where nothing fits.
+        old: the parameters to take. Parts that the new model lacks are listed as not used.
+        new: those of a fresh model, which stay as they are where nothing fits.
 
     Returns:
         The arrays under their paths, and what became of each part.
@@ -65,7 +65,7 @@ def transfer(old: Parameters, new: Parameters) -> tuple[dict[str, np.ndarray], l
     arrays = dict(new.arrays)
     parts: list[Part] = []
     here, there = _by_part(new.arrays), _by_part(old.arrays)
-    # The head is last, because it depends on what lies below it.
+    # The head comes last, because it depends on what lies below it.
     for name in sorted(here, key=lambda name: name == HEAD):
         taken: Taken = {}, "it has none"
         if name == TABLE and name in there:
@@ -85,7 +85,7 @@ def transfer(old: Parameters, new: Parameters) -> tuple[dict[str, np.ndarray], l
 
 
 Taken = tuple[dict[str, np.ndarray], str]
-"""New arrays, none if nothing is taken; and how much that is, or why nothing is."""
+"""New arrays, none if nothing is taken; and how much is taken, or why nothing is."""
 
 
 def _by_part(arrays: Mapping[str, np.ndarray]) -> dict[str, list[str]]:
@@ -133,7 +133,7 @@ def _head(
     if problem := _misfit(old, new, there, here):
         return {}, problem
     if not all(part.is_taken for part in below):
-        return {}, "it reads an encoder that is not all taken"
+        return {}, "it reads an encoder that was not all taken"
     taken = {path: old.arrays[path] for path in here}
     for path in sorted({*_MATRICES} & {*here}):  # A tied head has no kernel.
         taken[path] = np.array(new.arrays[path])
@@ -144,9 +144,9 @@ def _head(
 
 
 def _misfit(old: Parameters, new: Parameters, there: Sequence[str], here: Sequence[str]) -> str:
-    """Which names or shapes of a part differ; nothing if all fit."""
+    """Which names or shapes of a part differ; empty if all fit."""
     if differing := sorted({*there} ^ {*here}):
-        return f"{differing[0]} is {'there' if differing[0] in there else 'here'} alone"
+        return f"{differing[0]} is only {'there' if differing[0] in there else 'here'}"
     for path in here:
         shapes = [one.arrays[path].shape for one in (old, new)]
         if path in _MATRICES:
@@ -157,7 +157,7 @@ def _misfit(old: Parameters, new: Parameters, there: Sequence[str], here: Sequen
 
 
 def _matched(old: Sequence[Meaning], new: Sequence[Meaning]) -> tuple[np.ndarray, np.ndarray]:
-    """The places in `new` of what both have, and those in `old`."""
+    """The places in `new` of the meanings that both have, and their places in `old`."""
     places = {meaning: place for place, meaning in enumerate(old)}
     pairs = [(place, places[meaning]) for place, meaning in enumerate(new) if meaning in places]
     to, of = np.array(pairs, int).reshape(-1, 2).T
@@ -165,7 +165,7 @@ def _matched(old: Sequence[Meaning], new: Sequence[Meaning]) -> tuple[np.ndarray
 
 
 def _counted(taken: dict[str, np.ndarray], to: np.ndarray, meanings: Sequence[Meaning]) -> Taken:
-    """How many of the meanings were taken, those that every model has not counted."""
+    """Counts the meanings taken, except those that every model has."""
     named = [place for place, (kind, _) in enumerate(meanings) if kind != RESERVED]
     count = len({*to.tolist()} & {*named})
     text = f"{count:,} of {len(named):,} {meanings[-1][0]}"

@@ -75,6 +75,6 @@ def test_three_gigabytes_are_refused_with_the_number(tmp_path, monkeypatch):
     source = find(str(path), {}, {})
     monkeypatch.setattr(type(source), "content_bytes", lambda *_: 3 * 10**9)
     monkeypatch.setattr(base, "available_bytes", lambda: 16 * 10**9)
-    told = r"x\.csv has 3\.0 GB, which take about 21\.0 GB of memory to read, and 16\.0 GB are free"
+    told = r"x\.csv has 3\.0 GB, which take about 21\.0 GB of memory to read, but 16\.0 GB are free"
     with pytest.raises(UserError, match=told):
         source.read("train")

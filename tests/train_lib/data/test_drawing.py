@@ -108,7 +108,7 @@ def test_sizes_that_nobody_asked_for_are_shares_of_what_there_is(count, asked, s
     ("count", "groups", "asked", "told"),
     [
         (100, None, {"train": 99}, "99 for train + 1 for validation + 1 for test are asked for, "
-         "and there are 100 examples"),
+         "but there are 100 examples"),
         (100, None, {"train": 60, "validation": 30, "test": 20}, "there are 100 examples"),
         (2, None, {}, "there are 2 examples"),
         (100, [0, 1] * 50, {}, "the train examples have too few groups for a"),

@@ -72,7 +72,7 @@ def test_a_changed_file_is_read_again(mine):
 @pytest.mark.parametrize(
     ("content", "options", "told"),
     [
-        (MINE, {}, "must be told words, as in config.data.source_options"),
+        (MINE, {}, "must be given words, as in config.data.source_options"),
         (MINE, {"words": 2, "colour": 3}, "no option colour; those it has: dir, size, words"),
         (
             MINE + "\n\nclass Other(Mine):\n    pass\n",

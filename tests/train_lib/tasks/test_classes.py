@@ -304,13 +304,13 @@ def test_a_guess_answers_the_most_frequent_class(count):
 
 BAD = [
     ([None, "", "a"], 1, "is an empty text"),
-    (["a", "b", float("nan")], 2, "is nan, which is no class"),
+    (["a", "b", float("nan")], 2, "is nan, which is not a class"),
     (["a", ["b"]], 1, "is ['b'], where one class should be"),
     (["a", {"b": 1}], 1, "is {'b': 1}, where one class should be"),
     (
         ["a", "a"],
         None,
-        "All 2 training examples are of one class, 'a'; there must be two at least.",
+        "All 2 training examples are of one class, 'a'; there must be at least two.",
     ),
     ([None, None], None, "None of the training examples has a label."),
     ([], None, "None of the training examples has a label."),

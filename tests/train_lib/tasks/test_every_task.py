@@ -45,7 +45,7 @@ def test_a_task_keeps_the_contract(name, targets, options):
 def test_every_task_has_examples_of_its_own(name, capsys):
     assert check_task.main([name]) == 0
     out = capsys.readouterr().out
-    assert "guessing, the metrics are loss" in out
+    assert "guessing gives the metrics loss" in out
     assert out.count("ok ") == len(checks.CHECKS)
 
 
@@ -159,7 +159,7 @@ BROKEN = {
     Means: "of all items and of two parts",
     LacksItsMetric: "metrics has no 'error'; it has loss",
     UnknownIsZero: "for a target that is None",
-    HasASet: "of a type that JSON lacks",
+    HasASet: "is not a JSON value",
     ChoosesOnTheHost: "ConcretizationTypeError",
     GuessesBadly: "guess has a loss of",
     HasNaN: "cannot be written as JSON",

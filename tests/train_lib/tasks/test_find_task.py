@@ -43,7 +43,7 @@ def test_the_guides_task_is_one_file_that_keeps_the_contract(tmp_path):
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "4 outputs a sequence; error decides, lower is better" in done.stdout
+    assert "4 outputs per sequence; error decides, lower is better" in done.stdout
     task = tasks.make(path, [1, 2, 3, "4", 5], {}, {}, {})
     outputs_NxC = np.array([[3.0, 2.0, 1.0, -1.0], [-1.0, -1.0, -1.0, -1.0]])
     assert task.answer({"outputs": outputs_NxC}) == ["4", "1"]
@@ -109,7 +109,7 @@ def test_fields_are_options_where_they_differ_from_their_defaults():
     [
         (["nothing"], "error: unknown task 'nothing'"),
         (["classes", "--targets={"], "error: "),
-        (["classes", "--targets=[]"], "error: Classes has no targets to be checked with"),
+        (["classes", "--targets=[]"], "error: Classes has no targets to check it with"),
     ],
 )
 def test_check_task_says_what_it_lacks(argv, message):

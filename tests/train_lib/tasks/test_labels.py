@@ -114,7 +114,7 @@ BAD = [
     ([["a"], ["b", "b"]], 1, "is ['b', 'b'], which has a label twice"),
     ([["a"], ["b", None]], 1, "is None, where one class should be"),
     ([["a"], "b;;c"], 1, "is an empty text"),
-    ([["a"], [float("nan")]], 1, "is nan, which is no class"),
+    ([["a"], [float("nan")]], 1, "is nan, which is not a class"),
     ([[], [], None], None, "No training example has a label."),
     ([], None, "No training example has a label."),
     ([["a", "b"], "b;a"], None, "All 2 training examples have the same labels, 'a', 'b'"),

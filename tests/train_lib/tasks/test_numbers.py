@@ -113,16 +113,16 @@ def test_a_scatter_picture_is_drawn(items, tmp_path):
 
 
 BAD = [
-    ([1.0, "three"], 1, "is 'three', which is no finite number"),
-    ([1.0, None, float("nan")], 2, "is nan, which is no finite number"),
-    ([1.0, "inf"], 1, "is 'inf', which is no finite number"),
-    ([1.0, ""], 1, "is '', which is no finite number"),
-    ([1.0, True], 1, "is True, which is no finite number"),
-    ([1.0, {}], 1, "is {}, which is no finite number"),
+    ([1.0, "three"], 1, "is 'three', which is not a finite number"),
+    ([1.0, None, float("nan")], 2, "is nan, which is not a finite number"),
+    ([1.0, "inf"], 1, "is 'inf', which is not a finite number"),
+    ([1.0, ""], 1, "is '', which is not a finite number"),
+    ([1.0, True], 1, "is True, which is not a finite number"),
+    ([1.0, {}], 1, "is {}, which is not a finite number"),
     ([1.0, [1.0, 2.0]], 1, "is [1.0, 2.0], 2 numbers in place of 1"),
     ([[1.0, 2.0], [3.0]], 1, "is [3.0], 1 number in place of 2"),
     ([[1.0, 2.0], 3.0], 1, "is 3.0, 1 number in place of 2"),
-    ([[1.0, 2.0], [3.0, None]], 1, "is None, which is no finite number"),
+    ([[1.0, 2.0], [3.0, None]], 1, "is None, which is not a finite number"),
     ([[]], 0, "is an empty list, where numbers should be"),
     ([3, 3.0, "3"], None, "In all 3 training targets the number is 3; there is nothing to learn."),
     ([[1, 2], [3, 2]], None, "In all 2 training targets number 2 is 2; there is nothing to learn."),

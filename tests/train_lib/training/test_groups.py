@@ -110,9 +110,9 @@ def test_groups_are_read_from_json():
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("inputs.*", "is no JSON object from patterns to what differs"),
-        ("[1]", "is no JSON object"),
-        ('{"a": 3}', "is no JSON object"),
+        ("inputs.*", "is not a JSON object from patterns to what differs"),
+        ("[1]", "is not a JSON object"),
+        ('{"a": 3}', "is not a JSON object"),
         ('{"a": {"speed": 3}}', "with any of rate, frozen_epochs, decay"),
         ('{"a": {"pattern": "b"}}', "with any of rate"),
         ('{"a": {"rate": -1}}', "rate = -1 of 'a' must be a number of at least 0"),

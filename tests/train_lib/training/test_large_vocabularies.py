@@ -190,7 +190,7 @@ def inputs_and_task(config):
     ("changes", "words"),
     [
         ({"model.projection_size": 0}, "set projection_size to 8, or embedding_size to 24"),
-        ({"task.sampled_tokens": 17}, "sampled_tokens=17 would stand for 1"),
+        ({"task.sampled_tokens": 17}, "sampled_tokens=17 must be below the number of tokens, 1"),
     ],
 )
 def test_what_does_not_go_together_is_told(changes, words, tmp_path):

@@ -126,7 +126,7 @@ def test_layers_are_taken_one_by_one():
     arrays, told = begun(old, new)
     assert_taken(arrays, old, new, ["inputs.", "encoder.layers.0."])
     assert told["encoder.layers.2.forward"] == "not used: this model has none"
-    assert told["head"] == "fresh: it reads an encoder that is not all taken"
+    assert told["head"] == "fresh: it reads an encoder that was not all taken"
 
 
 def test_another_cell_of_the_same_shapes_is_not_taken():
@@ -173,7 +173,7 @@ def test_a_tied_head_has_no_kernel():
     [
         ({"outputs": ("v", "w")}, "its outputs mean something else there"),
         ({"pooling": "mean_max"}, "head.kernel is [4] there and [8] here"),
-        ({"pooling": "attention"}, "head.pooling.attend.query is here alone"),
+        ({"pooling": "attention"}, "head.pooling.attend.query is only here"),
     ],
 )
 def test_a_head_that_does_not_fit_stays(changes, told):

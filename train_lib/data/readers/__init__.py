@@ -1,4 +1,4 @@
-"""Sources that are found by the suffix of a file, or by what is in a folder."""
+"""Sources that are recognised by a file's suffix or a folder's contents."""
 
 from train_lib import files
 from train_lib.data.readers import texts
@@ -13,7 +13,7 @@ from train_lib.data.readers.texts import Texts
 from train_lib.errors import UserError
 
 READERS: tuple[type[Files], ...] = (Tables, Conll, Series, Arrays, RunningText)
-"""Of files; a new format is one more here."""
+"""Readers of files; add new formats here."""
 
 SUFFIXES = tuple(suffix for reader in READERS for suffix in reader.suffixes)
 
@@ -21,15 +21,15 @@ KINDS = (
     f"a file ({', '.join(SUFFIXES)}), a folder with train.*, validation.* and test.* of one of "
     f"these, a folder of texts by class (pos/1.txt), or {PREFIX}NAME"
 )
-"""What is read, for people."""
+"""The kinds of data that can be read, for people."""
 
 
 def reader_of(source: str) -> type | None:
     """The class that reads a file or folder of data, taking its path first; None: there is none.
 
     Raises:
-        UserError: it is a folder in which nothing is found, or several things are; or a file of
-            another kind.
+        UserError: it is a folder with no data or several kinds of data, or a file of an unknown
+            kind.
     """
     if source.startswith(PREFIX):
         return Prepared
@@ -56,5 +56,5 @@ def reader_of(source: str) -> type | None:
         if path.suffix.lower() in reader.suffixes:
             return reader
     if path.is_file():
-        raise UserError(f"{path} is of no kind that is read. A source is {KINDS}.")
+        raise UserError(f"{path} is not of a kind that can be read. A source is {KINDS}.")
     return None

@@ -1,11 +1,11 @@
-"""Arrays in `.npz` files: what a program writes with `np.savez`.
+"""Arrays in `.npz` files, as written by `np.savez`.
 
 | key | |
 |---|---|
 | `values` | all steps, end to end: integers `[S]` (tokens), else `[S]` or `[S, D]` (vectors) |
 | `lengths` | steps of each sequence, `[N]`; without it `values` is `[N, T]` or `[N, T, D]` |
-| `targets` | `[N]` or `[N, ...]`, or one a step, `[S]` |
-| `groups` | of each sequence, `[N]`; need not be there |
+| `targets` | `[N]` or `[N, ...]`, or one per step, `[S]` |
+| `groups` | of each sequence, `[N]`; optional |
 
 A file may have several splits, as `train_values`, `train_lengths`, ..., `test_values`, ...
 """
@@ -28,7 +28,7 @@ class Arrays(Files):
 
     Args:
         path: of a file, or of a folder with one for each split.
-        labelled: False: there are no targets, or they are not to be read.
+        labelled: False: there are no targets, or they should not be read.
     """
 
     suffixes = (".npz",)
@@ -57,7 +57,7 @@ class Arrays(Files):
             with zipfile.ZipFile(path) as file:
                 return sum(one.file_size for one in file.infolist())
         except zipfile.BadZipFile:
-            return 0  # Which reading it will say.
+            return 0  # Reading it will report the error.
 
     def read_file(self, path: pathlib.Path, split: str) -> Examples:
         prefix = self._prefixes[split]
@@ -96,7 +96,7 @@ def _open(path: pathlib.Path) -> Any:
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} cannot be read as .npz: {error}.") from error
     if not isinstance(found, np.lib.npyio.NpzFile):
-        raise UserError(f"{path} has one array alone; write it with np.savez.")
+        raise UserError(f"{path} has a single array; write it with np.savez.")
     return found
 
 
@@ -115,7 +115,7 @@ def _array(path: pathlib.Path, arrays: Any, key: str) -> np.ndarray:
 
 
 def _sequences(origin: str, values: np.ndarray, lengths: np.ndarray | None) -> list[np.ndarray]:
-    """Each sequence, `[T]` if it is of integers, `[T, D]` if not."""
+    """Each sequence: `[T]` if values are integers, otherwise `[T, D]`."""
     is_whole = np.issubdtype(values.dtype, np.integer)
     if not is_whole and not np.issubdtype(values.dtype, np.floating):
         raise UserError(f"{origin}: values are {values.dtype} and must be numbers.")

@@ -1,4 +1,4 @@
-"""What all readers share: files of splits, their text, and whether they fit into memory."""
+"""What all readers share: finding files of splits, reading text, and checking memory."""
 
 import codecs
 import hashlib
@@ -19,22 +19,22 @@ SPLIT_NAMES = {
     "train": "train", "validation": "validation", "valid": "validation", "val": "validation",
     "dev": "validation", "test": "test", "unlabelled": UNLABELLED, "unsup": UNLABELLED,
 }  # fmt: skip
-"""What files and folders of splits are called, in lower case, and which split each is."""
+"""Names of files and folders of splits, in lower case, and the split of each."""
 
 _BLOCK_BYTES = 1 << 20
 _SAMPLE_BYTES = 1 << 16
 
 
 class Files:
-    """A source that is one file, or one for each split.
+    """A source that is one file, or one file for each split.
 
-    A subclass reads one of them, in `read_file`. Its constructor takes the path by its place, and
-    everything else by its name.
+    A subclass reads one of them in `read_file`. Its constructor takes the path by position, and
+    everything else by name.
 
     Attributes:
         suffixes: of the files that it reads.
-        bytes_a_byte: memory that reading and encoding takes at its peak, for each byte of content.
-            Measured with 200 MB: 4 for text in ASCII, 6.5 if a tenth of the texts have an emoji.
+        bytes_a_byte: peak memory for reading and encoding, per byte of content. Measured with
+            200 MB: 4 for ASCII text, 6.5 if a tenth of the texts have an emoji.
     """
 
     suffixes: ClassVar[tuple[str, ...]]
@@ -74,23 +74,23 @@ class Files:
             raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
 
     def read_file(self, path: pathlib.Path, split: str) -> Examples:
-        """The examples of one file; raises UserError with the line of what is wrong."""
+        """The examples of one file; raises UserError with the line of an error."""
         raise NotImplementedError
 
     def content_bytes(self, path: pathlib.Path) -> int:
-        """What there is to read in a file, which may be compressed."""
+        """The uncompressed size of a file's contents."""
         return path.stat().st_size
 
     def columns(self, split: str) -> dict[str, list[Any]]:
-        """All columns of a split's file, for answers to be written beside them; {}: it has none."""
+        """All columns of a split's file, to write answers beside them; {}: it has none."""
         return {}
 
 
 def paths_of_splits(path: pathlib.Path, suffixes: Sequence[str]) -> dict[str, pathlib.Path]:
-    """The file of each split: a file is all there is to train on, unless it is NAME_TRAIN.
+    """The file of each split; a single file is for training, unless it is called NAME_TRAIN.
 
     Raises:
-        UserError: there is no such file, or a folder has none or several for a split.
+        UserError: there is no such file, or a folder has several for a split.
     """
     if path.is_dir():
         found: dict[str, list[pathlib.Path]] = {}
@@ -99,11 +99,11 @@ def paths_of_splits(path: pathlib.Path, suffixes: Sequence[str]) -> dict[str, pa
             if split is not None:
                 found.setdefault(split, []).append(one)
         for split, paths in found.items():
-            # The archive's folders have the same series in other forms too, under longer names.
+            # The archive's folders also have the same series in other forms, under longer names.
             found[split] = [one for one in paths if _archived(path, one)] or paths
             if len(found[split]) > 1:
                 names = " and ".join(one.name for one in paths)
-                raise UserError(f"{path} has {names} for the {split} split; leave one there.")
+                raise UserError(f"{path} has {names} for the {split} split; keep only one.")
         order = (*SPLITS, UNLABELLED)
         return {split: found[split][0] for split in order if split in found}
     if not path.is_file():
@@ -115,7 +115,7 @@ def paths_of_splits(path: pathlib.Path, suffixes: Sequence[str]) -> dict[str, pa
 
 
 def split_of(path: pathlib.Path, suffixes: Sequence[str]) -> str | None:
-    """The split that a file in a folder is by its name; None: it is none."""
+    """The split that a file's name stands for; None: none."""
     if path.suffix.lower() not in suffixes or path.name.startswith(".") or not path.is_file():
         return None
     stem = path.stem
@@ -130,13 +130,13 @@ def _archived(folder: pathlib.Path, path: pathlib.Path) -> bool:
 
 
 def open_text(path: pathlib.Path) -> TextIO:
-    """A file in UTF-8, opened so that lines keep their ends and no byte-order mark is read.
+    """Opens a UTF-8 file, keeping line ends and skipping a byte-order mark.
 
-    It is read twice, in pieces: there may be more of it than fits into memory comfortably.
+    The file is read twice, in pieces, since it may be too large for memory.
 
     Raises:
         UserError: as `decode` does, with the line of the first byte that is not UTF-8.
-        OSError: as the file system has it.
+        OSError: from the file system.
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
     errors = "strict"
@@ -166,7 +166,7 @@ def open_text(path: pathlib.Path) -> TextIO:
 
 
 def available_bytes() -> int | None:
-    """Memory that this process may still take; None: the system does not say."""
+    """The memory still available to this process; None: the system does not say."""
     found = []
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
@@ -185,17 +185,17 @@ def available_bytes() -> int | None:
 
 
 def check_memory(name: str, size: int, bytes_a_byte: float) -> None:
-    """Refuses to read so many bytes where they and what is made of them would not fit."""
+    """Raises UserError if reading and encoding this many bytes would not fit into memory."""
     needed, available = size * bytes_a_byte, available_bytes()
     if available is not None and needed > available:
         raise UserError(
             f"{name} has {size / 1e9:.1f} GB, which take about {needed / 1e9:.1f} GB of memory to "
-            f"read, and {available / 1e9:.1f} GB are free. Take a part of it, or another machine."
+            f"read, but {available / 1e9:.1f} GB are free. Use a part of it, or another machine."
         )
 
 
 def options_of(function: Any, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a constructor that shape what is read, by their names."""
+    """The constructor arguments that affect what is read, by name."""
     skipped = ("self", "path")
     return {
         name: values[name] for name in inspect.signature(function).parameters if name not in skipped
@@ -203,7 +203,7 @@ def options_of(function: Any, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def numbered_lines(path: pathlib.Path) -> Iterator[tuple[int, str]]:
-    """The lines of a text file with their numbers from 1, without their ends."""
+    """The lines of a text file without line ends, numbered from 1."""
     with open_text(path) as file:
         for number, line in enumerate(file, 1):
             yield number, line.rstrip("\r\n")

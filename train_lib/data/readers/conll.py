@@ -1,13 +1,13 @@
-"""Column files for tagging: a token a line, its tag in the last column, a blank line between.
+"""Column files for tagging: one token per line, with blank lines between sentences.
 
 `.conll`, `.bio` and `.iob` have the word in the first column and the tag in the last; columns are
 separated by tabs, or by spaces if the first line has no tab. `.conllu` is Universal Dependencies:
-the word is FORM, the tag UPOS, and words that stand for several tokens, and empty ones, are
-not read. `config.data.text_column` and `.target_column` choose others, counted from 1.
+the word is FORM, the tag UPOS, and multiword tokens and empty nodes are skipped.
+`config.data.text_column` and `.target_column` choose other columns, counted from 1.
 
-Comments begin with `#`. Outside of `.conllu`, where a token may be a `#`, they stand before a
-sentence and have a `=` in them or another number of columns than the tokens. Sentences that are
-`-DOCSTART-` mark where a document begins and are not read either.
+Comments begin with `#`. Outside `.conllu`, where a token may be a `#`, they stand before a sentence
+and contain a `=` or have a different number of columns than the tokens. `-DOCSTART-` sentences,
+which mark the beginning of a document, are skipped too.
 """
 
 import pathlib
@@ -28,8 +28,9 @@ class Conll(Files):
 
     Args:
         path: of a file, or of a folder with one for each split.
-        text_column, target_column: numbers of columns, from 1; empty: as above.
-        labelled: False: there are no tags, or they are not to be read.
+        text_column: the number of the word's column, from 1; empty: as above.
+        target_column: the number of the tag's column, from 1; empty: as above.
+        labelled: False: there are no tags, or they should not be read.
     """
 
     suffixes = (".conll", ".conllu", ".bio", ".iob")
@@ -102,9 +103,9 @@ class Conll(Files):
 
 
 def _form(path: pathlib.Path) -> tuple[int, str | None]:
-    """How many columns there are and what separates them; None: spaces. As the first line has it.
+    """The number of columns in the first line and their separator; None: spaces.
 
-    One that may be a comment is asked only where there are no others.
+    A line that may be a comment counts only if there are no others.
     """
     first = ""
     for _, text in numbered_lines(path):
@@ -117,7 +118,7 @@ def _form(path: pathlib.Path) -> tuple[int, str | None]:
 
 
 def _place(field: str, number: Any, default: int) -> int:
-    """The place of a column in a list, from its number as a user gives it."""
+    """The index of a column, from the number that a user gives."""
     if not number:
         return default
     if not str(number).isdecimal() or not int(number):

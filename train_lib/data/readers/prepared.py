@@ -1,4 +1,4 @@
-"""What tensorflow-datasets has prepared, `tfds:NAME`, read without TensorFlow."""
+"""Data sets prepared by tensorflow-datasets, `tfds:NAME`, read without TensorFlow."""
 
 import hashlib
 import os
@@ -18,13 +18,14 @@ _SPLITS = {"train": "train", "validation": "validation", "test": "test", UNLABEL
 
 
 class Prepared:
-    """A prepared data set: a text, or a list of words or tokens, and a label or one for each word.
+    """A prepared data set of texts, or lists of words or tokens, and a label for each or per word.
 
     Args:
         source: `tfds:NAME`, `tfds:NAME/CONFIG` or `tfds:NAME/CONFIG/VERSION`.
         dir: the folder of prepared data sets; empty: `$TFDS_DATA_DIR`, else the library's default.
-        text_column, target_column: the features; empty: by their names.
-        labelled: False: targets are not to be read.
+        text_column: the feature of the inputs; empty: found by its name.
+        target_column: the feature of the targets; empty: found by its name.
+        labelled: False: targets are not read.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class Prepared:
 
         try:
             return tfds.builder_from_directory(self.folder)
-        except Exception as error:  # Whatever a damaged folder makes the library raise.
+        except Exception as error:  # A damaged folder may make the library raise anything.
             raise UserError(f"{self.folder} cannot be read: {error}.") from error
 
     def splits(self) -> tuple[str, ...]:
@@ -107,7 +108,7 @@ def _sequence(value: Any) -> Any:
 
 
 def _named(feature: Any, value: Any) -> Any:
-    """A target with the names of its classes, if they have names; None: it has none."""
+    """A target with class names in place of numbers, if there are any; None: no label."""
     inner = getattr(feature, "feature", feature)
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")

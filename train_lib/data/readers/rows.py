@@ -1,4 +1,4 @@
-"""Rows of tables as they stand in CSV, TSV, JSONL and Parquet files."""
+"""Reads the rows of tables in CSV, TSV, JSONL and Parquet files."""
 
 import csv
 import json
@@ -19,7 +19,7 @@ class Table(NamedTuple):
     Attributes:
         rows: where each row begins: its line from 1, or its number from 0; `[N]`.
         unit: what `rows` counts.
-        columns: values by the name of the column, each `[N]`.
+        columns: values by column name, each `[N]`.
     """
 
     rows: np.ndarray
@@ -28,27 +28,27 @@ class Table(NamedTuple):
 
 
 def header(path: pathlib.Path, quotes: bool) -> list[str]:
-    """The names of the columns of a file; of JSONL, the fields of the first line."""
+    """The column names of a file; for JSONL, the fields of the first line."""
     return _FORMATS[path.suffix.lower()][0](path, quotes)
 
 
 def read(path: pathlib.Path, names: Sequence[str], quotes: bool) -> Table:
-    """Columns of a file.
+    """Reads columns of a file.
 
     Args:
         path: with a suffix of `SUFFIXES`.
         names: of the columns.
-        quotes: whether a field of CSV and TSV may stand in quotation marks.
+        quotes: whether fields of CSV and TSV may be quoted.
 
     Raises:
-        UserError: the file is damaged, or has not all of them; the message says in which line.
-        OSError: as the file system has it.
+        UserError: the file is damaged or lacks some of them; the message says in which line.
+        OSError: from the file system.
     """
     return _FORMATS[path.suffix.lower()][1](path, names, quotes)
 
 
 def _records(path: pathlib.Path, quotes: bool) -> Iterator[tuple[int, list[str]]]:
-    """The records of a CSV or TSV file, each with the line it begins in."""
+    """The records of a CSV or TSV file, each with its first line number."""
     csv.field_size_limit(sys.maxsize)  # A field may be a book.
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     with open_text(path) as file:
@@ -70,7 +70,7 @@ def _records(path: pathlib.Path, quotes: bool) -> Iterator[tuple[int, list[str]]
             what = (
                 "a quotation mark opens a field and none closes it"
                 if "unexpected end" in str(error)
-                else f"it is no row of a table ({error}), and an open quotation mark may be "
+                else f"it is not a row of a table ({error}); an open quotation mark may be "
                 "the cause"
             )
             raise UserError(f"{path}, line {line}: {what}.{hint}") from error
@@ -99,7 +99,7 @@ def _read_csv(path: pathlib.Path, names: Sequence[str], quotes: bool) -> Table:
             blank = blank or line
             continue
         if blank:
-            raise UserError(f"{path}, line {blank} is blank, and rows stand below it.")
+            raise UserError(f"{path}, line {blank} is blank, but rows follow it.")
         if len(record) != len(columns):
             raise UserError(
                 f"{path}, line {line} has {len(record)} fields and must have {len(columns)}: "
@@ -123,7 +123,7 @@ def _objects(path: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
             blank = blank or number
             continue
         if blank:
-            raise UserError(f"{path}, line {blank} is blank, and lines stand below it.")
+            raise UserError(f"{path}, line {blank} is blank, but lines follow it.")
         try:
             found = json.loads(line, object_pairs_hook=_unique)
         except (ValueError, RecursionError) as error:
@@ -140,7 +140,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"{max(names, key=names.count)!r} stands in it twice")
+        raise ValueError(f"{max(names, key=names.count)!r} is in it twice")
     return found
 
 
@@ -169,7 +169,7 @@ def _parquet(path: pathlib.Path) -> Any:
     try:
         import pyarrow.parquet
     except ImportError as error:
-        raise UserError(f"{path} takes pyarrow to read: pip install pyarrow.") from error
+        raise UserError(f"reading {path} needs pyarrow: pip install pyarrow.") from error
     try:
         return pyarrow.parquet.ParquetFile(path)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
@@ -196,7 +196,7 @@ def _read_parquet(path: pathlib.Path, names: Sequence[str], _: bool) -> Table:
 
 
 def content_bytes(path: pathlib.Path) -> int:
-    """What there is to read in a file, which may be compressed."""
+    """The uncompressed size of a file's contents."""
     if path.suffix.lower() != ".parquet":
         return path.stat().st_size
     metadata = _parquet(path).metadata
@@ -204,7 +204,7 @@ def content_bytes(path: pathlib.Path) -> int:
 
 
 def check_columns(path: pathlib.Path, names: Sequence[str], columns: Sequence[str]) -> None:
-    """Raises UserError with the columns there are, if one is not among them."""
+    """Raises UserError, listing the columns there are, if one is missing."""
     for name in names:
         if name not in columns:
             raise UserError(f"{path} has no column {name!r}; those it has: {', '.join(columns)}.")

@@ -1,4 +1,4 @@
-"""Running text, `.txt`: one text a file, for a language model; its end is held out."""
+"""Running text, `.txt`: one text per file, for a language model; its end is held out."""
 
 import pathlib
 
@@ -10,13 +10,16 @@ from train_lib.errors import UserError
 
 
 class RunningText(Files):
-    """A text without targets. Of a file alone, the end is tested on, and what stands before that
-    is validated on; in a folder there is a file for each split.
+    """A text without targets.
+
+    A single file is divided: its end is for testing, and the part before that for validation. A
+    folder has a file for each split.
 
     Args:
         path: of the file, or of a folder with `train.txt`, `validation.txt` and `test.txt`.
-        validation_share, test_share: of the characters of a file alone.
-        whole: a file alone is not divided.
+        validation_share: the share of a single file's characters for validation.
+        test_share: the share for testing.
+        whole: whether a single file is left undivided.
     """
 
     suffixes = (".txt",)

@@ -1,8 +1,8 @@
 """Time series in the `.ts` format of the UCR and UEA archives (timeseriesclassification.com).
 
-A header of lines that begin with `@`, then a case a line: its dimensions separated by colons, the
-values of each by commas, and last its class or, with `@targetlabel true`, its number. Dimensions
-of a case are of one length, cases need not be.
+A header of lines that begin with `@` is followed by one case per line: its dimensions separated by
+colons, the values of each by commas, and last its class or, with `@targetlabel true`, its number.
+The dimensions of a case have the same length; cases may differ in length.
 """
 
 import math
@@ -20,7 +20,7 @@ class Series(Files):
 
     Args:
         path: of a file, of `NAME_TRAIN.ts` with `NAME_TEST.ts` beside it, or of a folder with them.
-        labelled: False: targets are not to be read.
+        labelled: False: targets are not read.
     """
 
     suffixes = (".ts",)
@@ -42,14 +42,14 @@ class Series(Files):
                 continue
             if not in_data:
                 if not text.startswith("@"):
-                    raise UserError(f"{path}, line {line}: values stand before the line @data.")
+                    raise UserError(f"{path}, line {line}: there are values before @data.")
                 name, _, value = text[1:].partition(" ")
                 fields[name.lower()] = value.strip()
                 in_data = name.lower() == "data"
                 if name.lower() == "timestamps" and value.strip().lower() == "true":
                     raise UserError(
-                        f"{path}, line {line}: series with time stamps are not read; write their "
-                        "values alone."
+                        f"{path}, line {line}: series with time stamps cannot be read; write only "
+                        "their values."
                     )
                 continue
             case, target = _case(f"{path}, line {line}", text, fields)

@@ -1,9 +1,9 @@
-"""Tables: a row an example, in a column what goes in and in another what comes out.
+"""Tables: one example per row, with its input in one column and its target in another.
 
-The columns are those of `config.data.text_column` and `.target_column`, else they are guessed by
-their names, and what was guessed is printed. Several target columns, with commas between them,
-make a list of numbers of each row. In JSONL and Parquet an input may also be a list of words,
-of token numbers or of vectors, and a target a list of labels, or one for each word.
+The columns are given by `config.data.text_column` and `.target_column`; otherwise they are guessed
+by their names, and the guesses are printed. Several target columns, separated by commas, give each
+row a list of numbers. In JSONL and Parquet an input may also be a list of words, of token numbers
+or of vectors, and a target a list of labels, or one for each word.
 """
 
 import json
@@ -29,14 +29,14 @@ TARGET_NAMES = (
     "label", "labels", "target", "targets", "class", "category", "sentiment", "rating", "stars",
     "score", "tags", "ner_tags", "pos_tags", "output", "y",
 )  # fmt: skip
-"""What columns are called, the likelier name first."""
+"""Common names of columns, the likelier first."""
 
 NO_COLUMN = "-"
-"""As `id_column`: a column called `id` does not name rows."""
+"""As `id_column`: a column called `id` does not identify rows."""
 
 _INTEGER = re.compile(r"[+-]?(0|[1-9]\d*)", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-_BY_TEXT = (".csv", ".tsv")  # Formats that have no types.
+_BY_TEXT = (".csv", ".tsv")  # Formats without types.
 
 
 class Tables(Files):
@@ -44,14 +44,15 @@ class Tables(Files):
 
     Args:
         path: of a file, or of a folder with one for each split.
-        text_column: what goes in; empty: guessed.
-        target_column: what comes out, or several with commas between; empty: guessed.
+        text_column: the column of inputs; empty: guessed.
+        target_column: the column of targets, or several separated by commas; empty: guessed.
         group_column: rows with the same value there stay together in a drawn split.
         id_column: no two rows of a file may have the same value there; empty: a column `id`, if
             there is one; `-`: none.
-        quotes: whether fields of CSV and TSV may stand in quotation marks.
-        target_is: `text` or `number`, what targets in CSV and TSV are; empty: numbers if all are.
-        labelled: False: there are no targets, or they are not to be read.
+        quotes: whether fields of CSV and TSV may be quoted.
+        target_is: the type of targets in CSV and TSV, `text` or `number`; empty: numbers if all
+            are.
+        labelled: False: there are no targets, or they should not be read.
     """
 
     suffixes = rows.SUFFIXES
@@ -81,7 +82,7 @@ class Tables(Files):
             raise UserError(f"{first} is empty.")
         self.group_column = group_column
         self.id_column = id_column or next((one for one in columns if one.lower() == "id"), "")
-        if not labelled:  # Whatever is there is answered.
+        if not labelled:  # All rows are answered.
             self.group_column = self.id_column = ""
         self._choose(first, columns, text_column, target_column, labelled)
         named = [self.text_column, *self.target_columns, self.group_column, self.id_column]
@@ -90,7 +91,7 @@ class Tables(Files):
     def _choose(
         self, path: pathlib.Path, columns: list[str], text: str, target: str, labelled: bool
     ) -> None:
-        """Which columns are read; prints what is guessed."""
+        """Chooses the columns to read; prints those that are guessed."""
         targets = [name.strip() for name in target.split(",") if name.strip()]
         free = [
             name for name in columns
@@ -99,7 +100,7 @@ class Tables(Files):
         guessed = []
         if not text:
             text = _guess(free, TEXT_NAMES)
-            if not text:  # What is left when the other is known.
+            if not text:  # The one that is left when the target is known.
                 others = [
                     name for name in free if name != (targets or [_guess(free, TARGET_NAMES)])[0]
                 ]
@@ -114,7 +115,7 @@ class Tables(Files):
             if not found:
                 names = TEXT_NAMES if field == "text_column" else TARGET_NAMES
                 raise UserError(
-                    f"{path}: name the column with config.data.{field}; those there are: "
+                    f"{path}: name the column with config.data.{field}; the columns are: "
                     f"{', '.join(columns)}. Or call it one of {', '.join(names)}."
                 )
         if guessed:
@@ -159,7 +160,7 @@ class Tables(Files):
 
 
 class _Columns:
-    """The columns of a table, with errors that say in which line something is wrong."""
+    """The columns of a table; errors say which line is wrong."""
 
     def __init__(self, path: pathlib.Path, table: rows.Table):
         self._path, self._table = path, table
@@ -169,7 +170,7 @@ class _Columns:
         return UserError(f"{where}: {text}")
 
     def all_there(self, name: str) -> list[Any]:
-        """A column in which every row has something."""
+        """A column in which every row must have a value."""
         values = self._table.columns[name]
         for number, value in enumerate(values):
             if value is None or (isinstance(value, str) and not value.strip()):
@@ -184,7 +185,7 @@ class _Columns:
         ]
 
     def _sequence(self, number: int, name: str, value: Any) -> Any:
-        """Words as they are, and numbers or lists of them as an array."""
+        """Words as they are; numbers or lists of them as an array."""
         if isinstance(value, list) and value and all(isinstance(one, str) for one in value):
             return value
         try:
@@ -200,12 +201,12 @@ class _Columns:
             return array.astype(np.float64)
         raise self._error(
             number,
-            f"{json.dumps(value, default=str)[:60]} in column {name!r} is no text, and no list of "
-            "words, of tokens or of vectors.",
+            f"{json.dumps(value, default=str)[:60]} in column {name!r} is neither a text nor a "
+            "list of words, tokens or vectors.",
         )
 
     def check_ids(self, name: str, path: pathlib.Path) -> None:
-        """Refuses a value that stands in two rows."""
+        """Rejects a value that occurs in two rows."""
         first: dict[str, int] = {}
         for number, value in enumerate(self.all_there(name)):
             key = json.dumps(value, default=str)
@@ -214,12 +215,12 @@ class _Columns:
                     number,
                     f"the {name} {value!r} is that of {self._table.unit} "
                     f"{self._table.rows[first[key]]} too. Remove one; or, if {name!r} does not "
-                    f"name rows, set config.data.source_options=\"id_column='{NO_COLUMN}'\".",
+                    f"identify rows, set config.data.source_options=\"id_column='{NO_COLUMN}'\".",
                 )
             first[key] = number
 
     def typed(self, name: str) -> list[Any]:
-        """Targets of a format with types: all of one."""
+        """Targets in a format with types, which must all be of one type."""
         values = self.all_there(name)
         first = _type(values[0])
         for number, value in enumerate(values):
@@ -227,17 +228,17 @@ class _Columns:
                 raise self._error(
                     number,
                     f"the target {json.dumps(value, default=str)[:60]} in column {name!r} is "
-                    f"{_type(value) or 'no text, number or list'}, and that of the first row is "
+                    f"{_type(value) or 'no text, number or list'}, but that of the first row is "
                     f"{first or 'neither'}.",
                 )
         return values
 
     def parsed(self, name: str, target_is: str) -> list[Any]:
-        """Targets of a format without types, or numbers of any.
+        """Targets in a format without types, or numbers in any format.
 
         Args:
             name: of the column.
-            target_is: what they are; empty: numbers if all are, else texts.
+            target_is: the type of targets; empty: numbers if all are, else texts.
         """
         values = [
             value.strip() if isinstance(value, str) else value for value in self.all_there(name)
@@ -259,13 +260,13 @@ class _Columns:
 
 
 def _guess(columns: Sequence[str], names: Sequence[str]) -> str:
-    """The column that has the likeliest of the names; empty: none has one."""
+    """The column with the likeliest of the names; empty: there is none."""
     by_name = {column.strip().lower(): column for column in reversed(columns)}
     return next((by_name[name] for name in names if name in by_name), "")
 
 
 def _type(value: Any) -> str:
-    """The type of a target, for people; empty: it is none that a target can have."""
+    """The type of a target, for people; empty: a target cannot have this type."""
     if isinstance(value, bool):
         return "true or false"
     kinds = ((str, "a text"), (int | float, "a number"), (list, "a list"))
@@ -273,7 +274,7 @@ def _type(value: Any) -> str:
 
 
 def _number(value: Any) -> int | float | None:
-    """The number that a field holds; None: it holds none."""
+    """The number in a field; None: it is not a number."""
     if isinstance(value, int | float):
         return value
     if not isinstance(value, str):

@@ -13,13 +13,13 @@ from train_lib.errors import UserError
 
 
 class Texts:
-    """Texts in files of their own, which stand in a folder with the name of their class.
+    """Texts, one per file, in folders named after their classes.
 
-    In a folder of training texts one called `unlabelled` or `unsup` has texts without a class.
+    In the folder of training texts, one called `unlabelled` or `unsup` has texts without a class.
 
     Args:
         path: of the folder.
-        labelled: False: classes are not to be read.
+        labelled: False: classes are not read.
     """
 
     def __init__(self, path: str, /, labelled: bool = True):
@@ -33,7 +33,7 @@ class Texts:
             if split in splits:
                 raise UserError(
                     f"{self.path} has {splits[split].name} and {one.name} for the {split} split; "
-                    "leave one there."
+                    "keep only one."
                 )
             if split is not None and split != UNLABELLED:
                 splits[split] = one
@@ -46,7 +46,7 @@ class Texts:
             self.paths[UNLABELLED] = unlabelled[0]
 
     def _files(self, split: str) -> list[tuple[str, pathlib.Path]]:
-        """The class and path of every text; raises UserError if something else stands there."""
+        """The class and path of every text; raises UserError if anything else is found there."""
         path, found = self.paths[split], []
         classes = [path] if split == UNLABELLED else folders(path)
         for folder in classes:
@@ -93,7 +93,7 @@ class Texts:
 
 
 def folders(path: pathlib.Path) -> list[pathlib.Path]:
-    """The folders in a folder, hidden ones left out."""
+    """The folders in a folder, except hidden ones."""
     return [one for one in sorted(path.iterdir()) if one.is_dir() and not one.name.startswith(".")]
 
 

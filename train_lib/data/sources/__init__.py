@@ -1,1 +1,1 @@
-"""Sources that are found by the name of their file."""
+"""Sources that are found by their file name."""

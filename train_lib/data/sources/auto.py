@@ -1,4 +1,4 @@
-"""IMDB where it can be had, else the generated corpus, with a notice that nobody overlooks."""
+"""IMDB if it is available, otherwise the generated corpus, with a conspicuous notice."""
 
 from collections.abc import Sequence
 
@@ -23,7 +23,7 @@ _NOTICE = """
 
 
 class Auto:
-    """The one of the two that there is; the arguments are theirs."""
+    """Either of the two, whichever is available; takes their arguments."""
 
     def __init__(
         self,

@@ -1,10 +1,10 @@
 """A corpus of generated reviews that word counts cannot solve.
 
-A grammar writes reviews of IMDB's lengths. Their label follows from three rules, so a reader who
+A grammar writes reviews with IMDB's lengths. Their label follows from three rules, so a reader who
 follows all three is always right:
 
-1.  Order. Every opinion sets one good adjective against one bad one, and its wording says which of
-    the two stands ("it was not dull but clever", "clever rather than dull"). All opinions of a
+1.  Order. Every opinion contrasts a good adjective with a bad one, and its wording says which of
+    the two applies ("it was not dull but clever", "clever rather than dull"). All opinions of a
     review agree. The good and the bad version of an opinion are the same words in another order.
 2.  Long-distance reference. Half of the reviews open by saying whose opinions follow: those of
     somebody who is right about every film, or of somebody who is wrong about every film, in which
@@ -13,14 +13,14 @@ follows all three is always right:
     in five agree with the label.
 
 So a model that counts words has only rule 3's hint, one that reads the order of neighbouring words
-without remembering the opening is right in three reviews of four, and 100 % is possible.
+but does not remember the opening is right for three reviews in four, and 100 % is possible.
 """
 
 import random
 
 from train_lib.data.examples import Examples
 
-# Of the grammar. Raise it when any generated text changes.
+# Version of the grammar. Raise it when any generated text changes.
 _VERSION = 1
 
 _RIGHT_SHARE = _WRONG_SHARE = 0.25
@@ -86,33 +86,36 @@ _SLOTS = {
     }.items()
 }
 
-# Words of a review: log-normal with IMDB's median of about 175 and mean of about 235.
+# Words in a review: log-normal with IMDB's median of about 175 and mean of about 235.
 _LENGTH_LOG_MEAN, _LENGTH_LOG_SD, _LENGTH_RANGE = 5.16, 0.77, (25, 2_400)
 
 
 LABELS = ("negative", "positive")
 FINGERPRINTED = {label: number for number, label in enumerate(LABELS)}
 DEFAULT_SIZES = {"train": 15_000, "validation": 10_000, "test": 25_000}
-"""Those of IMDB, in whose place it stands."""
+"""Those of IMDB, which it replaces."""
 
 
 def sizes(train: int, validation: int, test: int) -> dict[str, int]:
-    """How many examples are used of a generated source; 0: as in `DEFAULT_SIZES`."""
+    """The number of examples used of each split; 0: as in `DEFAULT_SIZES`."""
     asked = {"train": train, "validation": validation, "test": test}
     return {split: asked[split] or DEFAULT_SIZES[split] for split in asked}
 
 
 def counts(sizes: dict[str, int]) -> dict[str, int]:
-    """How many there are then in its splits; validation examples are drawn from those to train."""
+    """The number in each of the source's splits; validation is drawn from the training split."""
     return {"train": sizes["train"] + sizes["validation"], "test": sizes["test"]}
 
 
 class Generated:
-    """Reviews by the grammar; half of them positive, all of them different.
+    """Reviews written by the grammar; half of them are positive, and all are different.
+
+    Training and validation examples are one split, to be drawn from.
 
     Args:
-        train_examples, validation_examples, test_examples: how many there are; the first two are
-            one split, to draw from. 0: as in `DEFAULT_SIZES`.
+        train_examples: how many; 0: as in `DEFAULT_SIZES`.
+        validation_examples: likewise.
+        test_examples: likewise.
     """
 
     name = "generated_reviews"
@@ -138,7 +141,7 @@ class Generated:
 
 
 def _write(rng: random.Random, positive: bool) -> str:
-    """One review."""
+    """Writes one review."""
     draw = rng.random()
     quoted, wrong = draw < _RIGHT_SHARE + _WRONG_SHARE, draw < _WRONG_SHARE
     opinions_positive = positive != wrong

@@ -1,7 +1,7 @@
 """The Large Movie Review Dataset through tensorflow-datasets, without TensorFlow.
 
-Maas et al., "Learning Word Vectors for Sentiment Analysis", ACL 2011: 25,000 labelled reviews to
-train on, 25,000 to test on and 50,000 without a label, which are prepared too, so that the folder
+Maas et al., "Learning Word Vectors for Sentiment Analysis", ACL 2011: 25,000 labelled reviews for
+training, 25,000 for testing and 50,000 without a label, which are prepared too, so that the folder
 is the official `imdb_reviews/plain_text/1.0.0`.
 """
 
@@ -38,28 +38,28 @@ LABELS = ("negative", "positive")
 SPLIT_SIZES = {"train": 25_000, "test": 25_000, "unsupervised": 50_000}
 
 _REVIEW = re.compile(r"aclImdb/(?:(train|test)/(neg|pos)|train/(unsup))/\d+_\d+\.txt")
-_MAX_REVIEW_BYTES, _MAX_BYTES = 1 << 20, 1 << 30  # IMDB's have 14 kB at most, 0.4 GB together.
-# A folder that was begun longer ago is of a run that was killed.
+_MAX_REVIEW_BYTES, _MAX_BYTES = 1 << 20, 1 << 30  # IMDB's have at most 14 kB, 0.4 GB in total.
+# An older unfinished folder was left by a run that was killed.
 _MAX_PREPARING_SECONDS = 3_600
 
 
 class DownloadFailed(UserError):
-    """IMDB is not on this machine and the network did not deliver it."""
+    """IMDB is not on this machine and could not be downloaded."""
 
 
 def find(directory: str, archive: str) -> pathlib.Path:
-    """The folder of IMDB, prepared from an archive or the network if it was not there yet.
+    """The folder of IMDB, prepared from an archive or the network if it is not there yet.
 
     Args:
-        directory: a tensorflow-datasets folder, to read from or to prepare in; empty:
+        directory: a tensorflow-datasets folder to read from or prepare in; empty:
             `$TFDS_DATA_DIR`, else tensorflow-datasets' own default.
-        archive: `aclImdb_v1.tar.gz` or an extracted `aclImdb/`; empty: download. Where the folder
-            is prepared already it need not be read, and a note says so.
+        archive: `aclImdb_v1.tar.gz` or an extracted `aclImdb/`; empty: download. If the folder is
+            already prepared, the archive is not read, and a note says so.
 
     Raises:
-        DownloadFailed: there is nothing here and no network.
-        UserError: something is here but is not IMDB, or cannot be read or written; or there is no
-            such archive.
+        DownloadFailed: it is not on this machine, and the download failed.
+        UserError: what is there is not IMDB, or cannot be read or written; or there is no such
+            archive.
     """
     root = files.local(directory or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
     folder, source = root / FOLDER, files.local(archive)
@@ -92,12 +92,12 @@ def find(directory: str, archive: str) -> pathlib.Path:
 
 
 class Imdb:
-    """IMDB as tensorflow-datasets prepares it; prepared now if it was not yet.
+    """IMDB as prepared by tensorflow-datasets; prepared now if it is not there yet.
 
     Args:
-        dir, archive: as in `find`, which says what is raised.
-        labelled: whether the reviews without a label are of no use, so that nobody need look
-            whether they are the same.
+        dir: as `directory` in `find`, which lists the exceptions raised.
+        archive: as in `find`.
+        labelled: whether the unlabelled reviews are not needed, so that the identity ignores them.
     """
 
     name = "imdb_reviews"
@@ -141,7 +141,7 @@ class Imdb:
                 for number, row in enumerate(rows)
             }
             labels = [int(row["label"]) for row in rows]
-        except Exception as error:  # Whatever a damaged file makes the libraries raise.
+        except Exception as error:  # A damaged file may make the libraries raise anything.
             raise UserError(
                 f"the {split} reviews in {self.folder} cannot be read ({error}). "
                 "Remove the folder to have it prepared again."
@@ -161,11 +161,11 @@ class Imdb:
 
 
 def download(url: str, sha256: str, path: pathlib.Path) -> None:
-    """Downloads a file; one that broke off resumes where it stopped.
+    """Downloads a file; an interrupted download resumes where it stopped.
 
     Raises:
-        DownloadFailed: the network did not deliver.
-        UserError: what came is not the file it should be; it is removed.
+        DownloadFailed: the network failed.
+        UserError: the file downloaded is not the expected one; it is removed.
         OSError: it cannot be written.
     """
     if path.exists():
@@ -194,7 +194,7 @@ def download(url: str, sha256: str, path: pathlib.Path) -> None:
         ConnectionError,
         TimeoutError,
     ) as error:
-        # 416: the part was complete already.
+        # 416: the partial file was already complete.
         if not (isinstance(error, urllib.error.HTTPError) and error.code == 416):
             raise DownloadFailed(
                 f"{url} cannot be downloaded: {getattr(error, 'reason', error)}."
@@ -212,7 +212,7 @@ def download(url: str, sha256: str, path: pathlib.Path) -> None:
 
 
 def _receive(response: http.client.HTTPResponse) -> bytes:
-    """The next piece of a response; whatever breaks here is the network's fault, not the disk's."""
+    """The next piece of a response; errors here are the network's fault, not the disk's."""
     try:
         return response.read(1 << 20)
     except OSError as error:
@@ -220,7 +220,7 @@ def _receive(response: http.client.HTTPResponse) -> bytes:
 
 
 def _prepare(archive: pathlib.Path, root: pathlib.Path) -> None:
-    """Prepares the data set from an archive, in a folder of its own that is renamed when whole."""
+    """Prepares the data set from an archive, in a temporary folder renamed when complete."""
     import tensorflow_datasets as tfds
 
     print(f"preparing IMDB from {archive} in {root}", flush=True)
@@ -237,20 +237,20 @@ def _prepare(archive: pathlib.Path, root: pathlib.Path) -> None:
         builder._split_generators = lambda _: {
             split: iter(of_split.items()) for split, of_split in examples.items()
         }
-        with contextlib.redirect_stdout(io.StringIO()):  # It would tell of a path that goes away.
+        with contextlib.redirect_stdout(io.StringIO()):  # It would print the temporary path.
             builder.download_and_prepare()
         (root / FOLDER).parent.mkdir(parents=True, exist_ok=True)
         try:
             (temporary / FOLDER).rename(root / FOLDER)
         except OSError:
-            if not (root / FOLDER).exists():  # Else another run was faster.
+            if not (root / FOLDER).exists():  # Otherwise another run was faster.
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _read_archive(archive: pathlib.Path) -> dict[str, dict[str, dict]]:
-    """The examples of each split by their keys; all of them, or a UserError."""
+    """The examples of each split by key; raises UserError unless all are there."""
     if archive.is_file():
         with open(archive, "rb") as content:
             if hashlib.file_digest(content, "sha256").hexdigest() != SHA256:
@@ -277,7 +277,7 @@ def _read_archive(archive: pathlib.Path) -> dict[str, dict[str, dict]]:
                 examples[split][file.name] = {"text": text, "label": label or -1}
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(
-            f"{archive} is damaged or only half there ({error}). The right file is {URL}, "
+            f"{archive} is damaged or incomplete ({error}). The right file is {URL}, "
             f"SHA-256 {SHA256}."
         ) from error
     sizes = {split: len(of_split) for split, of_split in examples.items()}
@@ -291,13 +291,13 @@ def _read_archive(archive: pathlib.Path) -> dict[str, dict[str, dict]]:
 
 
 class _File(NamedTuple):
-    """One in an archive.
+    """A file in an archive.
 
     Attributes:
-        name: its path there.
-        size: in bytes, with what the archive needs to tell of it.
-        is_plain: no link, no device.
-        read: gives its content.
+        name: its path in the archive.
+        size: in bytes, including the archive's header for it.
+        is_plain: whether it is neither a link nor a device.
+        read: returns its content.
     """
 
     name: str
@@ -308,7 +308,7 @@ class _File(NamedTuple):
 
 def _not_imdb(archive: pathlib.Path, reason: str) -> UserError:
     return UserError(
-        f"{archive} is not the IMDB archive: {reason}. Nothing of it was taken. The right one is "
+        f"{archive} is not the IMDB archive: {reason}. Nothing was taken from it. The right one is "
         f"{URL}, SHA-256 {SHA256}."
     )
 
@@ -328,7 +328,7 @@ def _files_in_tar(archive: pathlib.Path) -> Iterator[_File]:
 
 
 def _files_in_folder(archive: pathlib.Path) -> Iterator[_File]:
-    """The files in an extracted `aclImdb/`, or in the folder around it."""
+    """The files in an extracted `aclImdb/`, or in its parent folder."""
     if (archive / "aclImdb").is_dir():
         archive = archive / "aclImdb"
     for path in sorted(archive.glob("*/*/*.txt")):

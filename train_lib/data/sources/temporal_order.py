@@ -1,9 +1,9 @@
-"""Temporal order: which of two marks stood first in a long sequence of nothing.
+"""Temporal order: which of two marks came first in a long sequence of distractors.
 
 Hochreiter and Schmidhuber, "Long Short-Term Memory", Neural Computation 9(8), 1997, experiment 6a,
-with two classes: of its four (XX, XY, YX, YY) those with one mark of each kind, so that no count
-of words tells them apart. Marks stand, as there, at 10 to 20 % and at 50 to 60 % of the length, and
-all else is drawn from four symbols that mean nothing. A model that reads forwards must remember for
+with two of its four classes (XX, XY, YX, YY): those with one mark of each kind, so that word counts
+cannot tell them apart. As there, the marks are at 10 to 20 % and 50 to 60 % of the length, and
+everything else is drawn from four distractor symbols. A model that reads forwards must remember for
 at least two fifths of the sequence.
 """
 
@@ -13,7 +13,7 @@ from train_lib.data.examples import Examples
 from train_lib.data.sources import generated
 from train_lib.errors import UserError
 
-# Of the rules above. Raise it when any generated text changes.
+# Version of the rules above. Raise it when any generated text changes.
 _VERSION = 1
 
 MARKS = ("x", "y")
@@ -22,12 +22,15 @@ NOTHING = ("a", "b", "c", "d")
 
 
 class TemporalOrder:
-    """Sequences in which y stood first (negative) or x did (positive), half of them each.
+    """Sequences in which y came first (negative) or x did (positive), half of them each.
+
+    Training and validation examples are one split, to be drawn from.
 
     Args:
-        length_tokens: T, of the shortest; they have up to a tenth more.
-        train_examples, validation_examples, test_examples: how many there are; the first two are
-            one split, to draw from. 0: as the generated corpus.
+        length_tokens: T, the length of the shortest; others have up to a tenth more.
+        train_examples: how many; 0: as in the generated corpus.
+        validation_examples: likewise.
+        test_examples: likewise.
     """
 
     name = "temporal_order"
@@ -69,9 +72,9 @@ class TemporalOrder:
         return Examples.numbered(texts, targets, f"{self.name}, {split}")
 
     def _write(self, rng: np.random.Generator, positive: bool) -> str:
-        """One sequence; its start and end are marked, the start by the vocabulary."""
+        """Writes one sequence; its start and end are marked, the start by the vocabulary."""
         shortest = self.length_tokens
-        # Two more are the start and the end.
+        # The start and the end count too.
         length = int(rng.integers(shortest, shortest + shortest // 10 + 1)) - 2
         words = rng.choice(NOTHING, length)
         for mark, tenth in zip(MARKS if positive else MARKS[::-1], (1, 5), strict=True):

@@ -1,1 +1,1 @@
-"""What several tasks share; nothing in here is a task."""
+"""What several tasks share; nothing here is a task."""

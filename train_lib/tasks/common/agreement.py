@@ -1,4 +1,4 @@
-"""How far the models of several seeds agree with what they answer together."""
+"""How far the models of several seeds agree with their combined answer."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,12 +14,12 @@ def of_seeds(
     kept_K: Sequence[Kept],
     offsets: np.ndarray | None,
 ) -> dict[str, list[str]]:
-    """A column beside each column of answers; none of a single seed.
+    """A column for each column of answers; none for a single seed.
 
     Args:
         tasks_K: the task of each seed.
-        columns: what `Task.columns` says of their average.
-        kept_K: what is kept by each seed.
+        columns: the result of `Task.columns` for their average.
+        kept_K: what is kept of each seed.
         offsets: as in `Task.columns`.
     """
     if len(kept_K) == 1:
@@ -39,7 +39,7 @@ def of_seeds(
 
 
 def _agreeing(answer: Any, given: Sequence[Any]) -> str:
-    """How many seeds give an answer or, of numbers, the least and the largest."""
+    """How many seeds give an answer; for numbers, the smallest and the largest."""
     if isinstance(answer, float):
         return f"{min(given):.9g} to {max(given):.9g}"
     return f"{given.count(answer)} of {len(given)} seeds"

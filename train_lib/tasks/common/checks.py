@@ -1,4 +1,4 @@
-"""What the codebase asks of a task, in checks that say what is wrong."""
+"""Checks for what the codebase asks of a task, which say what is wrong."""
 
 import functools
 import json
@@ -15,16 +15,16 @@ from train_lib.tasks.base import Kept, Task
 
 _EXAMPLES, _MOST_TARGETS, _CLOSE = 24, 240, 1e-4
 
-# Most of the time goes into compiling.
+# Compilation takes most of the time.
 _jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 class CheckFailed(Exception):
-    """Its text says what a task does that it must not."""
+    """Says how a task breaks its contract."""
 
 
 class Case(NamedTuple):
-    """A task, targets, the last two of them unknown, and random outputs."""
+    """A task, targets, of which the last two are unknown, and random outputs."""
 
     task: Task
     targets: list[Any]
@@ -47,14 +47,14 @@ class Case(NamedTuple):
         return {name: np.asarray(array) for name, array in kept.items()}
 
     def sums(self, items: Any = slice(None)) -> dict[str, np.ndarray]:
-        """Of some of the items."""
+        """The sums over some of the items."""
         targets_N, outputs_NxC = self.targets_N[items], self.outputs_NxC[items]
         sums = _jit(self.task.all_sums)(outputs_NxC, targets_N)
         return {name: np.asarray(total, np.float64) for name, total in sums.items()}
 
 
 def make(task: Task, training_targets: Sequence[Any]) -> Case:
-    """A case for a task that these targets made.
+    """Makes a case for a task made from these targets.
 
     Raises:
         CheckFailed: the task does not encode them as it must.
@@ -79,7 +79,7 @@ def _check_encoded(task: Task, targets, targets_N: Any, offsets: np.ndarray | No
             f"{_describe(targets_N)}"
         )
     if not isinstance(task.num_outputs, int) or task.num_outputs < 1:
-        raise CheckFailed(f"num_outputs is {task.num_outputs!r}, and must be 1 or more")
+        raise CheckFailed(f"num_outputs is {task.num_outputs!r}; it must be 1 or more")
     if task.per_step:
         is_none_N = np.array([one is None for of_example in targets for one in of_example], bool)
     else:
@@ -94,7 +94,7 @@ def _check_encoded(task: Task, targets, targets_N: Any, offsets: np.ndarray | No
 
 
 def losses_are_finite_and_one_an_item(case: Case) -> None:
-    """And so are their gradients, also where an item without a label has zeros for a target."""
+    """So are their gradients, even where an item without a label has a target of zeros."""
     for name in ("loss", "training_loss"):
         function = getattr(case.task, name)
         losses_N = _jit(function)(case.outputs_NxC, case.zeroed_N)
@@ -109,13 +109,13 @@ def losses_are_finite_and_one_an_item(case: Case) -> None:
         for what, array in ((name, losses_N), (f"the gradient of {name}", gradient_NxC)):
             if not np.isfinite(array).all():
                 raise CheckFailed(
-                    f"{what} is not finite; it must be, for any outputs, and for targets of zero "
-                    "too, which items without a label have"
+                    f"{what} is not finite; it must be for any outputs, and also for targets of "
+                    "zero, which items without a label have"
                 )
 
 
 def an_item_has_its_loss_in_any_company(case: Case) -> None:
-    """Alone, and in another order."""
+    """Its loss is the same alone and in another order."""
     items = np.random.default_rng(1).permutation(len(case.targets_N))
     loss = _jit(case.task.loss)
     losses_N = np.asarray(loss(case.outputs_NxC, case.zeroed_N))[items]
@@ -126,7 +126,7 @@ def an_item_has_its_loss_in_any_company(case: Case) -> None:
 
 
 def sums_of_parts_add_up(case: Case) -> None:
-    """And items without a label are in none of them."""
+    """Items without a label do not count in them."""
     whole, middle = case.sums(), len(case.targets_N) // 2
     first, second = case.sums(slice(middle)), case.sums(slice(middle, None))
     known = case.sums(case.known_N)
@@ -143,14 +143,14 @@ def metrics_follow_from_sums(case: Case) -> None:
             raise CheckFailed(f"metrics has no {name!r}; it has {', '.join(metrics)}")
     for name, value in metrics.items():
         if not isinstance(value, float) or not np.isfinite(value):
-            raise CheckFailed(f"the metric {name} is {value!r}, where a finite float must be")
+            raise CheckFailed(f"the metric {name} is {value!r}; it must be a finite float")
     for name in case.task.share_metrics:
         if not 0 <= metrics.get(name, 0.0) <= 1:
-            raise CheckFailed(f"the share metric {name} is {metrics[name]}, which is no share")
+            raise CheckFailed(f"the share metric {name} is {metrics[name]}, which is not a share")
 
 
 def compiled_functions_agree(case: Case) -> None:
-    """With what is computed without, and for several models under `jax.vmap`."""
+    """They agree with uncompiled ones, and with those for several models under `jax.vmap`."""
     task, targets_N = case.task, jnp.asarray(case.targets_N)
 
     def everything(outputs_NxC):
@@ -168,18 +168,18 @@ def compiled_functions_agree(case: Case) -> None:
 def kept_arrays_have_a_row_an_item(case: Case) -> None:
     for name, array in case.kept().items():
         if len(array) != len(case.targets_N):
-            raise CheckFailed(f"kept[{name!r}] must have a row an item; it is {_describe(array)}")
+            raise CheckFailed(f"kept[{name!r}] must have a row per item; it is {_describe(array)}")
 
 
 def scores_are_one_an_item(case: Case) -> None:
-    """Their mean is the metric that is called so, if there is one."""
+    """Their mean is the metric of the same name, if there is one."""
     scores_N = case.task.score(case.kept(), case.targets_N)
     if np.shape(scores_N) != (len(case.targets_N),):
-        raise CheckFailed(f"score must be [N], a number an item; it is {_describe(scores_N)}")
+        raise CheckFailed(f"score must be [N], a number per item; it is {_describe(scores_N)}")
     known_N = scores_N[case.known_N]
     furthest = 0.5 if case.task.score_is_share else np.finfo(float).max
     if not (abs(known_N - 0.5) <= furthest).all():
-        raise CheckFailed("the score of an item with a label is not finite, or is no share")
+        raise CheckFailed("the score of an item with a label is not finite, or is not a share")
     metrics, name = case.task.metrics(case.sums()), case.task.score_name
     if name in metrics:
         _close(f"the mean of score and the metric {name}", np.mean(known_N), metrics[name])
@@ -188,7 +188,7 @@ def scores_are_one_an_item(case: Case) -> None:
 
 
 def answers_are_written(case: Case) -> None:
-    """A value an example in every column, and a line of text for people."""
+    """Every column has a value for each example, and there is a line of text for people."""
     task, kept, examples = case.task, case.kept(), len(case.targets)
     alone = task.columns(kept, None, case.offsets)
     columns = task.columns(kept, case.targets_N, case.offsets)
@@ -199,7 +199,7 @@ def answers_are_written(case: Case) -> None:
         raise CheckFailed("columns must have a target where targets are given, and only there")
     for name, values in columns.items():
         if len(values) != examples:
-            raise CheckFailed(f"the column {name} has {len(values)} values of {examples} examples")
+            raise CheckFailed(f"the column {name} has {len(values)} values for {examples} examples")
         for one in values:
             if not isinstance(one, str | int | float | None):
                 raise CheckFailed(f"the column {name} has {_describe(one)}, {one!r}")
@@ -213,14 +213,14 @@ def answers_are_written(case: Case) -> None:
 
 
 def figures_have_types_of_json(case: Case) -> None:
-    """Where they are metrics too, they have the same values. No warning is given."""
+    """Those that are also metrics have the same values. There are no warnings."""
     kept = case.kept()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         figures = case.task.figures(kept, case.targets_N, case.offsets)
         for name, picture in case.task.pictures(kept, case.targets_N, case.offsets).items():
             if not hasattr(picture, "savefig"):
-                raise CheckFailed(f"pictures[{name!r}] is {_describe(picture)}, no figure")
+                raise CheckFailed(f"pictures[{name!r}] is {_describe(picture)}, not a figure")
     try:
         json.dumps(figures, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -237,12 +237,12 @@ def a_task_is_read_as_it_was_written(case: Case) -> None:
         fields = case.task.to_json()
     except TypeError as error:
         raise CheckFailed(
-            f"an attribute of the task is of a type that JSON lacks, so that a run folder cannot "
-            f"keep it: {error}"
+            f"an attribute of the task is not a JSON value, so a run folder cannot store it: "
+            f"{error}"
         ) from error
     again = type(case.task).from_json(json.loads(json.dumps(fields)))
     if again.to_json() != fields:
-        raise CheckFailed("from_json of what to_json returns is another task")
+        raise CheckFailed("from_json of the result of to_json is a different task")
     _close(
         "targets encoded by a task and by the same one read from JSON",
         np.nan_to_num(again.encode(case.targets), nan=-1.0),
@@ -256,7 +256,7 @@ def a_task_is_read_as_it_was_written(case: Case) -> None:
 
 
 def a_guess_is_best_among_constants(case: Case) -> None:
-    """No nearby outputs, and not all zeros, have less loss when given to every item."""
+    """Neither nearby outputs nor all zeros have less loss if used for every item."""
     task, guess_C = case.task, np.asarray(case.task.guess(case.targets_N))
     if guess_C.shape != (task.num_outputs,) or not np.isfinite(guess_C).all():
         raise CheckFailed(
@@ -268,14 +268,14 @@ def a_guess_is_best_among_constants(case: Case) -> None:
     outputs_OxNxC = np.broadcast_to(np.stack(others)[:, None], shape).astype(np.float32)
     losses_OxN = _jit(jax.vmap(task.loss, (0, None)))(outputs_OxNxC, case.zeroed_N)
     best, *losses = np.asarray(losses_OxN)[:, case.known_N].mean(1).tolist()
-    # A task may count in a few examples of what is rare that are not there.
+    # A task may count a few more examples of rare targets than there are.
     if min(losses) < best - 0.02 * abs(best) - _CLOSE:
         other_C = others[1 + int(np.argmin(losses))]
         raise CheckFailed(f"guess has a loss of {best:.4g}; {other_C}, one of {min(losses):.4g}")
 
 
 def several_seeds_answer_together(case: Case) -> None:
-    """In the form of one, in any order, and as each of them if they agree."""
+    """In the same form as one seed, in any order, and like each of them if they agree."""
     task, kept = case.task, case.kept()
     other = case.kept(np.roll(case.outputs_NxC, 1, axis=0))
     scores_N = task.score(kept, case.targets_N)[case.known_N]
@@ -316,7 +316,7 @@ CHECKS: tuple[Callable[[Case], None], ...] = (
 
 
 def check(case: Case) -> Iterator[tuple[str, str]]:
-    """The name of each check in words, and what failed; empty where nothing did."""
+    """The name of each check in words, and what failed; empty if nothing did."""
     return checking.outcomes(
         CHECKS,
         case,
@@ -329,11 +329,11 @@ def check(case: Case) -> Iterator[tuple[str, str]]:
 
 
 def check_whole(task: Task, training_targets: Sequence[Any]) -> None:
-    """Puts a task through all checks, on some of its training targets.
+    """Runs all checks on a task, with some of its training targets.
 
     Raises:
-        CheckFailed: it fails in some; the message has them all.
-        BadTarget: the task refuses one of the targets.
+        CheckFailed: it fails some of them; the message lists all of these.
+        BadTarget: the task rejects one of the targets.
     """
     case = make(task, training_targets[:_MOST_TARGETS])
     failures = [f"{words}: {failure}" for words, failure in check(case) if failure]

@@ -1,4 +1,4 @@
-"""What follows from how often each class is answered where each class is right."""
+"""Confusion matrices and figures that follow from them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -28,7 +28,7 @@ def sums(
     *,
     whole: bool,
 ) -> dict[str, jax.Array]:
-    """How many answers are right and, if asked, the whole matrix. Device."""
+    """The number of right answers and, if asked, the whole matrix. Device."""
     found = {"accuracy": jnp.sum(is_right_N * weights_N)}
     if whole:
         found["confusion"] = weighted(targets_N, answers_N, weights_N, num_classes)
@@ -36,31 +36,31 @@ def sums(
 
 
 def macro_f1(sums: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """The mean F1 over classes, under its name, where there is the whole matrix."""
+    """The mean F1 over classes, under its name, if the whole matrix is there."""
     if "confusion" not in sums:
         return {}
     return {"macro_f1": macro(f1_of_classes(sums["confusion"]))}
 
 
 def counted(targets_N: np.ndarray, answers_N: np.ndarray, num_classes: int) -> np.ndarray:
-    """The same on the host, of items that weigh 1: int64."""
+    """The same on the host, for items of weight 1: int64."""
     cells_N = targets_N.astype(np.int64) * num_classes + answers_N
     return np.bincount(cells_N, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 def f1_of_classes(confusion_CxC: Any) -> np.ndarray:
-    """The F1 of each class; NaN of one that is neither right nor answered anywhere."""
+    """The F1 of each class; NaN for a class that is neither right nor answered anywhere."""
     confusion_CxC = np.asarray(confusion_CxC, np.float64)
     return f1(np.diagonal(confusion_CxC), (confusion_CxC.sum(0) + confusion_CxC.sum(1)) / 2)
 
 
 def f1(right: Any, mean_count: Any) -> np.ndarray:
-    """F1 from true positives, and from the mean of how many are positive and are answered so."""
+    """F1 from the true positives, and from the mean number of positive targets and answers."""
     right, mean_count = np.asarray(right, np.float64), np.asarray(mean_count, np.float64)
     return np.divide(right, mean_count, out=np.full(right.shape, np.nan), where=mean_count > 0)
 
 
 def macro(values_C: np.ndarray) -> float:
-    """The mean over classes for which there is a value; NaN without any."""
+    """The mean over classes that have a value; NaN without any."""
     values_C = values_C[~np.isnan(values_C)]
     return float(values_C.mean()) if len(values_C) else float("nan")

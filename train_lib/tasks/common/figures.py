@@ -1,4 +1,4 @@
-"""Figures of answers on the host, by scikit-learn, of types that JSON has."""
+"""Figures of answers, computed on the host by scikit-learn, as JSON values."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ _MOST_CONFUSED = 30
 
 
 def number(value: Any) -> float | None:
-    """A float, or None where it is not defined."""
+    """A float, or None if it is not finite."""
     value = float(value)
     return value if math.isfinite(value) else None
 
@@ -25,14 +25,14 @@ def number(value: Any) -> float | None:
 def of_answers(
     targets_N: np.ndarray, answers_N: np.ndarray, names: Sequence[str]
 ) -> dict[str, Any]:
-    """Precision, recall, F1 and support of classes, and how often which is taken for which.
+    """Precision, recall, F1 and support of classes, and which classes are confused how often.
 
-    Means over classes leave out those that are neither right nor answered anywhere, and count a
-    precision or recall that is not defined as 0, as scikit-learn does.
+    Means over classes leave out those that are neither right nor answered anywhere, and count an
+    undefined precision or recall as 0, as scikit-learn does.
 
     Args:
-        targets_N: numbers of classes; at least one item.
-        answers_N: the same, the model's.
+        targets_N: class numbers; at least one item.
+        answers_N: the model's class numbers.
         names: of all C classes.
     """
     counts_CxC = confusion.counted(targets_N, answers_N, len(names))
@@ -82,7 +82,7 @@ def _mean(targets, answers, average: str, **options) -> dict[str, float | None]:
 
 
 def _most_confused(counts_CxC: np.ndarray, names: Sequence[str]) -> list[dict]:
-    """The pairs of classes that are confused most, the most frequent first."""
+    """The pairs of classes confused most often, the most frequent first."""
     wrong_CxC = counts_CxC.copy()
     np.fill_diagonal(wrong_CxC, 0)
     places = np.argsort(-wrong_CxC, axis=None, kind="stable")[:_MOST_CONFUSED]
@@ -97,15 +97,15 @@ def _most_confused(counts_CxC: np.ndarray, names: Sequence[str]) -> list[dict]:
 def of_probabilities(
     targets_N: np.ndarray, outputs_NxC: np.ndarray, names: Sequence[str]
 ) -> dict[str, Any]:
-    """How well probabilities of classes rank, and how well they are calibrated.
+    """How well class probabilities rank items, and how well they are calibrated.
 
-    Of two classes they are of the second. Of more, AUROC and average precision are those of each
-    class against the rest and their means over classes; the calibration error is that of the
+    For two classes, figures are of the second. For more, AUROC and average precision are those of
+    each class against the rest and their means over classes; the calibration error is that of the
     answer; and the Brier score is summed over classes.
 
     Args:
-        targets_N: numbers of classes; at least one item.
-        outputs_NxC: a logit for each class or, of two, that of the second alone, `[N, 1]`.
+        targets_N: class numbers; at least one item.
+        outputs_NxC: a logit for each class or, for two, only that of the second, `[N, 1]`.
         names: of all C classes.
     """
     if outputs_NxC.shape[1] == 1:
@@ -136,15 +136,15 @@ def of_probabilities(
 
 
 def of_labels(is_target_NxL: np.ndarray, logits_NxL: np.ndarray, names: Sequence[str]) -> dict:
-    """Figures of each of several labels that an item may have at once, and over labels.
+    """Figures of each label, where an item may have several at once, and over labels.
 
     Args:
         is_target_NxL: which labels each item has; at least one item.
-        logits_NxL: above 0 where a label is answered.
+        logits_NxL: a label is answered where its logit is above 0.
         names: of all L labels.
     """
     is_answer_NxL = logits_NxL > 0
-    # With one column, scikit-learn would take labels for classes.
+    # With a single column, scikit-learn would take labels for classes.
     anywhere_L = np.flatnonzero((is_target_NxL | is_answer_NxL).any(0))
     columns = np.append(is_target_NxL, np.zeros_like(is_target_NxL[:, :1]), 1).astype(int)
     answers = np.append(is_answer_NxL, np.zeros_like(is_answer_NxL[:, :1]), 1).astype(int)
@@ -183,13 +183,13 @@ def ranking(is_positive_N: np.ndarray, scores_N: np.ndarray) -> dict[str, float 
 
 
 def mean(values: Sequence[float | None]) -> float | None:
-    """Of those that are defined."""
+    """The mean of the values that are defined."""
     defined = [value for value in values if value is not None]
     return sum(defined) / len(defined) if defined else None
 
 
 def of_numbers(targets_N: np.ndarray, answers_N: np.ndarray) -> dict[str, float | None]:
-    """How far numbers are from what they should be, in their unit; at least one item."""
+    """Errors, R2 and correlations of numbers, in their unit; at least one item."""
     import scipy.stats
     from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
 

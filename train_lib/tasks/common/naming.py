@@ -1,4 +1,4 @@
-"""Classes: what they are called, in which order they stand, and what each weighs."""
+"""Classes: their names, order and weights."""
 
 import json
 import math
@@ -10,14 +10,14 @@ import numpy as np
 from train_lib.tasks.base import BadTarget
 
 _SHOWN = 12
-"""Classes that a message names at most."""
+"""The most classes that a message names."""
 
 
 def name_of(target: Any, number: int) -> str:
     """The name of the class that a JSON value stands for: `3`, `3.0` and `"3"` are one class.
 
     Raises:
-        BadTarget: it stands for none.
+        BadTarget: it does not stand for a class.
     """
     if isinstance(target, np.generic):
         target = target.item()
@@ -31,7 +31,7 @@ def name_of(target: Any, number: int) -> str:
         return str(target)
     if isinstance(target, float):
         if not math.isfinite(target):
-            raise BadTarget(number, f"is {target}, which is no class")
+            raise BadTarget(number, f"is {target}, which is not a class")
         return str(int(target)) if target.is_integer() else repr(target)
     several = ""
     if isinstance(target, list | tuple):
@@ -42,7 +42,7 @@ def name_of(target: Any, number: int) -> str:
 
 
 def ordered(names: Iterable[str]) -> list[str]:
-    """The distinct names: ascending if all are numbers, else in alphabetical order."""
+    """The distinct names, ascending if all are numbers, otherwise in alphabetical order."""
     distinct = sorted(set(names))
     values = [_number(name) for name in distinct]
     if all(map(math.isfinite, values)):
@@ -58,7 +58,7 @@ def _number(text: str) -> float:
 
 
 def given_order(given: Sequence[Any] | None, found: Sequence[str], what: str) -> list[str]:
-    """The classes as the user orders them; those found in training where nothing is given.
+    """The classes in the user's order; if none is given, those found in training.
 
     Raises:
         BadTarget: the two differ.
@@ -78,7 +78,7 @@ def given_order(given: Sequence[Any] | None, found: Sequence[str], what: str) ->
 def shown_names(
     names: Sequence[str] | None, classes: Sequence[str], what: str = "classes"
 ) -> list[str]:
-    """What people read in place of the classes.
+    """The names that people read in place of the classes.
 
     Raises:
         ValueError: there is not exactly one name for each.
@@ -100,13 +100,13 @@ def shown_names(
 
 
 def number_of(numbers: Mapping[str, int], target: Any, number: int, what: str = "class") -> int:
-    """The number of the class of a target.
+    """The number of a target's class.
 
     Args:
-        numbers: of each class.
-        target: JSON value.
-        number: of its example.
-        what: a class is called.
+        numbers: the number of each class.
+        target: a JSON value.
+        number: the number of its example.
+        what: the word for a class, for messages.
 
     Raises:
         BadTarget: no training example has this class.
@@ -124,16 +124,16 @@ def number_of(numbers: Mapping[str, int], target: Any, number: int, what: str = 
 def weights(
     given: str | Mapping[Any, float] | None, classes: Sequence[str], counts_C: np.ndarray
 ) -> list[float] | None:
-    """The weight of each class in the training loss; None: they are all 1.
+    """The weight of each class in the training loss; None: all are 1.
 
     Args:
         given: empty; `balanced`: n / (C n_c), whose mean over the n training items is 1; or the
-            weight of each class by its name, also as the text of a JSON object.
-        classes: names.
-        counts_C: n_c, training items of each.
+            weight of each class by name, also as the text of a JSON object.
+        classes: the names of the classes.
+        counts_C: n_c, the number of training items of each.
 
     Raises:
-        ValueError: it is none of these, or lacks a class.
+        ValueError: the weights given are none of these, or lack a class.
     """
     if not given:
         return None
@@ -169,7 +169,7 @@ def choose(option: str, value: Any, choices: Sequence[str]) -> Any:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names for a message, not too many of them."""
+    """Lists names for a message, but not too many."""
     text = ", ".join(map(repr, names[:_SHOWN]))
     return f"{text} and {len(names) - _SHOWN} more" if len(names) > _SHOWN else text
 
@@ -181,22 +181,22 @@ def shown(target: Any) -> str:
 
 
 def check_count(classes: Sequence[str], count: int, what: str) -> None:
-    """Refuses targets among which there is nothing to tell apart.
+    """Rejects targets with too few or too many classes.
 
     Args:
-        classes: that were found.
-        count: of how many labels.
-        what: they are the labels of.
+        classes: the classes found.
+        count: the number of labels they were found in.
+        what: what the labels belong to.
 
     Raises:
-        BadTarget: there is one class only, or nearly as many as labels.
+        BadTarget: there is at most one class, or there are too many for the number of labels.
     """
     if not classes:
         raise BadTarget(None, f"None of the {what} has a label.")
     if len(classes) == 1:
         raise BadTarget(
             None,
-            f"All {count:,} {what} are of one class, {classes[0]!r}; there must be two at least.",
+            f"All {count:,} {what} are of one class, {classes[0]!r}; there must be at least two.",
         )
     if len(classes) > max(100, count // 2):
         raise BadTarget(

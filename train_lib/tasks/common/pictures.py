@@ -1,4 +1,4 @@
-"""Pictures of answers: Matplotlib figures, made without a window."""
+"""Pictures of answers: Matplotlib figures, drawn without a window."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,14 +8,14 @@ import numpy as np
 from train_lib.analysis.pictures import new_figure
 
 MOST_CLASSES = 30
-"""Of which a confusion matrix can be read; with more, it has those that are confused most."""
+"""The most that a readable confusion matrix has; of more, it shows those confused most often."""
 
-_MOST_NUMBERS = 12  # Classes up to which counts stand in the cells.
+_MOST_NUMBERS = 12  # The most classes with counts in the cells.
 _MOST_POINTS = 5_000
 
 
 def confusion(counts_CxC: np.ndarray, names: Sequence[str]) -> Any:
-    """A confusion matrix: colours are shares of a row, and counts stand beside them if they fit.
+    """Draws a confusion matrix: colours are shares of a row, with counts in the cells if they fit.
 
     Args:
         counts_CxC: a row for each right class, a column for each answer.
@@ -56,9 +56,9 @@ def confusion(counts_CxC: np.ndarray, names: Sequence[str]) -> Any:
 
 
 def scatter(targets_N: np.ndarray, answers_N: np.ndarray, name: str, r2: float | None) -> Any:
-    """Answers against targets, with the diagonal on which they would be right.
+    """Plots answers against targets, with the diagonal on which they would be right.
 
-    Of very many points a sample is drawn, always the same.
+    If there are very many points, a fixed random sample is shown.
     """
     figure = new_figure(6, 5.5)
     axes = figure.subplots()

@@ -1,4 +1,4 @@
-"""Label smoothing: a target that leaves every class a little."""
+"""Label smoothing: targets that give every class a small share."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ from train_lib.tasks.base import Array
 
 
 def checked(label_smoothing: float) -> float:
-    """A share that labels can be smoothed by.
+    """Checks a label smoothing share, and returns it.
 
     Raises:
         ValueError: it is not in [0, 1).
@@ -18,14 +18,14 @@ def checked(label_smoothing: float) -> float:
 
 
 def smoothed(losses_N: jax.Array, outputs_NxC: Array, label_smoothing: float) -> jax.Array:
-    """Cross-entropies of targets; a share of each is spread evenly over all classes: `[N]`.
+    """Cross-entropies for targets with a share of each spread evenly over all classes: `[N]`.
 
     Szegedy et al., "Rethinking the Inception architecture", CVPR 2016, section 7: with a share s, a
-    target is 1 - s + s / C of its class, and s / C of each of the others.
+    target is 1 - s + s / C for its class, and s / C for each of the others.
 
     Args:
-        losses_N: of the targets as they are.
-        outputs_NxC: logits, of two classes that of the second alone.
+        losses_N: the cross-entropies for the targets as they are.
+        outputs_NxC: logits; for two classes, only that of the second.
         label_smoothing: s; 0 changes nothing.
     """
     if not label_smoothing:

@@ -21,10 +21,10 @@ def are_spans(classes: Sequence[str]) -> bool:
 def spans_of(tags: Sequence[str]) -> list[Span]:
     """The kind of each span, its first step, and the one after its last.
 
-    A span begins at B-X, and at an I-X that does not continue a span of X: so tags in which spans
-    begin with I-X (IOB1) are read too.
+    A span begins at B-X, or at an I-X that does not continue a span of X, so tags in which spans
+    begin with I-X (IOB1) can be read too.
     """
-    spans, begun = [], None  # The kind and the first step of the span that has begun.
+    spans, begun = [], None  # The kind and first step of the open span.
     for step, tag in enumerate([*tags, "O"]):
         prefix, _, kind = tag.partition("-")
         if begun and (prefix != "I" or kind != begun[0]):
@@ -36,11 +36,11 @@ def spans_of(tags: Sequence[str]) -> list[Span]:
 
 
 def figures(targets: Sequence[Sequence[str]], answers: Sequence[Sequence[str]]) -> dict[str, Any]:
-    """Precision, recall and F1 of spans: one is right if kind and both ends are.
+    """Precision, recall and F1 of spans: a span is right if its kind and both ends are.
 
     Args:
         targets: the right tags of each example.
-        answers: the model's.
+        answers: the model's tags.
     """
     counts: dict[str, collections.Counter[str]] = {
         name: collections.Counter() for name in ("right", "target", "answer")

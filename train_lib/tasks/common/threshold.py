@@ -9,10 +9,10 @@ from train_lib.tasks.common import confusion
 
 
 def cut(threshold: float | str) -> float:
-    """The logit of a probability; 0 for `validation`, until it is chosen.
+    """The logit of a probability; 0 for `validation`, until one is chosen.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: the threshold is neither.
     """
     if threshold == "validation":
         return 0.0
@@ -28,10 +28,10 @@ def cut(threshold: float | str) -> float:
 
 
 def best_cut(logits_N: np.ndarray, is_positive_N: np.ndarray, metric: str) -> float:
-    """The logit to answer "positive" above, for the best `accuracy`, `f1` or `macro_f1`."""
+    """The logit above which to answer "positive", for the best `accuracy`, `f1` or `macro_f1`."""
     order = np.argsort(logits_N, kind="stable")
     ascending_N, positives_N = logits_N[order], is_positive_N[order].astype(float)
-    # With the cut after the first M of N logits, what is below it is answered "negative".
+    # With the cut after the first M of N logits, those below it are answered "negative".
     is_end_M = np.append(True, np.append(ascending_N[1:] > ascending_N[:-1], True))
     below_M = np.flatnonzero(is_end_M)
     missed_M = np.append(0, np.cumsum(positives_N))[below_M]
@@ -57,7 +57,7 @@ def best_cut(logits_N: np.ndarray, is_positive_N: np.ndarray, metric: str) -> fl
 
 
 def _between(low: float, high: float) -> float:
-    """A cut for which `low` is not above it and `high` is, in float32 as well: 0, if it is one."""
+    """A cut with `low` not above it and `high` above it, in float32 too; 0 if possible."""
     if low <= 0 < high:
         return 0.0
     if not np.isfinite(low):
