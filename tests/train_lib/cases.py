@@ -58,6 +58,9 @@ FEW = _params({Case("two", "tokens"), Case("tags", "vectors")})
 ONE = _params({Case("tags", "vectors")})
 """The same for what compiles longer still."""
 
+TWO = [one for one in ONE if one.id in ("two-tokens", "tags-vectors")]
+"""Of these, those that have little in common, for what the task has no part in."""
+
 
 def examples(case: Case, count: int, seed: int = 0, longest: int = LONGEST) -> Examples:
     """So many examples of 1 to `longest` steps, whose targets follow from what is read.

@@ -282,12 +282,10 @@ def test_without_a_schedule_no_rate_is_written_down():
     assert len(seeds["gradient_norm"]) == 3
 
 
-@pytest.mark.parametrize("at_once", [False, True])
 @pytest.mark.slow
-def test_each_of_many_seeds_follows_the_recipe_as_if_it_were_alone(at_once, monkeypatch):
-    """Also where a device computes them together, and a seed that has stopped waits for others."""
-    if at_once:
-        monkeypatch.setattr(devices, "seeds_at_once", lambda num_seeds, mesh: num_seeds)
+def test_each_of_many_seeds_follows_the_recipe_as_if_it_were_alone(monkeypatch):
+    """A device computes them together, and a seed that has stopped waits for the others."""
+    monkeypatch.setattr(devices, "seeds_at_once", lambda num_seeds, mesh: num_seeds)
     recipe = Recipe(ema_decay=0.5, patience=2, plateau_patience=1, plateau_factor=0.5)
     optimizer = optimizers.make("sgd", 1.0, {"momentum": 0.9})
     case = Case("tags", "tokens")

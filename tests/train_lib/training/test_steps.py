@@ -13,7 +13,7 @@ from jax.sharding import AxisType
 
 from tests.marks import slow
 from tests.train_lib import cases
-from tests.train_lib.cases import FEW, ONE, Case
+from tests.train_lib.cases import FEW, ONE, TWO, Case
 from train_lib import building
 from train_lib.data.dataset import Split
 from train_lib.data.inputs import Text
@@ -167,7 +167,7 @@ def test_a_small_batch_is_learned_by_heart(name):
     assert result["loss"] < 0.05
 
 
-@pytest.mark.parametrize("case", ONE)
+@pytest.mark.parametrize("case", TWO)
 def test_devices_blocks_and_widths_do_not_matter(case):
     """Nor does the padding, of which there is more in the one than in the other."""
     spread = {"num_devices": 1, "max_rows": 2, "widths": (5, WIDTH)}
@@ -226,7 +226,7 @@ def test_a_step_is_that_of_a_loop_over_examples_without_padding(case):
     assert_close([leaf[0] for leaf in trainer.leaves()], expected, 1e-6)
 
 
-@pytest.mark.parametrize("case", ONE)
+@pytest.mark.parametrize("case", TWO)
 def test_many_steps_in_one_call_are_the_same_bits_as_one_a_call(case, monkeypatch):
     # These are two programs, in which the emitters that tests compile with round differently.
     options = {"xla_cpu_use_fusion_emitters": True}
@@ -283,7 +283,7 @@ AT_ONCE = {"num_devices": 2, "seeds_at_once": 4}
 ON_DEVICES = {"num_devices": 1, "seed_devices": 2, "seeds_at_once": 2}
 
 
-@pytest.mark.parametrize("alone", [*ONE, slow(None)], indirect=True)
+@pytest.mark.parametrize("alone", [*TWO, slow(None)], indirect=True)
 def test_each_of_many_seeds_is_trained_as_if_it_were_alone(alone):
     check_many_seeds(alone, ON_DEVICES)
 
