@@ -451,7 +451,7 @@ def test_what_cannot_be_searched_is_refused_before_anything_runs(
 @pytest.mark.parametrize(
     ("count", "sampler", "words"),
     [
-        (3, "grid", "--trials=3 is of draws"),
+        (3, "grid", "--trials=3 is for draws"),
         (None, "random", "--sampler=random draws trials: say how many"),
         (None, "tpe", "--sampler=tpe draws trials: say how many"),
     ],
@@ -545,7 +545,7 @@ def test_halving_ends_trials_that_fall_behind_after_an_epoch(config, tmp_path, c
 
 
 def test_a_seed_of_draws_is_refused_where_nothing_is_drawn(config, tmp_path):
-    with pytest.raises(UserError, match="--sweep_seed=3 is of draws"):
+    with pytest.raises(UserError, match="--sweep_seed=3 is for draws"):
         sweep.run(config, [Axis.parse("train.seed=1")], None, 3, str(tmp_path))
 
 

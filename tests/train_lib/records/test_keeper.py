@@ -698,11 +698,11 @@ def with_other_data_and_no_checkpoints(folder, config, patch):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (without_checkpoints, "has no checkpoint from which it could go on"),
+        (without_checkpoints, "has no checkpoint from which it could resume"),
         (with_damaged_checkpoints, "has no intact checkpoint"),
-        (with_other_versions, "would not go on as it would have: versions were"),
-        (with_one_device, "would not go on as it would have: devices were 2 x cpu"),
-        (with_other_data_and_no_checkpoints, "and now there are others: f"),
+        (with_other_versions, "would not continue as it would have: versions were"),
+        (with_one_device, "would not continue as it would have: devices were 2 x cpu"),
+        (with_other_data_and_no_checkpoints, "but now they have f"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
