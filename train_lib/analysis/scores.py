@@ -24,7 +24,7 @@ from scipy.special import betaincinv, ndtri, stdtrit
 
 from train_lib.analysis.statistics import Interval
 
-_LONGEST = 700.0  # The largest exponent used: float64 holds its power.
+_LONGEST = 700.0  # The largest exponent; float64 can hold its power.
 
 
 class Difference(NamedTuple):

@@ -140,8 +140,7 @@ def mcnemar(first_N: np.ndarray, second_N: np.ndarray) -> McNemar:
 
 
 _ROUNDING = 1e-12
-"""Accuracies that differ by less are equal: with so few examples, they cannot differ by so little.
-"""
+"""Accuracies that differ by less are equal: the examples are too few for such a difference."""
 
 
 def cohens_d(first_K: np.ndarray, second_K: np.ndarray, *, paired: bool) -> float:

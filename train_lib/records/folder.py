@@ -125,7 +125,7 @@ class RunFolder:
         self.write_json("config.json", config.to_dict())
 
     def _lengthen(self, num_epochs: int | None) -> None:
-        """Records more epochs; a kill in between leaves an unfinished run that may have them too."""
+        """Records more epochs; a kill in between leaves an unfinished run that may still grow."""
         before = self.read_fields().get(EPOCHS)
         if num_epochs == before:
             return

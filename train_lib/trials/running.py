@@ -47,7 +47,7 @@ def run(trial: Trial, config: ConfigDict, goal: Goal, path: pathlib.Path) -> str
                 "ci95": None,
                 "seeds_diverged": config.train.seeds,
             }
-        except InUse as error:  # It was asleep, and will notice that the trial is not its own.
+        except InUse as error:  # Its old worker slept, and will see that it lost the trial.
             print(error)
             time.sleep(BEAT_SECONDS)
             return str(error)
