@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--rows", type=int, default=64, help="rows of a block")
     parser.add_argument("--blocks", type=int, default=1, help="blocks of a batch")
     parser.add_argument("--steps", type=int, default=35, help="steps of a row")
-    parser.add_argument("--updates", type=int, default=5, help="timed ones; their median is printed")
+    parser.add_argument("--updates", type=int, default=5, help="updates to time; prints the median")
     arguments = parser.parse_args(argv)
     devices.configure()
     for sampled in map(int, arguments.sampled.split(",")):

@@ -35,7 +35,7 @@ def get_config(name: str, treatment: str) -> ConfigDict:
     config.model.learned_initial_state = False  # as parameters that begin at the cell's own
     config.model.residual = False  # layers above the first add their input to their output
     config.model.dropout_rates = (0.0,)  # for each recurrent layer, the rate on its input
-    config.model.recurrent_dropout = 0.0  # rate on h before its matrix, one mask per sequence
+    config.model.recurrent_dropout = 0.0  # rate on h before the recurrent matrix; a mask per sequence
     config.model.zoneout = 0.0  # rate at which elements of the carry stay as they were
     config.model.word_dropout = 0.0  # rate at which a token is read as an unknown word
     config.model.embedding_dropout = 0.0  # rate at which a word is dropped wherever it occurs
@@ -43,7 +43,7 @@ def get_config(name: str, treatment: str) -> ConfigDict:
     config.model.weight_drop = 0.0  # rate at which elements of recurrent matrices are dropped
     config.model.engine = "auto"  # what runs the cells; see seqmodels/recurrence/engines.py
     config.model.matrix_dtype = "float32"  # of products; bfloat16 keeps all else in float32
-    config.model.segment_steps = 1  # between stored carries; more: less memory and more time
+    config.model.segment_steps = 1  # steps between stored carries; more: less memory, more time
     config.model.pooling = "last"  # sequence to vector: last, mean, max, mean_max or attention
     config.model.projection_size = 0  # size that the head's input is projected to; 0: none
     # For a language model: the head has the embedding's vectors, and its own bias.
@@ -97,8 +97,8 @@ def get_config(name: str, treatment: str) -> ConfigDict:
     config.train.groups = ""  # parameter groups; '{"inputs.*": {"rate": 0.1, "frozen_epochs": 2}}'
     config.train.clip_norm = 0.0  # norm to which larger gradients are clipped; 0: no clipping
     config.train.adam_epsilon = 1e-7  # for adam, added as in Keras: to the uncorrected root
-    config.train.ema_decay = 0.0  # decay of averaged parameters, which are tested; 0: the last ones
-    config.train.patience = 0  # epochs without improvement until a seed stops at its best; 0: no
+    config.train.ema_decay = 0.0  # decay of averaged parameters, which are evaluated; 0: the last
+    config.train.patience = 0  # epochs without improvement, then a seed stops, its best tested; 0: no
     # For a language model: texts are joined and read in rows of this many steps, batch_size rows
     # per batch; the state is kept from one batch to the next. 0: each text is a sequence.
     config.train.stream_steps = 0

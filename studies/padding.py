@@ -86,7 +86,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--paddings", default=",".join(PADDINGS))
     parser.add_argument("--poolings", default=",".join(POOLINGS))
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--max_length_tokens", type=int, default=0, help="of a review's end; 0: all")
+    parser.add_argument("--max_length_tokens", type=int, default=0, help="kept of a review; 0: all")
     parser.add_argument("--runs", type=files.local, default="runs/padding")
     parser.add_argument("--out", type=files.local, default="docs/padding")
     options = parser.parse_args(argv)
