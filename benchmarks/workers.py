@@ -146,7 +146,7 @@ class _Child:
 
 
 class _Clocks(NamedTuple):
-    """Seconds: of this process on all cores, and on the clock."""
+    """Seconds: CPU time of this process on all cores, and wall-clock time."""
 
     cpu: float
     wall: float

@@ -35,7 +35,7 @@ def get_config(name: str, treatment: str) -> ConfigDict:
     config.model.learned_initial_state = False  # as parameters that begin at the cell's own
     config.model.residual = False  # layers above the first add their input to their output
     config.model.dropout_rates = (0.0,)  # for each recurrent layer, the rate on its input
-    config.model.recurrent_dropout = 0.0  # rate on h before the recurrent matrix; a mask per sequence
+    config.model.recurrent_dropout = 0.0  # rate on h before the recurrent matrix; mask per sequence
     config.model.zoneout = 0.0  # rate at which elements of the carry stay as they were
     config.model.word_dropout = 0.0  # rate at which a token is read as an unknown word
     config.model.embedding_dropout = 0.0  # rate at which a word is dropped wherever it occurs
@@ -98,7 +98,7 @@ def get_config(name: str, treatment: str) -> ConfigDict:
     config.train.clip_norm = 0.0  # norm to which larger gradients are clipped; 0: no clipping
     config.train.adam_epsilon = 1e-7  # for adam, added as in Keras: to the uncorrected root
     config.train.ema_decay = 0.0  # decay of averaged parameters, which are evaluated; 0: the last
-    config.train.patience = 0  # epochs without improvement, then a seed stops, its best tested; 0: no
+    config.train.patience = 0  # epochs without a better one, then a seed stops at its best; 0: no
     # For a language model: texts are joined and read in rows of this many steps, batch_size rows
     # per batch; the state is kept from one batch to the next. 0: each text is a sequence.
     config.train.stream_steps = 0

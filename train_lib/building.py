@@ -136,7 +136,7 @@ def treatment_of(config: ConfigDict) -> Treatment:
 
 
 def build_recipe(config: ConfigDict, examples: int) -> Recipe:
-    """The recipe that a config asks for, for so many training examples.
+    """The recipe that a config asks for, for `examples` training examples.
 
     Raises:
         UserError: the run is too short for it.

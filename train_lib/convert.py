@@ -128,7 +128,7 @@ def _arrays(model: SequenceModel) -> Arrays:
 
 
 def _layout(config: ConfigDict, model: SequenceModel, inputs: Inputs, task: Task) -> Layout:
-    """A model as other libraries may have it; if inputs are token numbers, 0 is not masked."""
+    """A model's layout in other libraries; if inputs are token numbers, 0 is not masked."""
     activation = "linear"
     if isinstance(task, Classes | Labels | NextToken | Tags):
         is_sigmoid = isinstance(task, Labels) or task.num_outputs == 1

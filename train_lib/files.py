@@ -68,7 +68,7 @@ def write(path: pathlib.Path, content: bytes | str) -> None:
     """Writes a file so that a reader sees all of it or the old one, even after a crash.
 
     Raises:
-        OSError: the file system refuses; the old file is then untouched.
+        OSError: the file system reports an error; the old file is then untouched.
     """
     data = content.encode("utf-8") if isinstance(content, str) else content
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -90,7 +90,7 @@ def remove(path: pathlib.Path) -> None:
     """Removes a file; once this returns, a crash does not bring it back.
 
     Raises:
-        OSError: the file system refuses.
+        OSError: the file system reports an error.
     """
     path.unlink()
     _sync(path.parent)
@@ -100,7 +100,7 @@ def sums(folder: pathlib.Path, paths: Iterable[pathlib.Path]) -> str:
     """The SHA-256 digests of files in a folder, in the format of `SHA256SUMS`.
 
     Raises:
-        OSError: the file system refuses.
+        OSError: the file system reports an error.
     """
     lines = []
     for path in sorted(paths):
@@ -162,7 +162,7 @@ def publish(folder: pathlib.Path, path: pathlib.Path) -> None:
     """Gives a finished folder its name, once everything in it is on disk.
 
     Raises:
-        OSError: the file system refuses.
+        OSError: the file system reports an error.
     """
     for part in (*folder.rglob("*"), folder):
         _sync(part)

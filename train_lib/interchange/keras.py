@@ -228,7 +228,7 @@ def check_config(layout: Layout, text: bytes, where: str) -> list[str]:
             if layer["class_name"] not in _TRAINING_ALONE
         ]
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{where}: its config.json is no model of layers: {error!r}.") from error
+        raise UserError(f"{where}: its config.json is not a model of layers: {error!r}.") from error
     if found and found[-1].kind == "Dense":
         activation = found[-1].config.get("activation")
         if activation == layout.activation != "linear":

@@ -39,7 +39,7 @@ class Lease:
         Two workers must not take one at the same time.
 
         Raises:
-            OSError: the file system refuses.
+            OSError: the file system reports an error.
         """
         if _is_fresh(path):
             return None

@@ -443,7 +443,7 @@ def test_a_config_that_is_none(content, good, tmp_path):
     ):
         for name in old.namelist():
             new.writestr(name, content if name == "config.json" else old.read(name))
-    with pytest.raises(UserError, match=r"its config\.json is no model of layers"):
+    with pytest.raises(UserError, match=r"its config\.json is not a model of layers"):
         read(tmp_path / "x.keras", model)
 
 
