@@ -113,7 +113,7 @@ def kills(number: int, folder: pathlib.Path, rng: random.Random) -> dict:
     start = time.monotonic()
     python("main.py", f"--workdir={folder / 'again'}", *small_flags())
     duration = time.monotonic() - start
-    counts = {"killed": 0, "while saving": 0, "asked to end": 0, "resumed": 0, "runs": 0}
+    counts = {"killed": 0, "while saving": 0, "terminated": 0, "resumed": 0, "runs": 0}
     bits = differing_bits(expected, contents(folder / "again"))
     while counts["killed"] < number:
         path = folder / f"run{counts['runs']}"
@@ -140,14 +140,14 @@ def kills(number: int, folder: pathlib.Path, rng: random.Random) -> dict:
                 elif process.returncode != 0:
                     # Before there is anything to save it ends as any program does.
                     assert process.returncode in (STOPPED, -signal.SIGTERM), errors
-                    counts["asked to end"] += 1
+                    counts["terminated"] += 1
             counts["resumed"] += "resumes from step" in output
             finished = process.returncode == 0
             assert "Traceback" not in errors, errors
         bits += differing_bits(expected, contents(path))
         shutil.rmtree(path)
     return {
-        "what": "a training program is killed (SIGKILL) or asked to end (SIGTERM)",
+        "what": "a training program is killed (SIGKILL) or terminated (SIGTERM)",
         **counts,
         "differing bits": bits,
     }
@@ -196,7 +196,7 @@ def corruptions(number: int, folder: pathlib.Path, rng: np.random.Generator) -> 
         state = jax.tree.map(lambda leaf, s=step: leaf + s if _is_number(leaf) else leaf, like)
         checkpoints.save(step, state, {"step": step})
     checkpoints.wait()
-    counts = {"damaged": 0, "named, and passed over": 0, "silent": 0}
+    counts = {"damaged": 0, "reported and skipped": 0, "silent": 0}
     for turn in range(number):
         copy = shutil.copytree(intact, folder / "damaged")
         newest = max(copy.iterdir())
@@ -212,7 +212,7 @@ def corruptions(number: int, folder: pathlib.Path, rng: np.random.Generator) -> 
                 for now, then in zip(*map(jax.tree.leaves, (restored.state, like)), strict=True)
                 if _is_number(now)
             )
-            counts["named, and passed over" if fell_back else "silent"] += 1
+            counts["reported and skipped" if fell_back else "silent"] += 1
         shutil.rmtree(copy)
     return {
         "what": "a file of the newest checkpoint is damaged: bit flipped, cut, deleted, swapped",
@@ -270,9 +270,9 @@ def bad_configs(sample: int | None, folder: pathlib.Path, rng: random.Random) ->
     counts = _judge([Case(("main.py", *arguments)) for arguments in commands])
     made = [*folder.glob("refused*/result.json")]
     return {
-        "what": "configs and commands that cannot be",
+        "what": "configs and commands are impossible",
         **counts,
-        "runs made of them": len(made),
+        "runs left behind": len(made),
     }
 
 
@@ -307,9 +307,9 @@ def bad_texts(sample: int | None, folder: pathlib.Path, rng: random.Random) -> d
     ]
     counts = _judge(_some(cases, sample, rng))
     return {
-        "what": "predict is given nonsense, and files of 10 MB",
+        "what": "predict is given nonsense and files of 10 MB",
         **counts,
-        "bits of results lost": differing_bits(before, contents(good)),
+        "result bits lost": differing_bits(before, contents(good)),
     }
 
 
@@ -333,9 +333,9 @@ def bad_files(sample: int | None, folder: pathlib.Path, rng: random.Random) -> d
     counts = _judge(_some(cases, sample, rng))
     made = [*folder.glob("of-data-*")]
     return {
-        "what": "data files of every kind that cannot be used",
+        "what": "data files of every kind are unusable",
         **counts,
-        "runs made of them": len(made),
+        "runs left behind": len(made),
     }
 
 
@@ -372,7 +372,7 @@ def bad_folders(sample: int | None, folder: pathlib.Path, rng: random.Random) ->
     return {
         "what": "predict, compare and main.py are given run folders in which one file was edited",
         **counts,
-        "bits of results lost": differing_bits(before, contents(good)),
+        "result bits lost": differing_bits(before, contents(good)),
     }
 
 
@@ -544,7 +544,7 @@ def environments(sample: int | None, folder: pathlib.Path, rng: random.Random) -
         for arguments in (programs.train(programs.new()), programs.check_cell()):
             cases.append(Case(arguments, word=word, env={"JAX_PLATFORMS": platforms}))
     counts = programs.judge(_some(cases, sample, rng))
-    return {"what": "every program is given environment variables of all kinds", **counts}
+    return {"what": "every program is given all kinds of environment variables", **counts}
 
 
 def encodings(sample: int | None, folder: pathlib.Path, rng: random.Random) -> dict:
@@ -600,7 +600,7 @@ def encodings(sample: int | None, folder: pathlib.Path, rng: random.Random) -> d
     for name, value in programs.judge([case for case in again if again[0] in chosen]).items():
         counts[name] += value
     return {
-        "what": "programs print in any encoding, and are given names and cells of any",
+        "what": "programs print in any encoding and are given names and cells in any",
         **counts,
     }
 
@@ -633,7 +633,7 @@ def pipes(sample: int | None, folder: pathlib.Path, rng: random.Random) -> dict:
             Case(program, word="No space left on device", shell='"$@" >/dev/full')
         )
     counts = programs.judge(_some([*cases, *on_a_full_disk], sample, rng))
-    return {"what": "a program's output is closed, full, or its reader goes away", **counts}
+    return {"what": "a program's output is closed or full, or its reader goes away", **counts}
 
 
 def _some(cases: list, sample: int | None, rng: random.Random) -> list:
@@ -651,7 +651,7 @@ def _judge(cases: Sequence[Case]) -> dict:
                 cases,
             )
         )
-    counts = {"given": len(results), "answered": 0, "refused with a message": 0, "failed": 0}
+    counts = {"cases": len(results), "answered": 0, "refused with a message": 0, "failed": 0}
     for case, done in zip(cases, results, strict=True):
         is_check = "seqmodels.check_cell" in case.arguments  # That prints what is wrong.
         errors = (done.stderr + (done.stdout if is_check else b"")).decode("utf-8", "replace")
@@ -672,7 +672,7 @@ def markdown(rows: list[dict], command: str) -> str:
     """A table of the rows' counts."""
     lines = [
         "# Faults", "", f"`{command}` on {environment.describe_device()}:", "",
-        "| what was done | how often, and what came of it |", "|---|---|",
+        "| what was done | outcomes |", "|---|---|",
     ]  # fmt: skip
     for row in rows:
         counts = ", ".join(f"{name} {value:,}" for name, value in row.items() if name != "what")
@@ -683,7 +683,7 @@ def markdown(rows: list[dict], command: str) -> str:
 def is_clean(row: dict) -> bool:
     """Whether nothing in a row went wrong."""
     bad = (
-        "differing bits", "silent", "failed", "runs made of them", "bits of results lost",
+        "differing bits", "silent", "failed", "runs left behind", "result bits lost",
         "runs lost",
     )  # fmt: skip
     return not any(row.get(name) for name in bad)

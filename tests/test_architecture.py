@@ -1,6 +1,7 @@
 """Imports go one way: main -> train_lib -> seqmodels, and inside seqmodels from top to bottom."""
 
 import ast
+import functools
 import pathlib
 import re
 import sys
@@ -15,14 +16,23 @@ LAYERS = (
 ).split()
 
 
+@functools.cache
+def nodes(path):
+    """All of a file's syntax tree."""
+    return list(ast.walk(ast.parse(path.read_text("utf-8"))))
+
+
+@functools.cache
 def imported(path):
     """Full names of all modules that a file imports."""
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    found = []
+    for node in nodes(path):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} has a relative import"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+    return found
 
 
 def files(folder):
@@ -131,9 +141,8 @@ SEES_CONFIGS = {
 def test_only_runs_and_records_see_a_config(path):
     room = room_of(".".join(path.relative_to(ROOT / "train_lib").with_suffix("").parts))
     if room not in SEES_CONFIGS:
-        source = path.read_text("utf-8")
         assert not [name for name in imported(path) if name.startswith("ml_collections")]
-        names = {node.arg for node in ast.walk(ast.parse(source)) if isinstance(node, ast.arg)}
+        names = {node.arg for node in nodes(path) if isinstance(node, ast.arg)}
         assert not {"config", "data_config", "model_config", "train_config"} & names
 
 

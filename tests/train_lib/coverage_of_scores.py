@@ -16,9 +16,9 @@ KINDS = {
     "right": "1 for right, 0 for wrong",
     "f1": "an F1: 0, 1/4, 1/2, 3/4 or 1",
     "steps": "the share of an example's steps that are right, weighted by steps",
-    "squares": "squared errors, which are normal",
-    "tails": "squared errors of heavy tails: Student's with 5 degrees of freedom",
-    "weighted tails": "these, weighted by steps",
+    "squares": "squares of normal errors",
+    "tails": "squares of heavy-tailed errors: Student's t with 5 degrees of freedom",
+    "weighted tails": "the same, weighted by steps",
 }
 EXAMPLES = (20, 80, 500, 2_000)
 SEEDS = (1, 3, 10)
@@ -103,12 +103,12 @@ def main(trials=2_000):
         "`python -m tests.train_lib.coverage_of_scores > docs/intervals_of_scores.md` makes this\n"
         "page.\n\n"
         f"Each cell has two figures from {trials:,} simulations (`train_lib/analysis/scores.py`):\n"
-        "how often, in %, the 95 % interval of the mean score over K seeds holds that of new\n"
-        "seeds on new examples (`mean_score_interval`), and how often that of the difference of\n"
-        "two runs with the same K seeds holds the true difference (`difference`). With one seed,\n"
-        "the truth is that of this trained model on new examples.\n\n"
-        "Where scores are seldom high and then very high, a sample of few examples mostly lacks\n"
-        "the high ones, and no interval can know of them.\n"
+        "how often, in %, the 95 % interval of the mean score over K seeds covers the mean score\n"
+        "of new seeds on new examples (`mean_score_interval`), and how often the interval of the\n"
+        "difference between two runs with K seeds each covers the true difference (`difference`).\n"
+        "With one seed, the true value is that of this trained model on new examples.\n\n"
+        "If scores are rarely high, but then very high, a small sample usually contains no high\n"
+        "score, and no interval can take such scores into account.\n"
     )
     print("| score | examples | " + " | ".join(f"K = {k}" for k in SEEDS) + " |")
     print("|---" * (2 + len(SEEDS)) + "|")

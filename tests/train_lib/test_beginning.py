@@ -395,7 +395,7 @@ def test_an_embedding_begins_with_the_vectors_of_its_words(folder, tmp_path):
         classifier(folder, **{"train.init_from": "", "train.init_vectors": str(path)}),
         tmp_path / "run",
     )[2]
-    assert told["repeated"] == "1 of these words, of which the first vector counts"
+    assert told["repeated"] == "1 of these words; the first vector counts"
 
 
 def test_vectors_that_cannot_be_used_are_refused(folder, tmp_path):

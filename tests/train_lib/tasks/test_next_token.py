@@ -82,7 +82,7 @@ def test_many_outputs_are_measured_in_parts():
 
 def test_bits_per_byte_decide_only_where_they_are_known():
     assert NextToken.of_tokens(CHARACTERS.tokens, metric="bits_per_byte").metric == "bits_per_byte"
-    with pytest.raises(ValueError, match="needs tokens of which it is known how many bytes"):
+    with pytest.raises(ValueError, match="needs tokens that stand for a known number of bytes"):
         NextToken.of_tokens(Tokens(9).tokens, metric="bits_per_byte")
 
 
