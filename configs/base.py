@@ -91,14 +91,14 @@ def get_config(name: str, treatment: str) -> ConfigDict:
     config.train.schedule = "constant"  # linear, cosine, inverse_sqrt or one_cycle lower the rate
     config.train.warmup = 0.0  # updates in which the rate rises; below 1: their share of the run
     config.train.final_share = 0.0  # share of the learning rate at which a schedule ends
-    config.train.plateau_patience = 0  # epochs without improvement until a cut; 0: none
+    config.train.plateau_patience = 0  # epochs without gain until the rate is cut; 0: never
     config.train.plateau_factor = 0.1  # factor that then multiplies the rate
     config.train.weight_decay = 0.0  # share of a matrix lost per update, times the rate
     config.train.groups = ""  # parameter groups; '{"inputs.*": {"rate": 0.1, "frozen_epochs": 2}}'
     config.train.clip_norm = 0.0  # norm to which larger gradients are clipped; 0: no clipping
     config.train.adam_epsilon = 1e-7  # for adam, added as in Keras: to the uncorrected root
     config.train.ema_decay = 0.0  # decay of averaged parameters, which are evaluated; 0: the last
-    config.train.patience = 0  # epochs without a better one, then a seed stops at its best; 0: no
+    config.train.patience = 0  # epochs without gain until a seed stops, its best tested; 0: no
     # For a language model: texts are joined and read in rows of this many steps, batch_size rows
     # per batch; the state is kept from one batch to the next. 0: each text is a sequence.
     config.train.stream_steps = 0
