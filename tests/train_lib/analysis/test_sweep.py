@@ -519,7 +519,7 @@ def test_a_worker_that_submitit_starts_is_one_of_this_process(tmp_path, monkeypa
 @pytest.mark.parametrize("words", [["--workers=2"], ["--submitit_options=timeout_min=3"]])
 def test_workers_without_submitit_are_refused(words, start_with, tmp_path):
     asked = ["--config=configs/lstm.py", "--over=train.seed=1,2"]
-    with pytest.raises(UserError, match="are of --submitit=local or slurm"):
+    with pytest.raises(UserError, match="are for --submitit=local or slurm"):
         sweep._main(start_with(*asked, *words).config, str(tmp_path / "new"))
 
 

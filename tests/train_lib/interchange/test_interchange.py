@@ -430,7 +430,7 @@ def test_nothing_in_a_pickle_is_executed(good, tmp_path):
             read(tmp_path / f"{name}.pt", model)
     assert not (tmp_path / "made").exists()
     torch.save([1, 2], tmp_path / "list.pt")
-    with pytest.raises(UserError, match="no state_dict of names and arrays"):
+    with pytest.raises(UserError, match="not a state_dict of names and arrays"):
         read(tmp_path / "list.pt", model)
 
 
