@@ -186,7 +186,7 @@ def build_program(
     """The program that trains models as a config asks for, with its recipe and its optimiser.
 
     Raises:
-        UserError: as `build_recipe` and `build_optimizer` do.
+        UserError: as for `build_recipe` and `build_optimizer`.
     """
     recipe = build_recipe(config, len(data.train))
     return Program(

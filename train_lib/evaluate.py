@@ -2,7 +2,7 @@
 
 python -m train_lib.evaluate runs/stacked-... other.csv [--best] [--out=FOLDER]
 
-Data are anything that `config.data.source` may name. The folder, by default a new one under
+Data can be anything that `config.data.source` may name. The folder, by default a new one under
 `runs/`, gets `predictions.csv`, `evaluation.json` and the task's pictures.
 """
 
@@ -26,7 +26,7 @@ from train_lib.training import devices
 
 
 def evaluate(restored: Restored, path: str, folder: RunFolder) -> dict:
-    """Writes `evaluation.json`, whose contents it returns, the answers and the pictures.
+    """Writes the answers, the pictures and `evaluation.json`, whose contents it returns.
 
     Args:
         restored: the run.
@@ -80,7 +80,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("run", help="the folder of a finished run")
     parser.add_argument("data", help="a file or folder of data, with targets")
     parser.add_argument(
-        "--best", action="store_true", help="each seed as it was after its best epoch by validation"
+        "--best", action="store_true", help="use each seed's best epoch by validation"
     )
     parser.add_argument("--out", help="a folder, new or empty; by default a new one under runs/")
     arguments = parser.parse_args(argv)

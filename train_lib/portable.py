@@ -82,7 +82,7 @@ class Steps(NamedTuple):
 
 
 def step_by_step(model: SequenceModel, inputs: Inputs) -> Steps:
-    """Exports a model that reads forwards, for a step at a time.
+    """Exports a model that reads forwards, to run a step at a time.
 
     Raises:
         ValueError: a layer reads backwards.

@@ -6,7 +6,7 @@ python -m train_lib.predict --workdir=runs/stacked-... --data=mine.csv --out=ans
 tail -f log | python -m train_lib.predict --workdir=runs/lstm-... --stream
 python -m train_lib.predict --workdir=runs/lstm-... --explain --html=why.html "A film to forget."
 
-Data are anything that `config.data.source` may name; the answers go into a table beside their
+Data can be anything that `config.data.source` may name; the answers go into a table beside their
 columns. `--stream` answers after every step, as its input arrives. `--explain` shows which words
 moved each answer.
 """
@@ -35,7 +35,7 @@ from train_lib.training import devices
 
 
 def predict(workdir: str, texts: Sequence[str], *, best: bool = False) -> list[str]:
-    """The answers of a finished run to each text, as readable text.
+    """A finished run's answer to each text, as readable text.
 
     Args:
         workdir: the run's folder.
@@ -167,7 +167,7 @@ def _read_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
     parser.add_argument("--help", action="help", help="show this help")
     parser.add_argument("--workdir", required=True, help="the folder of a finished run")
     parser.add_argument(
-        "--best", action="store_true", help="each seed as it was after its best epoch by validation"
+        "--best", action="store_true", help="use each seed's best epoch by validation"
     )
     parser.add_argument("--data", help="a file or folder of data instead of texts")
     parser.add_argument("--out", help="the CSV file for the answers to --data")
@@ -180,7 +180,7 @@ def _read_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
         "--explain", action="store_true", help="show which words moved each answer, by leaving "
         "each out in turn",
     )  # fmt: skip
-    parser.add_argument("--html", help="an HTML file for the same")
+    parser.add_argument("--html", help="an HTML file to write this to as well")
     end = argv.index("--") if "--" in argv else len(argv)
     # With -h as an option, argparse would take "-horrible" for it.
     options = ["--help" if argument == "-h" else argument for argument in argv[:end]]
