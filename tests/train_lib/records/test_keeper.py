@@ -272,7 +272,7 @@ def test_what_must_not_change_is_refused_with_both_values(config, tmp_path, monk
 
     with monkeypatch.context() as patch:
         patch.setattr(loading, "load", load_other)
-        with pytest.raises(UserError, match=r"data with the fingerprint .* others: f"):
+        with pytest.raises(UserError, match=r"data with the fingerprint .* now they have f"):
             runs.run(config, str(folder))
 
     manifest = max((folder / "checkpoints").iterdir()) / "manifest.json"
