@@ -1,7 +1,7 @@
 """Runs one experiment, or resumes it: python main.py --config=configs/stacked.py
 
 It trains, tests and leaves a folder under runs/. Any field of configs/base.py can be set, as in
---config.train.num_epochs=5. Without --config, the run in --workdir resumes.
+--config.train.num_epochs=5. Without --config, the run in --workdir is resumed.
 """
 
 from absl import flags

@@ -4,11 +4,11 @@ python -m benchmarks.cells
 python -m benchmarks.cells --tasks=temporal_order --lengths=500,1000,2000 --cells=lstm
 python -m benchmarks.cells --tasks=imdb --seeds=10
 
-Each run is one of `main.py` in a folder of its own under `--runs`, named after its config.
-Where a task has several learning rates, each cell runs with all of them, and what is shown is the
-run whose last validation accuracy is best.
+Each run is one of `main.py` in its own folder under `--runs`, named after its config.
+If a task has several learning rates, each cell runs with all of them, and the run with the best
+last validation accuracy is shown.
 The same command resumes where it was interrupted.
-Writes `cells.md`, `cells.json` and `cells.png` with what was asked for and nothing else.
+Writes `cells.md`, `cells.json` and `cells.png` with what was asked for only.
 """
 
 import argparse
@@ -37,7 +37,7 @@ class Task(NamedTuple):
     """What cells are compared on.
 
     Attributes:
-        title: for people.
+        title: a readable title.
         config: a module in `configs/`.
         changes: fields that differ from it.
         learning_rates: each cell takes its best.
@@ -50,10 +50,10 @@ class Task(NamedTuple):
 
 
 TASKS = {
-    # The rates that the papers of cells give are a power of ten apart.
+    # The rates in the papers on cells are a power of ten apart.
     "temporal_order": Task("temporal order", "temporal_order", {}, (3e-3, 3e-4)),
     "generated": Task("generated corpus", "generated", {}, (3e-3, 1e-2)),
-    # Nothing may take the place of IMDB in a table that says so.
+    # Nothing may replace IMDB in a table that names it.
     "imdb": Task("IMDB", "lstm", {"data.source": "imdb"}, (1e-3, 1e-2)),
 }
 _LENGTH = "length_tokens="
@@ -62,7 +62,7 @@ CHANCE = 0.5
 
 
 def at_lengths(tasks: dict[str, Task], lengths: Sequence[int]) -> dict[str, Task]:
-    """The tasks, with one for each length in tokens in place of the temporal-order problem."""
+    """The tasks, with one for each length in tokens instead of the temporal-order problem."""
     result = {}
     for name, task in tasks.items():
         if task.config != "temporal_order":
@@ -79,8 +79,9 @@ class Entry(NamedTuple):
     """A row of the table.
 
     Attributes:
-        name: for people; the same on every task.
-        cell, cell_options: as in `config.model`.
+        name: a readable name, the same on every task.
+        cell: as in `config.model`.
+        cell_options: as in `config.model`.
     """
 
     name: str
@@ -89,7 +90,7 @@ class Entry(NamedTuple):
 
 
 def entries(cells: Sequence[str], task: Task) -> list[Entry]:
-    """The rows of a task; where memory is all, some cells are told how long it is to last too."""
+    """The rows of a task; if only memory matters, some cells are also told how long it lasts."""
     rows = [Entry(cell, cell) for cell in cells]
     _, _, length = task.changes.get("data.source_options", "").partition(_LENGTH)
     if not length:
@@ -111,9 +112,9 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--tasks", default=",".join(TASKS), help="separated by commas")
     parser.add_argument("--cells", default=",".join(names), help="separated by commas")
     parser.add_argument(
-        "--lengths", type=_lengths, default="500", help="tokens, of temporal_order's sequences"
+        "--lengths", type=_lengths, default="500", help="tokens in temporal_order's sequences"
     )
-    parser.add_argument("--seeds", type=int, default=1, help="of every run: 0 and those after it")
+    parser.add_argument("--seeds", type=int, default=1, help="seeds of every run, from 0 on")
     parser.add_argument("--runs", type=files.local, default="runs/cells")
     parser.add_argument("--out", type=files.local, default="benchmarks/results")
     options = parser.parse_args(argv)
@@ -163,7 +164,7 @@ def _lengths(text: str) -> list[int]:
 def run(
     name: str, task: Task, entry: Entry, learning_rate: float, seeds: int, runs: pathlib.Path
 ) -> dict:
-    """What came of one cell on one task, now or before."""
+    """The result of one cell on one task, now or from before."""
     config = importlib.import_module(f"configs.{task.config}").get_config()
     config.model.cell, config.model.cell_options = entry.cell, entry.cell_options
     config.update_from_flattened_dict(task.changes)
@@ -232,7 +233,7 @@ def _summary(row: dict) -> str:
 
 
 def draw(rows: Sequence[dict], tasks: dict[str, Task]) -> matplotlib.figure.Figure:
-    """A column for each task, its best cell above: test accuracy, and validation by epoch."""
+    """A column for each task, its best cell at the top: test accuracy, and validation by epoch."""
     most = max(sum(row["task"] == task for row in rows) for task in tasks)
     figure = matplotlib.figure.Figure(
         figsize=(4.6 * len(tasks), 2.4 + 0.44 * most), layout="constrained"
@@ -245,7 +246,7 @@ def draw(rows: Sequence[dict], tasks: dict[str, Task]) -> matplotlib.figure.Figu
         )
         places = range(len(of_task))
         accuracies = [row["test_accuracy"] for row in of_task]
-        # Of an accuracy near one, rounding may leave the interval's end below it.
+        # For an accuracy near one, rounding may leave the interval's end below it.
         bars = [
             [max(0.0, row["test_accuracy"] - row["ci95"][0]) for row in of_task],
             [max(0.0, row["ci95"][1] - row["test_accuracy"]) for row in of_task],

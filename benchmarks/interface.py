@@ -1,4 +1,4 @@
-"""What a library shows of itself to be measured; NumPy arrays in and out."""
+"""The interface through which a library is measured; NumPy arrays in and out."""
 
 import dataclasses
 import importlib
@@ -26,14 +26,15 @@ class Training:
     """A model and how it is trained.
 
     Attributes:
-        vocabulary_size, embedding_size: of the embedding.
-        hidden_sizes: of the LSTM layers, from the bottom up.
+        vocabulary_size: the embedding's number of tokens.
+        embedding_size: the embedding's width.
+        hidden_sizes: those of the LSTM layers, from the bottom up.
         bidirectional: all layers run in both directions.
         dropout_rates: for each LSTM layer, the rate on its input.
-        masked: padding stands after the review and reaches no result. False: it stands before
-            the review and is read like a word.
-        optimizer: `adam` as the tutorial has it, or `sgd`, whose one step shows the gradient.
-        learning_rate: of the optimizer.
+        masked: padding follows the review and reaches no result. False: it precedes the review and
+            is read like a word.
+        optimizer: `adam` as in the tutorial, or `sgd`, of which one step shows the gradient.
+        learning_rate: the optimizer's rate.
     """
 
     vocabulary_size: int
@@ -51,13 +52,13 @@ class Training:
 
     @property
     def input_sizes(self) -> tuple[int, ...]:
-        """Of the LSTM layers."""
+        """The input sizes of the LSTM layers."""
         below = [size * len(self.directions) for size in self.hidden_sizes[:-1]]
         return (self.embedding_size, *below)
 
     @property
     def output_size(self) -> int:
-        """Of the LSTM layers together."""
+        """The output size of the LSTM layers together."""
         return self.hidden_sizes[-1] * len(self.directions)
 
     def weight_names(self) -> list[str]:
@@ -86,7 +87,7 @@ class Peer:
         raise NotImplementedError
 
     def epoch(self, batches: Sequence[Batch]) -> float:
-        """One update a batch; returns the mean of the losses and thereby waits for all updates."""
+        """One update per batch; returns the mean loss and thereby waits for all updates."""
         return float(np.mean([float(loss) for loss in [self.train(batch) for batch in batches]]))
 
     def weights(self) -> Weights:
@@ -94,12 +95,13 @@ class Peer:
 
 
 class Entry(NamedTuple):
-    """A peer that can be asked for.
+    """A peer that can be chosen.
 
     Attributes:
-        module, peer: where its class is.
-        settings: that it takes part in.
-        packages: whose versions its figures depend on; the first is the one to install.
+        module: the module of its class.
+        peer: the name of its class.
+        settings: the settings that it takes part in.
+        packages: those whose versions its figures depend on; the first is the one to install.
         environment: variables that its process starts with.
         loss_tolerance: how far, relatively, the loss after two updates may be from others'. The
             libraries add Adam's epsilon in two different places.
@@ -121,8 +123,8 @@ class Entry(NamedTuple):
 
 
 # PyTorch's tuning guide advises an allocator that keeps large blocks. The C library's own, told to,
-# is as good; by default it hands them back after every use, which takes half of PyTorch's time.
-# The other libraries gain nothing by it.
+# is as good; by default it returns them after every use, which takes half of PyTorch's time. The
+# other libraries gain nothing from it.
 _TORCH_ENVIRONMENT = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**36),
@@ -137,7 +139,7 @@ PEERS = {
         ("padded", "exact", "job"),
         ("tensorflow", "keras"),
         {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "2"},
-        # On TensorFlow, Keras' Adam squares an embedding's gradients before it has added up those
+        # On TensorFlow, Keras' Adam squares an embedding's gradients before it adds up those
         # of a word that occurs more than once.
         loss_tolerance=0.1,
     ),

@@ -1,4 +1,4 @@
-"""Keras, with the tutorial's own code; the backend is that of $KERAS_BACKEND."""
+"""Keras, with the tutorial's own code; the backend is $KERAS_BACKEND."""
 
 from collections.abc import Sequence
 

@@ -1,14 +1,14 @@
-"""A language model over one long text: this project beside PyTorch, by the same recipe.
+"""A language model over one long text: this project and PyTorch, with the same recipe.
 
 python -m benchmarks.language_model --source=input.txt
 python -m benchmarks.language_model --source=input.txt --seeds=3
 
-Both have what `configs/shakespeare.py` says: sizes, initial parameters, batches, learning rates,
+Both follow `configs/shakespeare.py`: sizes, initial parameters, batches, learning rates,
 decay, clipping and averages. Without dropout, their losses must agree over the first updates. Then
-they take turns: one makes some updates while the others wait, and the medians of the time of one
+they take turns: one makes some updates while the others wait, and the median times of one
 update are compared, with products in float32 and in bfloat16. With `--seeds` PyTorch also trains
 that many models to the end; each is tested as a run of this project is, once, on the last part of
-the text, in one piece. PyTorch's dropout draws other numbers.
+the text, in one piece. PyTorch's dropout draws different numbers.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from train_lib.training import batching, devices, fitting
 
 _AGREEING_UPDATES = 20
 _TOLERANCE = 1e-4
-"""Of a loss over so many updates, relatively."""
+"""The relative tolerance of a loss over these updates."""
 
 
 class _Ours:
@@ -65,10 +65,10 @@ class _Ours:
 
 
 class _PyTorch:
-    """`nn.LSTM`, given the same."""
+    """`nn.LSTM`, with the same recipe."""
 
     def __init__(self, config: ConfigDict):
-        from benchmarks.torch_language_model import Training  # In its own process alone.
+        from benchmarks.torch_language_model import Training  # Only in its own process.
 
         data, task = building.load_data(config)
         (model,) = building.build_models(config, data.inputs, task, [config.train.seed])
@@ -89,7 +89,7 @@ class _PyTorch:
         self._batches = [_blocks(data.train, plan) for plan in plans]
 
     def updates(self, first: int, count: int) -> tuple[list[float], float]:
-        """As ours."""
+        """As in `_Ours`."""
         begin = time.perf_counter()
         losses = [self._training.update(*one) for one in self._batches[first : first + count]]
         return losses, time.perf_counter() - begin
@@ -105,7 +105,7 @@ class _PyTorch:
 
 
 def _blocks(split: Split, plan_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens and targets `[B, T]` of blocks; -1 where there is no target."""
+    """Tokens and targets `[B, T]` of blocks; -1 if there is no target."""
     width = int(split.lengths.max())
     tokens_BxT = np.zeros((len(plan_B), width), np.int32)
     targets_BxT = np.full((len(plan_B), width), -1, np.int32)
@@ -118,7 +118,7 @@ def _blocks(split: Split, plan_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class _Process:
-    """One of them in a process of its own, which waits unless it is called."""
+    """One of them in its own process, which waits until it is called."""
 
     def __init__(self, make: type, config: ConfigDict):
         context = multiprocessing.get_context("spawn")
@@ -157,14 +157,14 @@ def _check_agreement(config: ConfigDict) -> float:
 
 
 def _times(config: ConfigDict, turns: int, updates: int) -> dict[str, Any]:
-    """Milliseconds of an update, and how many times PyTorch's ours are: medians over turns."""
+    """Milliseconds per update, and the ratio of ours to PyTorch's: medians over turns."""
     processes = {
         (peer, dtype): _Process(make, _with(config, dtype))
         for dtype in MATRIX_DTYPES
         for peer, make in (("ours", _Ours), ("pytorch", _PyTorch))
     }
     for process in processes.values():
-        process.call("updates", 0, updates)  # Compiles, and brings memory and caches back.
+        process.call("updates", 0, updates)  # Compiles, and warms memory and caches up.
     taken = [
         {
             which: process.call("updates", updates * (1 + turn), updates)[1] * 1e3 / updates
@@ -197,8 +197,8 @@ def main(argv: Sequence[str]) -> None:
     )
     parser.add_argument("--source", required=True, help="the text")
     parser.add_argument("--turns", type=int, default=8)
-    parser.add_argument("--updates", type=int, default=16, help="in a turn")
-    parser.add_argument("--matrix_dtype", choices=MATRIX_DTYPES, help="of those that are trained")
+    parser.add_argument("--updates", type=int, default=16, help="updates in a turn")
+    parser.add_argument("--matrix_dtype", choices=MATRIX_DTYPES, help="of the trained models")
     parser.add_argument("--seeds", type=int, default=0, help="models for PyTorch to train")
     options = parser.parse_args(argv)
     config = shakespeare.get_config()

@@ -10,7 +10,7 @@ from benchmarks.interface import Batch, Peer, Training, Weights
 
 
 class Model(nnx.Module):
-    """Embedding, LSTM layers with dropout on the way into each, one logit."""
+    """Embedding, LSTM layers with dropout on each one's input, one logit."""
 
     def __init__(self, training: Training, rngs: nnx.Rngs):
         self.embedding = nnx.Embed(training.vocabulary_size, training.embedding_size, rngs=rngs)
@@ -38,11 +38,11 @@ class Model(nnx.Module):
         x_TxBxD = self.embedding(tokens_BxT.T)
         for dropout, layer in zip(self.dropouts, self.layers, strict=True):
             x_TxBxD = layer(dropout(x_TxBxD), seq_lengths=lengths_B if self.masked else None)
-        # What a direction ends with stands where it ends: forwards after the last word, in reverse
-        # at the first.
+        # A direction's last output is where it ends: forwards at the last word, in reverse at the
+        # first.
         last_B = lengths_B - 1 if self.masked else jnp.full(batch_size, width - 1)
         forward_BxH = x_TxBxD[last_B, jnp.arange(batch_size), : self.hidden_size]
-        backward_BxH = x_TxBxD[0, :, self.hidden_size :]  # Nothing, in one direction.
+        backward_BxH = x_TxBxD[0, :, self.hidden_size :]  # Empty with one direction.
         return self.head(jnp.concatenate([forward_BxH, backward_BxH], axis=-1))[:, 0]
 
 

@@ -42,7 +42,7 @@ class Ours(Peer):
         self._program.params_K = jax.tree.unflatten(jax.tree.structure(params_K), arrays)
         self._state = fitting.start(self._program, [0]).training.state
         self._names = training.weight_names()
-        # The largest yet, so that a smaller group needs no program of its own.
+        # The largest so far, so that a smaller group needs no program of its own.
         self._rows, self._widths = 0, (0,)
         self._placed: dict[tuple[int, ...], tuple] = {}
 
@@ -55,11 +55,11 @@ class Ours(Peer):
         return self.epoch([batch])
 
     def epoch(self, batches: Sequence[Batch]) -> float:
-        """As in the project's own loop: many steps a call, from reviews that lie on the device."""
-        # The others have their batches in rows from the start; these have a place on the device.
+        """As in the project's own loop: many steps per call, from reviews on the device."""
+        # The others get their batches in rows from the start; these are placed on the device.
         key = tuple(id(batch.tokens_BxT) for batch in batches)
         if key not in self._placed:
-            self._placed[key] = *self._place(batches), batches  # Kept, and with it the ids.
+            self._placed[key] = *self._place(batches), batches  # Kept, so that the ids stay valid.
         on_device, calls, _ = self._placed[key]
         sums = []
         for places, num_steps in calls:
@@ -93,7 +93,7 @@ class Ours(Peer):
 
 
 def _padded(split: Split) -> DeviceSplit:
-    """The reviews, in arrays of one size for all groups of them, so that one program takes any."""
+    """The reviews, in arrays of one size for all groups of them, so that one program serves any."""
     arrays = DeviceSplit.of(split, _TASK)[:4]  # All of them have a label, so there are no weights.
     return DeviceSplit(
         *(
@@ -106,8 +106,8 @@ def _padded(split: Split) -> DeviceSplit:
 def _split(group: Sequence[Batch], masked: bool) -> Split:
     """The reviews of several batches: as they come from the data set, or whole rows.
 
-    Where padding is read, it is part of the review, so that all that is padding is read in every
-    row, as the others do. The project's own runs know it from words, and take a shortcut.
+    If padding is read, it is part of the review, so that all padding is read in every row, as the
+    others do. The project's own runs tell it from words, and take a shortcut.
     """
     reviews, labels = [], []
     for tokens_BxT, lengths_B, labels_B in group:

@@ -1,4 +1,4 @@
-"""Training the tutorial's three models, beside other libraries, in one run.
+"""Compares training of the tutorial's three models with other libraries, in one run.
 
 python -m benchmarks.peers
 python -m benchmarks.peers --architectures=lstm,bilstm --settings=padded --peers=ours,torch-padded
@@ -11,11 +11,11 @@ There are three settings, all with batches of 512 reviews of IMDB and Adam:
 *   `job`: an epoch of the tutorial's own code in its treatment of length against an epoch of this
     project in its own; and a whole `python main.py`, without caches and with them.
 
-Every peer has a process of its own. They take turns: only one computes at a time, and each
-has its turn before any has the next. Between turns they hand back their memory, and they begin a
-turn with two updates that are not counted. Before any time is taken, each peer must agree with
-the first about logits, gradients and loss. Times are from NumPy arrays in memory to the loss;
-first is the time of one batch of every shape, with nothing compiled before.
+Every peer has its own process. They take turns: only one computes at a time, and each has its turn
+before any has the next. Between turns they release memory, and they begin a turn with two updates
+that are not counted. Before anything is timed, each peer must agree with the first on logits,
+gradients and loss. Times are from NumPy arrays in memory to the loss; first is the time of one
+batch of every shape, with nothing compiled before.
 
 All of it takes more than an hour on two cores, a third of that for torch-packed.
 """
@@ -50,8 +50,8 @@ SETTINGS = {
 }
 _LOGIT_TOLERANCE = 1e-4  # absolute
 _GRADIENT_TOLERANCE = 1e-3  # of an array's norm
-_IDLE_SHARE = 0.05  # of a core, from which on a sleeping peer is mentioned
-_SLOW_S = 60  # A peer that needs longer for one batch of every shape has one turn.
+_IDLE_SHARE = 0.05  # of a core, above which a sleeping peer is mentioned
+_SLOW_S = 60  # A peer that needs longer for one batch of every shape gets one turn.
 
 
 def main(argv: Sequence[str]) -> int:
@@ -110,7 +110,7 @@ def chosen(option: str, value: str, choices: Sequence[str]) -> list[str]:
 
 
 def installed(peers: Sequence[str]) -> list[str]:
-    """The peers that can be measured; says how to get the others."""
+    """The peers that can be measured; prints how to get the others."""
     for peer in peers:
         if missing := PEERS[peer].missing():
             print(
@@ -133,10 +133,10 @@ class Contestant:
     seconds: list[float] = dataclasses.field(default_factory=list)
 
     def compare(self, weights: Weights, reference: "Outcome | None") -> "Outcome":
-        """What the peer computes, which has to be what the reference did.
+        """What the peer computes, which must match the reference.
 
         Raises:
-            PeerError: it is not.
+            PeerError: it does not.
         """
         outcome = Outcome.of(self.worker, self.training, weights, self.batches[0])
         tolerance = PEERS[self.peer].loss_tolerance
@@ -145,7 +145,7 @@ class Contestant:
         return outcome
 
     def warm_up(self, weights: Weights) -> None:
-        """Has every shape of batch compiled and run, once or twice."""
+        """Compiles and runs every shape of batch, once or twice."""
         self.worker.call("build", self.training, weights)
         shapes = {batch.tokens_BxT.shape: number for number, batch in enumerate(self.batches)}
         numbers = sorted(shapes.values())
@@ -156,7 +156,7 @@ class Contestant:
         self.worker.call("idle")
 
     def turn(self) -> None:
-        """Takes the time of one epoch; of a slow peer, once and without more ado."""
+        """Times one epoch; a slow peer's only once, without the updates that are not counted."""
         if self.first_s > _SLOW_S:
             if not self.seconds:
                 self.seconds.append(self.worker.call("epoch"))
@@ -166,7 +166,7 @@ class Contestant:
         self.seconds.append(self.worker.call("turn", int(np.argmax(widths))))
 
     def row(self) -> dict:
-        """What there is to report."""
+        """The figures to report."""
         before, peak = self.worker.call("memory")
         median = statistics.median(self.seconds)
         return {
@@ -253,7 +253,7 @@ def started(peers: Sequence[str]) -> Iterator[dict[str, Worker]]:
 
 @dataclasses.dataclass
 class Outcome:
-    """What all peers must agree about, without dropout."""
+    """What all peers must agree on, without dropout."""
 
     logits_B: np.ndarray
     gradients: Weights
@@ -263,13 +263,13 @@ class Outcome:
     def of(cls, worker: Worker, training: Training, weights: Weights, batch: Batch) -> "Outcome":
         """The logits and gradients at the weights, and the loss two updates later.
 
-        The gradient is what one step of plain gradient descent moves the weights by.
+        The gradient is the change of the weights in one step of plain gradient descent.
         """
-        batch = Batch(*(array[::8] for array in batch))  # Some of all its lengths.
+        batch = Batch(*(array[::8] for array in batch))  # A sample of all lengths.
         training = dataclasses.replace(
             training, dropout_rates=tuple(0.0 for _ in training.dropout_rates)
         )
-        rate = 1000.0  # So large that the weights' own precision is not what is measured.
+        rate = 1000.0  # So large that the weights' own precision does not matter.
         worker.call(
             "build", dataclasses.replace(training, optimizer="sgd", learning_rate=rate), weights
         )
@@ -284,7 +284,7 @@ class Outcome:
         return cls(logits_B, gradients, losses[2])
 
     def differences(self, other: "Outcome", loss_tolerance: float) -> list[str]:
-        """What differs from another peer's, in words."""
+        """The differences from another peer's outcome, in words."""
         found = {
             "logits": (np.abs(self.logits_B - other.logits_B).max(), _LOGIT_TOLERANCE),
             "loss after two steps": (abs(self.loss / other.loss - 1), loss_tolerance),
@@ -301,7 +301,7 @@ class Outcome:
 
 
 def whole_runs(architecture: str) -> list[dict]:
-    """Two runs of this project's command: with empty caches, and with what the first one left."""
+    """Two runs of this project's command: with empty caches, and with those of the first one."""
     runs = []
     with tempfile.TemporaryDirectory() as folder:
         for caches in ("empty", "filled"):
@@ -381,7 +381,7 @@ def markdown(title: str, header: str, lines: Sequence[str]) -> str:
 
 
 def write(folder: pathlib.Path, results: dict) -> None:
-    """Writes `results.json` and the tables of it, `results.md`."""
+    """Writes `results.json` and its tables, `results.md`."""
     folder.mkdir(parents=True, exist_ok=True)
     files.write(folder / "results.json", json.dumps(results, indent=1) + "\n")
     done = {(row["architecture"], row["setting"]): None for row in results["rows"]}

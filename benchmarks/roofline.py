@@ -1,4 +1,4 @@
-"""What share of the machine's matrix and memory speed training reaches.
+"""The share of the machine's matrix and memory speed that training reaches.
 
 python -m benchmarks.roofline
 """
@@ -31,7 +31,7 @@ def seconds_of(call: Callable[[], object]) -> float:
 
 
 def matrix_flops(mesh, size: int = 1536) -> float:
-    """Floating-point operations a second of large float32 products, one on every device."""
+    """Floating-point operations per second of large float32 products, one on every device."""
     spec = PartitionSpec("batch")
     square = jnp.ones((mesh.size, size, size), jnp.float32)
     product = jax.jit(
@@ -42,20 +42,20 @@ def matrix_flops(mesh, size: int = 1536) -> float:
 
 
 def memory_bytes(mesh, size: int = 2**26) -> float:
-    """Bytes a second that all devices together read and write of an array too large for caches."""
+    """Bytes per second that all devices together read and write of an array too big for caches."""
     spec = PartitionSpec("batch")
     array = jax.device_put(
         np.ones(mesh.size * size, np.float32), jax.sharding.NamedSharding(mesh, spec)
     )
-    passes = 8  # In the same memory: to be given new takes longer than to write to it.
+    passes = 8  # In the same memory: allocating takes longer than writing.
     add = jax.jit(lambda array: jax.lax.fori_loop(0, passes, lambda _, a: a + 1.0, array))
     return passes * 2 * array.nbytes / seconds_of(lambda: add(array))
 
 
 def flops_a_step(training) -> int:
-    """Of the products for one step of one review: forwards, and twice that backwards.
+    """Operations of the products for a step of a review: forwards, and twice that backwards.
 
-    The engine takes the forward products again on the way back; that is not counted as useful.
+    The engine repeats the forward products on the way back; that is not counted as useful.
     """
     cells = [
         2 * (input_size + hidden_size) * 4 * hidden_size * len(training.directions)
@@ -65,7 +65,7 @@ def flops_a_step(training) -> int:
 
 
 def kept_bytes_a_step(training) -> int:
-    """Moved through memory at the least, for one step of one review, since an epoch's are too many.
+    """The least moved through memory for a step of a review, since an epoch's are too many.
 
     Written once and read once: every layer's input and its gradient, each cell's carry and output.
     """

@@ -1,9 +1,9 @@
-"""How the time of a training step grows with T, B and H, beside PyTorch and `nnx.RNN`, and with
-the number of models that are trained at once.
+"""How the time of a training step grows with T, B and H, compared with PyTorch and `nnx.RNN`, and
+with the number of models that are trained at once.
 
 python -m benchmarks.scaling
 
-One LSTM layer over full-length random sequences. For K models it is the time of their gradients on
+One LSTM layer over full-length random sequences. For K models, the time is of their gradients on
 one batch, by `jax.vmap`. Writes `scaling.png` and `scaling.json`.
 """
 
@@ -87,7 +87,7 @@ def measure(
     batch: Batch,
     repeats: int,
 ) -> dict[str, list[float]]:
-    """Seconds of a step in every turn of each peer; short steps are taken many at once."""
+    """Seconds per step in every turn of each peer; short steps are timed many at once."""
     numbers = {}
     for peer, worker in workers.items():
         worker.call("load", [batch])
@@ -104,7 +104,7 @@ def measure(
 
 
 def measure_models(count: int, repeats: int) -> list[float]:
-    """Seconds of the gradients of so many models at once, in every turn."""
+    """Seconds of the gradients of `count` models at once, in every turn."""
     training, _, batch = make(**FIXED)
     graphdef, params = nnx.split(workload.build_model(training), nnx.Param)
 
@@ -158,7 +158,7 @@ def make(*, T: int, B: int, H: int) -> tuple[Training, Weights, Batch]:
 
 
 def draw(results: dict, peers: Sequence[str]) -> matplotlib.figure.Figure:
-    """Milliseconds of a step against each size, the others fixed."""
+    """Milliseconds per step against each size, with the others fixed."""
     figure = matplotlib.figure.Figure(figsize=(15, 4.2), layout="constrained")
     varied = VARIED | {"K": SEEDS}
     for axes, (axis, sizes) in zip(

@@ -4,7 +4,7 @@ python -m benchmarks.startup
 python -m benchmarks.startup --architectures=stacked
 
 Each architecture starts twice: with empty caches (IMDB is read and everything is compiled), and
-with what the first start left.
+with those that the first start left.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def first_update(architecture: str) -> None:
-    """Runs the project's own loop until it has made one update, and says when that was."""
+    """Runs the project's own loop until it has made one update, and prints when that was."""
     make = program.compile_steps
     fitting.STEPS_A_CALL = 1
 

@@ -1,9 +1,9 @@
-"""Microseconds of a step where a sequence is read as it comes, one row on one device.
+"""Microseconds per step when a sequence is read as it arrives, one row on one device.
 
 python -m benchmarks.streaming
 
-Of the models of two configs, freshly drawn: a step reads a token and brings the outputs to the
-host. The median and the tenth percentile of many.
+For freshly drawn models of two configs: a step reads a token and brings the outputs to the host.
+Prints the median and the tenth percentile of many.
 """
 
 import time

@@ -13,10 +13,10 @@ torch.set_num_threads(len(os.sched_getaffinity(0)))
 
 
 class LanguageModel(nn.Module):
-    """Embedding, layers of LSTM, and an affine function of every step.
+    """Embedding, LSTM layers, and an affine function of every step.
 
     Args:
-        weights: by the names that this project gives them.
+        weights: the weights, by this project's names.
         model: the fields of `config.model`.
     """
 
@@ -37,7 +37,7 @@ class LanguageModel(nn.Module):
                 layer.weight_ih_l0.copy_(torch.from_numpy(weights[f"{own}kernel"].T))
                 layer.weight_hh_l0.copy_(torch.from_numpy(weights[f"{own}recurrent_kernel"].T))
                 layer.bias_ih_l0.copy_(torch.from_numpy(weights[f"{own}bias"]))
-                # PyTorch adds two biases where one does the same.
+                # PyTorch adds two biases where one suffices.
                 layer.bias_hh_l0.requires_grad_(False).zero_()
 
     def forward(self, tokens_BxT: torch.Tensor, states: list | None) -> tuple[torch.Tensor, list]:
@@ -61,8 +61,8 @@ class Training:
     """The model and its recipe.
 
     Args:
-        weights: that the model begins with.
-        config: as a dictionary.
+        weights: the model's initial weights.
+        config: the config as a dictionary.
         rates_N: the learning rate of every update.
         bfloat16: whether products are in bfloat16.
     """
@@ -94,11 +94,11 @@ class Training:
         self._updates, self._states = 0, None
 
     def begin_epoch(self) -> None:
-        """The next update begins to read with an empty state."""
+        """Lets the next update begin with an empty state."""
         self._states = None
 
     def update(self, tokens_BxT: np.ndarray, targets_BxT: np.ndarray) -> float:
-        """Makes an update; the mean loss in nats a token, of those that have a target."""
+        """Makes an update; returns the mean loss in nats per token, of those that have a target."""
         self._model.train()
         for group in self._optimizer.param_groups:
             group["lr"] = self._rates_N[self._updates]
@@ -109,13 +109,13 @@ class Training:
         nn.utils.clip_grad_norm_(self._trained, self._clip_norm or torch.inf)
         self._optimizer.step()
         self._updates += 1
-        # As much of the new ones as makes it the corrected average.
+        # The share of the new ones that makes it the bias-corrected average.
         share = (1 - self._decay) / (1 - self._decay**self._updates)
         torch._foreach_lerp_(self._averaged, [one.detach() for one in self._trained], share)
         return loss.item()
 
     def test(self, tokens_SxT: np.ndarray, targets_SxT: np.ndarray) -> float:
-        """The loss of the averaged parameters, the blocks of a stream being read one by one."""
+        """The loss of the averaged parameters; the blocks of a stream are read one by one."""
         with torch.no_grad():
             for one, averaged in zip(self._trained, self._averaged, strict=True):
                 one.copy_(averaged)
@@ -128,7 +128,7 @@ class Training:
         return float(sum(loss for loss, _ in of_blocks)) / sum(count for _, count in of_blocks)
 
     def _loss(self, tokens_BxT: np.ndarray, targets_BxT: np.ndarray) -> tuple[torch.Tensor, int]:
-        """The sum of the losses, and how many there are."""
+        """The sum of the losses, and their number."""
         with torch.autocast("cpu", torch.bfloat16, enabled=self._bfloat16):
             outputs, self._states = self._model(torch.from_numpy(tokens_BxT), self._states)
         targets = torch.from_numpy(targets_BxT.T).reshape(-1).long()

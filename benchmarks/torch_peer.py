@@ -13,7 +13,7 @@ torch.set_num_threads(len(os.sched_getaffinity(0)))
 
 
 class PackedModel(nn.Module):
-    """What PyTorch offers: a `PackedSequence`, made of the tokens so that none is padding."""
+    """What PyTorch offers: a `PackedSequence` of the tokens, without padding."""
 
     layer = nn.LSTM
 
@@ -50,7 +50,7 @@ class PaddedLayer(nn.Module):
 
         Args:
             x_TxBxD: the inputs.
-            rows_N: which of the T x B inputs stands where when every sequence is turned round.
+            rows_N: the order of the T x B inputs when every sequence is reversed.
         """
 
         def turn(x):  # `nn.functional.embedding` picks rows, and has a fast gradient.
@@ -63,9 +63,9 @@ class PaddedLayer(nn.Module):
 
 
 class PaddedModel(PackedModel):
-    """What is faster on a CPU: every sequence is read to the end of the batch.
+    """Faster on a CPU: every sequence is read to the end of the batch.
 
-    Padding after a sequence does not reach what is read of it at its end.
+    Padding after a sequence does not reach its outputs, which are read at its end.
     """
 
     layer = PaddedLayer
@@ -92,9 +92,9 @@ class Packed(Peer):
     def __init__(self, training: Training, weights: Weights):
         self._model = self.model(training)
         for name, parameter in self._model.named_parameters():
-            if "bias_hh" in name:  # PyTorch adds two biases where one does the same.
+            if "bias_hh" in name:  # PyTorch adds two biases where one suffices.
                 parameter.requires_grad_(False).zero_()
-        # What is trained comes in the same order as in `Weights`.
+        # Trained parameters come in the same order as in `Weights`.
         trained = [p for p in self._model.parameters() if p.requires_grad]
         self._named = dict(zip(training.weight_names(), trained, strict=True))
         with torch.no_grad():
@@ -136,5 +136,5 @@ class Padded(Packed):
 
 
 def _transposed(name: str, array: np.ndarray) -> np.ndarray:
-    """Kernels are stored the other way round."""
+    """Transposes kernels, which are stored the other way round."""
     return array.T if name.endswith("kernel") else array

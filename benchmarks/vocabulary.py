@@ -1,10 +1,10 @@
-"""What a training step of a language model takes, against how many tokens there are.
+"""The cost of a language model's training step, against the number of tokens.
 
 python -m benchmarks.vocabulary --tokens=50000 --sampled=0,1024
 python -m benchmarks.vocabulary --tokens=50000 --sampled=1024 --tied --rows=64 --steps=35
 
-It prints the milliseconds of an update, and the megabytes that the compiled program needs beside
-its arguments, on one device. Tokens are drawn as Zipf has it; nothing is learnt.
+It prints the milliseconds per update, and the megabytes that the compiled program needs besides its
+arguments, on one device. Tokens follow Zipf's law; nothing is learnt.
 """
 
 import argparse
@@ -28,14 +28,14 @@ from train_lib.training.steps import Learner
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, default=50_000)
-    parser.add_argument("--sampled", default="0,1024", help="tokens drawn; 0: none, all count")
+    parser.add_argument("--sampled", default="0,1024", help="tokens drawn; 0: all are computed")
     parser.add_argument("--embedding", type=int, default=256, help="width of a token's vector")
     parser.add_argument("--hidden", type=int, default=256, help="units of the LSTM")
-    parser.add_argument("--tied", action="store_true", help="the head multiplies with the table")
+    parser.add_argument("--tied", action="store_true", help="the head uses the embedding's table")
     parser.add_argument("--rows", type=int, default=64, help="rows of a block")
     parser.add_argument("--blocks", type=int, default=1, help="blocks of a batch")
     parser.add_argument("--steps", type=int, default=35, help="steps of a row")
-    parser.add_argument("--updates", type=int, default=5, help="timed; the median is printed")
+    parser.add_argument("--updates", type=int, default=5, help="updates to time; prints the median")
     arguments = parser.parse_args(argv)
     devices.configure()
     for sampled in map(int, arguments.sampled.split(",")):

@@ -26,7 +26,7 @@ class PeerError(Exception):
 
 
 class Worker:
-    """The parent's side: every method of `_Child` can be called, and is waited for."""
+    """The parent's side: calls any method of `_Child`, and waits for it."""
 
     def __init__(self, peer: str, cache_dir: str):
         ours, theirs = Pipe()
@@ -42,10 +42,10 @@ class Worker:
         theirs.close()
 
     def call(self, method: str, *arguments) -> Any:
-        """Has the worker do something.
+        """Calls a method in the worker.
 
         Raises:
-            PeerError: it could not.
+            PeerError: the call failed.
         """
         try:
             self._connection.send((method, arguments))
@@ -60,7 +60,7 @@ class Worker:
         return result
 
     def close(self) -> None:
-        """Ends the process; more than once does no harm."""
+        """Ends the process; repeated calls do no harm."""
         self._connection.close()
         self._process.wait()
         self._log.close()
@@ -105,29 +105,29 @@ class _Child:
         return time.perf_counter() - start
 
     def turn(self, widest: int) -> float:
-        """Seconds of an epoch, after two updates that bring memory and caches back."""
+        """Seconds of an epoch, after two updates that warm memory and caches up."""
         self.epoch([widest, widest])
         seconds = self.epoch()
         self.release()
         return seconds
 
     def release(self) -> None:
-        """Hands back freed memory: that of all peers together is more than machines have."""
+        """Returns freed memory: all peers' together is more than machines have."""
         gc.collect()
         with contextlib.suppress(AttributeError, OSError):
             ctypes.CDLL(None).malloc_trim(0)
 
     def memory(self) -> tuple[int, int]:
-        """Resident bytes: before a model was built, and at most since."""
+        """Resident bytes: before a model was built, and the peak since."""
         return self._before, _resident("VmHWM")
 
     def idle(self) -> float:
-        """The share of one core that was used between commands since this was last asked."""
+        """The share of one core that was used between commands since the last call."""
         idle, self._idle = self._idle, _Clocks(0.0, 0.0)
         return idle.cpu / max(idle.wall, 1e-9)
 
     def serve(self, connection: Connection) -> None:
-        """Obeys until the parent hangs up."""
+        """Serves calls until the parent closes the connection."""
         while True:
             before = _Clocks.now()
             try:
@@ -146,7 +146,7 @@ class _Child:
 
 
 class _Clocks(NamedTuple):
-    """Seconds: of this process on all cores, and of the world."""
+    """Seconds: CPU time of this process on all cores, and wall-clock time."""
 
     cpu: float
     wall: float

@@ -19,14 +19,14 @@ _SEED = 0
 
 
 def config_of(architecture: str, masked: bool):
-    """The project's own config of an architecture, in the treatment of length that is asked for."""
+    """The project's own config of an architecture, in the requested treatment of length."""
     return importlib.import_module(f"configs.{architecture}").get_config(
         "exact" if masked else "tutorial"
     )
 
 
 def training_of(config) -> Training:
-    """What a config says, for all peers."""
+    """A config's training, as all peers take it."""
     return Training(
         vocabulary_size=config.data.max_features,
         embedding_size=config.model.embedding_size,
@@ -53,7 +53,7 @@ def build_model(training: Training) -> SequenceModel:
 
 
 def draw_weights(training: Training) -> Weights:
-    """This project's initial weights, but for the biases: random, so that none can be left out."""
+    """This project's initial weights, but with random biases, so that none can be left out."""
     arrays = dict(weights.named(nnx.split(build_model(training), nnx.Param)[1]))
     drawn = {name: np.array(arrays[name]) for name in training.weight_names()}
     rng = np.random.default_rng(_SEED)
@@ -82,7 +82,7 @@ def rows_of(split: Split, plan: np.ndarray, treatment: Treatment) -> Batch:
 
 
 def bucket_width(length: int) -> int:
-    """The width that a batch whose longest review is `length` is padded to, for all peers.
+    """The width to which all peers pad a batch whose longest review is `length`.
 
     Widths grow by a factor of about 1.25 from 64 up, in multiples of 16: little padding, and few
     shapes for those that compile for each.
@@ -94,7 +94,7 @@ def bucket_width(length: int) -> int:
 
 
 def machine() -> dict:
-    """What the figures depend on beside the libraries."""
+    """What the figures depend on besides the libraries."""
     return {
         "device": environment.describe_device(),
         "usable_cores": len(os.sched_getaffinity(0)),

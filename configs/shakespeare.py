@@ -2,8 +2,8 @@
 
 python main.py --config=configs/shakespeare.py --config.data.source=input.txt
 
-The source is tiny Shakespeare's text (1,115,394 characters): the last tenth is tested on, in one
-piece, and the twentieth before it is validated on: 1.467 nats a character with seed 0 and
+The source is tiny Shakespeare's text (1,115,394 characters): the last tenth is for testing, in one
+piece, and the twentieth before it for validation: 1.467 nats per character with seed 0 and
 --config.model.matrix_dtype=bfloat16, which is for CPUs with AMX, TPUs and GPUs.
 """
 

@@ -4,7 +4,7 @@ Embedding 64, dropout .3, Bi-LSTM 32, dropout .2, Bi-LSTM 16, one logit.
 
 python main.py --config=configs/stacked.py
     test accuracy .8575, interval .8437 to .8705, ten seeds;
-    50 s from command to result on 2 cores of an AMD EPYC, with warm caches, of one
+    50 s from command to result on 2 cores of an AMD EPYC, with warm caches, for one
 python main.py --config=configs/stacked.py:tutorial
     test accuracy .8541, interval .8409 to .8666, ten seeds
 """

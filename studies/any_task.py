@@ -1,18 +1,18 @@
-"""Small data of every kind, to try a task on: files as a researcher would bring them.
+"""Small data of every kind for trying out a task: files as a researcher would bring them.
 
 python -m studies.any_task --out=data
 python -m studies.any_task --out=data --shakespeare=../shared/data/tinyshakespeare/input.txt
 
     praised.jsonl      several labels: which aspects of a film a text praises, of six
     walk.csv           a number: where a walk ends that the text describes
-    aspects/*.conll    a tag a word: which aspects are praised or panned, by words after them
-    digits.npz         vectors: scikit-learn's digits, a row of 8 numbers a step
+    aspects/*.conll    a tag per word: which aspects are praised or panned, by words after them
+    digits.npz         vectors: scikit-learn's digits, a row of 8 numbers per step
     vowels/*.ts        vectors: JapaneseVowels (Kudo, Toyama and Shimbo, 1999), as aeon ships it
     speakers.csv       five classes, if --shakespeare is given: who says a sentence, of the five
                        characters in his plays who speak most; sentences of a speech are a group
 
 The first three are generated: counting words is not enough, since what wins and what loses in "not
-dull but clever" is a matter of order, and so is where a walker who turns around is. docs/tasks.md
+dull but clever" is a matter of order, and so is where a walker who turns round ends. docs/tasks.md
 trains on all of them.
 """
 
@@ -35,7 +35,7 @@ from train_lib.errors import UserError, told_to_user
 
 ASPECTS = ("acting", "camera", "dialogue", "music", "plot", "script")
 EXAMPLES = {"train": 3_000, "validation": 500, "test": 1_000}
-FEWEST_WORDS = 5  # Of a sentence of Shakespeare's.
+FEWEST_WORDS = 5  # In a sentence of Shakespeare's.
 
 
 def opinion(rng: random.Random, aspect: str, praised: bool) -> str:
@@ -108,7 +108,7 @@ def write_digits(folder: pathlib.Path) -> None:
 
 
 def write_vowels(folder: pathlib.Path) -> None:
-    """JapaneseVowels, if aeon is installed; of its code, nothing is needed."""
+    """JapaneseVowels, if aeon is installed; none of its code is needed."""
     found = importlib.util.find_spec("aeon")
     if not (found and found.origin):
         print(

@@ -4,14 +4,14 @@ python -m studies.padding --seeds=5 --max_length_tokens=600
 python -m studies.padding --seeds=10 --max_length_tokens=0 --poolings=last --paddings=pre
 
 Trains {forward, backward, bidirectional, stacked} x {pre, post: padding on that side, read like a
-word; exact: never read} x {last, mean, max pooling} on IMDB, and looks into what was trained: the
-gradient that reaches each direction, what the classifier makes of each direction's half, and what
-is left of a review in the state while padding is read. Where padding is never read its side has no
-effect (a test holds that), so `exact` stands for both.
+word; exact: never read} x {last, mean, max pooling} on IMDB, and looks into the trained models: the
+gradient that reaches each direction, how the classifier uses each direction's half, and what is
+left of a review in the state while padding is read. If padding is never read, its side has no
+effect (a test checks that), so `exact` stands for both.
 
-Each run is one of `main.py`, in a folder of its own in `--runs`; the same command resumes where it
-was interrupted. Writes `padding.md` and `padding.png` to `--out`, and `padding.json`, from which
-what is already there is taken.
+Each run is one of `main.py`, in its own folder in `--runs`; the same command resumes where it was
+interrupted. Writes `padding.md`, `padding.png` and `padding.json` to `--out`; results already in
+`padding.json` are reused.
 """
 
 import argparse
@@ -53,12 +53,12 @@ PADDINGS = ("pre", "post", "exact")
 POOLINGS = ("last", "mean", "max")
 DIRECTIONS = ("forward", "backward")
 READS_PADDING_LAST = {"pre": "backward", "post": "forward"}
-"""The direction whose last state has the padding between itself and the words."""
+"""The direction with padding between its last state and the words."""
 
 PADS = (0, 1, 3, 10, 30, 100, 300, 1_000, 2_000)
 """Padding read after a review, in steps, at which states are compared."""
 
-_REVIEWS = 256  # Looked at for gradients and states: enough for two digits.
+_REVIEWS = 256  # Used for gradients and states: enough for two digits.
 
 
 def config_of(architecture: str, padding: str, pooling: str, options) -> ConfigDict:
@@ -70,7 +70,7 @@ def config_of(architecture: str, padding: str, pooling: str, options) -> ConfigD
         config.data.padding_side = padding
     config.name = f"{architecture}-{padding}-{pooling}"
     config.model.direction, config.model.pooling = direction, pooling
-    config.data.source = "imdb"  # Nothing may take its place here.
+    config.data.source = "imdb"  # Nothing may replace it here.
     config.data.max_length_tokens = options.max_length_tokens
     config.train.seeds = options.seeds
     return config
@@ -86,7 +86,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--paddings", default=",".join(PADDINGS))
     parser.add_argument("--poolings", default=",".join(POOLINGS))
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--max_length_tokens", type=int, default=0, help="of a review; 0: all")
+    parser.add_argument("--max_length_tokens", type=int, default=0, help="kept of a review; 0: all")
     parser.add_argument("--runs", type=files.local, default="runs/padding")
     parser.add_argument("--out", type=files.local, default="docs/padding")
     options = parser.parse_args(argv)
@@ -121,7 +121,7 @@ def _identity(config: ConfigDict) -> str:
 
 
 def look(architecture: str, padding: str, pooling: str, options) -> dict:
-    """What came of one condition: its accuracies, and what is seen inside of it."""
+    """The results of one condition: its accuracies, and what its models show inside."""
     config = config_of(architecture, padding, pooling, options)
     length = options.max_length_tokens or "all"
     path = options.runs / f"{config.name}-{length}-{options.seeds}"
@@ -157,7 +157,7 @@ def look(architecture: str, padding: str, pooling: str, options) -> dict:
 def gradient_norms(
     graphdef, params_K: nnx.State, split: Split, task: Task, treatment: Treatment
 ) -> dict:
-    """The length of the loss' gradient in the parameters of each direction's cells: `[K]` each."""
+    """The norm of the loss gradient in the parameters of each direction's cells: `[K]` each."""
     reviews = np.random.default_rng(0).choice(len(split), _REVIEWS, replace=False)
     width = int(split.lengths.max())
     side = treatment.padding_side
@@ -185,10 +185,10 @@ def gradient_norms(
 
 
 def halves(model: SequenceModel, program: Program, params_K: nnx.State, data: Dataset) -> dict:
-    """What the classifier makes of each direction's half of the vector that it is given.
+    """How the classifier uses each direction's half of the vector that it reads.
 
-    The logit is a sum of one term of either half. `spread` is the standard deviation of that term
-    over the validation reviews, and `accuracy_without` the accuracy where the term is replaced by
+    The logit is the sum of one term from each half. `spread` is the standard deviation of that term
+    over the validation reviews, and `accuracy_without` the accuracy when the term is replaced by
     its mean, beside `accuracy` of the whole: `[K]` each.
     """
     if len(model.encoder.layers[-1].cells) < 2:
@@ -253,13 +253,13 @@ def states(graphdef, params_K: nnx.State, split: Split, direction: str) -> list[
 
 
 def of_each_seed(params_K: nnx.State):
-    """The parameters of one seed after the other."""
+    """Yields the parameters of each seed in turn."""
     for number in range(len(jax.tree.leaves(params_K)[0])):
         yield jax.tree.map(lambda leaf, number=number: leaf[number], params_K)
 
 
 def markdown(rows: Sequence[dict], command: str) -> str:
-    """The tables: accuracies, and what is inside of the models."""
+    """The tables: accuracies, and what is inside the models."""
     seeds = len(rows[0]["test_accuracy"])
     lines = [
         "# Where the padding stands, and who reads it last",
@@ -398,7 +398,7 @@ def _draw_halves(axes, rows: Sequence[dict]) -> None:
 
 
 def _draw_states(axes, rows: Sequence[dict], colours: dict[str, str]) -> None:
-    """What is left of a review in the state after so many steps of padding."""
+    """What is left of a review in the state, against steps of padding."""
     for row in rows:
         for when, style in (("first", "--"), ("last", "-")) if row["states"] else ():
             left_P = _left(row["states"][when])

@@ -1,10 +1,10 @@
-"""Classical baselines on an experiment's data: what a recurrent model has to be better than.
+"""Classical baselines on an experiment's data: what a recurrent model has to beat.
 
 python -m train_lib.baselines [--config=configs/lstm.py] [--workdir=runs/baselines] [--full]
 
-Each is trained, validated and tested on the examples that `main.py` has with the same config, for
-the same task, and leaves the folder of a finished run. Options are chosen by the validation
-examples. `--full` then trains on these too, as was done for the published figures.
+Each is trained, validated and tested on the same examples and task as `main.py` with the same
+config, and leaves the folder of a finished run. Options are chosen on the validation examples.
+`--full` then trains on these too, as was done for the published figures.
 """
 
 import contextlib
@@ -34,25 +34,25 @@ Data = tuple[Dataset, Task]
 
 
 def run(config: ConfigDict, workdir: str | None = None, *, full: bool = False) -> list[dict]:
-    """Chooses, trains and tests all baselines of a task, and prints a table of them.
+    """Chooses, trains and tests all baselines of a task, and prints them as a table.
 
     Args:
-        config: as `configs/base.py` describes it; its data, task and seeds are the baselines'.
-        workdir: where each baseline gets a run folder; None: under `runs/`. Those that are finished
-            there are left as they are.
-        full: train on the validation examples too, once they have chosen the options.
+        config: as `configs/base.py` describes it; only its data, task and seeds are used.
+        workdir: the folder in which each baseline gets a run folder; None: `runs/`. Finished runs
+            are left as they are.
+        full: train on the validation examples too, once the options are chosen.
 
     Returns:
-        What `result.json` of each of them holds.
+        The contents of each baseline's `result.json`.
 
     Raises:
-        UserError: the config, the data or a folder cannot be used, or there is no baseline for the
-            task; nothing was overwritten.
+        UserError: the config, the data or a folder cannot be used, or the task has no baseline;
+            nothing was overwritten.
     """
     settings.check(config)
     to_choose = load_data(config)
     everyone = baselines.baselines(to_choose[0].inputs, to_choose[1], config.data.max_features)
-    if isinstance(to_choose[0].inputs, Text):  # With all their words.
+    if isinstance(to_choose[0].inputs, Text):  # Keeps all words.
         config = ConfigDict(config.to_dict())
         config.data.max_features = MAX_FEATURES
         to_choose = load_data(config)
@@ -98,7 +98,7 @@ def _describe(baseline: Baseline, config: ConfigDict, full: bool) -> ConfigDict:
 def _run(
     baseline: Baseline, config: ConfigDict, to_choose: Data, to_train: Data, folder: RunFolder
 ) -> None:
-    """Chooses a baseline's options with one data set, and trains and tests it with another."""
+    """Chooses a baseline's options on one data set, and trains and tests it on another."""
     stopwatch, seeds = Stopwatch(), seeds_asked(config)
     folder.begin(config)
     data, task = to_choose
@@ -148,7 +148,7 @@ def _run(
 
 
 def _evaluate(models: Sequence, data_and_task: Data, of_splits: dict) -> dict:
-    """What models do with each split that has examples, of validation and test."""
+    """Evaluates models on the validation and test splits, if they have examples."""
     data, task = data_and_task
     return {
         split: baselines.evaluate(models, task, of_splits[split], getattr(data, split).targets)
@@ -158,7 +158,7 @@ def _evaluate(models: Sequence, data_and_task: Data, of_splits: dict) -> dict:
 
 
 def _table(everyone: Sequence[Baseline], results: Sequence[dict]) -> str:
-    """All baselines, for people; the published figures where they are of the same examples."""
+    """Formats all baselines, with the published figures if they are for the same examples."""
     data, metric = results[0]["dataset"], results[0]["task"]["metric"]
     sign = 1 if results[0]["task"]["higher_is_better"] else -1
     head = ["baseline", "options", "parameters", f"validation {plain(metric)}"]
@@ -194,5 +194,5 @@ if __name__ == "__main__":
         "full", False, "Train on the validation examples too, once the options are chosen."
     )
     flags.FLAGS.set_default("config", "configs/lstm.py")
-    jax.config.update("jax_platforms", "cpu")  # Where scikit-learn is.
+    jax.config.update("jax_platforms", "cpu")  # As scikit-learn does.
     command.run(lambda config, workdir: run(config, workdir, full=_FULL.value))

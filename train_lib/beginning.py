@@ -1,4 +1,4 @@
-"""Where parameters begin: at those of a finished run, or of its embedding at a file of vectors."""
+"""Initial parameters taken from a finished run, or an embedding taken from a file of vectors."""
 
 import dataclasses
 import hashlib
@@ -31,11 +31,11 @@ _ENDS = {(RESERVED, number) for number in (PADDING, START, END)}
 
 @dataclasses.dataclass(frozen=True)
 class Beginning:
-    """Where the parameters of a run begin, if they are not all drawn.
+    """Where a run's initial parameters come from, if they are not all drawn.
 
     Attributes:
         source: the run's folder, or the file.
-        sha256: of all that could be taken from there.
+        sha256: the digest of all that could be taken from it.
         parts: what became of each part of the model.
     """
 
@@ -44,7 +44,7 @@ class Beginning:
     parts: dict[str, str]
 
     def describe(self) -> str:
-        """The same for people."""
+        """The same as readable text."""
         width = max(map(len, self.parts))
         lines = [f"  {name:<{width}}  {text}" for name, text in self.parts.items()]
         return "\n".join([f"begins at {self.source}", *lines])
@@ -57,23 +57,23 @@ def begin(
     task: Task,
     models: Sequence[SequenceModel],
 ) -> Beginning | None:
-    """Gives freshly drawn models the parameters that they are to begin with.
+    """Gives freshly drawn models their initial parameters.
 
-    The k-th model takes those of the k-th seed of the other run, modulo how many it has; seeds that
-    diverged do not count. A run that has a checkpoint reads nothing but its own folder.
+    The k-th model takes those of the other run's k-th seed, modulo its number of seeds; diverged
+    seeds do not count. A run that has a checkpoint reads only its own folder.
 
     Args:
-        config: of the run.
-        folder: of the run; nothing is written.
-        data: that it trains on.
-        task: what is asked.
-        models: one a seed.
+        config: the run's config.
+        folder: the run's folder; nothing is written.
+        data: the data it trains on.
+        task: its task.
+        models: one for each seed.
 
     Returns:
-        What was taken; None: the config asks for models as they were drawn.
+        What was taken; None: the config asks for the models as drawn.
 
     Raises:
-        UserError: nothing can be taken, or what is there has changed since the run began.
+        UserError: nothing can be taken, or the source has changed since the run began.
     """
     field = "init_from" if config.train.init_from else "init_vectors"
     source = config.train[field]
@@ -89,7 +89,7 @@ def begin(
         if beginning.sha256 != expected:
             raise UserError(
                 f"it is no longer what {folder.path} began with, or not what another process of "
-                "the run has. Bring that back, or start in a new folder."
+                "the run has. Restore it, or start in a new folder."
             )
     except UserError as error:
         raise UserError(f"config.train.{field} = {source!r} cannot be used: {error}") from error
@@ -97,12 +97,12 @@ def begin(
 
 
 def write(folder: RunFolder, beginning: Beginning) -> None:
-    """Keeps it in the run's folder, which then does not need what was taken from."""
+    """Saves it in the run's folder, which then no longer needs the source."""
     folder.write_json(NAME, dataclasses.asdict(beginning))
 
 
 def _before(folder: RunFolder) -> tuple[bool, dict[str, Any] | None]:
-    """Whether the run has a checkpoint, and what its folder says of how it began."""
+    """Whether the run has a checkpoint, and what its folder says about how it began."""
     is_saved = Checkpoints(folder.path / "checkpoints").newest() is not None
     if not is_saved and not (folder.path / NAME).is_file():
         return False, None
@@ -126,7 +126,7 @@ def _take(
         new = _parameters(model, config, data.inputs, task)
         arrays, parts = transfer(old_K[number % len(old_K)], new)
         nnx.update(model, weights.replaced(nnx.state(model, nnx.Param), arrays))
-    if train.init_vectors:  # Which have nothing to do with the other parts.
+    if train.init_vectors:  # Vectors affect no other part.
         parts = [part for part in parts if part.name == TABLE]
     told = {part.name: part.text for part in parts}
     taken = [part.name for part in parts if part.is_taken]
@@ -139,12 +139,12 @@ def _take(
 
 
 def _of_run(path: str) -> list[Parameters]:
-    """The parameters of each seed of a finished run that has not diverged, as they were tested."""
+    """The tested parameters of each seed of a finished run that has not diverged."""
     folder = weights.open_finished(path, weights.WEIGHTS)
     if not weights.file_of(folder, weights.WEIGHTS):
         raise UserError(f"{folder.path} has no {weights.WEIGHTS}; a baseline has no parameters.")
     config = folder.read_config()
-    config.model.engine = "auto"  # Its own may be of another machine.
+    config.model.engine = "auto"  # The run's own may need another machine.
     inputs, task = description.read(folder, config.task.name)
     (model,) = building.build_models(config, inputs, task, [config.train.seed])
     like = _parameters(model, config, inputs, task)
@@ -157,7 +157,7 @@ def _of_run(path: str) -> list[Parameters]:
 
 
 def _of_vectors(name: str, inputs: Inputs, size: int) -> tuple[Parameters, dict[str, str]]:
-    """The vectors of the words of a vocabulary, and what else is to be said of them."""
+    """The vectors of a vocabulary's words, and notes on them."""
     kind = inputs.rules if isinstance(inputs, Text) else inputs.kind
     if not isinstance(inputs, Text) or kind in ("characters", "bytes"):
         raise UserError(f"it has vectors of words, and the inputs are {kind}; leave it empty.")
@@ -183,7 +183,7 @@ def _parameters(model: SequenceModel, config: ConfigDict, inputs: Inputs, task: 
 
 
 def _describe_cell(name: str, cell: Any) -> str:
-    """What a cell computes, but for its parameters, as in `lstm(hidden_size=16)`."""
+    """What a cell computes, apart from its parameters, as in `lstm(hidden_size=16)`."""
     if name.endswith(".py"):
         digest = hashlib.sha256(pathlib.Path(name).read_bytes()).hexdigest()
         name = f"{type(cell).__name__} of a file with the SHA-256 {digest[:12]}"
@@ -205,7 +205,7 @@ def _meanings_of_outputs(inputs: Inputs, task: Task) -> Sequence[Meaning]:
 
 
 def _coverage(tokens: Sequence[Meaning], data: Dataset) -> float:
-    """The share of the tokens in training that are among these; a text's ends are none."""
+    """The share of the training tokens that are among these; ends of texts do not count."""
     meanings, known = data.inputs.meanings, set(tokens)
     counts_V = np.bincount(data.train.values, minlength=len(meanings))
     is_word_V = np.array([meaning not in _ENDS for meaning in meanings])

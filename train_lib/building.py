@@ -1,4 +1,4 @@
-"""What a config asks for, as objects: data, task, models, recipe, optimiser, program."""
+"""Builds what a config asks for: data, task, models, recipe, optimiser, program."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -27,15 +27,15 @@ from train_lib.training.schedules import Schedule
 def load_data(
     config: ConfigDict, *, joined: bool = False, vocabulary: Vocabulary | None = None
 ) -> tuple[Dataset, Task]:
-    """The data set that a config asks for, and the task that its targets make.
+    """The data set that a config asks for, and the task built from its targets.
 
     Args:
-        config: its data and task are read.
-        joined: whether the validation examples are among the training examples, and nowhere else.
-        vocabulary: of texts; None: that of the training examples.
+        config: only its data and task are read.
+        joined: whether the validation examples move into the training examples.
+        vocabulary: the vocabulary of texts; None: that of the training examples.
 
     Raises:
-        UserError: they cannot be had, or do not go together; the message says what to do.
+        UserError: they cannot be loaded, or do not fit together; the message says what to do.
     """
     options = _options(config.data.source_options, "source")
     task_class = _task_class(config)
@@ -75,7 +75,7 @@ def load_data(
         raise data.train.refused(error) from error
     except (ValueError, checks.CheckFailed) as error:
         raise UserError(f"config.task cannot be used: {error}.") from error
-    except Exception as error:  # A task may be a researcher's code: whatever it raises.
+    except Exception as error:  # A task may be a user's code, which can raise anything.
         raise UserError(
             f"config.task cannot be used: {checking.raised(task_class, error)}."
         ) from error
@@ -85,7 +85,7 @@ def load_data(
 
 
 def _check_nothing_is_cut(data: Dataset) -> None:
-    """Refuses sequences that lose steps where each step has a target."""
+    """Rejects sequences that would lose steps if each step has a target."""
     for split in data.splits:
         if split.cut is not None:
             raise UserError(
@@ -96,9 +96,9 @@ def _check_nothing_is_cut(data: Dataset) -> None:
 
 
 def end_of_text(config: ConfigDict, inputs: Inputs) -> int | None:
-    """What comes after a text that is a sequence of its own.
+    """The token after a text that is a sequence of its own.
 
-    None: it is a part of a stream, or its tokens are numbers, and none stands for an end.
+    None: the text is part of a stream, or its tokens are numbers, none of which marks an end.
     """
     return END if isinstance(inputs, Text) and not config.train.stream_steps else None
 
@@ -111,7 +111,7 @@ def _task_class(config: ConfigDict) -> type[Task]:
 
 
 def _tokens(inputs: Inputs) -> list[tuple[str, int | None]]:
-    """What is predicted where the next input is."""
+    """The outputs of a task that predicts the next input."""
     if isinstance(inputs, Vectors):
         raise UserError(
             "config.task predicts the next token, and the inputs are vectors; it needs texts or "
@@ -121,7 +121,7 @@ def _tokens(inputs: Inputs) -> list[tuple[str, int | None]]:
 
 
 def _options(text: str, what: str) -> dict[str, Any]:
-    """Keyword arguments that a field of the config holds as text."""
+    """Parses keyword arguments that a config field holds as text."""
     try:
         return loading.parse_options(text, what)
     except ValueError as error:
@@ -136,7 +136,7 @@ def treatment_of(config: ConfigDict) -> Treatment:
 
 
 def build_recipe(config: ConfigDict, examples: int) -> Recipe:
-    """The recipe that a config asks for, for so many training examples.
+    """The recipe that a config asks for, for `examples` training examples.
 
     Raises:
         UserError: the run is too short for it.
@@ -159,7 +159,7 @@ def build_optimizer(
     """The optimiser that a config asks for, with the learning rates of a recipe.
 
     Raises:
-        UserError: a group of parameters has none of these.
+        UserError: a parameter group matches none of these.
     """
     train, schedule = config.train, recipe.schedule
     assert schedule is not None
@@ -186,7 +186,7 @@ def build_program(
     """The program that trains models as a config asks for, with its recipe and its optimiser.
 
     Raises:
-        UserError: as `build_recipe` and `build_optimizer` do.
+        UserError: as for `build_recipe` and `build_optimizer`.
     """
     recipe = build_recipe(config, len(data.train))
     return Program(
@@ -210,7 +210,7 @@ def build_models(
     """The models that a config describes, one for each seed, freshly initialised.
 
     Raises:
-        UserError: its parts do not fit together, or not this machine.
+        UserError: its parts do not fit together, or do not fit this machine.
     """
     model = config.model.to_dict()
     if model["tied_head"] and not task.predicts_inputs:
@@ -221,7 +221,7 @@ def build_models(
     if task.predicts_inputs and model["direction"] != "forward":
         raise UserError(
             f"config.model.direction = {model['direction']!r} reads the next token before it is "
-            "predicted; of a model that predicts the next token it must be forward."
+            "predicted; for a model that predicts the next token it must be forward."
         )
     sizes: dict[str, Any]
     if isinstance(inputs, Vectors):

@@ -20,11 +20,11 @@ _CONFIG = config_flags.DEFINE_config_file(
 
 
 def _find(experiment: str) -> str:
-    """The path of an experiment, which may be one of those that come with this program.
+    """The path of an experiment, which may be one shipped with this program.
 
     Args:
-        experiment: a file, as in `configs/lstm.py`, and what follows a colon after it. One that is
-            not there, seen from the working folder, is looked for beside `configs/base.py`.
+        experiment: a file, as in `configs/lstm.py`, and what follows a colon after it. A file
+            not found from the working folder is looked for beside `configs/base.py`.
     """
     path, colon, argument = experiment.partition(":")
     folder, _, name = path.rpartition("/")
@@ -38,29 +38,29 @@ _PARSER = flags.FLAGS["config"].parser
 _PARSER.parse = lambda text, parse=_PARSER.parse: parse(_find(text))  # type: ignore
 
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "The folder to work in; a run that was begun there resumes."
+    "workdir", None, "The folder to work in; a run begun there is resumed."
 )
 
 _COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "Where several processes train together: host:port, on which the first "
-    "waits for the others. The same command runs on every host, but for --process_id."
+    "coordinator", None, "If several processes train together: host:port, on which the first "
+    "waits for the others. The same command runs on every host, except for --process_id."
 )  # fmt: skip
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many they are.", 1)
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", 0)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "The number of processes.", 1)
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "This process's number, from 0.", 0)
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "Takes these three from the cluster: SLURM, Open MPI, a TPU pod, ..."
 )
 
 
 def run(main: Callable[[ConfigDict, str | None], object]) -> None:
-    """Calls `main(config, workdir)` when flags are read and JAX is set up; errors go to the user.
+    """Reads flags, sets up JAX, and calls `main(config, workdir)`; errors are shown to the user.
 
-    Without `--config`, the config is the one that lies in `--workdir` as JSON. Where several
-    processes train together, the first one's config is that of all.
+    Without `--config`, the config is read from the JSON file in `--workdir`. If several processes
+    train together, all use the first one's config.
     """
 
     def start(argv):
-        logging.set_verbosity(logging.WARNING)  # Libraries' chatter; the run speaks for itself.
+        logging.set_verbosity(logging.WARNING)  # Silences libraries; the run reports for itself.
         if len(argv) > 1:
             raise UserError(f"unexpected arguments: {' '.join(argv[1:])}")
         _join()
@@ -73,10 +73,10 @@ def run(main: Callable[[ConfigDict, str | None], object]) -> None:
 
 
 def words(config: ConfigDict) -> list[str]:
-    """The words after `main.py` that make a config: a file, and every field that differs from it.
+    """The arguments of `main.py` that make a config: a file, and every field that differs from it.
 
-    The file is the one that this program was given or, where it was called from Python, the
-    plainest one.
+    The file is the one that this program was given or, if it was called from Python, the plainest
+    one.
     """
     flag = flags.FLAGS["config"]
     file = "configs/lstm.py" if flag.value is None else config_flags.get_config_filename(flag)
@@ -92,26 +92,26 @@ def words(config: ConfigDict) -> list[str]:
 
 
 def _plain(config: ConfigDict) -> dict:
-    """The fields of a config by their paths, of types that JSON has."""
+    """The fields of a config by their paths, as JSON types."""
     return dict(settings.flatten(json.loads(json.dumps(config.to_dict()))))
 
 
 def _join() -> None:
-    """Makes this process one of several, where flags say so."""
+    """Joins this process to the others if flags ask for it."""
     where, number, this = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
     given = [value for value in (where, number, this) if value is not None]
     if _DISTRIBUTED.value:
         if given:
             raise UserError(
-                "--distributed finds --coordinator, --num_processes and --process_id itself: leave "
-                "it out, or them."
+                "--distributed finds --coordinator, --num_processes and --process_id itself: omit "
+                "either it or them."
             )
         processes.join()
     elif given:
         if where is None or number is None or this is None:
             raise UserError(
-                "--coordinator=host:port, --num_processes and --process_id are given all three, or "
-                "none of them."
+                "--coordinator=host:port, --num_processes and --process_id must be given together "
+                "or not at all."
             )
         if not re.fullmatch(r".+:\d+", where):
             raise UserError(f"--coordinator={where} must be host:port, as in 10.0.0.1:1234.")
@@ -132,19 +132,19 @@ def _read_config() -> ConfigDict:
 
 
 def _parse(argv):
-    """Parses the command line, which loads the config file, with errors told to the user."""
+    """Parses the command line, which loads the config file, with errors shown to the user."""
     try:
         rest = flags.FLAGS(argv)
-        if flags.FLAGS["config"].present > 1:  # The second would lose what overrides a tuple.
+        if flags.FLAGS["config"].present > 1:  # The second would drop overrides of tuples.
             raise flags.DuplicateFlagError
         if _CONFIG.value is not None:
             _CONFIG.value.name  # noqa: B018  A file that could not be loaded says so only now.
         return rest
     except flags.DuplicateFlagError as error:
         raise UserError("--config is given twice; name one experiment.") from error
-    except Exception as error:  # A config file is Python: whatever it raises.
+    except Exception as error:  # A config file is Python, and can raise anything.
         for word in argv:
-            files.local(re.sub("^--?config=", "", word))  # An address is refused as one.
+            files.local(re.sub("^--?config=", "", word))  # Rejects addresses.
         text = str(error.args[0] if error.args else error)
         raised = re.findall(r"^ *(\w+Error: .*)$", text, re.MULTILINE)  # By the config file.
         if field := re.search(r"Unknown command line flag '(config\..*?)'", text):
@@ -153,7 +153,7 @@ def _parse(argv):
 
 
 def _usage() -> str:
-    """The experiments that there are, and what to type."""
+    """The available experiments, and what to type."""
     found = [
         (f"{settings.EXPERIMENTS.name}/{path.name}", _about(path))
         for path in sorted(settings.EXPERIMENTS.glob("[!_]*.py"))

@@ -3,8 +3,8 @@
 python -m train_lib.compare runs/lstm-... runs/bilstm-... [--out=FOLDER]
 
 Reads `config.json`, `result.json`, `metrics.jsonl` and `predictions.csv` of each run, and compares
-each with each. Prints tables, and writes them to `compare.md`, all figures to `compare.json`,
-pictures to `compare.png`, and all of it as one page for a browser to `compare.html`.
+every pair. Prints tables, and writes them to `compare.md`, all figures to `compare.json`, pictures
+to `compare.png`, and all of it as one page for a browser to `compare.html`.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What fields of a config cannot be together, or do nothing beside each other."""
+"""Config fields that conflict, or that have no effect together."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,11 +11,11 @@ from train_lib.training import groups, optimizers
 
 
 def found(config: ConfigDict, defaults: Mapping[str, Any]) -> Iterator[str]:
-    """What is wrong with fields together, each of them being right.
+    """Yields what is wrong with the combination of fields that are each valid.
 
     Args:
-        config: whose fields have been checked one by one.
-        defaults: of every field, by its path.
+        config: a config whose fields have been checked one by one.
+        defaults: the default of every field, by its path.
     """
     yield from _of_model(config.model)
     yield from _of_data(config.data, defaults)

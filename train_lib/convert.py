@@ -1,11 +1,11 @@
-"""Weights from Keras and PyTorch as a run of ours, and those of a run for them.
+"""Converts weights from Keras and PyTorch to a run, and the weights of a run for them.
 
 python -m train_lib.convert --config=configs/stacked.py:tutorial --from=model.keras --workdir=runs/k
 python -m train_lib.convert --workdir=runs/stacked-... --to=model.safetensors [--best] [--seed=3]
 
-Files end in .keras, .weights.h5, .pt, .pth or .safetensors. What comes from elsewhere is validated
-and tested on the config's data, as if it had been trained here, and leaves the folder of a finished
-run; several files, one for each seed, stand with commas between them.
+Files end in .keras, .weights.h5, .pt, .pth or .safetensors. Imported weights are validated
+and tested on the config's data, as if they had been trained here, and leave the folder of a
+finished run. Several files, one for each seed, are separated by commas.
 """
 
 import contextlib
@@ -49,21 +49,21 @@ def take(
     *,
     vocabulary: str | None = None,
 ) -> dict:
-    """Makes a finished run of models that were trained elsewhere.
+    """Makes a finished run from models that were trained elsewhere.
 
     Args:
-        config: of the run: its data, its task and its model.
-        paths: of the files, one for each seed.
+        config: the run's data, task and model.
+        paths: the files, one for each seed.
         workdir: the run's folder; None: a new one under `runs/`.
         vocabulary: the file of the words that the models know, as `Vocabulary.read` reads it;
-            None: they are those that the config's training examples make.
+            None: the words come from the config's training examples.
 
     Returns:
-        What `result.json` holds.
+        The contents of `result.json`.
 
     Raises:
-        UserError: the config, the data, the folder or a file cannot be used, or a file is not of
-            the config's model; nothing was written.
+        UserError: the config, the data, the folder or a file cannot be used, or a file does
+            not fit the config's model; nothing was written.
     """
     settings.check(config)
     seeds = building.seeds_asked(config)
@@ -95,15 +95,15 @@ def give(workdir: str, path: str, *, best: bool = False, seed: int | None = None
 
     Args:
         workdir: the run's folder.
-        path: of the file, which is new.
-        best: as they were after the best epoch by validation.
-        seed: of which; None: the first.
+        path: the file, which must be new.
+        best: write those after the best epoch by validation.
+        seed: the seed of the model; None: the first.
 
     Returns:
-        What a user should know.
+        Notes for the user.
 
     Raises:
-        UserError: it is no folder of a finished run, there is no such seed, the file cannot be
+        UserError: it is not the folder of a finished run, there is no such seed, the file cannot be
             written, or the model has no counterpart there.
     """
     formats.find(path)
@@ -111,7 +111,7 @@ def give(workdir: str, path: str, *, best: bool = False, seed: int | None = None
     chosen = restored.seeds[0] if seed is None else seed
     if chosen not in restored.seeds:
         shown = ", ".join(map(str, restored.seeds))
-        raise UserError(f"--seed={seed} is none of {workdir}, which has {shown}.")
+        raise UserError(f"--seed={seed} is not a seed of {workdir}, which has {shown}.")
     model: Any = restored.model(restored.seeds.index(chosen))
     layout = _layout(restored.config, model, restored.inputs, restored.task)
     formats.write(path, layout, _arrays(model))
@@ -128,7 +128,7 @@ def _arrays(model: SequenceModel) -> Arrays:
 
 
 def _layout(config: ConfigDict, model: SequenceModel, inputs: Inputs, task: Task) -> Layout:
-    """A model as other libraries may have it; of token numbers 0 may be one like any other."""
+    """A model's layout in other libraries; if inputs are token numbers, 0 is not masked."""
     activation = "linear"
     if isinstance(task, Classes | Labels | NextToken | Tags):
         is_sigmoid = isinstance(task, Labels) or task.num_outputs == 1
@@ -143,7 +143,7 @@ def _fill(
     task: Task,
     paths: Sequence[str],
 ) -> Beginning:
-    """Gives models the parameters of files; says what became of them."""
+    """Gives models the parameters of files; returns what was taken."""
     digest, notes = hashlib.sha256(), []
     for model, path in zip(models, paths, strict=True):
         taken = formats.read(path, _layout(config, model, inputs, task), _arrays(model))
@@ -164,7 +164,7 @@ def _report(
     folder: RunFolder,
     stopwatch: Stopwatch,
 ) -> dict:
-    """Validates and tests models, and writes what a run leaves."""
+    """Validates and tests models, and writes a run's files."""
     seeds = building.seeds_asked(config)
     program = Program(
         models, task, batch_size=config.train.batch_size, treatment=building.treatment_of(config)
@@ -194,7 +194,7 @@ def _report(
     predictions.write(folder, seeds, data.test, tasks_K, kept_K)
     description.write_pictures(folder, data.test, tasks_K, kept_K)
     weights.write(folder, weights.WEIGHTS, devices.fetch(params_K))
-    folder.write("metrics.jsonl", "")  # It was not trained here for a single epoch.
+    folder.write("metrics.jsonl", "")  # No epoch was trained here.
     found = result(
         config.name,
         data,
@@ -217,16 +217,16 @@ def _report(
 
 if __name__ == "__main__":
     flags.adopt_module_key_flags(command)
-    _FROM = flags.DEFINE_list("from", [], "Files of weights to make a run of, one for each seed.")
+    _FROM = flags.DEFINE_list("from", [], "Weight files to make a run from, one for each seed.")
     _VOCABULARY = flags.DEFINE_string(
-        "vocabulary", None, "Of --from: a file of the words that the model knows, if they are not "
-        "those of the config's training texts: one a line, or Keras' JSON of their ranks."
+        "vocabulary", None, "With --from: a file of the words that the model knows, if they are "
+        "not those of the config's training texts: one per line, or Keras' JSON of their ranks."
     )  # fmt: skip
     _TO = flags.DEFINE_string("to", None, "A new file for the weights of the run in --workdir.")
     _BEST = flags.DEFINE_bool(
-        "best", False, "Of --to: as they were after the best epoch by validation."
+        "best", False, "With --to: the weights after the best epoch by validation."
     )
-    _SEED = flags.DEFINE_integer("seed", None, "Of --to: of which seed; by default the first.")
+    _SEED = flags.DEFINE_integer("seed", None, "With --to: the seed; by default the first.")
 
     def _main(config: ConfigDict, workdir: str | None) -> None:
         has_config = flags.FLAGS["config"].present > 0

@@ -1,4 +1,4 @@
-"""Text as it comes in, which is bytes, and as it goes out: on one line, without control codes."""
+"""Decodes texts from bytes, and escapes them for output on one line, without control codes."""
 
 import codecs
 import collections
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from train_lib.errors import UserError
 
-# That of UTF-32 begins with that of UTF-16.
+# The mark of UTF-32 begins with that of UTF-16.
 _MARKS = {
     b"\xff\xfe\0\0": "UTF-32", b"\0\0\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16",
     b"\xfe\xff": "UTF-16",
@@ -19,12 +19,12 @@ _MIN_INVALID_SHARE = 0.001  # Fewer may be damage.
 
 
 def decode(contents: Mapping[str, bytes]) -> list[str]:
-    """Decodes texts in UTF-8 and drops the byte-order mark that some programs write in front.
+    """Decodes texts in UTF-8 and drops the byte-order mark that some programs prepend.
 
     A few bytes that are not UTF-8 become U+FFFD, with a notice.
 
     Args:
-        contents: each text under a name by which a person finds it.
+        contents: each text, under a name that tells a person where it is.
 
     Raises:
         UserError: one of them is in UTF-16 or UTF-32, or together they are clearly not UTF-8.
@@ -45,7 +45,7 @@ def decode(contents: Mapping[str, bytes]) -> list[str]:
         first = next(name for name, of_text in invalid.items() if of_text)
         characters = sum(map(len, texts))
         valid = sum(len(re.findall(r"[^\x00-\x7f]", text)) for text in texts) - count
-        # Of damaged UTF-8, most characters beyond ASCII are still whole; a cut one stands last.
+        # In damaged UTF-8, most characters beyond ASCII are still whole; a cut one comes last.
         if count > max(valid, _MIN_INVALID_SHARE * characters) and not _is_cut(contents[first]):
             older = "an older encoding such as Windows-1252 (Latin-1)"
             is_latin = 2 * (count + valid) < characters
@@ -64,16 +64,16 @@ def decode(contents: Mapping[str, bytes]) -> list[str]:
 
 
 def decode_lines(lines: Iterable[bytes], name: str) -> Iterator[str]:
-    """Decodes lines as they come, and takes away their ends and a byte-order mark in front.
+    """Decodes lines as they arrive, and strips their ends and a leading byte-order mark.
 
-    What is not UTF-8 becomes U+FFFD, with a notice the first time.
+    Bytes that are not UTF-8 become U+FFFD, with a notice the first time.
 
     Args:
-        lines: with their ends.
-        name: of what they are read from.
+        lines: the lines, with their ends.
+        name: the name of the source, for messages.
 
     Raises:
-        UserError: there is the byte-order mark of UTF-16 or UTF-32 in front.
+        UserError: the input begins with the byte-order mark of UTF-16 or UTF-32.
     """
     is_noted = False
     for number, line in enumerate(lines, 1):
@@ -94,7 +94,7 @@ def decode_lines(lines: Iterable[bytes], name: str) -> Iterator[str]:
 
 
 def _is_cut(data: bytes) -> bool:
-    """Whether data are UTF-8 but for a character at the end that is not complete."""
+    """Whether data are UTF-8, apart from an incomplete character at the end."""
     try:
         codecs.getincrementaldecoder("utf-8")().decode(data)
     except UnicodeDecodeError:
@@ -113,7 +113,7 @@ def _wide_encoding(data: bytes) -> str | None:
 
 
 def _wide_score(sample: bytes, encoding: str) -> float:
-    """How uniform the upper bytes of a text in a wide encoding are, in (0, 1]; 0: it is none."""
+    """How uniform the upper bytes of a text in a wide encoding are, in (0, 1]; 0: it is not one."""
     try:
         text = codecs.getincrementaldecoder(encoding)().decode(sample)
     except UnicodeDecodeError:
@@ -128,10 +128,11 @@ def _wide_score(sample: bytes, encoding: str) -> float:
     (upper, count), *_ = collections.Counter(uppers).most_common(1)
     share = count / len(uppers)
     # The upper byte of an alphabet is a control code: 0 in Latin, 4 in Cyrillic. In Indian scripts
-    # it is a white space, which may stand between letters in ASCII; but lower bytes are codes too.
+    # it is white space, which may stand between ASCII letters; but there, lower bytes are control
+    # codes too.
     if upper < 32 and share > 0.5 and (not chr(upper).isspace() or _controls(lowers) > 0.05):
         return share
-    # Kana have one upper byte, and ideographs any.
+    # Kana share one upper byte; ideographs may have any.
     is_utf8 = "\ufffd" not in sample.decode("utf-8", "replace")
     is_wide = not is_utf8 and len(text) > 7 and (share > 0.4 or _controls(sample) > 0.04)
     return share if is_wide else 0
@@ -142,7 +143,7 @@ def _is_shown(character: str) -> bool:
 
 
 def _controls(data: bytes) -> float:
-    """The share of control codes that are no white space."""
+    """The share of control codes other than white space."""
     return sum(byte < 32 and not chr(byte).isspace() for byte in data) / len(data)
 
 

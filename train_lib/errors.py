@@ -1,4 +1,4 @@
-"""What goes wrong outside the program and can be put right by its user."""
+"""Errors whose cause lies outside the program, and which its user can fix."""
 
 import contextlib
 import os
@@ -9,7 +9,7 @@ from seqmodels import program
 
 
 class UserError(Exception):
-    """Its text says what was wrong, where, and what to do next; it is shown without a traceback."""
+    """Says what was wrong, where, and what to do next; it is shown without a traceback."""
 
 
 class Diverged(UserError):
@@ -17,17 +17,17 @@ class Diverged(UserError):
 
 
 class Stopped(Exception):
-    """The run was asked to end, and has saved; its text says how to go on."""
+    """The run was asked to end, and has saved; its text says how to resume it."""
 
 
-STOPPED = 75  # Of sysexits.h: try again later.
+STOPPED = 75  # From sysexits.h: try again later.
 """The exit code of a run that was asked to end and has saved."""
 
 
 @contextlib.contextmanager
 def told_to_user() -> Iterator[None]:
-    """Around a program: ends it with a message where it fails for a reason its user can mend."""
-    os.environ["MPLBACKEND"] = "agg"  # Figures go into files; one of a window may not be there.
+    """Wraps a program: ends it with a message if it fails for a reason that its user can fix."""
+    os.environ["MPLBACKEND"] = "agg"  # Figures go into files; a window may not be available.
     with program.lasting_streams():
         try:
             for name in ("MPLCONFIGDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"):  # Matplotlib's too.

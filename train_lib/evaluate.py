@@ -2,8 +2,8 @@
 
 python -m train_lib.evaluate runs/stacked-... other.csv [--best] [--out=FOLDER]
 
-Data are what `config.data.source` may name. The folder, by default a new one under `runs/`, gets
-`predictions.csv`, `evaluation.json` and the task's pictures.
+Data can be anything that `config.data.source` may name. The folder, by default a new one under
+`runs/`, gets `predictions.csv`, `evaluation.json` and the task's pictures.
 """
 
 import argparse
@@ -26,12 +26,12 @@ from train_lib.training import devices
 
 
 def evaluate(restored: Restored, path: str, folder: RunFolder) -> dict:
-    """What `evaluation.json` holds; writes the answers and the pictures too.
+    """Writes the answers, the pictures and `evaluation.json`, whose contents it returns.
 
     Args:
         restored: the run.
-        path: of the data.
-        folder: to write to.
+        path: the data.
+        folder: the folder to write to.
 
     Raises:
         UserError: the data cannot be read, are not what the run was trained on, or have no label.
@@ -44,7 +44,7 @@ def evaluate(restored: Restored, path: str, folder: RunFolder) -> dict:
     ]
     weights_N = scored[0][1]
     if not weights_N.any():
-        raise UserError(f"{path} has no label, so there is nothing to evaluate; ask predict.")
+        raise UserError(f"{path} has no label, so there is nothing to evaluate; use predict.")
     predictions.write(folder, restored.seeds, split, tasks_K, kept_K)
     description.write_pictures(folder, split, tasks_K, kept_K)
     task, seeds = restored.task, restored.seeds
@@ -80,7 +80,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("run", help="the folder of a finished run")
     parser.add_argument("data", help="a file or folder of data, with targets")
     parser.add_argument(
-        "--best", action="store_true", help="each seed as it was after its best epoch by validation"
+        "--best", action="store_true", help="use each seed's best epoch by validation"
     )
     parser.add_argument("--out", help="a folder, new or empty; by default a new one under runs/")
     arguments = parser.parse_args(argv)

@@ -1,6 +1,6 @@
-"""Which words moved an answer: what would be said without each of them.
+"""Which words moved an answer: what the answer would be without each of them.
 
-Leaving one out (Li, Monroe and Jurafsky, 2016) asks the models alone, so it works for every cell,
+Leaving one out (Li, Monroe and Jurafsky, 2016) only queries the models, so it works for every cell,
 pooling and treatment of length, and is exact, unlike a gradient.
 """
 
@@ -19,13 +19,13 @@ _FOR, _AGAINST = (46, 160, 67), (218, 54, 51)
 
 
 class Explanation(NamedTuple):
-    """What each word of a text does to the answer.
+    """How each word of a text affects the answer.
 
     Attributes:
-        answer: to the whole text, for people.
-        words: of the text, as the models read them.
-        effects_T: by how much each word speaks for the answer, float64 `[T]`: of classes in
-            log-odds of the class answered, of a number in its unit.
+        answer: the answer to the whole text, as readable text.
+        words: the words of the text, as the models read them.
+        effects_T: how much each word supports the answer, float64 `[T]`: for classes in log-odds
+            of the class answered, for a number in its unit.
     """
 
     answer: str
@@ -38,7 +38,7 @@ class Explanation(NamedTuple):
         return self.effects_T / max(np.abs(self.effects_T).max(initial=0), np.finfo(float).tiny)
 
     def named(self) -> str:
-        """The words that matter most, the first one the most, on one line."""
+        """The words that matter most, in descending order, on one line."""
         order = np.argsort(-np.abs(self.effects_T), kind="stable")[:_MOST_NAMED]
         return "  ".join(f"{escape(self.words[t])} {self.effects_T[t]:+.2f}" for t in order)
 
@@ -47,11 +47,11 @@ def explain(restored: Restored, text: str) -> Explanation:
     """Leaves out each word of a text in turn.
 
     Args:
-        restored: a finished run of texts that gives one answer a text.
-        text: of any length; its words squared is how many steps are computed.
+        restored: a finished run on texts that gives one answer per text.
+        text: a text of any length; the number of steps computed is its number of words squared.
 
     Raises:
-        UserError: the run reads no texts, answers each step, or gives several answers a text.
+        UserError: the run reads no texts, answers each step, or gives several answers per text.
     """
     if restored.task.per_step or restored.task.predicts_inputs:
         raise UserError(
@@ -71,7 +71,7 @@ def explain(restored: Restored, text: str) -> Explanation:
 
 
 def page(explanations: list[Explanation], command: str) -> str:
-    """An HTML page on which words are green where they speak for the answer, and red against it."""
+    """An HTML page with words in green if they support the answer, and red if they oppose it."""
     texts = "".join(
         f"<h2>{html.escape(one.answer)}</h2><p>{' '.join(_spans(one))}</p>" for one in explanations
     )

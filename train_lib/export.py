@@ -1,14 +1,14 @@
-"""Makes a finished run's model a program that JAX alone runs.
+"""Exports a finished run's model as a program that JAX alone can run.
 
 python -m train_lib.export --workdir=runs/stacked-... --to=exported
 python -m train_lib.export --workdir=runs/stacked-... --to=exported --seed=3 --best
 python -m train_lib.export --workdir=runs/of-an-older-version --card
 
-The folder has the model as a program of StableHLO, `model.json`, which says what goes in and what
-comes out, and the vocabulary. Of a model that reads forwards there are programs for sequences that
-come a step at a time, too. docs/export.md has ten lines that run them.
+The folder has the model as a StableHLO program, `model.json`, which describes its inputs and
+outputs, and the vocabulary. A model that reads forwards also gets programs for sequences that
+arrive a step at a time. docs/export.md has ten lines that run them.
 
-`--card` writes the run's model card again, or that of a run which has none.
+`--card` writes the run's model card, or rewrites it.
 """
 
 import argparse
@@ -34,24 +34,24 @@ from train_lib.training import devices
 
 NAME = "model.json"
 PACKAGE = "flatbuffers"
-"""With which JAX writes and reads programs, though it does not require it."""
+"""JAX writes and reads programs with this package, but does not install it."""
 
 
 def export(workdir: str, to: str, *, seed: int | None = None, best: bool = False) -> dict[str, Any]:
-    """Writes the programs of a run's model, and what `model.json` holds, which it returns.
+    """Writes the programs of a run's model and `model.json`; returns the contents of the latter.
 
     Args:
         workdir: the run's folder.
         to: the folder to write, new or empty.
-        seed: whose model; None: the first that has not diverged.
-        best: as it was after its best epoch by validation.
+        seed: the seed of the model; None: the first that has not diverged.
+        best: export the model after its best epoch by validation.
 
     Raises:
         UserError: there is no such run or seed, or the folder cannot be written.
     """
     if importlib.util.find_spec(PACKAGE) is None:
         raise UserError(f"JAX writes programs with {PACKAGE}: pip install {PACKAGE}.")
-    # The loop is the engine that every device has.
+    # Every device has the loop engine.
     restored = Restored(workdir, best=best, engine="loop")
     number = 0 if seed is None else _number_of(restored, seed)
     model: Any = restored.model(number)
@@ -82,14 +82,14 @@ def export(workdir: str, to: str, *, seed: int | None = None, best: bool = False
                 restored.folder.path / description.VOCABULARY, folder / description.VOCABULARY
             )
         text = json.dumps(content, indent=2, ensure_ascii=False)
-        files.write(folder / NAME, text + "\n")  # Last: a folder with it is whole.
+        files.write(folder / NAME, text + "\n")  # Last: it marks a complete folder.
     except OSError as error:
         raise UserError(f"--to={folder} cannot be written: {error.strerror or error}.") from error
     return content
 
 
 def write_card(workdir: str) -> pathlib.Path:
-    """Writes the model card of a finished run, over one that is there; returns its path.
+    """Writes a finished run's model card, replacing any old one; returns its path.
 
     Raises:
         UserError: there is no such run, or it has no weights.
@@ -115,7 +115,7 @@ def _file_of(program: str) -> str:
 
 
 def _describe(name: str, program: Exported) -> dict[str, Any]:
-    """What a program is called with, and what it returns."""
+    """Describes a program's arguments and results."""
     names = {"model": ["x", "lengths"], "start": ["x"], "step": ["carry", "x"]}[name]
     returned = {"model": ["outputs"], "start": ["carry"], "step": ["carry", "outputs"]}[name]
     arguments, _ = jax.tree.unflatten(program.in_tree, map(_shape, program.in_avals))
@@ -131,12 +131,12 @@ def _describe(name: str, program: Exported) -> dict[str, Any]:
 
 
 def _shape(aval: Any) -> str:
-    """As in `float32[B, T, 3]`, which is no tree of its own."""
+    """An array as text, a leaf of a tree, as in `float32[B, T, 3]`."""
     return f"{aval.dtype}[{', '.join(map(str, aval.shape))}]"
 
 
 def _describe_inputs(restored: Restored) -> dict[str, Any]:
-    """What x holds."""
+    """Describes what x holds."""
     inputs = restored.inputs
     if not isinstance(inputs, Text):
         return {"kind": inputs.kind, "size": inputs.size}
@@ -153,7 +153,7 @@ def _describe_inputs(restored: Restored) -> dict[str, Any]:
 def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m train_lib.export",
-        description="Makes a finished run's model a program that JAX alone runs.",
+        description="Exports a finished run's model as a program that JAX alone can run.",
     )
     parser.add_argument("--workdir", required=True, help="the folder of a finished run")
     what = parser.add_mutually_exclusive_group(required=True)
@@ -161,14 +161,14 @@ def main(argv: Sequence[str]) -> None:
     what.add_argument(
         "--card", action="store_true", help="write README.md, the model card, into the run's folder"
     )
-    parser.add_argument("--seed", type=int, help="whose model; the first by default")
+    parser.add_argument("--seed", type=int, help="the seed of the model; the first by default")
     parser.add_argument(
         "--best", action="store_true", help="the model after its best epoch by validation"
     )
     arguments = parser.parse_args(argv)
     if arguments.card:
         if arguments.best or arguments.seed is not None:
-            parser.error("--card is of all seeds, and of the best epochs too")
+            parser.error("--card covers all seeds, and the best epochs too")
         print(write_card(arguments.workdir))
         return
     devices.configure()

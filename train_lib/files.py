@@ -1,4 +1,4 @@
-"""Where files go, how they are written (whole or not at all), and whether they still are so."""
+"""Where files go, how they are written (whole or not at all), and whether they are still intact."""
 
 import datetime
 import hashlib
@@ -12,16 +12,16 @@ from seqmodels import program
 from train_lib.errors import UserError
 
 SUMS = "SHA256SUMS"
-"""In a folder: the digests of its other files; `sha256sum -c SHA256SUMS` checks them by hand."""
+"""Holds the digests of a folder's other files; `sha256sum -c SHA256SUMS` checks them by hand."""
 
 _SUMS_CONTENT = re.compile(rb"([0-9a-f]{64}  .+\n)+")
 
 
 class Damaged(Exception):
-    """What is wrong with files that were written.
+    """Files are not as they were written.
 
     Attributes:
-        names: of those that are not as they were, where that is what is wrong.
+        names: the files that have changed, if that is what is wrong.
     """
 
     def __init__(self, text: str, names: Iterable[str] = ()):
@@ -34,8 +34,8 @@ def local(path: pathlib.Path | str) -> pathlib.Path:
 
     Raises:
         UserError: it is an address, as in `gs://bucket/folder`, which would become a folder called
-            `gs:` here; or there is no such home; or it is not UTF-8, which reports and checkpoints
-            cannot hold.
+            `gs:` here; or there is no such home folder; or it is not UTF-8, which reports and
+            checkpoints cannot hold.
     """
     try:
         str(path).encode()
@@ -53,7 +53,7 @@ def local(path: pathlib.Path | str) -> pathlib.Path:
 
 
 def cache_dir() -> pathlib.Path:
-    """The folder for what can be made again: `$XDG_CACHE_HOME/seqmodels`.
+    """The folder for files that can be recreated: `$XDG_CACHE_HOME/seqmodels`.
 
     Raises:
         UserError: as `local` does, or there is no home folder.
@@ -65,10 +65,10 @@ def cache_dir() -> pathlib.Path:
 
 
 def write(path: pathlib.Path, content: bytes | str) -> None:
-    """Writes a file so that a reader, or a crash, sees all of it or the old one.
+    """Writes a file so that a reader sees all of it or the old one, even after a crash.
 
     Raises:
-        OSError: as the file system has it; the old file is then untouched.
+        OSError: the file system reports an error; the old file is then untouched.
     """
     data = content.encode("utf-8") if isinstance(content, str) else content
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -87,20 +87,20 @@ def write(path: pathlib.Path, content: bytes | str) -> None:
 
 
 def remove(path: pathlib.Path) -> None:
-    """Removes a file; when this returns, a crash does not bring it back.
+    """Removes a file; once this returns, a crash does not bring it back.
 
     Raises:
-        OSError: as the file system has it.
+        OSError: the file system reports an error.
     """
     path.unlink()
     _sync(path.parent)
 
 
 def sums(folder: pathlib.Path, paths: Iterable[pathlib.Path]) -> str:
-    """SHA-256 of files in a folder, as `SHA256SUMS` holds them.
+    """The SHA-256 digests of files in a folder, in the format of `SHA256SUMS`.
 
     Raises:
-        OSError: as the file system has it.
+        OSError: the file system reports an error.
     """
     lines = []
     for path in sorted(paths):
@@ -111,7 +111,7 @@ def sums(folder: pathlib.Path, paths: Iterable[pathlib.Path]) -> str:
 
 
 def names_in_sums(folder: pathlib.Path) -> list[str]:
-    """The files that `SHA256SUMS` has digests of; none, where it cannot be read."""
+    """The files that `SHA256SUMS` lists; none if it cannot be read."""
     try:
         content = (folder / SUMS).read_bytes()
     except OSError:
@@ -127,12 +127,12 @@ def check_sums(
     """Compares the files of a folder with `SHA256SUMS`.
 
     Args:
-        folder: with `SHA256SUMS` in it.
-        paths: the files in it, as far as they matter, those that should not be there among them.
-        names: of the only files that matter; empty: all do.
+        folder: the folder that contains `SHA256SUMS`.
+        paths: the files in it that matter, including any that should not be there.
+        names: the names of the only files to check; empty: all.
 
     Raises:
-        Damaged: with the names of those that are changed, missing or too many.
+        Damaged: files are changed, missing or unexpected; it has their names.
     """
     if names:
         paths = [path for path in paths if path.name in names]
@@ -154,15 +154,15 @@ def check_sums(
 
 
 def _name_in(line: bytes) -> str:
-    """The file that a line of `SHA256SUMS` is about."""
+    """The file that a line of `SHA256SUMS` names."""
     return line[66:].decode("utf-8", "replace").rstrip("\n")
 
 
 def publish(folder: pathlib.Path, path: pathlib.Path) -> None:
-    """Gives a finished folder its name, once all that is in it is on the disk.
+    """Gives a finished folder its name, once everything in it is on disk.
 
     Raises:
-        OSError: as the file system has it.
+        OSError: the file system reports an error.
     """
     for part in (*folder.rglob("*"), folder):
         _sync(part)
@@ -171,7 +171,7 @@ def publish(folder: pathlib.Path, path: pathlib.Path) -> None:
 
 
 def _sync(path: pathlib.Path) -> None:
-    """Waits until a file, or the list of the files in a folder, is on the disk."""
+    """Waits until a file, or the list of the files in a folder, is on disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -180,7 +180,7 @@ def _sync(path: pathlib.Path) -> None:
 
 
 def name_by_time(name: str) -> str:
-    """A folder under `runs/` that no other has, as in `runs/lstm-20260131-235959-123456`."""
+    """A unique folder under `runs/`, as in `runs/lstm-20260131-235959-123456`."""
     return f"runs/{name}-{datetime.datetime.now():%Y%m%d-%H%M%S-%f}"
 
 

@@ -1,9 +1,9 @@
-"""Writes text with a language model that a finished run has trained.
+"""Generates text with the language model of a finished run.
 
 python -m train_lib.generate --workdir=runs/shakespeare-... "ROMEO:" --tokens=500
 python -m train_lib.generate --workdir=runs/shakespeare-... --temperature=0.8 --top_k=40 --seed=1
 
-The text continues the prompt, and ends after so many tokens or where the model ends it.
+The text continues the prompt, and ends after `--tokens` tokens or where the model ends it.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from train_lib.errors import UserError, told_to_user
 from train_lib.restored import Restored
 from train_lib.training import devices
 
-_TOKENS_A_CALL = 64  # Enough for the call to cost little, and few to wait for.
+_TOKENS_A_CALL = 64  # Enough to make the call cheap, few enough to wait for.
 
 
 def generate(
@@ -36,18 +36,18 @@ def generate(
     top_k: int = 0,
     seed: int = 0,
 ) -> Iterator[list[str]]:
-    """The tokens that a model writes after a prompt, in pieces.
+    """Yields the tokens that a model writes after a prompt, in pieces.
 
     Args:
-        restored: a run of texts whose task is the next token; the model of its first seed writes.
-        prompt: what it continues; may be empty.
-        tokens: how many at most.
-        temperature: that the logits are divided by; 0: always the likeliest token.
-        top_k: so many of the likeliest tokens are drawn from; 0: all.
-        seed: of the draw.
+        restored: a run on texts whose task is the next token; the model of its first seed writes.
+        prompt: the text to continue; may be empty.
+        tokens: the maximum number of tokens.
+        temperature: the divisor of the logits; 0: always the likeliest token.
+        top_k: draw from this many of the likeliest tokens; 0: all.
+        seed: the seed of the draws.
 
     Raises:
-        UserError: it is no such run.
+        UserError: it is not such a run.
     """
     if not (restored.task.predicts_inputs and isinstance(restored.inputs, Text)):
         raise UserError(
@@ -57,7 +57,7 @@ def generate(
     model: Any = restored.model()
     vocabulary, rules = restored.inputs.vocabulary, restored.inputs.rules
     size = restored.task.num_outputs
-    # An end is drawn only where there was one in training.
+    # An end is drawn only if there was one in training.
     never = [PADDING, START, UNKNOWN] + ([END] if restored.reads_streams else [])
     is_never_V = np.isin(np.arange(size), never)
 
@@ -100,19 +100,19 @@ def generate(
 def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m train_lib.generate",
-        description="Writes text with a language model that a finished run has trained.",
+        description="Generates text with the language model of a finished run.",
     )
-    parser.add_argument("prompt", nargs="?", default="", help="a text to go on from")
+    parser.add_argument("prompt", nargs="?", default="", help="a text to continue")
     parser.add_argument("--workdir", required=True, help="the folder of a finished run")
-    parser.add_argument("--tokens", type=int, default=500, help="how many at most (500)")
+    parser.add_argument("--tokens", type=int, default=500, help="the maximum number (500)")
     parser.add_argument(
         "--temperature", type=float, default=1.0,
-        help="what logits are divided by (1); 0: always the likeliest token",
+        help="the divisor of the logits (1); 0: always the likeliest token",
     )  # fmt: skip
     parser.add_argument(
-        "--top_k", type=int, default=0, help="draw from so many of the likeliest tokens; 0: all"
+        "--top_k", type=int, default=0, help="draw from this many of the likeliest tokens; 0: all"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the draw (0)")
+    parser.add_argument("--seed", type=int, default=0, help="the seed of the draws (0)")
     parser.add_argument(
         "--best", action="store_true", help="the model after its best epoch by validation"
     )
@@ -130,7 +130,7 @@ def main(argv: Sequence[str]) -> None:
         top_k=arguments.top_k,
         seed=arguments.seed,
     )
-    pieces = itertools.chain([next(pieces, [])], pieces)  # If it cannot write, that is told alone.
+    pieces = itertools.chain([next(pieces, [])], pieces)  # If it cannot write, only that is shown.
     print(arguments.prompt, end="", flush=True)
     rules = restored.inputs.rules  # type: ignore[union-attr]
     between = "" if rules in ("characters", "bytes") else " "
@@ -138,7 +138,7 @@ def main(argv: Sequence[str]) -> None:
     shown = ""
     for piece in pieces:
         written += piece
-        # As a whole, since a character may have bytes in two pieces.
+        # As a whole, since the bytes of a character may lie in two pieces.
         text = join_words(written, rules)
         print(f"{between if not shown else ''}{text[len(shown) :]}", end="", flush=True)
         shown = text

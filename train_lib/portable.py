@@ -1,6 +1,6 @@
-"""A model as programs of StableHLO, which JAX alone loads and runs: without Flax, or this code.
+"""A model as StableHLO programs, which JAX alone loads and runs: without Flax, or this code.
 
-Their parameters are constants in them. B sequences and T steps are symbols: one program is for any
+The parameters are constants in them. B sequences and T steps are symbols: one program serves any
 batch of any lengths, on a CPU, on CUDA and on a TPU.
 """
 
@@ -25,8 +25,8 @@ class Rows(NamedTuple):
 
     Attributes:
         last_steps: how many of its last steps are read; 0: all.
-        padded_side: where padding, which is read like a step, fills a row of so many; empty: none
-            is read.
+        padded_side: the side on which padding, which is read like a step, fills a row of
+            `last_steps`; empty: none is read.
     """
 
     last_steps: int = 0
@@ -34,12 +34,12 @@ class Rows(NamedTuple):
 
 
 def whole(model: SequenceModel, inputs: Inputs, rows: Rows) -> Exported:
-    """`(x, lengths_B) -> outputs`, as predict has them, of whole sequences.
+    """Exports `(x, lengths_B) -> outputs` for whole sequences, with the outputs of predict.
 
-    x are tokens, int32 `[B, T]`, or vectors as in the data, float32 `[B, T, D]`, each sequence from
-    time 0 on; `lengths_B` are its steps, int32. Whatever follows a sequence in its row is not read.
-    Outputs are `[B, C]` of a sequence; of every step `[B, T, C]`, zero where nothing is read. Those
-    of a sequence whose length is below 0 or above T are NaN.
+    x is tokens, int32 `[B, T]`, or vectors as in the data, float32 `[B, T, D]`, each sequence from
+    time 0 on; `lengths_B` is its steps, int32. Whatever follows a sequence in its row is not read.
+    Outputs are `[B, C]`, or `[B, T, C]` if every step has one, zero where nothing is read. Those of
+    a sequence whose length is below 0 or above T are NaN.
     """
 
     model = _anywhere(model)
@@ -68,12 +68,12 @@ def whole(model: SequenceModel, inputs: Inputs, rows: Rows) -> Exported:
 
 
 class Steps(NamedTuple):
-    """Sequences that come a step at a time.
+    """Programs for sequences that arrive a step at a time.
 
     Attributes:
-        start: `x -> carry`, before the first step; x, of which the number alone counts, is that.
-        step: `(carry, x) -> (carry, outputs)`. x are tokens, int32 `[B]`, or vectors, float32
-            `[B, D]`; the outputs, `[B, C]`, are those of the step or, of a model of sequences,
+        start: `x -> carry`, before the first step; x is that step, and only its B matters.
+        step: `(carry, x) -> (carry, outputs)`. x is tokens, int32 `[B]`, or vectors, float32
+            `[B, D]`; the outputs, `[B, C]`, are those of the step or, for a model of sequences,
             those that each would have if it ended here. The carry is a list of arrays.
     """
 
@@ -82,7 +82,7 @@ class Steps(NamedTuple):
 
 
 def step_by_step(model: SequenceModel, inputs: Inputs) -> Steps:
-    """A model that reads forwards, a step at a time.
+    """Exports a model that reads forwards, to run a step at a time.
 
     Raises:
         ValueError: a layer reads backwards.
@@ -104,7 +104,7 @@ def step_by_step(model: SequenceModel, inputs: Inputs) -> Steps:
 
 
 def _anywhere(model: SequenceModel) -> SequenceModel:
-    """A model whose parameters, as constants, say of no device that they are on it."""
+    """A model whose parameters, as constants, are not tied to a device."""
     graphdef, params = nnx.split(model, nnx.Param)
     return nnx.merge(graphdef, jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), params))
 
@@ -114,18 +114,18 @@ def _exported(function: Callable, *like: Any) -> Exported:
 
 
 def _like(inputs: Inputs, *axes: Any) -> jax.ShapeDtypeStruct:
-    """What is read, of these axes."""
+    """The shape and type of the input, with these axes."""
     if isinstance(inputs, Vectors):
         return jax.ShapeDtypeStruct((*axes, inputs.size), jnp.float32)
     return jax.ShapeDtypeStruct(axes, jnp.int32)
 
 
 def _prepared(x: jax.Array, inputs: Inputs) -> jax.Array:
-    """Tokens as they are; vectors of the data as the model reads them, as `Vectors.encode` does."""
+    """Tokens as they are; vectors of the data as `Vectors.encode` prepares them for the model."""
     if not isinstance(inputs, Vectors) or inputs.mean is None:
         return x
     mean_D = np.array(inputs.mean)
-    # In two parts, since float32 alone would lose what a large mean leaves of a small difference.
+    # In two parts, since float32 alone would lose a small difference from a large mean.
     upper_D = mean_D.astype(np.float32)
     lower_D = (mean_D - upper_D).astype(np.float32)
     return (x - upper_D - lower_D) / np.array(inputs.scale, np.float32)
@@ -134,7 +134,7 @@ def _prepared(x: jax.Array, inputs: Inputs) -> jax.Array:
 def _moved(
     x: jax.Array, first_B: jax.Array, start_B: jax.Array, end_B: jax.Array, width: Any
 ) -> jax.Array:
-    """Rows of `width` steps that begin with step `first_B`; zero but from `start_B` to `end_B`."""
+    """Rows of `width` steps from step `first_B` on; zero outside `start_B` to `end_B`."""
     times_BxT = jnp.arange(width) + first_B[:, None]
     is_read_BxT = (times_BxT >= start_B[:, None]) & (times_BxT < end_B[:, None])
     taken = jnp.take_along_axis(x, _beside(times_BxT, x), axis=1, mode="clip")
@@ -142,5 +142,5 @@ def _moved(
 
 
 def _beside(array: jax.Array, other: jax.Array) -> jax.Array:
-    """An array with as many axes as another one, of which it has the first."""
+    """Expands an array, which has the first axes of another one, to as many axes."""
     return jax.lax.expand_dims(array, range(array.ndim, other.ndim))

@@ -6,8 +6,8 @@ python -m train_lib.predict --workdir=runs/stacked-... --data=mine.csv --out=ans
 tail -f log | python -m train_lib.predict --workdir=runs/lstm-... --stream
 python -m train_lib.predict --workdir=runs/lstm-... --explain --html=why.html "A film to forget."
 
-Data are what `config.data.source` may name; the answers go into a table beside their columns.
-`--stream` answers after every step of what it reads, as it comes. `--explain` shows which words
+Data can be anything that `config.data.source` may name; the answers go into a table beside their
+columns. `--stream` answers after every step, as its input arrives. `--explain` shows which words
 moved each answer.
 """
 
@@ -35,15 +35,15 @@ from train_lib.training import devices
 
 
 def predict(workdir: str, texts: Sequence[str], *, best: bool = False) -> list[str]:
-    """What a finished run answers to each text, for people.
+    """A finished run's answer to each text, as readable text.
 
     Args:
         workdir: the run's folder.
-        texts: of any length.
-        best: each seed as it was after its best epoch by validation.
+        texts: texts of any length.
+        best: use each seed's best epoch by validation.
 
     Raises:
-        UserError: `workdir` is not the folder of a finished run of texts, or its files were
+        UserError: `workdir` is not the folder of a finished run on texts, or its files were
             damaged.
     """
     restored = Restored(workdir, best=best)
@@ -53,16 +53,16 @@ def predict(workdir: str, texts: Sequence[str], *, best: bool = False) -> list[s
 
 
 def predict_data(workdir: str, path: str, out: str, *, best: bool = False) -> int:
-    """Writes what a finished run answers to data, beside their columns; returns to how many.
+    """Writes a finished run's answers to data beside their columns; returns how many.
 
     Args:
         workdir: the run's folder.
-        path: of a file or folder of data; there need be no targets.
+        path: a file or folder of data; targets are optional.
         out: the CSV file to write.
-        best: each seed as it was after its best epoch by validation.
+        best: use each seed's best epoch by validation.
 
     Raises:
-        UserError: as `predict` does; or the data cannot be read, or `out` is there already.
+        UserError: as for `predict`; or the data cannot be read, or `out` exists already.
     """
     target = _new_file("--out", out)
     restored = Restored(workdir, best=best)
@@ -85,12 +85,12 @@ def predict_data(workdir: str, path: str, out: str, *, best: bool = False) -> in
 
 
 def _new_file(flag: str, name: str) -> pathlib.Path:
-    """The path of a file that can be made."""
+    """The path of a new file that can be created."""
     target = files.local(name)
     if target.exists():
         raise UserError(f"{flag}={name} is there already, and is not overwritten; name another.")
     if not target.parent.is_dir():
-        raise UserError(f"{flag}={name} cannot be written: {target.parent} is no folder.")
+        raise UserError(f"{flag}={name} cannot be written: {target.parent} is not a folder.")
     return target
 
 
@@ -102,15 +102,15 @@ def _write(flag: str, target: pathlib.Path, content: str) -> None:
 
 
 def answer_stream(workdir: str, lines: Iterable[bytes], *, best: bool = False) -> Iterator[str]:
-    """What a finished run answers after every step, as lines bring them.
+    """Yields a finished run's answer after every step, as lines arrive.
 
     Args:
         workdir: the run's folder.
-        lines: as `streaming.answers` reads them.
-        best: each seed as it was after its best epoch by validation.
+        lines: the input, as `streaming.answers` reads it.
+        best: use each seed's best epoch by validation.
 
     Raises:
-        UserError: as `predict` does; or the models need the end first, or a line cannot be read.
+        UserError: as for `predict`; or the models need the end first, or a line cannot be read.
     """
     restored = Restored(workdir, best=best)
     decoded = decode_lines(lines, "the input")
@@ -120,18 +120,18 @@ def answer_stream(workdir: str, lines: Iterable[bytes], *, best: bool = False) -
 def explain(
     workdir: str, texts: Sequence[str], page: str | None, argv: Sequence[str], *, best: bool = False
 ) -> None:
-    """Shows which words moved what a finished run answers to each text.
+    """Shows which words moved a finished run's answer to each text.
 
     Args:
         workdir: the run's folder.
-        texts: of any length.
-        page: the HTML file to write too.
-        argv: the command line, which the page names.
-        best: each seed as it was after its best epoch by validation.
+        texts: texts of any length.
+        page: an HTML file to write as well.
+        argv: the command line, which the page shows.
+        best: use each seed's best epoch by validation.
 
     Raises:
-        UserError: as `predict` does; or the run does not give one answer a text, or `page` is
-            there already or cannot be written.
+        UserError: as for `predict`; or the run does not give one answer per text, or `page` exists
+            already or cannot be written.
     """
     target = None if page is None else _new_file("--html", page)
     restored = Restored(workdir, best=best)
@@ -149,7 +149,7 @@ def explain(
 
 
 def _as_it_was(value: Any) -> Any:
-    """A value of the data, with all its digits; what CSV has no form for as JSON."""
+    """A value of the data, with all its digits; as JSON if CSV has no form for it."""
     if isinstance(value, list | dict | bool):
         return json.dumps(value, ensure_ascii=False, default=str)
     return value
@@ -161,35 +161,36 @@ def _read_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
         prog="python -m train_lib.predict",
         usage="%(prog)s --workdir FOLDER [--best] "
         "([--explain [--html FILE]] text ... | --data DATA --out FILE | --stream)",
-        description="Asks a finished run about texts. A text - reads one a line from the "
-        "input, and after -- all arguments are texts.", add_help=False, allow_abbrev=False,
+        description="Asks a finished run about texts. The text - reads one text per line from "
+        "the input, and after -- all arguments are texts.", add_help=False, allow_abbrev=False,
     )  # fmt: skip
     parser.add_argument("--help", action="help", help="show this help")
     parser.add_argument("--workdir", required=True, help="the folder of a finished run")
     parser.add_argument(
-        "--best", action="store_true", help="each seed as it was after its best epoch by validation"
+        "--best", action="store_true", help="use each seed's best epoch by validation"
     )
-    parser.add_argument("--data", help="a file or folder of data in place of texts")
-    parser.add_argument("--out", help="the CSV file to write the answers to data to")
+    parser.add_argument("--data", help="a file or folder of data instead of texts")
+    parser.add_argument("--out", help="the CSV file for the answers to --data")
     parser.add_argument(
-        "--stream", action="store_true", help="read the input as it comes: texts by the line, an "
-        "empty line ending each, or a line a token number or vector; answer after every step",
+        "--stream", action="store_true", help="read the input as it arrives: texts line by line, "
+        "each ended by an empty line, or one token number or vector per line; answer after every "
+        "step",
     )  # fmt: skip
     parser.add_argument(
-        "--explain", action="store_true", help="show which words moved each answer, by leaving out "
-        "each in turn",
+        "--explain", action="store_true", help="show which words moved each answer, by leaving "
+        "each out in turn",
     )  # fmt: skip
-    parser.add_argument("--html", help="an HTML file to write that to as well")
+    parser.add_argument("--html", help="an HTML file to write this to as well")
     end = argv.index("--") if "--" in argv else len(argv)
     # With -h as an option, argparse would take "-horrible" for it.
     options = ["--help" if argument == "-h" else argument for argument in argv[:end]]
     arguments, texts = parser.parse_known_args(options)
     for text in texts:
-        if re.fullmatch(r"--\S+", text):  # A mistyped option is no text.
+        if re.fullmatch(r"--\S+", text):  # A mistyped option is not a text.
             parser.error(f"{text} is not an option; to ask about it as a text, write it after --")
     texts += argv[end + 1 :]
     if (arguments.data is None) != (arguments.out is None):
-        parser.error("--data and --out are given both, or neither")
+        parser.error("--data and --out must be given together")
     if arguments.html and not arguments.explain:
         parser.error("--html is for --explain")
     if arguments.explain and (arguments.stream or arguments.data):
@@ -217,7 +218,7 @@ def main(argv: Sequence[str]) -> None:
         print(f"{count:,} answers in {arguments.out}")
         return
     if arguments.stream:
-        # There is nothing to save. As an exception, an interrupt could get lost in a callback.
+        # There is nothing to save, and an interrupt as an exception could get lost in a callback.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         devices.configure()
         for line in answer_stream(arguments.workdir, sys.stdin.buffer, best=arguments.best):

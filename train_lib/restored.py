@@ -27,8 +27,8 @@ from train_lib.training import devices
 from train_lib.training.program import Program
 
 _BATCH_SIZE = 64
-_MAX_BATCH_STEPS = 1 << 18  # Of sequences that are longer than any in training fewer at once.
-_MIN_WIDTH = 64  # Powers of two from here on: few programs to compile, for any sequences.
+_MAX_BATCH_STEPS = 1 << 18  # Fewer sequences at once if they are longer than any in training.
+_MIN_WIDTH = 64  # Then powers of two, so that few programs are compiled for any sequences.
 
 
 class Restored:
@@ -36,22 +36,22 @@ class Restored:
 
     Args:
         workdir: the run's folder.
-        best: each seed as it was after its best epoch by validation; else as it was tested.
-        engine: that runs the cells; empty: that of the config.
+        best: use each seed's best epoch by validation; else the tested parameters.
+        engine: the engine that runs the cells; empty: the config's.
 
     Attributes:
-        folder: of the run.
-        seeds: of it.
-        config: of it.
+        folder: the run's folder.
+        seeds: its seeds.
+        config: its config.
         inputs: what turns texts, tokens or vectors into arrays.
         reads_streams: whether it was trained on one stream, in which no text ends.
-        task: what was asked.
+        task: its task.
         tasks_K: the same, with what validation decided for each seed.
-        together: and for the average of their answers.
+        together: the same, with what validation decided for the average of their answers.
 
     Raises:
-        UserError: it is not the folder of a finished run, its files were damaged or are of another
-            version of this program, or it is a baseline's, which has no weights.
+        UserError: it is not the folder of a finished run, its files were damaged or written by
+            another version of this program, or it is a baseline's, which has no weights.
     """
 
     def __init__(self, workdir: str, *, best: bool = False, engine: str = ""):
@@ -99,8 +99,7 @@ class Restored:
         """
         if not isinstance(self.inputs, Text):
             raise UserError(
-                f"{self.folder.path} was trained on {self.inputs.kind}, which no text can be "
-                "answered by."
+                f"{self.folder.path} was trained on {self.inputs.kind}, so it cannot answer texts."
             )
         return self.inputs
 
@@ -112,11 +111,11 @@ class Restored:
         return Rows(self._longest, data.padding_side)
 
     def encode(self, sequences: Sequence[Any], where: Callable[[int], str]) -> Split:
-        """Sequences without targets as a split.
+        """Encodes sequences without targets as a split.
 
         Args:
             sequences: texts, lists of words, token numbers or vectors, as in training.
-            where: says where one of a number is found, for messages.
+            where: says where a sequence, given by its number, is found, for messages.
 
         Raises:
             UserError: one of them is not what the run was trained on.
@@ -125,7 +124,7 @@ class Restored:
             for number, one in enumerate(sequences):
                 if not isinstance(one, str | list):
                     raise UserError(
-                        f"{where(number)}: the input is no text and no list of words, which "
+                        f"{where(number)}: the input is neither a text nor a list of words, which "
                         f"{self.folder.path} was trained on."
                     )
             encode, rules = self.inputs.vocabulary.encode, self.inputs.rules
@@ -147,12 +146,12 @@ class Restored:
         return split
 
     def read(self, path: str, *, labelled: bool) -> tuple[Split, Source, str]:
-        """The examples of a file or folder of data: its test split, or all there are without one.
+        """Reads a file or folder of data: its test split, or the only one it has.
 
-        Also the source, and what it calls the split.
+        Also returns the source, and its name for the split.
 
         Args:
-            path: of data as `config.data.source` may name them.
+            path: data as `config.data.source` may name them.
             labelled: whether there are targets, which the task then encodes.
 
         Raises:
@@ -176,12 +175,12 @@ class Restored:
         return split, source, names[0]
 
     def tested(self, path: str) -> tuple[Split, list[dict[str, np.ndarray]]]:
-        """The examples of data with targets, and what the task keeps of them, of each seed.
+        """The examples of data with targets, and what the task keeps of them for each seed.
 
-        What was trained on one stream reads the texts of all of it as one, in blocks.
+        A run trained on one stream reads all texts as one, in blocks.
 
         Raises:
-            UserError: as `read` does.
+            UserError: as for `read`.
         """
         split, *_ = self.read(path, labelled=True)
         if not self.reads_streams:
@@ -195,11 +194,11 @@ class Restored:
         return self._program.model(jax.tree.map(lambda leaf_K: leaf_K[alive], self._params_K))
 
     def answer(self, split: Split) -> list[dict[str, np.ndarray]]:
-        """What the task keeps of every item of a split, of each seed."""
+        """What the task keeps of every item of a split, for each seed."""
         groups = []
         for width, numbers in self._by_width(split.lengths):
             if self.reads_streams and width > _MAX_BATCH_STEPS:
-                for number in numbers[:, None]:  # A text is read in blocks as well as at once.
+                for number in numbers[:, None]:  # Reading in blocks is the same as reading at once.
                     blocks = split.take(number).in_blocks(self.config.train.stream_steps)
                     groups.append((number, self._read_on(blocks)))
                 continue
@@ -217,9 +216,9 @@ class Restored:
         ]
 
     def _read_on(self, blocks: Split) -> dict[str, np.ndarray]:
-        """What the task keeps of each step of one stream in blocks, of all seeds.
+        """What the task keeps of each step of one stream in blocks, for all seeds.
 
-        From block to block the state is handed on, and no outputs are kept but what the task keeps.
+        The state is passed from block to block, and only what the task keeps of outputs is stored.
         """
         widths = (self.config.train.stream_steps,)
         found = self._stream_program.evaluate(self._params_K, blocks, widths, 1)
@@ -228,8 +227,8 @@ class Restored:
     def items(self, split: Split, kept: dict[str, np.ndarray]) -> tuple[dict, np.ndarray]:
         """What was kept of the steps that have an answer, and where those of each sequence begin.
 
-        Of texts that is all but the one in front; where the next token is the answer, all that
-        have one.
+        For texts these are all steps but the first; if the next token is the answer, all that have
+        one.
         """
         if self.task.predicts_inputs:
             is_answered = np.asarray(self.task.labelled(split.targets))
@@ -242,28 +241,29 @@ class Restored:
         return kept, np.cumsum([0, *lengths], dtype=np.int64)
 
     def columns(self, split: Split) -> dict[str, list]:
-        """What the average of all seeds answers to each sequence, as columns of a table.
+        """The averaged answer of all seeds to each sequence, as columns of a table.
 
-        Of several seeds, `seeds` says how many of them give that answer or, of numbers, the least
-        and the largest; of several answers a sequence, `seeds_height` that of `answer_height`.
+        With several seeds, `seeds` says how many of them give that answer or, for numbers, the
+        smallest and the largest; with several answers per sequence, `seeds_height` says so of
+        `answer_height`.
         """
         kept_K, offsets = self._items_K(split)
         columns = self.together.columns(self.together.average(kept_K), None, offsets)
         return columns | agreement.of_seeds(self.tasks_K, columns, kept_K, offsets)
 
     def describe(self, split: Split) -> list[str]:
-        """The same for people, a line for each sequence."""
+        """The same as readable text, one line for each sequence."""
         return self._lines(*self._items_K(split))
 
     def support(self, split: Split) -> np.ndarray | None:
-        """How far the average of all seeds speaks, of each sequence, for its first answer: `[N]`.
+        """How far each sequence supports the answer to the first, averaged over seeds: `[N]`.
 
-        None where a sequence has several answers.
+        None if a sequence has several answers.
         """
         return self.together.support(self.together.average(self._items_K(split)[0]))
 
     def stream(self, batch_size: int = 1) -> Stream:
-        """Reads sequences a step at a time: so many, side by side.
+        """A stream that reads `batch_size` sequences side by side, a step at a time.
 
         Raises:
             UserError: the models need the end of a sequence first, or do not read all of it.
@@ -294,14 +294,14 @@ class Restored:
         return ""
 
     def _items_K(self, split: Split) -> tuple[list[dict], np.ndarray]:
-        """What is kept by each seed of the items that have an answer, and where sequences begin."""
+        """What each seed keeps of the items that have an answer, and where sequences begin."""
         kept_K, offsets_K = zip(
             *(self.items(split, kept) for kept in self.answer(split)), strict=True
         )
         return list(kept_K), offsets_K[0]
 
     def _lines(self, kept_K: Sequence[Kept], offsets: np.ndarray) -> list[str]:
-        """What the average of all seeds answers, for people, and how far they agree."""
+        """The averaged answers of all seeds as readable text, and how far the seeds agree."""
         together = self.together.average(kept_K)
         answers = self.together.answer(together, offsets)
         columns = self.together.columns(together, None, offsets)
@@ -317,14 +317,14 @@ class Restored:
             powers_N = np.ceil(np.log2(np.maximum(lengths_N, 1))).astype(int)
             widths_N = np.maximum(_MIN_WIDTH, 1 << powers_N)
         else:
-            # Where padding is read like a step, its amount is part of the input: training's.
+            # If padding is read like a step, its amount is part of the input: as in training.
             widths_N = np.full(len(lengths_N), self._longest)
         return [
             (width, np.flatnonzero(widths_N == width)) for width in np.unique(widths_N).tolist()
         ]
 
     def _in_order(self, split: Split, groups: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-        """What there is of the items of some examples each, as that of all in their order."""
+        """Joins the items of groups of examples, in the examples' order."""
         numbers = np.concatenate([of for of, _ in groups])
         items = np.concatenate([of_items for _, of_items in groups])
         if not self.task.per_step:

@@ -50,20 +50,19 @@ def run(
 
     Args:
         config: as `configs/base.py` describes it.
-        workdir: the run's folder; None: a new one under `runs/`. One of the same run resumes from
-            its last checkpoint, and if that run has ended, nothing is done, unless it is to have
-            more epochs.
-        evaluate_test: a search, which is to choose by validation alone, leaves the test examples
-            unseen.
-        log: names of `loggers.LOGGERS`, which show the run, or one that has ended.
+        workdir: the run's folder; None: a new one under `runs/`. A run begun there resumes from
+            its last checkpoint; if it has ended, nothing is done, unless more epochs are asked for.
+        evaluate_test: whether to evaluate the test examples; a search, which must choose by
+            validation alone, does not.
+        log: names in `loggers.LOGGERS` of the loggers that show the run, even if it has ended.
         profile_steps: the first and the last update to trace, as in `101:120`.
-        hooks: watch the training, after all else that does; what one raises ends the run.
+        hooks: watch the training, after all other hooks; an exception in one ends the run.
 
     Returns:
-        What `result.json` holds.
+        The contents of `result.json`.
 
     Raises:
-        UserError: the config, the data, the folder or what is to watch the run cannot be used;
+        UserError: the config, the data, the folder, a logger or the profiler cannot be used;
             nothing was overwritten.
         Stopped: the run was asked to end, and has been saved.
     """
@@ -130,7 +129,7 @@ def _run(
             profile = Profile(traced, folder, program, len(data.train), train.num_epochs)
             hooks.insert(0, stack.enter_context(profile))
         begin = keeper.resume(fitting.start(program, seeds))
-        folder.begin(config)  # Nothing is written before all is found as it must be.
+        folder.begin(config)  # Nothing is written before everything is checked.
         description.write(folder, data.inputs, task)
         if initial:
             beginning.write(folder, initial)

@@ -9,12 +9,12 @@ def show(
     """Prints tables, and notes below them.
 
     Args:
-        tables: the rows of each, by its title. Each row has the same columns.
-        notes: a sentence or more each.
-        plain: what is printed instead where nobody looks: into a file or another program, or on a
-            terminal that knows no colours. `NO_COLOR` and `FORCE_COLOR` have their usual meaning.
+        tables: the rows of each, by its title. All rows have the same columns.
+        notes: one or more sentences each.
+        plain: printed instead if the output goes to a file, another program or a terminal without
+            colours. `NO_COLOR` and `FORCE_COLOR` have their usual meaning.
     """
-    from rich import box  # Needed by few programs.
+    from rich import box  # Few programs need it.
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -37,12 +37,12 @@ def show(
 
 
 def show_words(words: Sequence[str], strengths: Sequence[float], plain: str) -> None:
-    """Prints a text whose words stand on green where they are positive, on red where negative.
+    """Prints a text with positive words on green and negative ones on red.
 
     Args:
-        words: of any characters.
-        strengths: of each, in [-1, 1].
-        plain: what is printed instead where there are no colours.
+        words: words of any characters.
+        strengths: one for each word, in [-1, 1].
+        plain: printed instead if there are no colours.
     """
     from rich.console import Console
     from rich.text import Text

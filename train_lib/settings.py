@@ -1,4 +1,4 @@
-"""What every field of a config may be; checked before anything else happens."""
+"""The valid values of every config field; checked before anything else happens."""
 
 import dataclasses
 import difflib
@@ -25,7 +25,7 @@ from train_lib.training.schedules import SCHEDULES
 
 
 def flatten(config: Mapping, prefix: str = ""):
-    """Every field of a config with its path, as in `train.seed`."""
+    """Yields every field of a config with its path, as in `train.seed`."""
     for key, value in config.items():
         if isinstance(value, Mapping | ConfigDict):
             yield from flatten(value, f"{prefix}{key}.")
@@ -34,10 +34,10 @@ def flatten(config: Mapping, prefix: str = ""):
 
 
 DEFAULTS = dict(flatten(json.loads(json.dumps(base.get_config("", "exact").to_dict()))))
-"""Of every field, by its path, of types that JSON has."""
+"""The default of every field, by its path, as JSON types."""
 
 EXPERIMENTS = pathlib.Path(base.__file__).parent
-"""The folder of the experiments that come with this program."""
+"""The folder of the experiments shipped with this program."""
 
 RENAMED = {
     "data.train_reviews": "data.train_examples",
@@ -45,19 +45,19 @@ RENAMED = {
     "data.test_reviews": "data.test_examples",
     "data.length_tokens": "data.source_options, as in length_tokens=500",
 }
-"""Fields of older versions, and what they are now."""
+"""Fields of older versions, and their current names."""
 
 _SIZES = {
     "data.train_reviews": 15_000,
     "data.validation_reviews": 10_000,
     "data.test_reviews": 25_000,
 }
-"""Which are 0 now, of the sources that there were."""
+"""Old defaults that are 0 now, for the sources that existed then."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """What a field may be: a test, and the same in words."""
+    """The valid values of a field: a test, and the same in words."""
 
     accepts: Callable[[Any], bool]
     expected: str
@@ -93,10 +93,10 @@ def _tuple_of(rule: Rule) -> Rule:
 
 
 def _is_name(value: Any) -> bool:
-    """Whether a folder can be called so, with the time after it, on any file system."""
+    """Whether it can name a folder, with the time appended, on any file system."""
     return (
         isinstance(value, str)
-        and value.isprintable()  # Which what is not UTF-8 is not.
+        and value.isprintable()  # Excludes what is not UTF-8.
         and 0 < len(value.encode()) <= 200
         and not set(value) & set("/\\")
         and value.strip(".") != ""
@@ -201,20 +201,20 @@ RULES: dict[str, Rule] = {
 
 
 def check(config: ConfigDict) -> None:
-    """Checks every field of a config, and that they go together.
+    """Checks every field of a config, and their combinations.
 
     Raises:
-        UserError: they cannot be used; the message names each of those that cannot.
+        UserError: some cannot be used; the message names each of them.
     """
     check_fields(dict(flatten(config)))
     _tell(conflicts.found(config, DEFAULTS))
 
 
 def check_fields(fields: Mapping[str, Any]) -> None:
-    """Checks every field of a config by itself.
+    """Checks every field of a config on its own.
 
     Args:
-        fields: by their paths.
+        fields: the fields, by their paths.
 
     Raises:
         UserError: fields are missing, unknown or out of range; the message names each of them.
@@ -241,11 +241,11 @@ def _tell(problems: Iterable[str]) -> None:
 
 
 def complete(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a run of any version of this program, by their paths.
+    """Updates the fields of a run of any version of this program, by their paths.
 
-    Those that were called otherwise have their name of today. Those that it did not have yet have
-    their default, which is what it did then. A baseline has a model and training of its own, and is
-    given fields of data and task alone.
+    Renamed fields get their current names. Fields that the version lacked get their defaults, which
+    is how it behaved. A baseline has its own model and training, and gets only the fields of data
+    and task.
     """
     fields = dict(fields)
     for old, size in _SIZES.items():
@@ -264,12 +264,12 @@ def complete(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def of_fields(fields: Mapping[str, Any]) -> ConfigDict:
-    """The config that has these fields, each of them checked by itself.
+    """The config with these fields, each checked on its own.
 
-    Whether they go together was asked when the run began, which may have been before it mattered.
+    Combinations were checked when the run began, perhaps before some of them were rejected.
 
     Raises:
-        UserError: as `check_fields` does.
+        UserError: as for `check_fields`.
     """
     check_fields(fields)
     config = base.get_config("", "exact")

@@ -1,4 +1,4 @@
-"""Sequences that come a step at a time, and what a finished run answers after each step."""
+"""Sequences that arrive a step at a time, and a finished run's answers after each step."""
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,22 +21,22 @@ KeptOfSeeds = Sequence[Mapping[str, np.ndarray]]
 
 
 class Stream:
-    """B sequences side by side; each step brings one word, token number or vector of each.
+    """B sequences side by side; each step brings one word, token number or vector for each.
 
-    `Restored.stream` makes it. What was read is kept in the models' carries, so a step costs the
+    `Restored.stream` makes it. The models' carries hold what was read, so a step costs the
     same however long the sequences are, and its outputs are those of the whole sequences so far.
 
     Args:
-        models: one a seed, that read forwards.
+        models: one for each seed; they read forwards.
         inputs: what they read.
-        task: what they were asked.
-        tell: writes what the task keeps of each seed for people, a line for each sequence; also
-            given where the steps of each begin.
+        task: their task.
+        tell: formats what the task keeps for each seed as readable text, one line for each
+            sequence; also given where the steps of each begin.
         batch_size: B.
         end: the token that a sequence ends with, if the task predicts it; None: there is none.
 
     Attributes:
-        outputs_KxBxC: of each seed after the last step; None before the first.
+        outputs_KxBxC: each seed's outputs after the last step; None before the first.
 
     Raises:
         ValueError: a model reads backwards.
@@ -55,12 +55,12 @@ class Stream:
         self.inputs, self.task, self.batch_size, self.end = inputs, task, batch_size, end
         self._tell = tell
         graphdef, params_K = state.split(models)
-        # Of learned initial states, each seed has its own.
+        # Each seed has its own learned initial states.
         starts = [model.initial_carries(batch_size) for model in models]
         self._starts_K = jax.tree.map(lambda *leaves: np.stack(leaves), *starts)
 
-        # With parameters that are constants of the program, as here, matrices are laid out while
-        # it is compiled; as arguments they would be at every step, which takes ten times as long.
+        # Parameters are constants of the program, so matrices are laid out once, at compile time;
+        # arguments would be laid out at every step, which takes ten times as long.
         @functools.partial(jax.jit, donate_argnums=0)
         def step(carries_K, x_Bx1):
             def of_seed(params, carries):
@@ -86,15 +86,16 @@ class Stream:
     def step(self, x_B: Any, place: str = "") -> np.ndarray:
         """Reads one more step of every sequence; returns the outputs after it, `[K, B, C]`.
 
-        They are those of the step or, of a task that asks of sequences, those that each would have
-        if it ended here.
+        They are those of the step or, for a task with one answer per sequence, those that each
+        sequence would have if it ended here.
 
         Args:
-            x_B: words, one a sequence; token numbers `[B]`; or vectors `[B, D]`.
+            x_B: words, one per sequence; token numbers `[B]`; or vectors `[B, D]`.
             place: where they are found, for messages; empty: the row of each.
 
         Raises:
-            UserError: an input is not what the run was trained on, or there is not one a sequence.
+            UserError: an input is not what the run was trained on, or there is not one per
+                sequence.
         """
         x = self._encoded(x_B, lambda row: place or f"row {row}")
         if self.outputs_KxBxC is None and isinstance(self.inputs, Text):
@@ -102,9 +103,9 @@ class Stream:
         return self._read(x)
 
     def describe(self) -> list[str]:
-        """What predict would say of each sequence if it ended here, of each the last step alone.
+        """What predict would say of each sequence if it ended here, for the last step alone.
 
-        Where the next token is asked for, that is how likely the last one was before it was read.
+        If the task is the next token, that is how likely the last one was before it was read.
         """
         if self.outputs_KxBxC is None:
             raise ValueError("nothing has been read, so there is nothing to describe; call step")
@@ -116,7 +117,7 @@ class Stream:
         return self._lines(self._before_KxBxC, self._x_B)
 
     def describe_end(self) -> list[str]:
-        """The same of the end of each sequence; nothing where no end is predicted."""
+        """The same for the end of each sequence; empty if no end is predicted."""
         if self.end is None or self.outputs_KxBxC is None:
             return []
         return self._lines(self.outputs_KxBxC, np.full(self.batch_size, self.end, np.int32))
@@ -124,8 +125,7 @@ class Stream:
     def _encoded(self, x_B, where: Where) -> np.ndarray:
         if not hasattr(x_B, "__len__") or len(x_B) != self.batch_size:
             raise UserError(
-                f"a step has a list of {self.batch_size} inputs, one a sequence, and not "
-                f"{x_B!r:.60}."
+                f"a step has a list of {self.batch_size} inputs, one per sequence, not {x_B!r:.60}."
             )
         if isinstance(self.inputs, Text):
             return self.inputs.vocabulary.encode(self._words(x_B, where))[1:]
@@ -137,7 +137,7 @@ class Stream:
         return self.inputs.encode(arrays, where)[0]
 
     def _words(self, x_B: Sequence[Any], where: Where) -> list[str]:
-        """One of each, as the run's rules split it."""
+        """One word, character or byte of each sequence, as the run's rules split them."""
         rules = self.inputs.rules  # type: ignore[union-attr]
         unit = {"characters": "character", "bytes": "byte"}.get(rules, "word")
         found = []
@@ -165,13 +165,13 @@ class Stream:
 
 
 def answers(stream: Stream, lines: Iterable[str], *, ends: bool = True) -> Iterator[str]:
-    """What is said after every step of one sequence after the other, as lines bring them.
+    """Yields the answer after every step of successive sequences, as lines arrive.
 
     Args:
-        stream: of one row.
-        lines: without their ends: of texts; or of a token number each, or of the numbers of a
-            vector with commas between them.
-        ends: whether an empty line ends a sequence. There is then an empty line in the answers.
+        stream: a stream of batch size 1.
+        lines: lines without their ends: of texts; or with one token number each, or with the
+            numbers of one vector, separated by commas.
+        ends: whether an empty line ends a sequence; the answers then have an empty line too.
 
     Raises:
         UserError: a line cannot be read; it says which.
@@ -199,9 +199,9 @@ def _ended(stream: Stream) -> list[str]:
 
 
 def _steps(inputs: Inputs, line: str, place: str, is_first: bool) -> Iterator[tuple[str, Any]]:
-    """The steps that a line brings, each with what it looks like; the first line ends none."""
+    """Yields the steps in a line, each with its displayed form; the first line ends no other."""
     if isinstance(inputs, Text):
-        # Characters and bytes have lines, and words none.
+        # Characters and bytes include line breaks; words do not.
         words = split(line if is_first else f"\n{line}", inputs.rules)
         yield from zip(words, words, strict=True)
         return

@@ -1,20 +1,20 @@
-"""Searches over config fields, by validation alone; the test examples are not looked at.
+"""Searches over config fields by validation alone; the test examples are never used.
 
 python -m train_lib.sweep --config=configs/lstm.py --workdir=runs/sweep \
     --over=train.learning_rate=1e-3,3e-3,1e-2 --over=model.pooling=last,mean
 python -m train_lib.sweep --config=configs/lstm.py --workdir=runs/sweep --trials=20 \
     --over=train.learning_rate=log:1e-4:1e-1 --over=model.hidden_sizes=(16,),(32,)
 
-Without `--trials` it is the grid of all values; with it, so many random draws, of whole numbers
-where the field is one, as in `--over=train.batch_size=log:16:256`; or, with `--sampler=tpe`, draws
-that learn from those before. With `--pruner=halving`, trials that fall behind end early. Trials are
-compared by the metric that decides in their task.
+Without `--trials` it tries the grid of all values; with it, that many random draws, which are whole
+numbers if the field is one, as in `--over=train.batch_size=log:16:256`; or, with `--sampler=tpe`,
+draws that learn from earlier ones. With `--pruner=halving`, trials that fall behind end early.
+Trials are compared by the deciding metric of their task.
 
-The same command, started as often as there are devices, on any hosts that share `--workdir`, is as
-many workers on the same trials. A worker that dies leaves its trial to another one, which resumes
-it. The same command goes on where all were interrupted, and with more `--trials` it adds to those
-there are. Every trial is a run folder of its own in `--workdir`, beside `sweep.md`, `sweep.json`
-and `sweep.png`. With `--submitit=slurm --workers=8`, SLURM starts the workers.
+Start the same command once per device, on any hosts that share `--workdir`, for as many workers on
+the same trials. If a worker dies, another one resumes its trial. If all were interrupted, the same
+command resumes the search; with more `--trials` it extends it. Every trial has its own run folder
+in `--workdir`, beside `sweep.md`, `sweep.json` and `sweep.png`. With `--submitit=slurm
+--workers=8`, SLURM starts the workers.
 """
 
 import dataclasses
@@ -43,11 +43,11 @@ from train_lib.trials.study import PRUNERS, Study, locked
 flags.adopt_module_key_flags(command)
 _OVER = flags.DEFINE_multi_string(
     "over", [], "A field and its values, as in train.learning_rate=1e-3,1e-2, or, for "
-    "draws, the range of a number: log:1e-4:1e-1 or uniform:0:0.5; of a field that is a whole "
-    "number, whole ones are drawn."
+    "draws, the range of a number: log:1e-4:1e-1 or uniform:0:0.5; if the field is a whole "
+    "number, so are the draws."
 )  # fmt: skip
-_TRIALS = flags.DEFINE_integer("trials", None, "How many draws; of a grid, all values are tried.")
-_SEED = flags.DEFINE_integer("sweep_seed", 0, "Of the draws.", 0)
+_TRIALS = flags.DEFINE_integer("trials", None, "The number of draws; a grid tries all values.")
+_SEED = flags.DEFINE_integer("sweep_seed", 0, "The seed of the draws.", 0)
 _SAMPLER = flags.DEFINE_enum(
     "sampler", None, SAMPLERS, "How trials are chosen; by default random with --trials, else grid."
 )
@@ -56,28 +56,28 @@ _PRUNER = flags.DEFINE_enum(
     "those that are not among the best quarter after epoch 1, 4, 16, ..."
 )  # fmt: skip
 _SUBMITIT = flags.DEFINE_enum(
-    "submitit", "none", ["none", *workers.CLUSTERS], "Who starts the workers; none: this process "
-    "is one. Whatever the command, it can be started again for more."
+    "submitit", "none", ["none", *workers.CLUSTERS], "What starts the workers; none: this process "
+    "is one. In any case, the command can be started again for more."
 )  # fmt: skip
-_WORKERS = flags.DEFINE_integer("workers", 1, "How many, of --submitit.", 1)
+_WORKERS = flags.DEFINE_integer("workers", 1, "The number of --submitit's workers.", 1)
 _SUBMITIT_OPTIONS = flags.DEFINE_string(
-    "submitit_options", "", "Of its jobs, as in timeout_min=600, gpus_per_node=1, "
+    "submitit_options", "", "Its jobs' options, as in timeout_min=600, gpus_per_node=1, "
     "slurm_partition='gpu'."
 )  # fmt: skip
 
 _DECIDES = ("task.name", "task.options", "task.metric")
-"""Fields of which two values make trials that cannot be compared."""
+"""Fields that must be the same in all trials, which cannot be compared otherwise."""
 
 
 class Search(NamedTuple):
     """A search that can be run.
 
     Attributes:
-        base: the config, but for the fields searched over.
-        draws: what these are.
-        total: how many trials there are to be.
+        base: the config, except for the fields searched over.
+        draws: the values of those fields.
+        total: the number of trials.
         pruner: one of `PRUNERS`.
-        folder: with all its files.
+        folder: the folder with all its files.
         goal: what trials are compared by.
     """
 
@@ -99,13 +99,13 @@ def begin(
     sampler: str | None = None,
     pruner: str = "none",
 ) -> Search:
-    """Begins a search, or finds the one that was begun.
+    """Begins a search, or finds the one already begun.
 
     Args:
-        base: the config, but for the fields searched over.
-        axes: the fields and what they may be.
-        count: of draws; None: a grid has all its points.
-        seed: of the draws.
+        base: the config, except for the fields searched over.
+        axes: the fields and their possible values.
+        count: the number of draws; None: all points of a grid.
+        seed: the seed of the draws.
         workdir: the search's folder.
         sampler: one of `SAMPLERS`; None: `grid` without a count, `random` with one.
         pruner: one of `PRUNERS`.
@@ -134,13 +134,13 @@ def begin(
 
 
 def run(*args, **kwargs) -> dict:
-    """Runs what has not been run yet, and reports on all trials; takes what `begin` does.
+    """Runs the remaining trials and reports on all; takes the arguments of `begin`.
 
     Returns:
-        What `sweep.json` holds.
+        The contents of `sweep.json`.
 
     Raises:
-        Diverged: every trial did; the reports are written.
+        Diverged: every trial diverged; the reports are written.
         UserError: the fields, their values, the data or the folder cannot be used.
     """
     started = begin(*args, **kwargs)
@@ -157,18 +157,19 @@ def run(*args, **kwargs) -> dict:
 def submit(
     *args, command: Sequence[str], cluster: str, count: int, options: str = "", **kwargs
 ) -> list:
-    """Has submitit start workers; takes what `begin` does.
+    """Starts workers with submitit; takes the arguments of `begin`.
 
     Args:
         command: the words of a worker's command.
-        cluster, count: where, and how many.
-        options: of submitit.
+        cluster: where to start them.
+        count: the number of workers.
+        options: submitit's options.
 
     Returns:
-        The jobs, as submitit has them.
+        The jobs, as submitit objects.
 
     Raises:
-        UserError: as `begin` does, or they cannot be started.
+        UserError: as for `begin`, or the workers cannot be started.
     """
     started = begin(*args, **kwargs)
     try:
@@ -183,9 +184,9 @@ def submit(
 
 
 def changed(base: ConfigDict, fields: Mapping[str, Any]) -> ConfigDict:
-    """The config of a trial, which is not checked."""
+    """The config of a trial, unchecked."""
     config = ConfigDict(base.to_dict())
-    with config.ignore_type():  # What it must be is said by `settings`, with its name.
+    with config.ignore_type():  # `settings` checks types, and names the field.
         config.update_from_flattened_dict(dict(fields))
     return config
 
@@ -193,7 +194,7 @@ def changed(base: ConfigDict, fields: Mapping[str, Any]) -> ConfigDict:
 def _check(
     axes: Sequence[Axis], count: int | None, seed: int, sampler: str, workdir: str | None
 ) -> None:
-    """Raises a UserError where there is nothing that can be searched."""
+    """Raises a UserError if nothing can be searched."""
     if processes.count() > 1:
         raise UserError(
             "a worker of a sweep is one process: start it without --coordinator or --distributed."
@@ -201,7 +202,7 @@ def _check(
     if not axes:
         raise UserError("there is nothing to search over: name fields with --over.")
     if len({axis.field for axis in axes}) < len(axes):
-        raise UserError("a field stands in more than one --over; give all its values in one.")
+        raise UserError("a field is in more than one --over; give all its values in one.")
     for axis in axes:
         if axis.field in _DECIDES:
             raise UserError(
@@ -217,12 +218,12 @@ def _check(
         raise UserError(f"--trials={count} must be at least 1.")
     if sampler == "grid" and count is not None:
         raise UserError(
-            f"--trials={count} is of draws, and --sampler=grid tries all values: leave one out."
+            f"--trials={count} is for draws, but --sampler=grid tries all values: omit one of them."
         )
     if sampler != "grid" and count is None:
         raise UserError(f"--sampler={sampler} draws trials: say how many with --trials.")
     if sampler == "grid" and seed:
-        raise UserError(f"--sweep_seed={seed} is of draws: ask for them with --trials.")
+        raise UserError(f"--sweep_seed={seed} is for draws: ask for them with --trials.")
     if not workdir:
         raise UserError("--workdir is missing: the folder that all workers share.")
 
@@ -287,7 +288,7 @@ def _main(config: ConfigDict, workdir: str | None) -> None:
     if _SUBMITIT.value == "none":
         if _WORKERS.value > 1 or (_SUBMITIT_OPTIONS.value and not _SUBMITIT.present):
             raise UserError(
-                "--workers and --submitit_options are of --submitit=local or slurm; without it, "
+                "--workers and --submitit_options are for --submitit=local or slurm; without it, "
                 "start the same command as often as you want workers."
             )
         run(*asked, **how)

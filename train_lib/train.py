@@ -10,8 +10,8 @@ _LOG = flags.DEFINE_list(
     "folder, and send nothing."
 )  # fmt: skip
 _PROFILE_STEPS = flags.DEFINE_string(
-    "profile_steps", None, "Updates to trace into the folder profile/ of the run, as in 101:120, "
-    "from the first to the last."
+    "profile_steps", None, "The first and the last update to trace, as in 101:120, into the run's "
+    "folder profile/."
 )  # fmt: skip
 
 

@@ -261,7 +261,7 @@ def test_what_is_there_is_never_overwritten(of_texts, tmp_path):
     with pytest.raises(UserError, match=r"mine\.csv is there already, and is not overwritten"):
         ask(of_texts, source, source)
     assert source.read_bytes() == before
-    with pytest.raises(UserError, match=r"out\.csv cannot be written: .*nowhere is no folder"):
+    with pytest.raises(UserError, match=r"out\.csv cannot be written: .*nowhere is not a folder"):
         ask(of_texts, source, tmp_path / "nowhere" / "out.csv")
 
 

@@ -236,7 +236,7 @@ def test_a_run_that_is_there_stays(made, tmp_path):
     with pytest.raises(UserError, match="has a run in it already"):
         convert.take(config, [str(folder / f"{n}.keras") for n in (0, 1)], str(folder / "imported"))
     assert (folder / "imported/result.json").read_bytes() == before
-    with pytest.raises(UserError, match="seed=7 is none of"):
+    with pytest.raises(UserError, match="seed=7 is not a seed of"):
         convert.give(str(folder / "imported"), str(tmp_path / "x.keras"), seed=7)
     with pytest.raises(UserError, match="must end in one of"):
         convert.give(str(folder / "imported"), str(tmp_path / "x.h5"))

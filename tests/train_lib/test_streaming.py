@@ -173,7 +173,7 @@ def test_a_word_is_one_word_and_there_is_one_for_each_row():
         with pytest.raises(UserError, match=f"row 0: a step is one word, which {wrong!r} is not"):
             stream.step([wrong])
     for wrong in (["good", "good"], 5):
-        with pytest.raises(UserError, match="a step has a list of 1 inputs, one a sequence"):
+        with pytest.raises(UserError, match="a step has a list of 1 inputs, one per sequence"):
             stream.step(wrong)
 
 

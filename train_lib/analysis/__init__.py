@@ -1,1 +1,1 @@
-"""What is made of finished runs and beside them: comparison, statistics, search, baselines."""
+"""Analysis of finished runs, and besides them: comparison, statistics, search, baselines."""

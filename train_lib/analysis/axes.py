@@ -1,4 +1,4 @@
-"""The fields of a search and the values that they may have."""
+"""The fields of a search and their possible values."""
 
 import ast
 import dataclasses
@@ -18,13 +18,14 @@ from train_lib.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-    """What one field may be.
+    """The possible values of one field.
 
     Attributes:
-        field: of the config, as in `train.learning_rate`.
-        values: to choose from, or
-        scale, low, high: `log` or `uniform`, to draw a number from the range, its ends included;
-            a whole number if they are.
+        field: a field of the config, as in `train.learning_rate`.
+        values: the values to choose from; empty: a number is drawn from a range.
+        scale: `log` or `uniform`, of the range.
+        low: its lower end, included.
+        high: its upper end, included; if both are whole numbers, so are the draws.
     """
 
     field: str
@@ -63,7 +64,7 @@ class Axis:
         return cls(field, values)
 
     def checked(self) -> "Axis":
-        """The same, its ends whole numbers where the field is one.
+        """The same, with whole numbers for its ends if the field is one.
 
         Raises:
             UserError: there is no such field, or it has no such range, or a value is named twice.
@@ -90,7 +91,7 @@ class Axis:
 
     @property
     def choices(self) -> list[str]:
-        """The values as Optuna stores them, which knows no tuples; none of a range."""
+        """The values as Optuna, which knows no tuples, stores them; none for a range."""
         return [repr(value) for value in self.values]
 
     def distribution(self) -> BaseDistribution:
@@ -103,17 +104,17 @@ class Axis:
         return FloatDistribution(self.low, self.high, log=is_log)
 
     def value(self, drawn: Any) -> Any:
-        """What the field is where Optuna drew this."""
+        """The field's value for what Optuna drew."""
         if self.values:
             return self.values[self.choices.index(drawn)]
         if isinstance(self.low, int):
             return drawn
-        # Four digits, so that what is shown is all of it.
+        # Four digits, so that a value is shown in full.
         return min(max(float(f"{drawn:.4g}"), self.low), self.high)
 
 
 def _values(text: str) -> tuple[Any, ...]:
-    """Python literals with commas between them; what is no literal is a word."""
+    """Python literals separated by commas; anything else is a word."""
     try:
         return tuple(ast.literal_eval(f"[{text}]"))
     except (ValueError, SyntaxError):

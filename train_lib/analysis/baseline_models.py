@@ -1,6 +1,7 @@
-"""Models that answer any task from features, with the outputs that the task asks of any model.
+"""Models that answer any task from features, with the outputs that the task expects of any model.
 
-Features are `[N, F]`, dense or sparse, a row an item. An item is a sequence or, of tags, a step.
+Features are `[N, F]`, dense or sparse, one row per item. An item is a sequence or, for tags, a
+step.
 """
 
 import functools
@@ -19,8 +20,8 @@ class Answerer(NamedTuple):
     """A trained model.
 
     Attributes:
-        parameters: how many.
-        outputs: from features `[N, F]` to what the task reads, `[N, C]`.
+        parameters: their number.
+        outputs: maps features `[N, F]` to what the task reads, `[N, C]`.
     """
 
     parameters: int
@@ -28,11 +29,11 @@ class Answerer(NamedTuple):
 
 
 Trainer = Callable[[Any, np.ndarray, Task, Sequence[Options], int], Iterator[Answerer]]
-"""From features, encoded targets that all have a label, the task, a grid of options and a seed to a
+"""Maps features, encoded targets that all have a label, the task, a grid of options and a seed to a
 model for each of the options."""
 
 Binary = Callable[[Any, np.ndarray, Sequence[Options], int], Iterator[ngram_models.Model]]
-"""From features, labels of 0 and 1, a grid and a seed to a model of one logit for each option."""
+"""Maps features, labels of 0 and 1, a grid and a seed to a model of one logit for each option."""
 
 
 def two_classes(train: Binary) -> Trainer:
@@ -46,7 +47,7 @@ def two_classes(train: Binary) -> Trainer:
 
 
 def classes(train: Binary) -> Trainer:
-    """Of each class a model against all others; their probabilities are scaled to a sum of 1."""
+    """A model of each class against all others; probabilities are scaled to a sum of 1."""
 
     def train_all(features, targets_N, task, grid, seed):
         is_class_NxC = targets_N[:, None] == np.arange(task.num_outputs)
@@ -58,7 +59,7 @@ def classes(train: Binary) -> Trainer:
 
 
 def labels(train: Binary) -> Trainer:
-    """Of each label a model that says whether it is there."""
+    """A model for each label, which says whether it applies."""
 
     def train_all(features, targets_N, task, grid, seed):
         return _each_column(train, features, targets_N, grid, seed)
@@ -89,7 +90,7 @@ def _logs(answerer: Answerer, features: Any) -> np.ndarray:
 
 
 def _constant(labels_N: np.ndarray) -> ngram_models.Model | None:
-    """Where all labels are the same: a model that says so, sure as half an example more is."""
+    """If all labels are the same: a constant model, smoothed by half an example of each class."""
     there = int(labels_N.sum())
     if 0 < there < len(labels_N):
         return None
@@ -100,8 +101,8 @@ def _constant(labels_N: np.ndarray) -> ngram_models.Model | None:
 def numbers(features, targets_N, task, grid, seed) -> Iterator[Answerer]:
     """Ridge regression, with each of several weightings and penalties.
 
-    What is minimised is the sum of the squared errors of the standardised numbers plus `penalty`
-    times that of the squared coefficients.
+    It minimises the sum of the squared errors of the standardised numbers plus `penalty` times that
+    of the squared coefficients.
     """
     from sklearn.linear_model import Ridge  # Slow to import, and needed only here.
 
@@ -116,9 +117,9 @@ def numbers(features, targets_N, task, grid, seed) -> Iterator[Answerer]:
 
 
 def most_frequent(features, targets_N, task, grid, seed) -> Iterator[Answerer]:
-    """Of each token the class that it has most often; of one that training lacks, of all tokens.
+    """Each token's most frequent class; that of all tokens if training lacks the token.
 
-    The probability of a class is its share, after `smoothing` items more that have it as often as
+    The probability of a class is its share, after adding `smoothing` items that have it as often as
     all do. Features are the tokens, `[N]`.
     """
     size = int(features.max()) + 1
@@ -126,7 +127,7 @@ def most_frequent(features, targets_N, task, grid, seed) -> Iterator[Answerer]:
     np.add.at(counts_VxC, (features, targets_N), 1)
     shares_C = (counts_VxC.sum(0) + 0.5) / (counts_VxC.sum() + 0.5 * task.num_outputs)
     for options in grid:
-        # One row more, of tokens that training lacks.
+        # One more row, for tokens that training lacks.
         smoothed = np.append(counts_VxC, np.zeros((1, task.num_outputs)), axis=0)
         smoothed = smoothed + options["smoothing"] * shares_C
         logs_VxC = np.log(smoothed / smoothed.sum(1, keepdims=True))
@@ -135,5 +136,5 @@ def most_frequent(features, targets_N, task, grid, seed) -> Iterator[Answerer]:
 
 
 def _row_of(rows_VxC: np.ndarray, tokens_N: np.ndarray) -> np.ndarray:
-    """The row of each token; the last one of those beyond."""
+    """The row of each token; the last one for tokens beyond."""
     return rows_VxC[np.minimum(tokens_N, len(rows_VxC) - 1)]

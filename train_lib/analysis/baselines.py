@@ -1,8 +1,8 @@
-"""Classical baselines of each task: what there is, how options are chosen, and what they answer.
+"""Classical baselines of each task: which exist, how options are chosen, and what they answer.
 
 Words are split as for the recurrent models, but all of them are known, not only the config's
-vocabulary, unless the name says so. Options are chosen by the metric that decides in the task, on
-the validation examples.
+vocabulary, unless the name says so. Options are chosen by the deciding metric of the task, on the
+validation examples.
 """
 
 import dataclasses
@@ -32,13 +32,13 @@ from train_lib.training import metrics
 from train_lib.training.program import Evaluation
 
 MIN_COUNT = 2
-"""How often the training examples must have an n-gram. With all of them, NB-SVM has five times as
-many parameters and a validation accuracy of .9105 instead of .9123 (three words, IMDB)."""
+"""How often an n-gram must occur in the training examples. With all of them, NB-SVM has five times
+as many parameters and a validation accuracy of .9105 instead of .9123 (three words, IMDB)."""
 
 _COSTS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 
 Reader = Callable[[Dataset], dict[str, Any]]
-"""From a data set to the features of each of `SPLITS`."""
+"""Maps a data set to the features of each of `SPLITS`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,14 +46,14 @@ class Baseline:
     """One way to answer a task.
 
     Attributes:
-        name: of its folder.
-        read: the features of a data set.
-        train: models from the features.
+        name: the name of its folder.
+        read: reads the features of a data set.
+        train: trains models on the features.
         grid: the options to choose from; the first of equals is chosen.
         architecture: what else `config.json` says of it.
-        max_features: of its vocabulary; None: its inputs have none.
+        max_features: the size of its vocabulary; None: its inputs have none.
         is_random: whether another seed makes another model.
-        published: accuracy on IMDB's test reviews, trained on all 25,000 others; and whose it is.
+        published: accuracy on IMDB's test reviews, trained on all 25,000 others; and its source.
     """
 
     name: str
@@ -67,15 +67,15 @@ class Baseline:
 
 
 def baselines(inputs: Inputs, task: Task, max_features: int) -> list[Baseline]:
-    """All there are.
+    """All baselines for a task.
 
     Args:
         inputs: what a model reads.
-        task: what is asked.
+        task: the task.
         max_features: vocabulary size of the recurrent models.
 
     Raises:
-        UserError: there are none for a task of the user's own.
+        UserError: there are none for a user's own task.
     """
     if not isinstance(task, Classes | Labels | Numbers | Tags):
         raise UserError(
@@ -107,7 +107,7 @@ def _linear(task: Task) -> Trainer:
 
 
 def _of_ngrams(inputs: Inputs, task: Task, max_features: int) -> Iterator[Baseline]:
-    """Those that count words and groups of words, or token numbers and groups of them."""
+    """Baselines that count words and groups of words, or token numbers and groups of them."""
     is_text = isinstance(inputs, Text)
 
     def baseline(name, words, train, grid, known=MAX_FEATURES, **rest) -> Baseline:
@@ -144,7 +144,7 @@ def _of_ngrams(inputs: Inputs, task: Task, max_features: int) -> Iterator[Baseli
 
 
 def _of_vectors(task: Task) -> Iterator[Baseline]:
-    """Those that read what is typical of the vectors of a sequence."""
+    """Baselines that read summary statistics of a sequence's vectors."""
     read, what = _of_each(features.summary), {"features": "mean, sd, first, last, min, max"}
     if isinstance(task, Numbers):
         grid = _ridge_grid("standardised")
@@ -156,7 +156,7 @@ def _of_vectors(task: Task) -> Iterator[Baseline]:
 
 
 def _of_tags(inputs: Inputs) -> Iterator[Baseline]:
-    """Those that read a step, and those that read its neighbours too."""
+    """Baselines that read a step, and those that read its neighbours too."""
     train = baseline_models.classes(train_linear)
     places = {"neighbours": list(features.NEIGHBOURS)}
     name = "logistic-regression-neighbours"
@@ -173,12 +173,12 @@ def _of_tags(inputs: Inputs) -> Iterator[Baseline]:
 
 
 def _of_each(read: Callable[[Split], Any]) -> Reader:
-    """The features of each split by itself."""
+    """Reads the features of each split on its own."""
     return lambda data: {split: read(getattr(data, split)) for split in SPLITS}
 
 
 def _neighbours(data: Dataset) -> dict[str, Any]:
-    """Which tokens stand around each step, of each split."""
+    """The tokens around each step, for each split."""
     size = 1 + max(int(split.values.max(initial=0)) for split in data.splits)
     return {name: features.neighbours(getattr(data, name), size) for name in SPLITS}
 
@@ -201,7 +201,7 @@ def _counts(data: Dataset, words: int, max_features: int | None) -> dict[str, An
     ngrams = NGrams(splits["train"], words, MIN_COUNT, start)
     if not len(ngrams):
         raise UserError(
-            f"no word stands in the {len(data.train)} training examples {MIN_COUNT} times, so "
+            f"no word occurs in the {len(data.train)} training examples {MIN_COUNT} times, so "
             "there is nothing to count; raise --config.data.train_examples."
         )
     return {name: ngrams.count(split) for name, split in splits.items()}
@@ -210,7 +210,7 @@ def _counts(data: Dataset, words: int, max_features: int | None) -> dict[str, An
 def search(
     baseline: Baseline, data: Dataset, task: Task, of_splits: dict[str, Any], seed: int
 ) -> list[tuple[Options, float | None]]:
-    """What the metric that decides is on validation with each of the options; None: no number."""
+    """The deciding metric on validation with each of the options; None: it is not a number."""
     measure = jax.jit(task.all_sums)  # Once for all options.
     models = _models(baseline, data, task, of_splits, baseline.grid, seed)
     found: list[tuple[Options, float | None]] = []
@@ -247,7 +247,7 @@ def train(
     options: Options,
     seeds: Sequence[int],
 ) -> list[Answerer]:
-    """A model of each seed."""
+    """A model for each seed."""
     return [next(_models(baseline, data, task, of_splits, [options], seed)) for seed in seeds]
 
 
@@ -259,7 +259,7 @@ def _models(
     grid: Sequence[Options],
     seed: int,
 ) -> Iterator[Answerer]:
-    """Models of the training items that have a label."""
+    """Models trained on the items that have a label."""
     is_known_N = np.asarray(task.labelled(data.train.targets))
     known, targets_N = of_splits["train"], data.train.targets
     if not is_known_N.all():
@@ -270,7 +270,7 @@ def _models(
 def evaluate(
     models: Sequence[Answerer], task: Task, rows: Any, targets_N: np.ndarray
 ) -> Evaluation:
-    """What the models of K seeds do with the items of a split, whose features are `rows`."""
+    """Evaluates the models of K seeds on the items of a split, whose features are `rows`."""
     all_sums, kept_K, sums_K = jax.jit(task.all_sums), [], []
     for model in models:
         outputs_NxC = model.outputs(rows)

@@ -15,15 +15,15 @@ from train_lib.records.result import diverged_seeds
 LENGTH_BINS = 5
 
 FIGURES = ("macro_f1", "auroc", "ece", "brier")
-"""Figures of each seed that are compared beside the score and the task's metrics."""
+"""Figures of each seed that are compared besides the score and the task's metrics."""
 
 
-# What changes the examples learnt from, and not those tested on.
+# Fields that change the training examples, but not the test examples.
 _TRAINING_DATA = ("data.max_features", "data.split_seed", "data.train_examples")
 
 
 def compare(runs: Sequence[Run]) -> dict:
-    """What `compare.json` holds: of each run, of each pair of runs, and what to know of both.
+    """The contents of `compare.json`: each run, each pair of runs, and notes on both.
 
     Examples without a label are left out.
     """
@@ -94,7 +94,7 @@ def _run(run: Run, bins_BxN: Sequence[np.ndarray], figures: Sequence[str]) -> di
         },
         "train_seconds": run.result["seconds"]["train"],
         "device": run.result["device"],
-        # What is not trained by epochs has one, its end.
+        # A run that is not trained by epochs has one, its end.
         "course": [
             {
                 "epoch": epoch["epoch"],
@@ -131,22 +131,22 @@ def _run(run: Run, bins_BxN: Sequence[np.ndarray], figures: Sequence[str]) -> di
 
 
 def _figure_summary(name: str, values_K: np.ndarray, *, are_two_classes: bool) -> dict:
-    """A mean over seeds; its interval is of other seeds on these examples."""
-    # From 0 to 1; Brier's score is so of two classes alone.
+    """A mean over seeds; its interval is for other seeds on these examples."""
+    # From 0 to 1; Brier's score only with two classes.
     if name in SHARES or (name == "brier" and are_two_classes):
         return summary(values_K, math.inf)
     return summary(values_K, None, lowest_of(name, values_K))
 
 
 def score_summary(scores_KxN: np.ndarray, weights_N: np.ndarray, *, are_shares: bool) -> dict:
-    """What `summary` says of the mean score, over seeds and examples."""
+    """The `summary` of the mean score, over seeds and examples."""
     if are_shares and is_right_or_wrong(scores_KxN, weights_N):
         return summary(scores_KxN.mean(1), scores_KxN.shape[1])
     return summary_of_scores(scores_KxN, weights_N, are_shares=are_shares)
 
 
 def is_right_or_wrong(scores_KxN: np.ndarray, weights_N: np.ndarray) -> bool:
-    """Whether answers are right or wrong, nothing between, and there is one an example."""
+    """Whether there is one answer per example, which is either right or wrong."""
     return bool(np.isin(scores_KxN, (0, 1)).all() and (weights_N == 1).all())
 
 
@@ -199,7 +199,7 @@ def _pair(first: Run, second: Run) -> dict:
 
 
 def _notes(runs: Sequence[Run], pairs: Sequence[dict]) -> list[str]:
-    """What has to be known to read the figures that there are."""
+    """What a reader must know to read the figures."""
     one_seed = {pair["one_seed"] for pair in pairs}
     score = plain(runs[0].score)
     better = "higher" if runs[0].higher_is_better else "lower"

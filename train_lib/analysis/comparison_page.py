@@ -32,8 +32,8 @@ def page(comparison: dict, command: str) -> str:
     """The page. It needs no other file, and no network.
 
     Args:
-        comparison: what `comparison.compare` found.
-        command: that made it.
+        comparison: what `comparison.compare` returned.
+        command: the command that made it.
     """
     from plotly import io  # Slow to import, and needed only here.
 
@@ -41,7 +41,7 @@ def page(comparison: dict, command: str) -> str:
         io.to_html(
             {"data": data, "layout": layout},
             full_html=False,
-            include_plotlyjs=number == 0,  # The program that draws, once.
+            include_plotlyjs=number == 0,  # The drawing program, once.
             default_height="26rem",
             config={"displaylogo": False, "responsive": True},
         )

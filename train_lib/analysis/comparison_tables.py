@@ -1,4 +1,4 @@
-"""A comparison of runs for people: tables, and a picture."""
+"""A comparison of runs in readable form: tables, and a picture."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from train_lib.records.metrics import plain, show_interval
 
 
 def tables(comparison: dict) -> dict[str, list[dict[str, str]]]:
-    """The comparison for people: the rows of each table, by its title; none where nothing is."""
+    """The rows of each table of a comparison, by its title; tables without rows are left out."""
     data, runs, pairs = (comparison[name] for name in ("dataset", "runs", "pairs"))
     bins = comparison["length_bins"]
     names = [run["name"] for run in runs]
@@ -69,7 +69,7 @@ def tables(comparison: dict) -> dict[str, list[dict[str, str]]]:
 
 
 def markdown(comparison: dict) -> str:
-    """The tables and the notes as Markdown, which reads as well on a terminal."""
+    """The tables and the notes as Markdown, which is also readable on a terminal."""
     sections = [f"## {title}\n\n{_table(rows)}" for title, rows in tables(comparison).items()]
     notes = "\n".join(f"* {note}" for note in comparison["notes"])
     return "\n\n".join([*sections, f"## Notes\n\n{notes}\n"])
@@ -84,7 +84,7 @@ def _title(data: dict) -> str:
 
 
 def _table(rows: Sequence[dict[str, str]]) -> str:
-    """A Markdown table whose columns line up, so that it reads as well on a terminal."""
+    """A Markdown table whose columns line up, so that it is readable on a terminal too."""
     lines = [list(rows[0]), *(list(row.values()) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, ["-" * width for width in widths])
@@ -111,9 +111,9 @@ def steps(of_bin: dict) -> str:
 
 
 def units(comparison: dict) -> tuple[str, float, str]:
-    """What the score is called, and by how much and in what its differences are shown.
+    """The score's name, and the factor and the unit in which its differences are shown.
 
-    Those of shares in points, others in their own unit.
+    Those of shares are shown in points, others in their own unit.
     """
     name = plain(comparison["score"]["name"])
     if comparison["score"]["is_share"]:

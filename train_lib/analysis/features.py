@@ -1,4 +1,4 @@
-"""What baselines read of sequences: rows `[N, F]` of a sequence or of a step, dense or sparse."""
+"""The features that baselines read: rows `[N, F]` of sequences or of steps, dense or sparse."""
 
 import numpy as np
 import scipy.sparse
@@ -7,11 +7,11 @@ from scipy.sparse import csr_array
 from train_lib.data.dataset import Split
 
 NEIGHBOURS = (-2, -1, 0, 1, 2)
-"""Places, from a step on, of what is read for its tag."""
+"""The places, relative to a step, that are read for its tag."""
 
 
 def summary(split: Split) -> np.ndarray:
-    """Of each number of vectors its mean, deviation, first, last, least and largest: `[N, 6 D]`."""
+    """Each component's mean, deviation, first, last, least and largest value: `[N, 6 D]`."""
     begins, lengths = split.offsets[:-1], split.lengths[:, None]
     values_SxD = split.values.astype(np.float64)
     means_NxD = np.add.reduceat(values_SxD, begins) / lengths
@@ -31,11 +31,11 @@ def summary(split: Split) -> np.ndarray:
 
 
 def neighbours(split: Split, size: int) -> csr_array:
-    """Which token stands at each of `NEIGHBOURS` of every step: float32 `[S, 5 size]`, of 0 and 1.
+    """The token at each of `NEIGHBOURS` of every step, one-hot: float32 `[S, 5 size]`.
 
     Args:
-        split: of tokens.
-        size: of the vocabulary.
+        split: a split of tokens.
+        size: the size of the vocabulary.
     """
     blocks = []
     for place in NEIGHBOURS:
@@ -62,7 +62,7 @@ def tokens(split: Split) -> np.ndarray:
 
 
 def _pairs(split: Split, place: int) -> tuple[np.ndarray, np.ndarray]:
-    """Steps, and for each the one so many places on, where that is of the same sequence."""
+    """Steps, and for each the one `place` steps on, if that is in the same sequence."""
     sequences = np.repeat(np.arange(len(split)), split.lengths)
     steps = np.arange(len(sequences), dtype=np.int32)
     others = steps + place

@@ -22,8 +22,8 @@ class Model(NamedTuple):
     """A trained model.
 
     Attributes:
-        parameters: how many.
-        logits: from counts `[N, F]` to logits `[N]`.
+        parameters: their number.
+        logits: maps counts `[N, F]` to logits `[N]`.
     """
 
     parameters: int
@@ -36,10 +36,11 @@ def train_linear(
     """Logistic regression on weighted counts, with each of several options.
 
     Args:
-        counts_NxF, labels_N: to train on.
-        grid: of `weighting`, one of `WEIGHTINGS`, and `cost`: what is minimised is half the square
-            of the coefficients plus `cost` times the sum of the losses.
-        seed: of the order in which the optimum, the same for all, is approached.
+        counts_NxF: the counts to train on.
+        labels_N: their labels.
+        grid: options of `weighting`, one of `WEIGHTINGS`, and `cost`: training minimises half the
+            square of the coefficients plus `cost` times the sum of the losses.
+        seed: the seed of the order in which the optimum, the same for all, is approached.
     """
     from sklearn.linear_model import LogisticRegression  # Slow to import, and needed only here.
 
@@ -59,19 +60,19 @@ def train_linear(
 
 
 def binary(counts_NxF: csr_array, labels_N: np.ndarray) -> Callable[[csr_array], csr_array]:
-    """Weighs each n-gram of an example as 1."""
+    """Weights each n-gram of an example as 1."""
     return lambda counts: (counts > 0).astype(np.float32)
 
 
 def tf_idf(counts_NxF: csr_array, labels_N: np.ndarray) -> Callable[[csr_array], csr_array]:
-    """Weighs an n-gram by its count and by how few examples have it; each example has length 1."""
+    """Weights an n-gram by its count and by how few examples have it; scales examples to norm 1."""
     from sklearn.feature_extraction.text import TfidfTransformer  # Slow to import.
 
     return TfidfTransformer().fit(counts_NxF).transform
 
 
 def naive_bayes(counts_NxF: csr_array, labels_N: np.ndarray) -> Callable[[csr_array], csr_array]:
-    """Weighs each n-gram of an example as its log-count ratio, which makes an NB-SVM.
+    """Weights each n-gram of an example by its log-count ratio, which makes an NB-SVM.
 
     Wang and Manning, "Baselines and Bigrams: Simple, Good Sentiment and Topic Classification", ACL
     2012. Logistic regression takes the place of their support vector machine and its interpolation,
@@ -84,9 +85,9 @@ def naive_bayes(counts_NxF: csr_array, labels_N: np.ndarray) -> Callable[[csr_ar
 
 
 def log_count_ratio(counts_NxF: csr_array, labels_N: np.ndarray) -> np.ndarray:
-    """How much larger a share each n-gram has in positive examples than in negative ones: `[F]`.
+    """The log ratio of each n-gram's shares in positive and in negative examples: `[F]`.
 
-    Equation 2 of Wang and Manning, where alpha is 1 and an example counts an n-gram once.
+    Equation 2 of Wang and Manning, with alpha = 1 and each n-gram counted once per example.
     """
     is_there_NxF = counts_NxF > 0
     positive_F, negative_F = (1 + is_there_NxF[labels_N == label].sum(0) for label in (1, 0))
@@ -95,9 +96,9 @@ def log_count_ratio(counts_NxF: csr_array, labels_N: np.ndarray) -> np.ndarray:
 
 
 def standardised(features_NxF: np.ndarray, targets_N: np.ndarray) -> Callable:
-    """Each of dense features less its mean over training, in its standard deviations."""
+    """Standardises dense features by their means and standard deviations in training."""
     mean_F, deviation_F = features_NxF.mean(0), features_NxF.std(0)
-    # What hardly changes in training tells nothing, and may be far off elsewhere.
+    # A feature that hardly varies in training tells nothing, and may be far off elsewhere.
     scale_F = np.where(deviation_F > 1e-9 * np.maximum(1, np.abs(mean_F)), deviation_F, np.inf)
     return lambda features: (features - mean_F) / scale_F
 
@@ -119,22 +120,23 @@ class Averaged(NamedTuple):
 
 
 _BATCH_SIZE = 64
-_ENTRIES = 8_192  # Batches of so many, or a multiple, are compiled, whatever they have.
+_ENTRIES = 8_192  # Batches are padded to a multiple of this, to compile few shapes.
 _OPTIMIZER = adam(learning_rate=1e-2, epsilon=1e-7)
 
 
 def train_averaged(
     counts_NxF: csr_array, labels_N: np.ndarray, grid: Sequence[Options], seed: int
 ) -> Iterator[Model]:
-    """A logit of the mean of all n-grams' vectors, after each of several numbers of epochs.
+    """A logit from the mean of all n-grams' vectors, after each of several numbers of epochs.
 
     fastText: Joulin et al., "Bag of Tricks for Efficient Text Classification", EACL 2017; with a
     vector for each n-gram, where theirs share some by hashing, and with Adam.
 
     Args:
-        counts_NxF, labels_N: to train on.
-        grid: of `epochs`, ascending, and `embedding_size`, the same in all.
-        seed: of initialisation and order.
+        counts_NxF: the counts to train on.
+        labels_N: their labels.
+        grid: options of `epochs`, ascending, and `embedding_size`, the same in all.
+        seed: the seed of initialisation and order.
     """
     rng = np.random.default_rng(seed)
     shape = counts_NxF.shape[1], grid[0]["embedding_size"]
@@ -165,7 +167,7 @@ def _averaged_model(params: Averaged) -> Model:
 
 
 def _shares(counts_NxF: csr_array) -> csr_array:
-    """The share that each n-gram has in those of an example."""
+    """Each n-gram's share of those of its example."""
     sums_N = np.maximum(counts_NxF.sum(1), 1)
     return diags_array(1 / sums_N).astype(np.float32) @ counts_NxF
 

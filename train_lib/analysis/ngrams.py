@@ -1,4 +1,4 @@
-"""Counts of n-grams: all that a model sees that reads a few words at a time, and no further."""
+"""Counts of n-grams: all that a model sees if it reads only a few words at a time."""
 
 import numpy as np
 import scipy.sparse
@@ -9,22 +9,22 @@ from train_lib.data.vocabulary import START
 
 _TOKEN_BITS = 21
 MAX_FEATURES = 1 << _TOKEN_BITS
-"""The largest vocabulary: three of its numbers fit into one of 64 bits."""
+"""The largest vocabulary: three of its token numbers fit into 64 bits."""
 
 
 class NGrams:
-    """Every n-gram that training texts have often enough, as a column.
+    """Every n-gram that is frequent enough in the training texts, as a column.
 
     Args:
-        train: the training texts; of a vocabulary of at most `MAX_FEATURES`.
-        longest: words of the longest n-grams; 1 to 3.
-        min_count: how often the training texts must have an n-gram.
-        start: the token that stands before every text and is no word; None: there is none.
+        train: the training texts, with a vocabulary of at most `MAX_FEATURES`.
+        longest: the number of words in the longest n-grams, 1 to 3.
+        min_count: how often an n-gram must occur in the training texts.
+        start: the token before every text, which is not a word; None: there is none.
     """
 
     def __init__(self, train: Split, longest: int, min_count: int, start: int | None = START):
         self._start = start
-        self._known = []  # Of each length, ascending.
+        self._known = []  # For each length, ascending.
         for words in range(1, longest + 1):
             ngrams, counts = np.unique(_ngrams(train, words, start)[0], return_counts=True)
             self._known.append(ngrams[counts >= min_count])
@@ -47,7 +47,7 @@ class NGrams:
 
 
 def _ngrams(split: Split, words: int, start: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Each n-gram of so many words as a number, and the sequence that it stands in."""
+    """Each n-gram of `words` words as a number, and the sequence that it is in."""
     count = max(len(split.values) - words + 1, 0)
     sequences = np.repeat(np.arange(len(split)), split.lengths)
     ngrams = np.zeros(count, np.int64)

@@ -8,7 +8,7 @@ import numpy as np
 
 
 def new_figure(width: float, height: float) -> Any:
-    """A Matplotlib figure of so many inches, in which a dollar sign begins no mathematics."""
+    """A Matplotlib figure of this size in inches, where a dollar sign is not mathematics."""
     import matplotlib.figure  # Slow to import, and needed only here.
 
     matplotlib.rcParams["text.parse_math"] = False
@@ -16,7 +16,7 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def draw_band(axes, xs: Sequence[float], intervals: Sequence, colour) -> None:
-    """Shades intervals over `xs`, those that are there: of one seed that is left there are none."""
+    """Shades the intervals that exist over `xs`; if one seed is left, there are none."""
     ends_2xN = np.array([interval or (np.nan, np.nan) for interval in intervals]).reshape(-1, 2).T
     axes.fill_between(xs, *ends_2xN, color=colour, alpha=0.2, lw=0)
 

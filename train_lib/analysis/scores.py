@@ -1,16 +1,16 @@
-"""What scores of single examples say of all seeds and all examples there are.
+"""What scores of single examples say about all possible seeds and examples.
 
 A score says how well an example was answered: 1 for right and 0 for wrong, an F1, a squared error,
 the share of an example's steps that are right. It has a weight, such as the number of those steps;
-what is estimated is the mean score over weights, a ratio of two sums over examples.
+the estimate is the weighted mean score, a ratio of two sums over examples.
 
-Seeds and examples are both samples, crossed. The variance of each is estimated apart (by analysis
-of variance, as for readers and cases in Hillis, Statistics in Medicine 26(3), 2007), gives a
-half-width of its own, and these are added as squares (Zou and Donner, Statistics in Medicine
-27(10), 2008). An interval is never narrower than that over examples alone. With one seed, the seeds
-are taken as they are: only examples are a sample, and nothing is said of other seeds.
+Seeds and examples are crossed samples. The variance of each is estimated separately (by analysis of
+variance, as for readers and cases in Hillis, Statistics in Medicine 26(3), 2007) and gives its own
+half-width; the half-widths are added as squares (Zou and Donner, Statistics in Medicine 27(10),
+2008). An interval is never narrower than that over examples alone. With one seed, seeds are taken
+as fixed: only examples are a sample, and nothing is said about other seeds.
 
-How often the intervals hold the truth is in docs/intervals_of_scores.md.
+docs/intervals_of_scores.md shows how often the intervals hold the truth.
 """
 
 import math
@@ -24,13 +24,13 @@ from scipy.special import betaincinv, ndtri, stdtrit
 
 from train_lib.analysis.statistics import Interval
 
-_LONGEST = 700.0  # Of an exponent that float64 can hold.
+_LONGEST = 700.0  # The largest exponent; float64 can hold its power.
 
 
 class Difference(NamedTuple):
-    """A difference of two means, where the true one lies with 95 % confidence, and its p-value.
+    """A difference of two means, its 95 % confidence interval, and its p-value.
 
-    The p-value, two-sided, is below 0.05 where the interval leaves out 0, and nowhere else.
+    The two-sided p-value is below 0.05 exactly if the interval excludes 0.
     """
 
     mean: float
@@ -42,18 +42,18 @@ class Difference(NamedTuple):
 def mean_score_interval(
     scores_KxN: np.ndarray, weights_N: np.ndarray | None = None, *, are_shares: bool
 ) -> Interval:
-    """The mean score over seeds, and where that of all seeds and examples lies.
+    """The mean score over seeds, and an interval for that of all seeds and examples.
 
-    Shares have the interval of Clopper and Pearson (Biometrika 26, 1934) for as many examples as
-    would tell as much (Korn and Graubard, Survey Methodology 24, 1998). With two examples more, a 0
-    and a 1, it has a width where all scores are alike. Other scores that are at least 0, such as
+    Shares have the interval of Clopper and Pearson (Biometrika 26, 1934) for the effective number
+    of examples (Korn and Graubard, Survey Methodology 24, 1998). With two more examples, a 0 and a
+    1, it has a width even if all scores are alike. Other scores that are at least 0, such as
     squared errors, have Student's interval of the logarithm over examples; its upper end is further
     out the more the scores are skewed, because a sample then often lacks the rare high ones. Scores
     that can be negative have Student's interval.
 
     Args:
         scores_KxN: each seed's score on each example.
-        weights_N: of the examples, at least 0 and not all of them; None: all the same.
+        weights_N: the examples' weights, at least 0 and not all 0; None: all the same.
         are_shares: no score can be below 0 or above 1.
     """
     scores_KxN, weights_N = _weighed(scores_KxN, weights_N)
@@ -95,25 +95,25 @@ def difference(
     weights_N: np.ndarray | None = None,
     are_shares: bool = True,
 ) -> Difference:
-    """How much higher the second of two runs scores, over all seeds and all examples there are.
+    """How much higher the second of two runs scores, over all possible seeds and examples.
 
-    The half-width over the few seeds is Student's, and so is that over examples, but for shares,
-    where it is normal. With two examples more, one for either run (Bonett and Price, Journal of
-    Educational and Behavioral Statistics 37(4), 2012), an interval of shares has a width where all
-    are right about the same examples, and it lies in [-1, 1].
+    The half-width over the few seeds is Student's, and so is that over examples, except for shares,
+    where it is normal. With two more examples, one for either run (Bonett and Price, Journal of
+    Educational and Behavioral Statistics 37(4), 2012), an interval of shares has a width even if
+    all are right about the same examples, and it lies in [-1, 1].
 
     In 4,000 simulations each (`coverage` in tests/train_lib/test_statistics.py: 2,000 examples;
     seeds scattered by 0, 0.7 or 2.2 points; with a true difference and without) it held the truth
     in 95 % at K = 1, 95 to 99 % at K = 3, and 95 to 97 % at K = 5 and at K = 10. Bootstraps of both
-    seeds and examples, tried beside it at K = 3, did so in 81 to 99 % with plain percentiles, and
-    in 98 to 100 %, up to twice as wide, with K - 1 seeds a draw and Student's quantile.
+    seeds and examples, tried as well at K = 3, did so in 81 to 99 % with plain percentiles, and in
+    98 to 100 %, up to twice as wide, with K - 1 seeds per draw and Student's quantile.
 
     Args:
         first_KxN: each seed's score on each example.
         second_KxN: the same; the number of seeds may differ, the examples are the same.
         paired: row k of both has the same seed; only their difference is then a sample. Otherwise
             the seeds of the two are independent samples.
-        weights_N: of the examples, at least 0 and not all of them; None: all the same.
+        weights_N: the examples' weights, at least 0 and not all 0; None: all the same.
         are_shares: no score can be below 0 or above 1.
     """
     first_KxN, _ = _weighed(first_KxN, weights_N)
@@ -126,7 +126,7 @@ def difference(
         samples = [second_KxN - first_KxN] if paired else [first_KxN, second_KxN]
         parts = [_over_seeds(scores_KxN, weights_N) for scores_KxN in samples]
         of_seeds, of_both = (sum(column) for column in zip(*parts, strict=True))
-        # Satterthwaite, Biometrics Bulletin 2(6), 1946; of a single sample it is K - 1.
+        # Satterthwaite, Biometrics Bulletin 2(6), 1946; for a single sample it is K - 1.
         uncertainty = sum(
             part**2 / (len(scores_KxN) - 1)
             for scores_KxN, (part, _) in zip(samples, parts, strict=True)
@@ -154,9 +154,9 @@ def _weighed(scores_KxN: np.ndarray, weights_N: np.ndarray | None) -> tuple[np.n
 def _over_examples(
     values_N: np.ndarray, weights_N: np.ndarray, more: Sequence[float]
 ) -> tuple[float, float]:
-    """The variance of the mean as examples are drawn, and the mean, with some values more.
+    """The variance of the mean over draws of examples, and the mean, with some values added.
 
-    These have the weight that adds most, that of the root mean square.
+    These have the weight that adds most, the root mean square.
     """
     values_N = np.append(values_N, more)
     weights_N = np.append(weights_N, [math.sqrt(np.mean(weights_N**2))] * len(more))
@@ -169,7 +169,7 @@ def _over_examples(
 
 
 def _over_seeds(scores_KxN: np.ndarray, weights_N: np.ndarray) -> tuple[float, float]:
-    """What seeds, and seeds on single examples, add to the variance of the mean score."""
+    """What seeds, and seeds on single examples, contribute to the variance of the mean score."""
     seeds, count = scores_KxN.shape
     total = weights_N.sum()
     means_K = scores_KxN @ weights_N / total
@@ -187,10 +187,10 @@ def _half_width(
     freedom_of_examples: float,
     factor: float = 1.0,
 ) -> float:
-    """Of the interval of confidence 1 - p, from the parts of the variance of the mean.
+    """The half-width of an interval of confidence 1 - p, from the parts of the mean's variance.
 
     Args:
-        factor: of the part over examples, at an end that is as much further out.
+        factor: multiplies the part over examples, for an end that is further out.
     """
     t = _quantile(p, freedom_of_seeds)
     z = _quantile(p, freedom_of_examples) * factor
@@ -199,18 +199,18 @@ def _half_width(
 
 
 def _quantile(p: float, freedom: float) -> float:
-    """Of Student's distribution, two-sided; with infinite freedom the normal one."""
+    """The two-sided quantile of Student's distribution; with infinite freedom, the normal one."""
     freedom = max(1.0, freedom)
     return -float(stdtrit(freedom, p / 2) if freedom < math.inf else ndtri(p / 2))
 
 
 def _effective(weights_N: np.ndarray, more: int = 0) -> float:
-    """How many examples of equal weight have a mean that varies as much; and some more."""
+    """How many examples of equal weight have a mean that varies as much, plus `more`."""
     return float(weights_N.sum() ** 2 / np.square(weights_N).sum()) + more
 
 
 def _skewness(values_N: np.ndarray, weights_N: np.ndarray) -> float:
-    """Of what single examples add to the mean, which is not all the same."""
+    """The skewness of single examples' contributions to the mean, which are not all the same."""
     parts_N = weights_N * (values_N - np.average(values_N, weights=weights_N))
     return float(np.mean(parts_N**3) / np.mean(parts_N**2) ** 1.5)
 

@@ -1,4 +1,4 @@
-"""What the trials of a search say: which is best, and what fewer of them would have found.
+"""The results of a search's trials: which is best, and what fewer of them would have found.
 
 A trial is a row: its number, its `fields`, its `state`, the value that it reached, under the name
 of the goal, and `seeds_diverged`. Unless all seeds diverged it has `seconds`; if it is `complete`,
@@ -17,11 +17,11 @@ Row = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Goal:
-    """What trials are compared by: what the task decides by, on the validation examples.
+    """What trials are compared by: the task's deciding metric, on the validation examples.
 
     Attributes:
         metric: its name.
-        higher_is_better: whether a higher value is the better one.
+        higher_is_better: whether a higher value is better.
     """
 
     metric: str
@@ -29,22 +29,22 @@ class Goal:
 
     @property
     def field(self) -> str:
-        """What the value is called in a row."""
+        """The name of the value in a row."""
         return f"validation_{self.metric}"
 
     @property
     def name(self) -> str:
-        """The same for people."""
+        """The same in words."""
         return plain(self.field)
 
     @property
     def sign(self) -> int:
-        """By which values are multiplied, so that the higher one is the better one."""
+        """The factor by which values are multiplied so that higher is better."""
         return 1 if self.higher_is_better else -1
 
 
 STATES = ("diverged", "pruned", "complete")
-"""What becomes of a trial, the worst first: all seeds diverged, it was ended early, neither."""
+"""The outcomes of a trial, the worst first: all seeds diverged, it was ended early, neither."""
 
 
 def is_complete(row: Row) -> bool:
@@ -55,8 +55,8 @@ def is_complete(row: Row) -> bool:
 def ranked(rows: Sequence[dict], goal: Goal) -> list[dict]:
     """Trials, the best one first.
 
-    Those that were pruned come after the others, whatever they reached. One of which all seeds
-    diverged comes last, even where another did worse than guessing.
+    Those that were pruned come after the others, whatever they reached. A trial whose seeds all
+    diverged comes last, even if another did worse than guessing.
     """
 
     def key(row: Row) -> tuple[int, float]:
@@ -66,16 +66,16 @@ def ranked(rows: Sequence[dict], goal: Goal) -> list[dict]:
 
 
 def expected_best(rows: Sequence[Row], goal: Goal) -> list[float]:
-    """What the best of 1, 2, ... and of all trials is expected to reach.
+    """The expected best value of 1, 2, ... and of all trials.
 
-    That is known of trials drawn independently and run to their end.
+    It is known for trials drawn independently and run to their end.
     """
     best = statistics.expected_best([goal.sign * row[goal.field] for row in rows])
     return (goal.sign * best).tolist()
 
 
 def show_value(row: Row, goal: Goal) -> str:
-    """What a trial reached, and what is to be known of it."""
+    """What a trial reached, with what a reader must know about it."""
     value, lost = row[goal.field], row["seeds_diverged"]
     if row["state"] == "diverged":
         return f"diverged, counts as {value:.4g}"
@@ -89,17 +89,17 @@ def show_value(row: Row, goal: Goal) -> str:
 
 
 def show_fields(fields: Mapping[str, Any]) -> str:
-    """The fields of a trial in a line."""
+    """The fields of a trial on one line."""
     return ", ".join(f"{field}={value}" for field, value in fields.items())
 
 
 def markdown(name: str, content: Mapping[str, Any], goal: Goal) -> str:
-    """The table, with the budget that was spent and the command that comes next.
+    """The table, with the budget that was spent and the command to run next.
 
     Args:
-        name: of the experiment.
-        content: what `sweep.json` holds.
-        goal: of the search.
+        name: the experiment's name.
+        content: the contents of `sweep.json`.
+        goal: the search's goal.
     """
     rows, expected = content["trials"], content[f"expected_best_{goal.field}"]
     fields = list(rows[0]["fields"])
@@ -116,7 +116,7 @@ def markdown(name: str, content: Mapping[str, Any], goal: Goal) -> str:
     if expected:
         of_fewer = [1, *(n for n in (2, 3, 5, 10, 20, 50, 100) if n < len(rows)), len(rows)]
         found = ", ".join(f"{n}: {_number(expected[n - 1])}" for n in dict.fromkeys(of_fewer))
-        budget = f"Expected best {goal.name} of so many trials: {found}.\n"
+        budget = f"Expected best {goal.name} by number of trials: {found}.\n"
     if content["command"]:
         chosen = f"The best one on the test examples:\n\n    {content['command']}\n"
     else:
@@ -143,7 +143,7 @@ def why_none(rows: Sequence[Row]) -> str:
 def draw(content: Mapping[str, Any], goal: Goal) -> Any:
     """A Matplotlib figure: all trials along each field, those pruned as crosses.
 
-    Before these, where it is known, the expected best against trials.
+    The expected best against the number of trials comes first, if it is known.
     """
     rows, expected = content["trials"], content[f"expected_best_{goal.field}"]
     fields = list(rows[0]["fields"])
@@ -180,5 +180,5 @@ def _number(value: float) -> str:
 
 
 def _form(value: float) -> str:
-    """Four decimals, or four digits where these would say little or take much room."""
+    """Four decimals, or four digits if decimals would say little or take much room."""
     return ".4f" if value == 0 or 1e-2 <= abs(value) < 1e3 else ".4g"

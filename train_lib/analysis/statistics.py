@@ -1,4 +1,4 @@
-"""What can be said from so many seeds and so many examples."""
+"""What a given number of seeds and of examples can show."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ _Z = float(ndtri(0.975))
 
 
 class Interval(NamedTuple):
-    """An estimate and where, with 95 % confidence, the true value lies."""
+    """An estimate and its 95 % confidence interval."""
 
     mean: float
     low: float
@@ -23,33 +23,33 @@ class Interval(NamedTuple):
 def mean_interval(
     values_K: Sequence[float] | np.ndarray, items: float | None = None, lowest: float = 0.0
 ) -> Interval:
-    """The mean over seeds, and where the true mean lies.
+    """The mean over seeds, and an interval for the true mean.
 
     Shares of N items, such as accuracies on N examples: seeds and items are both samples, as in
     `scores.difference`, and the interval is for newly trained models on newly drawn items. It is
     that of Clopper and Pearson (Biometrika 26, 1934), but for fewer items than N: the more the
-    seeds scatter, the fewer independent items would tell as much (Korn and Graubard, Survey
-    Methodology 24, 1998). It lies in [0, 1] and always has a width. With many seeds and items it is
-    Student's. A single seed is taken as it is, and only items are a sample.
+    seeds scatter, the smaller the effective number of items (Korn and Graubard, Survey Methodology
+    24, 1998). It lies in [0, 1] and always has a width. With many seeds and items it is Student's.
+    A single seed is taken as fixed, and only items are a sample.
 
-    What items add to the variance is taken to be as much as N independent ones could add, since
-    shares do not tell whether seeds are right about the same items. If they are, the width is
-    what it has to be; K seeds with nothing in common get up to sqrt(K) times that.
+    Items are taken to add as much to the variance as N independent ones could, since shares do not
+    tell whether seeds are right about the same items. If they are, the width is exact; K seeds with
+    nothing in common get up to sqrt(K) times that.
 
     In 2,000 simulations of each case (docs/intervals.md: 2 to 10 seeds, 20 to 25,000 items,
     accuracies of .002 to .998, seeds that scatter not at all to four times as much as any on IMDB)
-    it held the truth in 93 to 100 %. Where nearly all seeds are alike and a rare one fails, it
-    holds less often, because few seeds seldom include the rare one.
+    it held the truth in 93 to 100 %. If nearly all seeds are alike and a rare one fails, it
+    does so less often, because few seeds seldom include the rare one.
 
     Args:
-        values_K: of each seed.
-        items: how many the shares are of; `math.inf`: they are taken as they are, and only
-            seeds are a sample. None: the values are no shares, and the interval is Student's, over
+        values_K: one for each seed.
+        items: how many items the shares are of; `math.inf`: items are taken as fixed, and only
+            seeds are a sample. None: the values are not shares, and the interval is Student's, over
             seeds alone.
-        lowest: where an interval of values that are no shares is cut off.
+        lowest: where an interval of values that are not shares is cut off.
 
-    Without items to count, a single seed or seeds that agree tell nothing of others, and the
-    interval is all there can be.
+    Without items to count, a single seed or seeds that agree tell nothing about others, and the
+    interval is the whole range.
     """
     return _interval(np.asarray(values_K), items, 1 / len(values_K), lowest)
 
@@ -57,15 +57,15 @@ def mean_interval(
 def one_more_interval(
     values_K: Sequence[float] | np.ndarray, items: float | None = None, lowest: float = 0.0
 ) -> Interval:
-    """Where the value of one more seed lies; of shares, its share of all items there are.
+    """An interval for the value of one more seed; for shares, its share of all possible items.
 
-    As `mean_interval`, with the variance of a prediction in place of the mean's.
+    Like `mean_interval`, with the variance of a prediction instead of the mean's.
     """
     return _interval(np.asarray(values_K), items, 1 + 1 / len(values_K), lowest)
 
 
 def _interval(values_K: np.ndarray, items: float | None, parts: float, lowest: float) -> Interval:
-    """The interval of an error whose variance has so many parts of the variance over seeds."""
+    """The interval of an error whose variance is `parts` times the variance over seeds."""
     mean, variance, t = float(values_K.mean()), 0.0, 0.0
     if np.ptp(values_K) > 0:
         variance = parts * float(values_K.var(ddof=1))
@@ -73,10 +73,10 @@ def _interval(values_K: np.ndarray, items: float | None, parts: float, lowest: f
     if items is None:
         half = t * math.sqrt(variance) or math.inf
         return Interval(mean, max(lowest, mean - half), mean + half)
-    inverse = 1 / items  # Of the number of items that tell as much.
+    inverse = 1 / items  # Of the effective number of items.
     if 0 < mean < 1:
         inverse += (t / _Z) ** 2 * variance / (mean * (1 - mean))
-    if inverse < 1e-20:  # By rounding alone.
+    if inverse < 1e-20:  # Only by rounding.
         return Interval(mean, 0.0, 1.0)
     right, wrong = mean / inverse, (1 - mean) / inverse
     low = float(betaincinv(right, wrong + 1, 0.025)) if right else 0.0
@@ -85,7 +85,7 @@ def _interval(values_K: np.ndarray, items: float | None, parts: float, lowest: f
 
 
 def expected_best(values: Sequence[float] | np.ndarray) -> np.ndarray:
-    """What the best of 1, 2, ... and of all N trials is expected to be, drawn from these values.
+    """The expected best of 1, 2, ... and of all N trials, drawn from these values.
 
     Without replacement, and so without bias: Tang et al., "Showing Your Work Doesn't Always Work",
     ACL 2020, on Dodge et al., "Show Your Work", EMNLP 2019.
@@ -97,13 +97,13 @@ def expected_best(values: Sequence[float] | np.ndarray) -> np.ndarray:
     weights = np.full(count, 1 / count)
     for n in range(1, count + 1):
         best[n - 1] = weights @ ascending
-        # That the best of n has rank r has the probability C(r - 1, n - 1) / C(N, n).
+        # The best of n has rank r with probability C(r - 1, n - 1) / C(N, n).
         weights = weights * (ranks - n) * (n + 1) / (n * max(count - n, 1))
     return best
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values of several comparisons, each adjusted for there being several.
+    """p-values of several comparisons, adjusted for their number.
 
     At most 5 % of families of tests with no difference anywhere then have one below 0.05 (Holm,
     Scandinavian Journal of Statistics 6(2), 1979).
@@ -116,7 +116,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 class McNemar(NamedTuple):
-    """On how many examples one alone of two models is right, and the p-value of that."""
+    """On how many examples only one of two models is right, and the p-value of that."""
 
     first_alone: int
     second_alone: int
@@ -126,7 +126,7 @@ class McNemar(NamedTuple):
 def mcnemar(first_N: np.ndarray, second_N: np.ndarray) -> McNemar:
     """Whether two trained models are right equally often: McNemar's test, exact and two-sided.
 
-    It was Psychometrika 12(2), 1947; here its probabilities are binomial.
+    From Psychometrika 12(2), 1947; here its probabilities are binomial.
 
     Args:
         first_N: whether the first is right about each example.
@@ -140,14 +140,14 @@ def mcnemar(first_N: np.ndarray, second_N: np.ndarray) -> McNemar:
 
 
 _ROUNDING = 1e-12
-"""Accuracies that differ by less are equal: with as many examples as there are, they cannot."""
+"""Accuracies that differ by less are equal: the examples are too few for such a difference."""
 
 
 def cohens_d(first_K: np.ndarray, second_K: np.ndarray, *, paired: bool) -> float:
     """How much higher the second is, in standard deviations over seeds.
 
     Those of the difference if `paired` (Cohen's d_z), else those within the runs, pooled. Infinite
-    where seeds do not scatter, 0 where there is no difference, nan with one seed in either.
+    if seeds do not scatter, 0 if there is no difference, nan with one seed in either.
     """
     if min(len(first_K), len(second_K)) == 1:
         return math.nan
@@ -161,16 +161,16 @@ def cohens_d(first_K: np.ndarray, second_K: np.ndarray, *, paired: bool) -> floa
 
 
 def cohens_h(first: float, second: float) -> float:
-    """How far the second of two proportions is above the first: on a scale where 0.2 is small."""
+    """How far the second of two proportions is above the first, on a scale where 0.2 is small."""
     return 2 * (math.asin(math.sqrt(second)) - math.asin(math.sqrt(first)))
 
 
 MOST_SEEDS = 1_000
-"""Where the search for a number of seeds ends."""
+"""The limit of the search for a number of seeds."""
 
 
 def seeds_needed(d: float, *, paired: bool) -> int | None:
-    """Of each run, how many seeds show a difference of `d` (`cohens_d`) with 80 % power.
+    """How many seeds of each run show a difference of `d` (`cohens_d`) with 80 % power.
 
     By a t-test over seeds, two-sided at 5 %, whose t is noncentral. None: more than `MOST_SEEDS`.
     """
@@ -183,7 +183,7 @@ def seeds_needed(d: float, *, paired: bool) -> int | None:
 
 
 def equal_count_bins(values_N: np.ndarray, bins: int) -> np.ndarray:
-    """For each value the number of its bin, from the lowest up, of bins of nearly equal counts.
+    """The number of each value's bin, from the lowest up, in bins of nearly equal counts.
 
     Equal values share a bin, so that with many of them there are fewer and less equal bins.
     """
@@ -193,7 +193,7 @@ def equal_count_bins(values_N: np.ndarray, bins: int) -> np.ndarray:
 
 
 class Reliability(NamedTuple):
-    """Of each of B bins: the mean probability, the share that is positive, and of all examples."""
+    """For each of B bins: the mean probability, the share of positives, and its share of all."""
 
     predicted_B: np.ndarray
     observed_B: np.ndarray
@@ -209,7 +209,7 @@ RELIABILITY_BINS = 15
 
 
 def reliability(probabilities_N: np.ndarray, labels_N: np.ndarray) -> Reliability:
-    """Probabilities of the positive class beside what came, in 15 bins of nearly equal counts.
+    """Probabilities of the positive class against outcomes, in 15 bins of nearly equal counts.
 
     With bins of equal counts the calibration error depends less on their number than with bins of
     equal width (Nixon et al., "Measuring Calibration in Deep Learning", CVPR Workshops, 2019).

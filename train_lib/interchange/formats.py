@@ -1,7 +1,7 @@
 """Files of weights: `.keras`, `.weights.h5`, `.pt` or `.pth`, and `.safetensors`.
 
-No file is trusted: nothing is unpickled but by `torch.load(weights_only=True)`, and of an HDF5 file
-only arrays that lie in it are read.
+No file is trusted: only `torch.load(weights_only=True)` unpickles anything, and only arrays that
+lie in an HDF5 file itself are read from it.
 """
 
 import datetime
@@ -22,10 +22,10 @@ from train_lib.interchange import keras, torch
 from train_lib.interchange.layout import Arrays, Layout, Taken
 
 _CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
-"""What a `.keras` file has in it."""
+"""The files in a `.keras` file."""
 
 _VERSION = "3.12.0"
-"""Of Keras, the first one that the tests were run with: what we write is of its form."""
+"""The first version of Keras that the tests were run with: files are written in its form."""
 
 
 class Format(NamedTuple):
@@ -33,8 +33,8 @@ class Format(NamedTuple):
 
     Attributes:
         needs: the package that reads and writes it.
-        read: of a path, a layout and arrays of the right shapes.
-        write: of a layout and its arrays.
+        read: takes a path, a layout and arrays of the right shapes.
+        write: takes a layout and its arrays.
     """
 
     needs: str
@@ -43,11 +43,11 @@ class Format(NamedTuple):
 
 
 def read(name: str, layout: Layout, like: Arrays) -> Taken:
-    """The parameters of a model, from a file of another library's.
+    """Reads the parameters of a model from another library's file.
 
     Args:
-        name: of the file; its end says of what kind it is.
-        layout: of the model.
+        name: the name of the file; its suffix says of what kind it is.
+        layout: the model's layout.
         like: arrays of the right shapes, by our paths.
 
     Raises:
@@ -61,7 +61,7 @@ def read(name: str, layout: Layout, like: Arrays) -> Taken:
         return chosen.read(path, layout, like)
     except UserError:
         raise
-    except Exception as error:  # Whatever a damaged file makes a library raise.
+    except Exception as error:  # A library may raise anything for a damaged file.
         text = str(error).strip().partition("\n")[0]
         raise UserError(
             f"{path} cannot be read ({type(error).__name__}: {text:.300}). It is damaged, or not "
@@ -73,12 +73,12 @@ def write(name: str, layout: Layout, arrays: Arrays) -> None:
     """Writes the parameters of a model for another library.
 
     Args:
-        name: of the file, which is new; its end says of what kind it is.
-        layout: of the model.
-        arrays: by our paths.
+        name: the name of the file, which must be new; its suffix says of what kind it is.
+        layout: the model's layout.
+        arrays: the arrays, by our paths.
 
     Raises:
-        UserError: it is there already or cannot be written, or the model has no counterpart.
+        UserError: it exists already or cannot be written, or the model has no counterpart.
     """
     path, chosen = files.local(name), find(name)
     if path.exists():
@@ -91,7 +91,7 @@ def write(name: str, layout: Layout, arrays: Arrays) -> None:
 
 
 def find(name: str) -> Format:
-    """The format that the end of a file's name stands for.
+    """The format of a file by the suffix of its name.
 
     Raises:
         UserError: there is none, or its package is not installed.
@@ -99,8 +99,8 @@ def find(name: str) -> Format:
     chosen = next((one for end, one in FORMATS.items() if name.lower().endswith(end)), None)
     if chosen is None:
         raise UserError(
-            f"{name} is no file of weights that can be read or written: its name must end in one "
-            f"of {', '.join(FORMATS)}. What Keras saves as .h5 has to be saved anew, as .keras."
+            f"{name} is not a weight file that can be read or written: its name must end in one "
+            f"of {', '.join(FORMATS)}. Save what Keras saved as .h5 again, as .keras."
         )
     try:
         importlib.import_module(chosen.needs)
@@ -143,7 +143,7 @@ def _of_hdf5(file: Any, where: str) -> Arrays:
     def take(name: str, one: Any) -> None:  # It is not called for links.
         if not isinstance(one, h5py.Dataset):
             return
-        # Bytes of other files, or shapes without bytes, would be read as well.
+        # Else bytes of other files, or shapes without bytes, would be read as well.
         if one.external or one.is_virtual or one.id.get_storage_size() != one.nbytes:
             raise UserError(f"{where}: {name} is not stored as Keras stores an array.")
         arrays[name] = one[...]
@@ -168,21 +168,21 @@ def _read_torch(path: pathlib.Path, layout: Layout, like: Arrays) -> Taken:
 
     try:
         found = library.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # Among others what is pickled and no array.
+    except Exception as error:  # For example, pickled objects that are not arrays.
         text = str(error).strip().partition("\n")[0]
         raise UserError(
             f"{path} cannot be read as arrays alone, and nothing else is ever loaded "
             f"({type(error).__name__}: {text:.200}). It is damaged, or a whole module was saved: "
             "save its arrays, by torch.save(module.state_dict(), FILE)."
         ) from error
-    for name in ("state_dict", "model_state_dict"):  # Of what else a checkpoint has.
+    for name in ("state_dict", "model_state_dict"):  # A checkpoint has more.
         if isinstance(found, Mapping) and isinstance(found.get(name), Mapping):
             found = found[name]
     if not isinstance(found, Mapping) or not all(
         isinstance(name, str) and isinstance(one, library.Tensor) for name, one in found.items()
     ):
         raise UserError(
-            f"{path} is no state_dict of names and arrays; save it by "
+            f"{path} is not a state_dict of names and arrays; save it by "
             "torch.save(module.state_dict(), FILE)."
         )
     halves = (library.bfloat16, library.float16)  # NumPy lacks the first.
@@ -207,7 +207,7 @@ def _read_safetensors(path: pathlib.Path, layout: Layout, like: Arrays) -> Taken
 
     found = library.load_file(path)
 
-    def in_order(name: str) -> list:  # Which the file does not keep: lstm2 before lstm10.
+    def in_order(name: str) -> list:  # The file does not keep it: lstm2 before lstm10.
         return [(len(one), one) if one.isdigit() else (0, one) for one in re.split(r"(\d+)", name)]
 
     arrays = {name: np.asarray(found[name]) for name in sorted(found, key=in_order)}
@@ -229,4 +229,4 @@ FORMATS: dict[str, Format] = {
     ".pth": _TORCH,
     ".safetensors": Format("safetensors", _read_safetensors, _write_safetensors),
 }
-"""By the end of a file's name."""
+"""By the suffix of a file's name."""

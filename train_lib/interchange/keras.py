@@ -1,7 +1,7 @@
 """Our models as Keras has them: layers, and the names of their arrays in a weights file.
 
-Keras' layout of every array is ours, so nothing is computed, and both ways are bit for bit. A model
-is a `Sequential`, or another chain of layers; those that do nothing but in training are passed by.
+Keras' layout of every array is ours, so nothing is computed, and both ways are exact to the bit. A
+model is a `Sequential`, or another chain of layers; those that act only in training are skipped.
 """
 
 import json
@@ -22,10 +22,10 @@ _TRAINING_ALONE = {
     "InputLayer", "Dropout", "SpatialDropout1D", "GaussianDropout", "GaussianNoise", "AlphaDropout",
     "ActivityRegularization",
 }  # fmt: skip
-"""Layers that leave everything as it is but in training."""
+"""Layers that act only in training."""
 
 _LEFT_OUT = re.compile(r"(optimizer|.*/seed_generator)/")
-"""Names of what a file may have beside a model's parameters."""
+"""Names of what a file may have besides a model's parameters."""
 
 
 class Layer(NamedTuple):
@@ -33,8 +33,8 @@ class Layer(NamedTuple):
 
     Attributes:
         kind: its class.
-        config: of its fields those that say what it computes; some are layers.
-        arrays: our paths, by the names that they have below the layer's own. Two paths are stacked.
+        config: those of its fields that say what it computes; some are layers.
+        arrays: our paths, by their names below the layer's own. Two paths are stacked.
     """
 
     kind: str
@@ -50,10 +50,10 @@ class Layer(NamedTuple):
 
 
 def layers_of(layout: Layout) -> list[Layer]:
-    """The layers that a model is in Keras.
+    """A model's layers in Keras.
 
     Raises:
-        UserError: it cannot be one.
+        UserError: it cannot be a model of Keras.
     """
     layouts.check(layout, "keras")
     model, layers = layout.model, []
@@ -140,7 +140,7 @@ def to_keras(layout: Layout, arrays: Arrays) -> Arrays:
     """The arrays of a weights file.
 
     Args:
-        layout: of the model.
+        layout: the model's layout.
         arrays: its parameters.
 
     Raises:
@@ -155,10 +155,10 @@ def to_keras(layout: Layout, arrays: Arrays) -> Arrays:
 def of_keras(layout: Layout, found: Mapping[str, np.ndarray], where: str, like: Arrays) -> Taken:
     """Our arrays from those of a weights file.
 
-    A layer without a bias has one of zeros here, where every layer has a bias.
+    A layer without a bias gets one of zeros here, where every layer has a bias.
 
     Args:
-        layout: of the model.
+        layout: the model's layout.
         found: the arrays by their names.
         where: the file, for messages.
         like: arrays of the right shapes by our paths.
@@ -187,7 +187,7 @@ def of_keras(layout: Layout, found: Mapping[str, np.ndarray], where: str, like: 
 
 
 def config_of(layout: Layout) -> dict[str, Any]:
-    """A model as Keras' `config.json` has it.
+    """A model in the form of Keras' `config.json`.
 
     Raises:
         UserError: it cannot be a model of Keras.
@@ -215,10 +215,10 @@ def _serialized(module: str, kind: str, fields: dict[str, Any]) -> dict[str, Any
 
 
 def check_config(layout: Layout, text: bytes, where: str) -> list[str]:
-    """Checks that the `config.json` of a file is of the same model; returns notes.
+    """Checks that a file's `config.json` describes the same model; returns notes.
 
     Raises:
-        UserError: it is of another one, or no such file.
+        UserError: it describes another one, or is not such a file.
     """
     expected, notes = layers_of(layout), []
     try:
@@ -228,7 +228,7 @@ def check_config(layout: Layout, text: bytes, where: str) -> list[str]:
             if layer["class_name"] not in _TRAINING_ALONE
         ]
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{where}: its config.json is no model of layers: {error!r}.") from error
+        raise UserError(f"{where}: its config.json is not a model of layers: {error!r}.") from error
     if found and found[-1].kind == "Dense":
         activation = found[-1].config.get("activation")
         if activation == layout.activation != "linear":
@@ -248,7 +248,7 @@ def check_config(layout: Layout, text: bytes, where: str) -> list[str]:
 
 
 def _fields_of(layers: Sequence[Layer]) -> dict[str, Any]:
-    """The fields of a config that has a model of these layers, as far as they say."""
+    """The config fields of a model with these layers, as far as they show them."""
     fields: dict[str, Any] = {"model.hidden_sizes": ()}
     for layer in layers:
         if layer.kind == "Embedding":
@@ -288,9 +288,9 @@ def _of_json(layer: Any) -> Layer:
 
 
 def _with_fields_of(layer: Layer, expected: Sequence[Layer]) -> Layer:
-    """A layer with those of its fields that are expected of its class, in one order.
+    """A layer with only the fields that are expected of its class, in one order.
 
-    Whether it has a bias is seen from its arrays.
+    Its arrays show whether it has a bias.
     """
     every = [*expected, *(one for of in expected for one in of.config.values())]
     names = {

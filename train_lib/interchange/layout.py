@@ -1,4 +1,4 @@
-"""What of a model has a counterpart in another library, and whether arrays fit it."""
+"""Which parts of a model have a counterpart in another library, and whether arrays fit it."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -10,19 +10,18 @@ from seqmodels.cells.base import Cell, Counterpart
 from train_lib.errors import UserError
 
 TABLE, PROJECTION, KERNEL, BIAS = "inputs.table", "head.projection", "head.kernel", "head.bias"
-"""The paths of parameters that are of no cell."""
+"""The paths of parameters that belong to no cell."""
 
 Arrays = dict[str, np.ndarray]
 
 
 class Layout(NamedTuple):
-    """A model that is to become another library's, or the other way round.
+    """A model to convert to another library, or from one.
 
     Attributes:
-        model: of this library; its parameters do not matter.
+        model: a model of this library; its parameters do not matter.
         masks_zero: whether token 0 is padding, which no result depends on.
-        activation: that makes answers of outputs, which are logits here: sigmoid, softmax or
-            linear.
+        activation: turns outputs, which are logits here, into answers: sigmoid, softmax or linear.
     """
 
     model: SequenceModel
@@ -40,7 +39,7 @@ class Taken(NamedTuple):
 
     Attributes:
         arrays: each under our path.
-        notes: what a user should know of them.
+        notes: what a user should know about them.
     """
 
     arrays: Arrays
@@ -63,11 +62,11 @@ def check(layout: Layout, library: str) -> None:
     """Checks that a model has a counterpart.
 
     Args:
-        layout: of the model.
+        layout: the model's layout.
         library: `keras` or `torch`.
 
     Raises:
-        UserError: it has none; each reason is told.
+        UserError: it has none; the message gives each reason.
     """
     problems = []
     if layout.model.encoder.residual:
@@ -102,15 +101,16 @@ def check(layout: Layout, library: str) -> None:
 def fitted(
     found: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]], where: str
 ) -> tuple[Arrays, list[str]]:
-    """The arrays of a file as float32, if they are those that are expected, and notes on them.
+    """The arrays of a file as float32, if they are as expected, and notes on them.
 
     Args:
-        found: by their names.
+        found: the arrays, by their names.
         expected: the shape of each.
         where: the file, for messages.
 
     Raises:
-        UserError: arrays are missing or too many, or of another shape or type; each is told.
+        UserError: arrays are missing, superfluous, or of another shape or type; the message names
+            each.
     """
     problems, notes = [], []
     for name, shape in expected.items():

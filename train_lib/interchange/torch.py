@@ -1,6 +1,6 @@
 """Our models as PyTorch has them: the names of their arrays in a `state_dict`.
 
-Matrices are turned around there, the GRU's gates stand in another order, and a layer has two
+Matrices are transposed there, the GRU's gates come in another order, and a layer has two
 biases, `bias_ih` and `bias_hh`. A cell with one bias reads their sum, and is written with a
 `bias_hh` of zeros. The GRU has both, since its reset gate multiplies the one but not the other.
 """
@@ -29,7 +29,7 @@ class _Direction(NamedTuple):
 
 
 def _directions(layout: Layout) -> dict[str, _Direction]:
-    """Every cell by what stands around the name of its arrays, as in `rnn.{}_l0_reverse`."""
+    """Every cell by the template of its arrays' names, as in `rnn.{}_l0_reverse`."""
     sizes = {layer.cells[0].hidden_size for layer in layout.layers}
     found = {}
     for number, layer in enumerate(layout.layers):
@@ -44,7 +44,7 @@ def _directions(layout: Layout) -> dict[str, _Direction]:
 
 
 def _plain(layout: Layout) -> dict[str, str]:
-    """The names of what is of no cell, by our paths."""
+    """The names of parameters that belong to no cell, by our paths."""
     names = {TABLE: "embedding.weight"} if hasattr(layout.model.inputs, "table") else {}
     if layout.model.head.projection is not None:
         names[PROJECTION] = "projection.weight"
@@ -55,7 +55,7 @@ def to_torch(layout: Layout, arrays: Arrays) -> Arrays:
     """The arrays of a `state_dict`.
 
     Args:
-        layout: of the model.
+        layout: the model's layout.
         arrays: its parameters.
 
     Raises:
@@ -85,7 +85,7 @@ def of_torch(layout: Layout, found: Mapping[str, np.ndarray], where: str, like: 
     Recurrent layers are taken in the order of the file. A layer without biases has zeros here.
 
     Args:
-        layout: of the model.
+        layout: the model's layout.
         found: the arrays by their names, in order.
         where: the file, for messages.
         like: arrays of the right shapes by our paths.
@@ -126,7 +126,7 @@ def of_torch(layout: Layout, found: Mapping[str, np.ndarray], where: str, like: 
 
 
 def _as_written(layout: Layout, found: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """The names that `to_torch` would have written, by those in a file, as far as it has them."""
+    """The names that `to_torch` would write, by those in a file, as far as it has them."""
     cells: dict[tuple[str, int], dict[str, str]] = {}
     matrices = []
     for name, array in found.items():
@@ -164,13 +164,13 @@ def _bias_of(name: str) -> str:
 
 
 def _sets_of_biases(layout: Layout) -> list[list[str]]:
-    """The biases that a module has all of or, made without a bias, none of."""
+    """The sets of biases of which a module has all or, if made without a bias, none."""
     of_cells = [[name.format(bias) for bias in _BIASES] for name in _directions(layout)]
     return [*of_cells, [_plain(layout)[BIAS]]]
 
 
 def _reordered(array: np.ndarray, gates: tuple[int, ...]) -> np.ndarray:
-    """The same with its last axis, gates side by side, in another order."""
+    """The same with its last axis, on which gates lie side by side, in another order."""
     if not gates:
         return array
     parts = np.split(array, len(gates), axis=-1)

@@ -1,7 +1,7 @@
-"""`README.md`: a run's model card, with which its folder is a repository of the Hugging Face Hub.
+"""`README.md`: a run's model card, which makes its folder a repository of the Hugging Face Hub.
 
-At its top stands what the Hub reads, in YAML, of which JSON is a part; the rest is for people. All
-of it is in other files of the folder, so an old run can have a card too.
+At its top is what the Hub reads, in YAML, of which JSON is a subset; the rest is for people. All of
+it comes from other files of the folder, so an old run can have a card too.
 """
 
 import json
@@ -25,41 +25,41 @@ _PIPELINES = {
     "classes": "text-classification", "labels": "text-classification",
     "tags": "token-classification", "next_token": "text-generation",
 }  # fmt: skip
-"""What the Hub calls a task of texts."""
+"""The Hub's names for tasks on texts."""
 
 _FILES = {
-    weights.WEIGHTS: "the parameters as they were tested; the first axis of each is of seeds",
+    weights.WEIGHTS: "the parameters as they were tested; the first axis of each is the seeds",
     weights.BEST_WEIGHTS: "those after each seed's best epoch by validation, for `--best`",
     "config.json": "every field of the experiment",
     "cell.py": "the cell",
     "task.py": "the task",
-    "data.json": "what is read, and what is asked",
+    "data.json": "the inputs and the task",
     "vocabulary.txt": "the words that have a number",
     "result.json": "all figures",
     files.SUMS: "the digests of the files",
 }
-"""What the files are that a run answers with."""
+"""Descriptions of the files that a run answers with."""
 
 _MOST_NAMES = 30
-"""Above so many classes, their names are left to `data.json`."""
+"""With this many classes or more, only `data.json` has their names."""
 
 
 def write(folder: RunFolder, result: Mapping[str, Any]) -> None:
     """Writes the card of a run that has its weights.
 
     Args:
-        folder: of the run.
-        result: what `result.json` holds, or is to hold.
+        folder: the run's folder.
+        result: what `result.json` holds, or will hold.
     """
     if processes.is_first():
         folder.write(CARD, text(folder, result))
 
 
 def text(folder: RunFolder, result: Mapping[str, Any]) -> str:
-    """What the card of a run says."""
+    """The text of a run's card."""
     fields = folder.read_fields()
     own = {field: name for field, name in OWN_FILES.items() if str(fields[field]).endswith(".py")}
-    fields |= own  # What they are called in the folder.
+    fields |= own  # Their names in the folder.
     inputs, task = description.read(folder, folder.read_config().task.name)
     split = "test" if _metrics(result, "test") else "validation"
     lines = [
@@ -106,7 +106,7 @@ def _head(result: Mapping, fields: Mapping, inputs: Inputs, split: str) -> dict[
     cell = "own-cell" if fields["model.cell"].endswith(".py") else fields["model.cell"]
     evaluated = {
         "task": {"type": pipeline or re.sub(r"[^\w-]", "-", fields["task.name"])},
-        # Of a type the Hub takes letters, digits, dots and dashes.
+        # The Hub accepts letters, digits, dots and dashes in a type.
         "dataset": {"name": name, "type": re.sub(r"[^\w.-]", "-", name), "split": split},
         "metrics": [
             {"type": metric, "name": f"{plain(metric)} ({split})", "value": round(of["mean"], 4)}
@@ -183,7 +183,7 @@ def _files(folder: RunFolder) -> list[str]:
         if (folder.path / name).is_file() or name in ("result.json", files.SUMS)
     ]
     return [
-        "The model is in these; all others say how the run went:",
+        "These files hold the model; all others say how the run went:",
         "",
         *_table([["file", "what it holds"], *([f"`{name}`", what] for name, what in there)]),
     ]
@@ -214,14 +214,14 @@ def _origin(own: list[str], fields: Mapping, result: Mapping) -> list[str]:
     }
     versions = ", ".join(f"{name} {of}" for name, of in result["versions"].items())
     return [
-        "This trains it again, given the data:",
+        "To train it again, given the data:",
         "",
         "```sh",
         f"mkdir again && cp {' '.join(f'FOLDER/{name}' for name in ('config.json', *own))} again/",
         "python main.py --workdir=again",
         "```",
         "",
-        "What differs from the default of its field:",
+        "Fields that differ from their defaults:",
         "",
         "```text",
         *(f"{path} = {_json(value)}" for path, value in changed.items()),

@@ -1,4 +1,4 @@
-"""What of a config may change before a run resumes."""
+"""Which fields of a config may change before a run resumes."""
 
 import json
 from collections.abc import Mapping
@@ -11,14 +11,14 @@ FREE_FIELDS = {
     "data.dir", "data.archive", "train.checkpoint_every_seconds", "train.checkpoint_every_steps",
     "train.checkpoints_kept",
 }  # fmt: skip
-"""Where data come from and when a run is saved may change before it resumes; data are compared."""
+"""Where data come from and when a run is saved may change; the data themselves are compared."""
 
 EPOCHS = "train.num_epochs"
-"""It may grow, where nothing else depends on it."""
+"""It may grow if nothing else depends on it."""
 
 
 def fixed_fields(config: Mapping) -> dict[str, Any]:
-    """The fields that may not change before a run resumes, with their paths, of types JSON has."""
+    """The fields that may not change before a run resumes, by their paths, as JSON types."""
     fields = settings.complete(dict(settings.flatten(json.loads(json.dumps(config)))))
     return {path: value for path, value in fields.items() if path not in FREE_FIELDS}
 
@@ -47,12 +47,12 @@ def _why_not(path: str, before: Mapping, now: Mapping) -> str | None:
     schedule, warmup = now["train.schedule"], now["train.warmup"]
     if schedule in schedules.ENDING:
         return (
-            f", and config.train.schedule = {schedule!r} ends with the run: in a longer one the "
-            "rates are others from the start"
+            f", and config.train.schedule = {schedule!r} ends with the run: a longer one has "
+            "other rates from the start"
         )
     if 0 < warmup < 1:
         return (
-            f", and config.train.warmup = {warmup} is a share of the run: in a longer one the "
-            "rates are others from the start"
+            f", and config.train.warmup = {warmup} is a share of the run: a longer one has "
+            "other rates from the start"
         )
     return None

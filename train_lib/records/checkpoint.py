@@ -1,7 +1,7 @@
 """Checkpoints: a run resumes from the last one after a kill, a full disk or a damaged file.
 
-Orbax writes the arrays. It notices no flipped bit in them and knows no way back to an earlier
-checkpoint, so both are here.
+Orbax writes the arrays. It neither detects flipped bits in them nor falls back to an earlier
+checkpoint, so this module does both.
 """
 
 import contextlib
@@ -28,12 +28,12 @@ _ARRAYS, _MANIFEST = "arrays", "manifest.json"
 
 
 class Checkpoint(NamedTuple):
-    """What a run needs to go on.
+    """What a run needs to resume.
 
     Attributes:
         step: updates made.
         state: the arrays, as they were, on the devices that were asked for.
-        position: where the run stood, as it was handed to `save`.
+        position: where the run stood, as it was passed to `save`.
     """
 
     step: int
@@ -42,7 +42,7 @@ class Checkpoint(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints of one run; the last so many are kept.
+    """The checkpoints of one run; only the last ones are kept.
 
     The seventh to be saved, say after 512 steps, is the folder `000007-step-512`:
 
@@ -50,8 +50,8 @@ class Checkpoints:
         manifest.json   step, position, and the dtype and shape of every array
         SHA256SUMS      of every other file; `sha256sum -c SHA256SUMS` checks them by hand
 
-    It gets its name when all of it is on the disk. Before that, and while it is being deleted, the
-    name has a dot in front and nothing reads it.
+    It gets its name once all of it is on disk. Before that, and while it is being deleted, the name
+    begins with a dot, and nothing reads it.
 
     Args:
         folder: made by the first `save`. No other process may save to it at the same time.
@@ -59,7 +59,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: pathlib.Path, keep: int = 2):
-        self._folder = folder.absolute()  # As Orbax asks.
+        self._folder = folder.absolute()  # As Orbax requires.
         self._keep = keep
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future | None = None
@@ -67,35 +67,35 @@ class Checkpoints:
     def save(self, step: int, state: Any, position: dict) -> None:
         """Saves in the background.
 
-        Returns as soon as `state` has been computed and copied, so that its memory can be given
-        away. Waits for the save before, so there is never more than one copy.
+        Returns as soon as `state` has been computed and copied, so that its memory can be
+        donated. Waits for the previous save, so there is never more than one copy.
 
         Args:
             step: updates made.
             state: a pytree of `jax.Array`s, keys among them.
-            position: whatever else the run needs to go on; of types that JSON has.
+            position: whatever else the run needs to resume, as JSON types.
 
         Raises:
-            UserError: the save before failed.
+            UserError: the previous save failed.
         """
         self.wait()
         leaves = _named(state)
         manifest = {
             "step": step,
-            "position": json.loads(json.dumps(position)),  # The caller may go on to change it.
+            "position": json.loads(json.dumps(position)),  # The caller may change it later.
             "arrays": {name: _signature(leaf) for name, leaf in leaves.items()},
         }
-        # The host's own copy: on a CPU what `device_get` returns is the device's memory.
+        # The host's own copy: on a CPU, `device_get` returns the device's memory.
         values = [np.array(value) for value in devices.fetch([*map(_data, leaves.values())])]
         arrays = dict(zip(leaves, values, strict=True))
         if processes.is_first():
             self._writing = self._writer.submit(self._write, manifest, arrays)
 
     def wait(self) -> None:
-        """Returns when everything saved is on the disk.
+        """Waits until everything saved is on disk.
 
-        To be called before the program ends, also where it ends by an error: a save that is still
-        being written then is lost.
+        Call it before the program ends, even with an error: otherwise a save that is still being
+        written is lost.
 
         Raises:
             UserError: it could not be written.
@@ -107,20 +107,20 @@ class Checkpoints:
                 raise error
 
     def restore(self, like: Any) -> Checkpoint | None:
-        """The newest intact checkpoint, or None where there is none at all.
+        """The newest intact checkpoint, or None if there is none at all.
 
-        Damaged ones that are passed over are named in a notice.
+        Damaged ones are skipped, with a notice that names them.
 
         Args:
             like: a state of the same structure, dtypes and shapes. Its arrays are not read; the
                 restored ones lie on the same devices.
 
         Raises:
-            UserError: all are damaged, or the newest intact one is not of a state like this.
+            UserError: all are damaged, or the newest intact one does not match this state.
         """
         self.wait()
         leaves = _named(like)
-        # The others need not have the folder.
+        # The other processes need not have the folder.
         read = self._read(leaves) if processes.is_first() else None
         manifest = processes.from_first(lambda: read and read[0])
         if manifest is None:
@@ -144,7 +144,7 @@ class Checkpoints:
         if damaged:
             raise UserError(
                 "\n  ".join([f"{self._folder} has no intact checkpoint:", *damaged])
-                + "\nPut a copy of it back, or train in a new folder."
+                + "\nRestore a copy of it, or train in a new folder."
             )
         return None
 
@@ -155,7 +155,7 @@ class Checkpoints:
         return self._folder / names[-1] if names else None
 
     def _names(self) -> list[str]:
-        """The checkpoints there are, in the order in which they were saved."""
+        """The names of the checkpoints, in the order in which they were saved."""
         if not self._folder.is_dir():
             return []
         names = [path.name for path in self._folder.iterdir() if _NAME.fullmatch(path.name)]
@@ -172,17 +172,17 @@ class Checkpoints:
             name = f"{number:06}-step-{step}"
             hidden = self._folder / f".{name}"
             hidden.mkdir()
-            # Those without elements Orbax refuses; there is nothing in them to be kept.
+            # Orbax refuses arrays without elements, which have nothing to save.
             _orbax().save(hidden / _ARRAYS, {key: a for key, a in arrays.items() if a.size})
             files.write(hidden / _MANIFEST, json.dumps({"name": name, **manifest}, indent=1))
             files.write(hidden / files.SUMS, files.sums(hidden, _files(hidden)))
             files.publish(hidden, self._folder / name)
             self._delete_old()
-        except Exception as error:  # Orbax makes a ValueError of a full disk.
+        except Exception as error:  # On a full disk, Orbax raises a ValueError.
             raise UserError(
                 f"the checkpoint of step {step} could not be saved in {self._folder}: {error}\n"
-                "Earlier checkpoints there are as they were. See that there is room and that the "
-                "folder can be written to, and start the run again to go on from the last one."
+                "Earlier checkpoints are untouched. Make sure that there is room and that the "
+                "folder can be written to, and start the run again to resume from the last one."
             ) from error
 
     def _delete_old(self) -> None:
@@ -208,10 +208,10 @@ def _number(name: str) -> int:
 
 
 def _check(path: pathlib.Path) -> dict:
-    """The manifest of a checkpoint, all of whose files are as they were written.
+    """The manifest of a checkpoint, whose files it compares with their digests.
 
     Raises:
-        Damaged: with the names of those that are not.
+        Damaged: some are not as they were written; it has their names.
     """
     files.check_sums(path, _files(path))
     manifest = json.loads((path / _MANIFEST).read_text("utf-8"))
@@ -221,14 +221,14 @@ def _check(path: pathlib.Path) -> dict:
 
 
 def _files(folder: pathlib.Path) -> list[pathlib.Path]:
-    """All files of a checkpoint but their digests."""
+    """All files of a checkpoint except their digests."""
     paths = (path for path in folder.rglob("*") if path.is_file())
     return [path for path in paths if path != folder / files.SUMS]
 
 
 def _load(path: pathlib.Path, manifest: dict, leaves: dict[str, jax.Array]) -> list[np.ndarray]:
-    """The arrays in a checkpoint whose files are as they were written."""
-    # By the names of today, whatever version saved them.
+    """Loads the arrays of a checkpoint whose files are intact."""
+    # By their current names, whatever version saved them.
     names = {legacy.array_name(name): name for name in manifest["arrays"]}
     saved = {name: manifest["arrays"][there] for name, there in names.items()}
     wanted = {name: _signature(leaf) for name, leaf in leaves.items()}
@@ -242,11 +242,11 @@ def _load(path: pathlib.Path, manifest: dict, leaves: dict[str, jax.Array]) -> l
             f"the checkpoint {path} is not of the same model, optimizer and seeds:\n  "
             + "\n  ".join(differing[:5])
             + (f"\n  and {len(differing) - 5} more" if len(differing) > 5 else "")
-            + "\nGo on with the config it was made with, or start in a new folder."
+            + "\nResume with the config it was made with, or start in a new folder."
         )
     try:
         arrays = _orbax().restore(path / _ARRAYS)
-    except Exception as error:  # Whatever Orbax raises of what it cannot read.
+    except Exception as error:  # Orbax may raise anything if it cannot read.
         raise Damaged(f"Orbax cannot read it: {error}") from error
     return [arrays[names[name]] if leaf.size else _zeros(leaf) for name, leaf in leaves.items()]
 
@@ -272,7 +272,7 @@ def _data(array: jax.Array) -> jax.Array:
 
 
 def _zeros(array: jax.Array) -> np.ndarray:
-    """So many zeros as an array has numbers."""
+    """As many zeros as an array has numbers."""
     return np.zeros(_data(array).shape, _data(array).dtype)
 
 
@@ -286,12 +286,12 @@ def _on_devices_of(array: jax.Array, value: np.ndarray) -> jax.Array:
 
 @functools.cache
 def _orbax():
-    """Orbax, which takes longer to import than a checkpoint to write; it waits for no process."""
+    """Orbax, imported late since that takes longer than a save; it waits for no process."""
     from orbax import checkpoint
 
-    # Of what it raises it writes the tracebacks on the screen before.
+    # It prints the tracebacks of its errors before it raises them.
     logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
-    # Its next version, `checkpoint.v1`, compares the folders of all processes whatever it is told.
+    # Its next version, `checkpoint.v1`, compares the folders of all processes, whatever it is told.
     alone = checkpoint.options.MultiprocessingOptions(active_processes={0})
     handler = checkpoint.PyTreeCheckpointHandler(multiprocessing_options=alone)
     return checkpoint.Checkpointer(handler, multiprocessing_options=alone)

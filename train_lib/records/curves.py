@@ -1,4 +1,4 @@
-"""`curves.png`: the course of a training."""
+"""`curves.png`: the course of training."""
 
 from collections.abc import Sequence
 
@@ -12,21 +12,21 @@ from train_lib.training import processes
 
 
 def draw(folder: RunFolder, title: str, rows: Sequence[dict], task: Task) -> None:
-    """Draws the loss and the metric that decides, of training and validation, against epochs.
+    """Draws the loss and the deciding metric, in training and validation, against epochs.
 
-    Also each seed's learning rate, where it is not the same in all epochs and seeds.
+    Also draws each seed's learning rate, unless it is the same in all epochs and seeds.
 
     Args:
-        folder: of the run.
-        title: over them.
-        rows: of each epoch, as `fit` has it.
-        task: whose metrics they are.
+        folder: the run's folder.
+        title: the title of the figure.
+        rows: one for each epoch, as in `fit`.
+        task: the task whose metrics they are.
     """
     if not processes.is_first():
         return
     lines = [line(row, task) for row in rows]
     names = list(dict.fromkeys(("loss", task.metric)))
-    # Older versions did not write it down.
+    # Older versions did not record it.
     rated = [row for row in rows if "learning_rate" in row.get("seeds", ())]
     rates_ExK = np.array([row["seeds"]["learning_rate"] for row in rated], float)
     varies = len(set(rates_ExK[np.isfinite(rates_ExK)])) > 1

@@ -1,4 +1,4 @@
-"""`data.json`: what a model of a run reads, and what it is asked.
+"""`data.json`: the inputs and the task of a run's models.
 
 With it, the config and the weights, a finished run answers without the data it was trained on.
 """
@@ -31,7 +31,7 @@ def write(folder: RunFolder, inputs: Inputs, task: Task) -> None:
 
 
 def read(folder: RunFolder, task_name: str) -> tuple[Inputs, Task]:
-    """What `write` wrote of a run whose `config.task.name` this is."""
+    """Reads what `write` wrote for a run with this `config.task.name`."""
     vocabulary = None
     if (folder.path / VOCABULARY).is_file():
         vocabulary = Vocabulary.from_text(folder.read_text(VOCABULARY))
@@ -44,12 +44,12 @@ def read(folder: RunFolder, task_name: str) -> tuple[Inputs, Task]:
 
 
 def metric_of(result: Mapping[str, Any]) -> str:
-    """The metric that decides, of a finished run of any version."""
+    """The deciding metric of a finished run of any version."""
     return result.get("task", {}).get("metric", "accuracy")
 
 
 def longest(result: Mapping[str, Any]) -> dict[str, int]:
-    """The steps of the longest sequence of each split, of a finished run of any version."""
+    """The steps of each split's longest sequence, for a finished run of any version."""
     data = result["dataset"]
     return data["longest_steps"] if "longest_steps" in data else data["longest_tokens"]
 
@@ -60,7 +60,7 @@ def write_pictures(
     tasks_K: Sequence[Task],
     kept_K: Sequence[Mapping[str, np.ndarray]],
 ) -> None:
-    """Draws what the task shows of the answers to the test examples: those of the first seed."""
+    """Draws the task's pictures of the first seed's answers to the test examples."""
     if not processes.is_first() or not kept_K:
         return
     figures = tasks_K[0].pictures(kept_K[0], *items_of(test))

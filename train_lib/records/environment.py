@@ -1,4 +1,4 @@
-"""What numbers depend on beside the config and the data: machine, devices, versions."""
+"""What results depend on besides the config and the data: machine, devices, versions."""
 
 import contextlib
 import os
@@ -15,11 +15,11 @@ COMPILER_VARIABLES = (
     "XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE", "JAX_DEFAULT_MATMUL_PRECISION",
     "JAX_DISABLE_MOST_OPTIMIZATIONS",
 )  # fmt: skip
-"""Variables that a user may set, and that the last bits of numbers depend on."""
+"""Variables that a user may set, and that affect the last bits of results."""
 
 
 def describe_mesh(mesh: Mesh) -> str:
-    """What numbers may depend on, as in `2 x cpu` or `16 x NVIDIA H100, 2 processes`."""
+    """The devices that results depend on, as in `2 x cpu` or `16 x NVIDIA H100, 2 processes`."""
     return f"{mesh.size} x {mesh.devices.flat[0].device_kind}{_several()}"
 
 
@@ -42,7 +42,7 @@ def _several() -> str:
 
 
 def versions() -> dict[str, str]:
-    """What the numbers depend on."""
+    """The versions that results depend on."""
     packages = ("jax", "jaxlib", "flax", "optax", "numpy")
     return {
         "python": platform.python_version(),

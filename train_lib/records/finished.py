@@ -17,7 +17,7 @@ from train_lib.records import description, predictions
 from train_lib.records.folder import RunFolder
 from train_lib.tasks.classes import Classes
 
-_OLD_NAMES = ["negative", "positive"]  # Of the classes of older versions.
+_OLD_NAMES = ["negative", "positive"]  # The classes of older versions.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,18 +25,18 @@ class Run:
     """A finished run of K seeds, and how it answered N test examples.
 
     Attributes:
-        name: the folder's, or where two have the same the path, for people.
-        folder: where it is.
+        name: the folder's name, or its path if two have the same name.
+        folder: its path.
         config: every field, as in `{"model.cell": "lstm"}`.
-        result: what `result.json` holds.
-        epochs: what the lines of `metrics.jsonl` hold; none of what is not trained by epochs.
+        result: the contents of `result.json`.
+        epochs: the lines of `metrics.jsonl`; none if it is not trained by epochs.
         seeds: their numbers, ascending.
         steps_N: lengths of the examples.
-        weights_N: how many items each example's score is the mean of.
-        targets: of each example, as in `predictions.csv`.
+        weights_N: the number of items that each example's score averages.
+        targets: the target of each example, as in `predictions.csv`.
         scores_KxN: how well each seed answered each example.
         figures_K: figures of each seed, by their names.
-        probabilities_KxN: of two classes, of the second; else None.
+        probabilities_KxN: if there are two classes, those of the second; else None.
     """
 
     name: str
@@ -79,7 +79,7 @@ class Run:
 
     @property
     def is_second_N(self) -> np.ndarray:
-        """Of two classes: which examples are of the second."""
+        """If there are two classes: which examples are of the second."""
         return np.array(self.targets) == self.result.get("task", {}).get("names", _OLD_NAMES)[1]
 
     @property
@@ -94,12 +94,12 @@ class Run:
 
     @property
     def metric(self) -> str:
-        """The metric that decides."""
+        """The deciding metric."""
         return description.metric_of(self.result)
 
     @property
     def score(self) -> str:
-        """The name of what the examples are scored by."""
+        """The name of the examples' score."""
         return self.result.get("task", {}).get("score", "accuracy")
 
 
@@ -107,7 +107,7 @@ def load(workdirs: Sequence[str]) -> list[Run]:
     """Reads runs in different folders that were tested on the same examples.
 
     Raises:
-        UserError: one is not finished, or damaged, or they cannot be compared; it says why.
+        UserError: one is unfinished or damaged, or they cannot be compared; the message says why.
     """
     folders = [RunFolder.open_finished(workdir) for workdir in workdirs]
     paths = [folder.path.resolve() for folder in folders]
@@ -125,7 +125,7 @@ def load(workdirs: Sequence[str]) -> list[Run]:
 
 
 def differing_fields(runs: Sequence[Run]) -> dict[str, list]:
-    """The fields of the config that are not the same in all runs, with each run's value."""
+    """The fields of the config that differ between runs, with each run's value."""
     fields = dict.fromkeys(field for run in runs for field in run.config)
     values = {field: [run.config.get(field) for run in runs] for field in fields}
     return {
@@ -144,7 +144,7 @@ def _check_same_test(first: Run, other: Run) -> None:
     ]
     if first.score != other.score:
         problems.append(f"scores: {first.score} / {other.score}")
-    # A language model with fewer words has an easier task: more of them are one, the unknown word.
+    # A language model with fewer words has an easier task: it reads more of them as unknown.
     tokens, of_other = (
         {name for name, _ in run.result.get("task", {}).get("tokens", [])} for run in (first, other)
     )
@@ -159,7 +159,7 @@ def _check_same_test(first: Run, other: Run) -> None:
         differs_N |= np.array(first.targets) != np.array(other.targets)
         if not differs_N.any():
             return
-        problems = [f"{differs_N.sum():,} examples have other steps or another target"]
+        problems = [f"{differs_N.sum():,} examples differ in steps or target"]
     for field, values in differing_fields([first, other]).items():
         if field.startswith(("data.", "task.")):
             problems.append(f"config.{field}: {values[0]} / {values[1]}")
@@ -188,7 +188,7 @@ def _read_epochs(folder: RunFolder) -> list[dict[str, Any]]:
 
 
 def _read_predictions(folder: RunFolder, seeds: Sequence[dict]) -> tuple:
-    """What a `Run` has of them: its last six attributes."""
+    """Reads a `Run`'s last six attributes."""
     rows = csv.reader(io.StringIO(folder.read_text(predictions.NAME), newline=""))
     header = next(rows)
     columns = dict(zip(header, zip(*rows, strict=True), strict=True))
@@ -199,7 +199,7 @@ def _read_predictions(folder: RunFolder, seeds: Sequence[dict]) -> tuple:
         return np.array(columns[column], float).reshape(len(seeds), -1)
 
     steps_N, weights_N = numbers("steps")[0].astype(int), numbers("weight")[0]
-    # One column, several of several numbers, or none where the data are texts alone.
+    # One column, several for several numbers, or none if the data are only texts.
     targets = [columns[name] for name in header if re.fullmatch(r"target(_.*)?", name)]
     probabilities_KxN = numbers("probability") if "logit" in columns else None
     return (
@@ -210,7 +210,7 @@ def _read_predictions(folder: RunFolder, seeds: Sequence[dict]) -> tuple:
 
 
 def _read_old_predictions(columns: Mapping[str, Sequence[str]], seeds: Sequence[dict]) -> tuple:
-    """The same of a run of an older version, which always had two classes."""
+    """The same for a run of an older version, which always had two classes."""
     tokens_KxN, labels_KxN, logits_KxN = (
         np.array(columns[name], float).reshape(len(seeds), -1)
         for name in ("tokens", "label", "logit")

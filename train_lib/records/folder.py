@@ -20,34 +20,34 @@ from train_lib.records.changes import EPOCHS, describe_differences, fixed_fields
 from train_lib.training import processes
 
 OWN_FILES = {"model.cell": "cell.py", "task.name": "task.py"}
-"""Fields that may name a file of the user's own, and what its copy in a run's folder is called."""
+"""Fields that may name a user's own file, and the name of its copy in a run's folder."""
 
 REPORTS = (
     "config.json", *OWN_FILES.values(), "data.json", "vocabulary.txt", "initial.json",
     "metrics.jsonl", *legacy.WEIGHTS, *legacy.WEIGHTS.values(), "predictions.csv", "curves.png",
     "result.json",
 )  # fmt: skip
-"""What may be in a run's folder when it has ended, beside its checkpoints and a task's pictures."""
+"""What a finished run's folder may hold besides its checkpoints and a task's pictures."""
 
 ANSWERS = ("config.json", *OWN_FILES.values(), "data.json", "vocabulary.txt", "result.json")
-"""Those that a finished run answers with, beside its weights."""
+"""Those that a finished run answers with, besides its weights."""
 
 CARD = "README.md"
 """The run's model card, which may be edited."""
 
 TESTED = "test_evaluated_after_epochs"
-"""In `result.json`, how long the run was each time that its test examples were evaluated."""
+"""In `result.json`, how long the run was each time its test examples were evaluated."""
 
 
 class InUse(UserError):
-    """Another process is at work in a run's folder."""
+    """Another process is using a run's folder."""
 
 
 class RunFolder:
-    """A run's folder, where nothing of another run is ever overwritten.
+    """A run's folder, in which nothing of another run is ever overwritten.
 
-    When the run has ended, `SHA256SUMS` has the digest of every file there is beside it but the
-    model card, and with that the run is finished. `checkpoints/` has digests of its own.
+    A run is finished once `SHA256SUMS` has the digest of every other file except the model card.
+    `checkpoints/` has its own digests.
     """
 
     def __init__(self, path: pathlib.Path | str):
@@ -57,19 +57,19 @@ class RunFolder:
 
     @classmethod
     def open(cls, workdir: str | None, config: ConfigDict) -> "RunFolder":
-        """The folder of a new run, or of this one, started before; until it is closed, no other's.
+        """The folder of a new run, or of this one, started before; locked until it is closed.
 
-        Of a new run nothing is written before `begin`. In all processes but the first it is but a
+        Nothing of a new run is written before `begin`. In all processes but the first, it is only a
         name, and nothing is ever written.
 
         Args:
             workdir: the folder; None: a new one, named after the experiment and the time.
-            config: of the run.
+            config: the run's config.
 
         Raises:
-            UserError: another run's files are in it, or the same run's with another config, or
+            UserError: it has the files of another run, or of the same run with another config, or
                 those of a finished run are not as it wrote them; or it cannot be made.
-            InUse: another process is at work in it.
+            InUse: another process is using it.
         """
         folder = cls(processes.from_first(lambda: workdir or files.name_by_time(config.name)))
         if not processes.is_first():
@@ -88,15 +88,14 @@ class RunFolder:
 
     @classmethod
     def open_finished(cls, workdir: str, names: Sequence[str] = ()) -> "RunFolder":
-        """The folder of a run that has ended, whose files are as it wrote them.
+        """The folder of a finished run, whose files are as it wrote them.
 
         Args:
             workdir: the folder.
-            names: of the files that matter; of a folder with no others, say, which was copied to
-                answer from. Empty: all.
+            names: the names of the files that matter, say in a copy that has no others. Empty: all.
 
         Raises:
-            UserError: it is not one, or they are not.
+            UserError: it is not one, or its files are not.
         """
         folder = cls(workdir)
         if not folder.is_finished():
@@ -110,8 +109,8 @@ class RunFolder:
     def begin(self, config: ConfigDict) -> None:
         """Writes a new run's config, and the user's own files that it names.
 
-        Of a run that is there, it notes that there are to be more epochs. One that was finished is
-        so no longer: its reports stay as they are until the longer run writes its own.
+        For an existing run, it records that there will be more epochs. A finished run is then
+        unfinished: its reports stay as they are until the longer run writes its own.
 
         Raises:
             UserError: one of them cannot be read or written.
@@ -126,7 +125,7 @@ class RunFolder:
         self.write_json("config.json", config.to_dict())
 
     def _lengthen(self, num_epochs: int | None) -> None:
-        """A kill in between leaves an unfinished run that may have more epochs all the same."""
+        """Records more epochs; a kill in between leaves an unfinished run that may still grow."""
         before = self.read_fields().get(EPOCHS)
         if num_epochs == before:
             return
@@ -151,7 +150,7 @@ class RunFolder:
                 self.path.rmdir()
 
     def _take(self) -> None:
-        """Locks the folder for this process; the system unlocks it whatever way that ends."""
+        """Locks the folder for this process; the system unlocks it however that ends."""
         if fcntl is None:
             return
         self._lock = os.open(self.path, os.O_RDONLY)
@@ -166,7 +165,7 @@ class RunFolder:
             ) from None
 
     def _compare(self, config: ConfigDict) -> None:
-        """Compares a config with that of the run that is there, if one is."""
+        """Compares a config with that of the existing run, if there is one."""
         if self.is_finished():
             self.check()
         if not self.is_begun():
@@ -182,10 +181,10 @@ class RunFolder:
         own = own_files(config)
         for field, path in own.items():
             copy = self.path / OWN_FILES[field]
-            if path == copy:  # The run was started by its folder alone.
+            if path == copy:  # The run was started with its folder alone.
                 now[field] = before.get(field)
             elif copy.is_file() and _content(path) != copy.read_bytes():
-                now[field] = f"{path}, which is no longer what {copy} is"
+                now[field] = f"{path}, which no longer matches {copy}"
         if differing := describe_differences(before, now):
             raise UserError(
                 "\n  ".join(
@@ -195,7 +194,7 @@ class RunFolder:
             )
 
     def read_fields(self) -> dict[str, Any]:
-        """The fields of a run that was begun, by any version of this program, with their paths.
+        """The fields, by their paths, of a run begun by any version of this program.
 
         Raises:
             UserError: they cannot be read.
@@ -206,7 +205,7 @@ class RunFolder:
         """The config of a run that was begun, with the user's own files as they were then.
 
         Raises:
-            UserError: it cannot be read, or has fields that it cannot have.
+            UserError: it cannot be read, or has invalid fields.
         """
         fields = self.read_fields()
         for field, name in OWN_FILES.items():
@@ -215,8 +214,8 @@ class RunFolder:
         return settings.of_fields(fields)
 
     def is_begun(self) -> bool:
-        """Whether there is a run in it."""
-        return os.path.isfile(self.path / "config.json")  # Whatever the path: it raises nothing.
+        """Whether it holds a run."""
+        return os.path.isfile(self.path / "config.json")  # It raises nothing, whatever the path.
 
     def is_finished(self) -> bool:
         """Whether the run has ended and reported; a checkpoint's folder has digests too."""
@@ -224,7 +223,7 @@ class RunFolder:
         return there and os.path.isfile(self.path / files.SUMS)
 
     def how_finished(self, config: ConfigDict) -> str:
-        """That the run has ended, in words; empty: it has not, or it is to have more epochs."""
+        """Says that the run has ended; empty: it has not, or it is to have more epochs."""
         if not self.is_finished():
             return ""
         before, now = self.read_fields()[EPOCHS], config.train.num_epochs
@@ -237,19 +236,19 @@ class RunFolder:
         return "is finished" if now == before else ""
 
     def tested_after(self, epochs: int) -> list[int]:
-        """What `TESTED` is when the test examples have been evaluated after so many epochs."""
+        """The value of `TESTED` once the test examples are evaluated after this many epochs."""
         there = (self.path / "result.json").is_file()
         before = self.read_json("result.json").get(TESTED, []) if there else []
         return sorted({*before, epochs})
 
     def finish(self, result: dict) -> None:
-        """Writes `result.json`, and then the digests of all that there is."""
+        """Writes `result.json`, and then the digests of all files."""
         self.write_json("result.json", result)
         if processes.is_first():
             self.write(files.SUMS, files.sums(self.path, self._reports(self._written)))
 
     def _reports(self, names: Iterable[str]) -> list[pathlib.Path]:
-        """The files of these names, and what else a run reports, as far as they are there."""
+        """The files of these names, and a run's other reports, if they exist."""
         paths = (self.path / name for name in {*REPORTS, *names} - {files.SUMS, CARD})
         return [path for path in paths if path.is_file()]
 
@@ -257,10 +256,10 @@ class RunFolder:
         """Compares the files of a finished run with their digests.
 
         Args:
-            names: of the files that matter; empty: all.
+            names: the names of the files that matter; empty: all.
 
         Raises:
-            UserError: they are not as it wrote them.
+            UserError: they are not as the run wrote them.
         """
         try:
             files.check_sums(self.path, self._reports(files.names_in_sums(self.path)), names)
@@ -268,18 +267,18 @@ class RunFolder:
             again = ""
             if not {"config.json", *OWN_FILES.values()} & error.names:
                 again = (
-                    f" Or remove {self.path / files.SUMS}: the command that trained the run makes "
-                    "them again then."
+                    f" Or remove {self.path / files.SUMS}: the command that trained the run then "
+                    "makes them again."
                 )
             raise UserError(
-                f"{self.path} is damaged: {error}. Put back a copy of them.{again}"
+                f"{self.path} is damaged: {error}. Restore a copy of them.{again}"
             ) from error
 
     def write(self, name: str, content: bytes | str) -> None:
         """Writes a file, whole or not at all.
 
         Raises:
-            UserError: it cannot be written; what was there before is untouched.
+            UserError: it cannot be written; an old file is untouched.
         """
         if not processes.is_first():
             return
@@ -288,9 +287,9 @@ class RunFolder:
             self._written.add(name)
         except OSError as error:
             raise UserError(
-                f"{self.path / name} cannot be written: {error.strerror or error}. What was there "
-                "is as it was. See that there is room and that the folder can be written to, and "
-                "start the same command again."
+                f"{self.path / name} cannot be written: {error.strerror or error}. An old file "
+                "is untouched. Make sure that there is room and that the folder can be written to, "
+                "and start the same command again."
             ) from error
 
     def write_json(self, name: str, content: dict) -> None:
@@ -320,7 +319,7 @@ class RunFolder:
 
 
 def own_files(config: ConfigDict) -> dict[str, pathlib.Path]:
-    """The files of the user's own that a config names, by the fields that do.
+    """The user's own files that a config names, by the fields that name them.
 
     Baselines have no cell.
     """

@@ -1,4 +1,4 @@
-"""A run that is asked to end saves first."""
+"""Lets a run that is asked to end save first."""
 
 import signal
 import sys
@@ -7,12 +7,12 @@ from types import FrameType
 
 
 class Interrupts:
-    """While it is entered, SIGTERM and the first Ctrl-C ask for an end instead of being one.
+    """A context in which SIGTERM and the first Ctrl-C only request an end.
 
-    A second Ctrl-C ends the program at once. Outside of the main thread nothing is changed.
+    A second Ctrl-C ends the program at once. Outside the main thread, nothing changes.
 
     Attributes:
-        asked: by what, as in `SIGTERM`; empty: nothing has asked yet.
+        asked: what requested the end, as in `SIGTERM`; empty: nothing yet.
     """
 
     def __init__(self):
@@ -34,7 +34,7 @@ class Interrupts:
             raise KeyboardInterrupt
         self.asked = signal.Signals(number).name
         print(
-            f"\n{self.asked}: the steps in work are finished and saved first; Ctrl-C again ends at "
-            "once.",
+            f"\n{self.asked}: the steps in progress are finished and saved first; Ctrl-C again "
+            "ends at once.",
             file=sys.stderr, flush=True,
         )  # fmt: skip

@@ -23,14 +23,14 @@ from train_lib.training.stopwatch import Stopwatch
 
 
 class Keeper(Hook):
-    """Saves a run when it is time to, or when it is asked to end, and finds what was saved.
+    """Saves a run when it is due, or when it is asked to end, and finds what was saved.
 
     Args:
-        config: of the run.
-        folder: of the run.
-        data: that it trains on.
-        program: that it trains.
-        stopwatch: of the run.
+        config: the run's config.
+        folder: its folder.
+        data: the data it trains on.
+        program: the program it trains.
+        stopwatch: its stopwatch.
     """
 
     def __init__(
@@ -46,8 +46,8 @@ class Keeper(Hook):
         self._folder = folder
         self._checkpoints = Checkpoints(folder.path / "checkpoints", config.train.checkpoints_kept)
         self._stopwatch = stopwatch
-        # What numbers depend on. The folder compares the config with that in `config.json`; this
-        # is for where a hand has changed both.
+        # What results depend on. The folder compares the config with that in `config.json`; this
+        # catches edits to both.
         fields = fixed_fields(config.to_dict())
         for field, path in own_files(config).items():
             digest = hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
@@ -68,7 +68,7 @@ class Keeper(Hook):
         try:
             self._checkpoints.wait()
         except UserError:
-            if error_type is None:  # Else what went wrong first is told.
+            if error_type is None:  # Else the first error is reported.
                 raise
         finally:
             self._interrupts.__exit__()
@@ -76,12 +76,12 @@ class Keeper(Hook):
             raise self._stopped(self._interrupts.asked, "too late to save")
 
     def resume(self, begin: Start) -> Start:
-        """Where the run was when it was last saved, or, if it never was, what is given.
+        """Where the run was last saved or, if it never was, what is given.
 
         Raises:
             UserError: the data have changed since, or nothing that was saved is intact; or this
-                process does not have what the first one has; or the run is finished, and would not
-                go on as it would have.
+                process differs from the first one; or the run is finished, and would not continue
+                as it would have.
         """
         of_first = processes.from_first(lambda: self._circumstances)
         for name, mine in self._circumstances.items():
@@ -110,8 +110,8 @@ class Keeper(Hook):
         path, seconds = self._folder.path, result["seconds"]["train"]
         if seconds >= self._every_seconds:
             raise UserError(
-                f"{path} is finished and has no checkpoint from which it could go on for more "
-                f"epochs. Put {path / 'checkpoints'} back, or train the longer run in a new folder."
+                f"{path} is finished and has no checkpoint from which it could resume for more "
+                f"epochs. Restore {path / 'checkpoints'}, or train the longer run in a new folder."
             )
         self._compare_data(result["dataset"]["fingerprint"])
         print(
@@ -135,8 +135,8 @@ class Keeper(Hook):
             changed = f"{name} were {before[name]} and are {now[name]}"
             if is_finished:
                 raise UserError(
-                    f"{self._folder.path} is finished, and would not go on as it would have: "
-                    f"{changed}. Bring those back, or train the longer run in a new folder."
+                    f"{self._folder.path} is finished, and would not continue as it would have: "
+                    f"{changed}. Restore the former, or train the longer run in a new folder."
                 )
             print(
                 f"notice: {changed}: what follows is no longer bit for bit what it would have been",
@@ -147,15 +147,15 @@ class Keeper(Hook):
         now = self._circumstances["data"]
         if before != now:
             raise UserError(
-                f"{self._folder.path} was trained on data with the fingerprint {before}, and now "
-                f"there are others: {now}. Bring those back, or start in a new folder."
+                f"{self._folder.path} was trained on data with the fingerprint {before}, but now "
+                f"they have {now}. Restore the former, or start in a new folder."
             )
 
     def before(self, moment: Moment) -> None:
         self._saved_at, self._saved_step = time.monotonic(), moment.step
 
     def after_call(self, moment: Moment, examples: int) -> None:
-        """Saves if it is time to, and ends the run if it was asked to.
+        """Saves if it is due, and ends the run if it was asked to.
 
         Raises:
             UserError: it could not be saved.
@@ -192,11 +192,11 @@ class Keeper(Hook):
         )
 
     def _is_due(self, step: int) -> bool:
-        """Whether it is time to save."""
+        """Whether a save is due."""
         seconds, steps = time.monotonic() - self._saved_at, step - self._saved_step
         return 0 < self._every_seconds < seconds or 0 < self._every_steps <= steps
 
     def last_saved(self) -> str:
-        """Where the last good checkpoint is, in a sentence."""
+        """A sentence on where the last good checkpoint is."""
         last = processes.from_first(lambda: str(self._checkpoints.newest() or ""))
         return f"The last good checkpoint is {last}" if last else "Nothing was saved yet"

@@ -1,4 +1,4 @@
-"""What older versions of this program called what is in a run's folder."""
+"""Older versions' names for the contents of a run's folder."""
 
 import re
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from train_lib.tasks.classes import Classes
 
 WEIGHTS = {"model.safetensors": "weights.npz", "best_model.safetensors": "best_weights.npz"}
-"""Files of weights, and what older versions have in their place."""
+"""Weight files, and their counterparts in older versions."""
 
 _PARAMETERS = {
     r"^embedding$": "inputs.table",
@@ -16,14 +16,14 @@ _PARAMETERS = {
 
 
 def parameter_path(path: str) -> str:
-    """The path of a parameter now, from what it was in `weights.npz`."""
+    """The current path of a parameter, from its path in `weights.npz`."""
     for old, new in _PARAMETERS.items():
         path = re.sub(old, new, path)
     return path
 
 
 def array_name(name: str) -> str:
-    """The name of an array now, from what it was in a checkpoint."""
+    """The current name of an array, from its name in a checkpoint."""
     name = re.sub(r"\['embedding'\]", "['inputs']['table']", name)
     name = re.sub(r"\['pooling'\]", "['head']['pooling']", name)
     learned = r"\['(forward|backward)'\]\['learned_initial_state'\]"
@@ -31,7 +31,7 @@ def array_name(name: str) -> str:
 
 
 def position(fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a `Position` now, from what they were in a checkpoint."""
+    """The current fields of a `Position`, from those in a checkpoint."""
     if "best_accuracy" not in fields:
         return fields
     fields = dict(fields)
@@ -44,7 +44,7 @@ def position(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def description(fields: dict[str, Any]) -> dict[str, Any]:
-    """What `data.json` would hold of a run that read texts of two classes, as all did."""
+    """What `data.json` would hold for a run on texts of two classes, as all were."""
     task = Classes(["0", "1"], ["negative", "positive"])
     return {
         "inputs": {"kind": "text", "rules": fields["data.text_rules"]},

@@ -1,4 +1,4 @@
-"""A run's metrics in programs that show them: TensorBoard, and Weights & Biases."""
+"""Logs a run's metrics for programs that show them: TensorBoard, and Weights & Biases."""
 
 import importlib.util
 import json
@@ -20,19 +20,19 @@ from train_lib.training.hooks import Hook, Moment
 
 
 class Logger(Hook):
-    """Shows a run, each seed as one of its own.
+    """Shows a run, each seed as a run of its own.
 
-    It begins with all epochs that are known, so that each of them is there once, however often the
-    run was killed, and those from before there was a logger too.
+    It begins with all known epochs, so that each appears once, however often the run was killed,
+    and so do those from before there was a logger.
 
     Args:
-        folder: of the run.
-        config: of the run.
-        seeds: of the run.
+        folder: the run's folder.
+        config: its config.
+        seeds: its seeds.
 
     Attributes:
-        name: by which it is asked for.
-        package: that it needs.
+        name: the name by which it is asked for.
+        package: the package it needs.
     """
 
     name = package = ""
@@ -53,10 +53,10 @@ class Logger(Hook):
         """Begins anew, with these epochs.
 
         Args:
-            rows: of each epoch, as `fit` has it, or a line of `metrics.jsonl`.
+            rows: one for each epoch, as in `fit` or a line of `metrics.jsonl`.
 
         Raises:
-            UserError: it cannot be begun; or, as of what follows, not written.
+            UserError: it cannot begin or, like the methods below, cannot write.
         """
         self._guarded(self.open)
         for row in rows:
@@ -74,7 +74,7 @@ class Logger(Hook):
             self._guarded(self.write, number, self._step, values | {"epoch": row["epoch"]})
 
     def finish(self, result: Mapping[str, Any]) -> None:
-        """Adds what `result.json` has of the test, and ends."""
+        """Adds the test results of `result.json`, and ends."""
         for number, seed in enumerate(result["seeds"]):
             tested = {
                 _tag(name): value
@@ -93,7 +93,7 @@ class Logger(Hook):
     def _guarded(self, function, *arguments) -> None:
         try:
             function(*arguments)
-        except Exception as error:  # Whatever the package raises.
+        except Exception as error:  # The package may raise anything.
             raise UserError(f"{self.package} cannot log to {self.path}: {error}") from error
 
     def open(self) -> None:
@@ -101,7 +101,7 @@ class Logger(Hook):
         raise NotImplementedError
 
     def write(self, number: int, step: int, values: dict[str, float]) -> None:
-        """Writes what there is of a seed after so many updates."""
+        """Writes a seed's values after `step` updates."""
         raise NotImplementedError
 
     def write_test(self, number: int, step: int, values: dict[str, float]) -> None:
@@ -109,11 +109,11 @@ class Logger(Hook):
         raise NotImplementedError
 
     def close(self) -> None:
-        """Ends, whether the run has ended or not."""
+        """Ends, whether or not the run has ended."""
 
 
 def _tag(name: str) -> str:
-    """What a metric is called, as in `validation/loss`; the learning rate is one of training."""
+    """A metric's tag, as in `validation/loss`; the learning rate belongs to training."""
     split, _, rest = name.partition("_")
     return f"{split}/{rest}" if split in ("train", "validation", "test") else f"train/{name}"
 
@@ -131,13 +131,13 @@ class TensorBoard(Logger):
         self._event, self._summary = event_pb2.Event, summary
         folder = self.path / "tensorboard"
         shutil.rmtree(folder, ignore_errors=True)
-        # Its SummaryWriter writes in a thread, and waits forever where that has failed.
+        # Its SummaryWriter writes in a thread, and waits forever if that has failed.
         self._writers = []
         for seed in self.seeds:
             path = folder / f"seed-{seed}"
             path.mkdir(parents=True)
             self._writers.append(EventsWriter(str(path / "events")))
-        # A TensorBoard that has read what was there before forgets it.
+        # A TensorBoard that has read earlier events then forgets them.
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         text = summary.text("config", f"```\n{json.dumps(self.config, indent=2)}\n```")
         for number in range(len(self.seeds)):
@@ -170,7 +170,7 @@ class TensorBoard(Logger):
 class Wandb(Logger):
     """A run for each seed in `WORKDIR/wandb/`, in a group; nothing leaves the machine.
 
-    Where the environment has `WANDB_MODE=online`, they are sent, and resume there.
+    If the environment has `WANDB_MODE=online`, they are sent, and resume there.
     """
 
     name = package = "wandb"
@@ -204,7 +204,7 @@ class Wandb(Logger):
 
     @staticmethod
     def _name(path: pathlib.Path) -> str:
-        """That of the run in this folder and in no other."""
+        """A name for the run in this folder and in no other."""
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
             path.write_text(uuid.uuid4().hex[:8])
@@ -226,14 +226,14 @@ LOGGERS: dict[str, type[Logger]] = {logger.name: logger for logger in (TensorBoa
 
 
 def find(names: Sequence[str]) -> list[type[Logger]]:
-    """The loggers of these names, whose packages are there; none, where no process writes.
+    """The loggers of these names, whose packages are installed; none if this process never writes.
 
     Raises:
-        UserError: there is no such logger, or it needs what is not installed.
+        UserError: there is no such logger, or its package is not installed.
     """
     for name in names:
         if name not in LOGGERS:
-            raise UserError(f"--log={name} is none of {', '.join(LOGGERS)}.")
+            raise UserError(f"--log={name} is not one of {', '.join(LOGGERS)}.")
     if not processes.is_first():
         return []
     found = [LOGGERS[name] for name in dict.fromkeys(names)]

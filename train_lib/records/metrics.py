@@ -1,4 +1,4 @@
-"""Figures of several seeds: their mean, where it lies, and how both are shown."""
+"""Figures of several seeds: their mean, its interval, and how both are shown."""
 
 import json
 import math
@@ -24,12 +24,12 @@ _NEVER_NEGATIVE = {"loss", "mse", "mae", "brier", "perplexity", "bits_per_token"
 def summary(
     values_K: np.ndarray, items: float | None = None, lowest: float = -math.inf
 ) -> dict[str, Any]:
-    """The mean with an interval, and what the interval covers; no interval where nothing is known.
+    """The mean with an interval, and what the interval covers; no interval if nothing is known.
 
     Args:
-        values_K: of each seed.
-        items: of how many they are a share; `statistics.mean_interval` has the rest.
-        lowest: that the values can be, where they are no shares.
+        values_K: one for each seed.
+        items: how many items they are shares of; see `statistics.mean_interval`.
+        lowest: the lowest that the values can be, if they are not shares.
     """
     seeds = len(values_K)
     counts_items = items is not None and math.isfinite(items)
@@ -46,7 +46,7 @@ def summary(
 
 
 def lowest_of(name: str, values_K: np.ndarray) -> float:
-    """Where an interval of a figure ends: at 0 or, as of a task's own loss, nowhere."""
+    """Where an interval of a figure ends: at 0 or, for a task's own loss, nowhere."""
     return 0.0 if name in _NEVER_NEGATIVE and min(values_K) >= 0 else -math.inf
 
 
@@ -65,9 +65,9 @@ def summary_of_scores(
 
 
 def summaries(metrics: dict[str, np.ndarray], items: int, task: Task) -> dict[str, dict]:
-    """What `summary` says of each metric, from the values of the seeds that have one: `[K]`.
+    """The `summary` of each metric, from the values of the seeds that have one: `[K]`.
 
-    Metrics that are a share of the items have their interval over items too, where these are
+    The interval of a metric that is a share of the items is over items too, if these are
     independent; the steps of a sequence are not.
     """
     found = {}
@@ -83,16 +83,15 @@ def summaries(metrics: dict[str, np.ndarray], items: int, task: Task) -> dict[st
 
 
 def line(row: dict, task: Task) -> dict:
-    """A line of `metrics.jsonl`: means over seeds, their intervals, and what each seed has.
+    """A line of `metrics.jsonl`: means over seeds, their intervals, and each seed's values.
 
-    Seeds that have diverged are left out of the means, and so are, of training, those that have
-    stopped.
+    The means exclude seeds that have diverged and, in training, those that have stopped.
 
     Args:
-        row: of an epoch, as `fit` has it.
-        task: whose metrics they are.
+        row: an epoch's row, as in `fit`.
+        task: the task whose metrics they are.
     """
-    if "items" not in row:  # It was saved by an older version, with all there is.
+    if "items" not in row:  # An older version saved it in full.
         return row
     known = {
         name: np.array([value for value in values_K if value is not None])
@@ -118,7 +117,7 @@ def line(row: dict, task: Task) -> dict:
 
 
 def describe(row: dict, task: Task) -> str:
-    """A line of `metrics.jsonl` for people: the loss, and the metric that decides."""
+    """A line of `metrics.jsonl` as readable text: the loss, and the deciding metric."""
 
     def show(name):
         ends = row["ci95"] and row["ci95"][name]
@@ -137,7 +136,7 @@ def describe(row: dict, task: Task) -> str:
 
 
 def show_interval(of: dict, scale: float = 1, form: str = ".4f") -> str:
-    """A mean and where it lies, as in `0.8604 [0.8549, 0.8657]`; without, where that is unknown."""
+    """A mean and its interval, if known, as in `0.8604 [0.8549, 0.8657]`."""
     mean, *ends = (format(scale * of[name], form) for name in ("mean", *ENDS) if name in of)
     return f"{mean} [{', '.join(ends)}]" if ends else mean
 
@@ -148,11 +147,11 @@ def plain(name: str) -> str:
 
 
 class MetricsFile(Hook):
-    """Writes `metrics.jsonl`, a line an epoch.
+    """Writes `metrics.jsonl`, one line per epoch.
 
     Args:
-        folder: of the run.
-        task: whose metrics they are.
+        folder: the run's folder.
+        task: the task whose metrics they are.
     """
 
     def __init__(self, folder: RunFolder, task: Task):

@@ -15,8 +15,8 @@ from train_lib.tasks.base import Task
 
 NAME = "predictions.csv"
 FIRST_COLUMNS = ("seed", "example", "row", "steps", "score", "weight")
-"""Before those of the task. `example` counts from 0, `row` is where it stands in its file, `score`
-is what runs are compared by, and `weight` is how many items it is the mean of."""
+"""They precede those of the task. `example` counts from 0, `row` is its place in its file, `score`
+is what runs are compared by, and `weight` is the number of items that the score averages."""
 
 
 def write(
@@ -26,14 +26,14 @@ def write(
     tasks_K: Sequence[Task],
     kept_K: Sequence[dict[str, np.ndarray]],
 ) -> None:
-    """Writes a row a seed and test example.
+    """Writes a row for each seed and test example.
 
     Args:
-        folder: of the run.
-        seeds: that have not diverged.
+        folder: the run's folder.
+        seeds: those that have not diverged.
         test: the examples, whose targets the task has encoded.
-        tasks_K: what was asked, with what validation decided, of each of these seeds.
-        kept_K: what the task kept of the items, of each of them.
+        tasks_K: the task of each of these seeds, with what validation decided.
+        kept_K: what the task kept of the items, for each of them.
     """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -52,8 +52,8 @@ def write(
 
 
 def shown(value: Any) -> Any:
-    """Twelve digits of a number, as far as it has them; a list as JSON."""
+    """A number with up to twelve digits; a list as JSON."""
     if isinstance(value, list | dict):
         return json.dumps(value, ensure_ascii=False)
-    # All that float32 and a mean and a deviation know; a year or a price needs more than six.
+    # All that float32, a mean and a deviation carry; a year or a price needs more than six.
     return f"{value:.12g}" if isinstance(value, float | np.floating) else value

@@ -14,10 +14,10 @@ FLAG = "--profile_steps"
 
 
 def parse(text: str) -> tuple[int, int]:
-    """The first and the last step to trace, counted from 1, of `10:20`.
+    """The first and the last step to trace, counted from 1, as in `10:20`.
 
     Raises:
-        UserError: it is not written so, or there are none from the first to the last.
+        UserError: it has another form, or the range is empty.
     """
     if not re.fullmatch(r"[0-9]{1,18}:[0-9]{1,18}", text):
         raise UserError(
@@ -26,8 +26,7 @@ def parse(text: str) -> tuple[int, int]:
     first, last = map(int, text.split(":"))
     if not 1 <= first <= last:
         raise UserError(
-            f"{FLAG}={text} has no step in it: the first one is 1, and both that are named are "
-            "traced."
+            f"{FLAG}={text} has no step in it: the first one is 1, and both ends are traced."
         )
     return first, last
 
@@ -36,14 +35,14 @@ class Profile(Hook):
     """Traces the calls that make some steps of all seeds, into `WORKDIR/profile/`.
 
     A call makes several steps and is traced as a whole, so that a few steps before and after those
-    asked for may be in the trace; it is said which. To be closed, by `with`.
+    asked for may be in the trace; a message says which. Close it, by `with`.
 
     Args:
         steps: the first and the last one.
-        folder: of the run.
-        program: that it trains.
-        examples: in an epoch.
-        num_epochs: of the run.
+        folder: the run's folder.
+        program: the program it trains.
+        examples: the number of examples in an epoch.
+        num_epochs: the run's number of epochs.
 
     Raises:
         UserError: the run has fewer steps.
@@ -97,7 +96,7 @@ class Profile(Hook):
         self._start_if_due(moment)
 
     def _start_if_due(self, moment: Moment) -> None:
-        """Starts if the next call makes a step that is asked for."""
+        """Starts if the next call makes a step that was asked for."""
         left = self._steps_an_epoch - moment.position.steps
         if self._is_over or self._began is not None or not left:  # Validation is next.
             return
@@ -108,13 +107,13 @@ class Profile(Hook):
                 jax.profiler.start_trace(self._path)
 
     def _stop(self, began: int) -> None:
-        """Stops a trace that began after so many updates."""
+        """Stops a trace that began after `began` updates."""
         self._began, self._is_over = None, True
         if not processes.is_first():
             return
         try:
             jax.profiler.stop_trace()
-        except Exception as error:  # Whatever a full disk makes of it.
+        except Exception as error:  # A full disk may raise anything.
             raise UserError(f"the trace cannot be written to {self._path}: {error}") from error
         compiling = ", and what was compiled for them" if self._compiles else ""
         self._say(

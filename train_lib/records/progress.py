@@ -1,4 +1,4 @@
-"""How far a run is, on the screen."""
+"""Shows on the screen how far a run is."""
 
 import sys
 import time
@@ -10,13 +10,13 @@ from train_lib.training.hooks import Hook, Moment
 
 
 class Progress(Hook):
-    """Counts steps: on a terminal in a line that renews itself, elsewhere in a line now and then.
+    """Counts steps: on a terminal in a line that updates itself, elsewhere in a line now and then.
 
     Args:
-        task: whose metrics are shown.
-        num_epochs: of the run.
-        seeds: that are trained.
-        patience: epochs without a better validation after which one of them stops; 0: none does.
+        task: the task whose metrics are shown.
+        num_epochs: the run's number of epochs.
+        seeds: the seeds that are trained.
+        patience: epochs without a better validation after which a seed stops; 0: none does.
     """
 
     def __init__(self, task: Task, num_epochs: int, seeds: Sequence[int], patience: int):

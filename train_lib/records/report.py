@@ -1,4 +1,4 @@
-"""What a run says on the screen."""
+"""What a run prints on the screen."""
 
 from collections.abc import Mapping, Sequence
 
@@ -22,7 +22,7 @@ def header(folder: RunFolder) -> str:
 
 
 def describe_data(data: Dataset) -> str:
-    """The data set in a line, or in two."""
+    """The data set, in one line or two."""
     sizes = ", ".join(f"{len(getattr(data, split)):,} {split}" for split in SPLITS)
     kind = "" if examples_are(data.test) == "examples" else f" {examples_are(data.test)}"
     lines = [f"data:   {data.name} {data.fingerprint[:12]}: {sizes}{kind}"]
@@ -32,7 +32,7 @@ def describe_data(data: Dataset) -> str:
 
 
 def parameter_table(params: nnx.State) -> str:
-    """The layers and parameters of a model, and how many there are."""
+    """The layers and parameters of a model, and their numbers."""
     rows = [(path, str(value.shape), f"{value.size:,}") for path, value in weights.named(params)]
     total = f"{weights.count(params):,}"
     rows = [("parameter", "shape", "count"), *rows, ("total", "", total)]
@@ -60,9 +60,9 @@ def describe_result(result: Mapping, metric: str, folder: RunFolder) -> str:
     """What closes a run's output.
 
     Args:
-        result: what `result.json` holds.
-        metric: the one that decides.
-        folder: of the run.
+        result: the contents of `result.json`.
+        metric: the deciding one.
+        folder: the run's folder.
     """
     data, lines = result["dataset"], [""]
     if lost := diverged_seeds(result):
@@ -94,7 +94,7 @@ def describe_result(result: Mapping, metric: str, folder: RunFolder) -> str:
                     f"{'':<11} evaluated before, after epoch {' and '.join(map(str, earlier))}: "
                     "whoever chooses among these figures chooses by the test examples"
                 )
-    if evaluated := result["model"].get("evaluated"):  # Of older versions the last ones.
+    if evaluated := result["model"].get("evaluated"):  # In older versions, the last ones.
         lines.append(f"{'evaluated:':<11} the {evaluated} parameters of each seed")
     seconds = ", ".join(f"{name} {value:.1f}" for name, value in result["seconds"].items())
     lines += [f"{'time:':<11} {seconds} seconds", f"{'folder:':<11} {folder.path}"]
@@ -102,7 +102,7 @@ def describe_result(result: Mapping, metric: str, folder: RunFolder) -> str:
 
 
 def _beside(result: Mapping, metric: str) -> list[str]:
-    """What to read a test result beside: all seeds' answers averaged, and a trivial guess."""
+    """What to compare a test result with: all seeds' answers averaged, and a trivial guess."""
     lines = []
     together = result.get("seeds_together")
     if together and metric in together:
@@ -115,7 +115,7 @@ def _beside(result: Mapping, metric: str) -> list[str]:
 
 
 def describe_task(task: Task) -> str:
-    """What is asked, in a line."""
+    """The task, in one line."""
     items = "step" if task.per_step else "sequence"
     outputs = f"{task.num_outputs} output{'s' * (task.num_outputs > 1)} a {items}"
     better = "higher" if task.higher_is_better else "lower"

@@ -1,4 +1,4 @@
-"""`result.json`: what came of a run."""
+"""`result.json`: the results of a run."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,17 +22,17 @@ def result(
     evaluations: Mapping[str, Evaluation],
     seconds: Mapping[str, float],
 ) -> dict:
-    """What `result.json` holds.
+    """The contents of `result.json`.
 
     Args:
-        name: of the experiment.
-        data: that it was trained and tested on.
-        task: what was asked.
-        tasks_K: the same, with what validation decided, of each seed that has not diverged.
-        model: its `architecture`, number of `parameters`, and what else there is to say of it.
-        seeds: of each its number, and what else is known of it; or at which step it diverged.
-        evaluations: of each split that was evaluated, with the seeds that have not diverged.
-        seconds: what took how long.
+        name: the experiment's name.
+        data: the data it was trained and tested on.
+        task: its task.
+        tasks_K: the same, with what validation decided for each seed that has not diverged.
+        model: its `architecture`, number of `parameters`, and anything else to report.
+        seeds: each one's number, and what else is known of it; or the step at which it diverged.
+        evaluations: one for each evaluated split, with the seeds that have not diverged.
+        seconds: how long each phase took.
     """
     alive = [seed for seed in seeds if "diverged_at_step" not in seed]
     kept_K = each_seed(evaluations["test"].kept) if "test" in evaluations else []
@@ -72,9 +72,9 @@ def result(
 def _summaries(
     evaluation: Evaluation, split: Split, task: Task, tasks_K: Sequence[Task]
 ) -> dict[str, dict]:
-    """What there is to say of each metric over seeds.
+    """The summary of each metric over seeds.
 
-    The interval of one that is the mean of the examples' scores is over examples too.
+    If a metric is the mean of the examples' scores, its interval is over examples too.
     """
     found = metrics.summaries(evaluation.metrics, evaluation.items, task)
     counts_items = task.metric in task.share_metrics and not task.per_step
@@ -107,7 +107,7 @@ def describe_data(data: Dataset) -> dict[str, Any]:
 
 
 def examples_are(split: Split) -> str:
-    """What the examples of a split are called: those of a stream are its blocks."""
+    """The name of a split's examples: those of a stream are its blocks."""
     return "blocks" if split.unit == "block" else "examples"
 
 
@@ -138,7 +138,7 @@ def _beside(
 def decided(
     evaluation: Evaluation, task: Task, tasks_K: Sequence[Task], split: Split
 ) -> Evaluation:
-    """An evaluation, with what validation decided of the task of each seed."""
+    """An evaluation, with what validation decided for each seed's task."""
     if all(one is task for one in tasks_K):
         return evaluation
     measured = [
@@ -150,7 +150,7 @@ def decided(
 
 
 def items_of(split: Split) -> tuple[np.ndarray, np.ndarray]:
-    """The targets of the items, and where each example's steps begin: as tasks ask for them."""
+    """The targets of the items, and where each example's steps begin, as tasks expect them."""
     return split.targets, split.offsets
 
 
@@ -175,5 +175,5 @@ def each_seed(kept: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
 
 
 def diverged_seeds(result: Mapping[str, Any]) -> list[int]:
-    """The seeds of which a finished run has no figures."""
+    """The seeds for which a finished run has no figures."""
     return [seed["seed"] for seed in result["seeds"] if "diverged_at_step" in seed]

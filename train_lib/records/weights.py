@@ -1,4 +1,4 @@
-"""Parameters of a run as plain arrays, in files of safetensors."""
+"""A run's parameters as plain arrays, in safetensors files."""
 
 import contextlib
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from train_lib.training import processes
 from train_lib.training.state import path_of
 
 WEIGHTS, BEST_WEIGHTS = "model.safetensors", "best_model.safetensors"
-"""Those that were tested, and those after each seed's best epoch by validation."""
+"""The tested parameters, and those after each seed's best epoch by validation."""
 
 NAMES = WEIGHTS, BEST_WEIGHTS
 
@@ -27,7 +27,7 @@ def named(params: nnx.State) -> list[tuple[str, jax.Array]]:
 
 
 def count(params: nnx.State) -> int:
-    """How many numbers the parameters are."""
+    """How many numbers the parameters have."""
     return sum(value.size for value in jax.tree.leaves(params))
 
 
@@ -36,22 +36,22 @@ def write(folder: RunFolder, name: str, params_K: nnx.State) -> None:
     arrays = {path: np.ascontiguousarray(value) for path, value in named(params_K)}
     folder.write(name, safetensors.numpy.save(arrays))
     older = folder.path / legacy.WEIGHTS[name]
-    if processes.is_first() and older.is_file():  # Of a run that an older version ended.
+    if processes.is_first() and older.is_file():  # From a run that an older version ended.
         with contextlib.suppress(OSError):  # It is not read any more.
             files.remove(older)
 
 
 def file_of(folder: RunFolder, name: str) -> str:
-    """The file that has the weights of this name, in a folder of any version; empty: none has."""
+    """The file that has the weights of this name, in a folder of any version; empty: none."""
     names = name, legacy.WEIGHTS[name]
     return next((one for one in names if (folder.path / one).is_file()), "")
 
 
 def open_finished(workdir: str, name: str) -> RunFolder:
-    """The folder of a run that has ended, to answer with these weights; it may lack other files.
+    """The folder of a finished run, to answer with these weights; it may lack other files.
 
     Raises:
-        UserError: it is not one, or what a run answers with is not as it wrote it.
+        UserError: it is not one, or the files that a run answers with are not as it wrote them.
     """
     return RunFolder.open_finished(workdir, [*ANSWERS, name, legacy.WEIGHTS[name]])
 
@@ -64,7 +64,7 @@ def read_all(folder: RunFolder, name: str) -> dict[str, np.ndarray]:
             return safetensors.numpy.load_file(path)
         with np.load(path, allow_pickle=False) as arrays:
             return {legacy.parameter_path(one): arrays[one] for one in arrays.files}
-    except Exception as error:  # Whatever a damaged file makes NumPy raise.
+    except Exception as error:  # NumPy may raise anything for a damaged file.
         raise UserError(f"{path} cannot be read: {error}") from error
 
 
@@ -79,6 +79,6 @@ def read(folder: RunFolder, name: str, params_K: nnx.State) -> nnx.State:
 
 
 def replaced(params: nnx.State, arrays: Mapping[str, np.ndarray]) -> nnx.State:
-    """Parameters of the same structure, each being the array under its path."""
+    """Parameters of the same structure, each replaced by the array under its path."""
     values = [jax.numpy.asarray(arrays[path]) for path, _ in named(params)]
     return jax.tree.unflatten(jax.tree.structure(params), values)

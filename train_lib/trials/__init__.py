@@ -1,1 +1,1 @@
-"""A search's trials, which any number of workers on one folder share."""
+"""A search's trials, which any number of workers share through one folder."""

@@ -1,4 +1,4 @@
-"""Which trial comes next, as one of Optuna's samplers has it."""
+"""Draws the next trial with one of Optuna's samplers."""
 
 import dataclasses
 import itertools
@@ -14,22 +14,22 @@ from optuna.trial import FrozenTrial
 
 from train_lib.analysis.axes import Axis
 
-optuna.logging.set_verbosity(optuna.logging.ERROR)  # A search speaks for itself.
+optuna.logging.set_verbosity(optuna.logging.ERROR)  # A search reports for itself.
 
 SAMPLERS = ("random", "tpe", "grid")
 
 
 @dataclasses.dataclass(frozen=True)
 class Draws:
-    """What the fields of a search are in its trials.
+    """The values of a search's fields in its trials.
 
-    A trial depends on the seed, on its number and, of `tpe`, on the trials before it; never on
+    A trial depends on the seed, on its number and, for `tpe`, on the trials before it; never on
     which worker draws it.
 
     Attributes:
         axes: the fields, checked.
         sampler: one of `SAMPLERS`.
-        seed: of `random` and `tpe`.
+        seed: the seed of `random` and `tpe`.
     """
 
     axes: tuple[Axis, ...]
@@ -43,30 +43,30 @@ class Draws:
 
     @property
     def points(self) -> int:
-        """How many a grid has."""
+        """The number of points of a grid."""
         return math.prod(len(axis.values) for axis in self.axes)
 
     def params(self, before: Sequence[FrozenTrial], direction: StudyDirection) -> dict[str, Any]:
         """The next trial, as Optuna stores it.
 
         Args:
-            before: the trials that there are, finished or not.
-            direction: of the search.
+            before: the existing trials, finished or not.
+            direction: the search's direction.
         """
-        # In memory, so that of a trial all or nothing reaches the storage.
+        # In memory, so that all or nothing of a trial reaches the storage.
         study = optuna.create_study(direction=direction, sampler=self._sampler(len(before)))
-        if self.sampler != "random":  # Which does not look at them.
+        if self.sampler != "random":  # It does not look at them.
             study.add_trials(before)
         return study.ask(self.distributions).params
 
     def fields(self, params: dict[str, Any]) -> dict[str, Any]:
-        """The fields of a config and their values, of a trial as Optuna stores it."""
+        """The config fields and their values, from a trial as Optuna stores it."""
         return {axis.field: axis.value(params[axis.field]) for axis in self.axes}
 
     def foreseen(self, count: int) -> list[dict[str, Any]]:
-        """The fields of so many trials before any is run.
+        """The fields of `count` trials before any is run.
 
-        Of `tpe`, which nobody can foresee, every combination of the values named, with the low
+        For `tpe`, which nobody can foresee, every combination of the named values, with the low
         ends of ranges.
         """
         if self.sampler == "tpe":
@@ -80,10 +80,10 @@ class Draws:
         return found
 
     def _sampler(self, number: int) -> BaseSampler:
-        """That of one trial."""
+        """The sampler of one trial."""
         if self.sampler == "grid":
             return GridSampler({axis.field: axis.choices for axis in self.axes}, seed=0)
         seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0])
         if self.sampler == "random":
             return RandomSampler(seed)
-        return TPESampler(seed=seed, constant_liar=True)  # Keeps away from what others are at.
+        return TPESampler(seed=seed, constant_liar=True)  # Avoids what other workers try.

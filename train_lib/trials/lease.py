@@ -1,6 +1,6 @@
 """Who runs a trial: a file that its worker keeps touching, which workers on other hosts see.
 
-A lock of the operating system would do on one host, and often does not work between hosts.
+A lock of the operating system would do on one host, but often does not work between hosts.
 """
 
 import contextlib
@@ -14,14 +14,14 @@ import uuid
 from train_lib import files
 
 BEAT_SECONDS = 5.0
-"""How often a worker shows that it lives."""
+"""How often a worker shows that it is alive."""
 
 STALE_SECONDS = 60.0
-"""After how long without that a worker counts as dead."""
+"""A worker that has not done so for this long counts as dead."""
 
 
 class Lease:
-    """A worker's right to run a trial, for as long as it lives and nobody takes that away.
+    """A worker's right to run a trial, as long as it is alive and nobody takes that right away.
 
     It ends with `release`, also as a context.
     """
@@ -34,12 +34,12 @@ class Lease:
 
     @classmethod
     def take(cls, path: pathlib.Path) -> "Lease | None":
-        """The lease of a file; None: a living worker has it.
+        """Takes the lease of a file; None: a live worker has it.
 
-        Two must not take one at the same time.
+        Two workers must not take one at the same time.
 
         Raises:
-            OSError: as the file system has it.
+            OSError: the file system reports an error.
         """
         if _is_fresh(path):
             return None
@@ -51,7 +51,7 @@ class Lease:
     def is_held(self) -> bool:
         """Whether it is still this worker's.
 
-        One that stood still for too long may have lost it. Where that cannot be read, it is.
+        A worker that was suspended for too long may have lost it. If that cannot be read, it is.
         """
         try:
             return self._path.read_text("utf-8") == self._owner
@@ -81,13 +81,13 @@ class Lease:
 
 
 def _is_fresh(path: pathlib.Path) -> bool:
-    """Whether its worker has shown lately that it lives."""
+    """Whether its worker has recently shown that it is alive."""
     try:
-        with path.open("rb") as file:  # Opened, because a network's file system caches times.
+        with path.open("rb") as file:  # Opened, because network file systems cache times.
             beat = os.fstat(file.fileno()).st_mtime
     except FileNotFoundError:
         return False
-    # Both times are of one clock, the file server's, whatever those of the hosts say.
+    # Both times come from one clock, the file server's, whatever the hosts' clocks say.
     with tempfile.TemporaryFile(dir=path.parent) as file:
         now = os.fstat(file.fileno()).st_mtime
     return now - beat < STALE_SECONDS

@@ -1,4 +1,4 @@
-"""One trial: its run, and what came of that."""
+"""One trial: its run, and its outcome."""
 
 import contextlib
 import pathlib
@@ -19,17 +19,17 @@ from train_lib.trials.study import Lost, Pruned, Trial
 
 
 def run(trial: Trial, config: ConfigDict, goal: Goal, path: pathlib.Path) -> str:
-    """Runs a trial or resumes it, writes down what came of it, and says so.
+    """Runs a trial or resumes it, records its outcome, and returns that in words.
 
     Args:
-        trial: to run.
-        config: of it.
-        goal: of the search.
-        path: of the run's folder; what the run prints is in a file beside it.
+        trial: the trial to run.
+        config: its config.
+        goal: the search's goal.
+        path: the run's folder; a file beside it has what the run prints.
 
     Raises:
         UserError: it cannot be run or compared.
-        Stopped: it was asked to end; it is resumed by whoever comes next.
+        Stopped: it was asked to end; the next worker resumes it.
     """
     try:
         log = open(path.with_suffix(".log"), "a", encoding="utf-8")  # noqa: SIM115
@@ -47,7 +47,7 @@ def run(trial: Trial, config: ConfigDict, goal: Goal, path: pathlib.Path) -> str
                 "ci95": None,
                 "seeds_diverged": config.train.seeds,
             }
-        except InUse as error:  # It was asleep, and will find that the trial is no longer its own.
+        except InUse as error:  # Its old worker slept, and will see that it lost the trial.
             print(error)
             time.sleep(BEAT_SECONDS)
             return str(error)
@@ -62,7 +62,7 @@ def run(trial: Trial, config: ConfigDict, goal: Goal, path: pathlib.Path) -> str
 
 
 def _row(config: ConfigDict, goal: Goal, result: dict, path: pathlib.Path) -> dict[str, Any]:
-    """What a run says of its trial."""
+    """A trial's row, from the result of its run."""
     if goal.field not in result:
         raise UserError(
             f"{path}: {goal.name} is not a number, so this trial cannot be compared. See "
@@ -89,9 +89,9 @@ def _row(config: ConfigDict, goal: Goal, result: dict, path: pathlib.Path) -> di
 
 
 def _guess(config: ConfigDict, goal: Goal) -> float:
-    """What a seed that diverged is worth: the best guess that is the same for all examples.
+    """The value of a seed that diverged: that of the best guess that is the same for all examples.
 
-    It is made by the training examples and measured on the validation examples.
+    It is made from the training examples and measured on the validation examples.
     """
     data, task = building.load_data(config)
     guess = task.measure(task.guess(data.train.targets), data.validation.targets)[goal.metric]

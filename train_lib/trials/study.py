@@ -1,8 +1,8 @@
 """The trials of a search in Optuna's journal, a file in the folder that all workers share.
 
-Of Optuna's storages, a journal is the one that works on a network's file system; it has no
-heartbeats, and with those of the others a trial is run again under another number. So a worker
-holds a lease on its trial, and who finds a trial whose lease is no longer kept resumes its run.
+Of Optuna's storages, only a journal works on a network file system; it has no heartbeats, and with
+those of the others a trial is run again under another number. So a worker holds a lease on its
+trial, and a worker that finds a trial whose lease has expired resumes its run.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ PRUNERS = {"none": NopPruner, "halving": lambda: SuccessiveHalvingPruner(min_res
 """`halving` ends a trial after epoch 1, 4, 16, ... unless it is among the best quarter there."""
 
 JOURNAL = "trials.journal"
-"""The name of the file."""
+"""The name of the journal's file."""
 
 
 class Pruned(Exception):
@@ -36,12 +36,12 @@ class Pruned(Exception):
 
 
 class Lost(Exception):
-    """Another worker has taken the trial, because this one did not show that it lives."""
+    """Another worker has taken the trial, because this one did not show that it was alive."""
 
 
 @contextlib.contextmanager
 def locked(folder: pathlib.Path) -> Iterator[None]:
-    """Keeps other workers waiting for as long as it takes: milliseconds.
+    """Keeps other workers waiting while it is held: milliseconds.
 
     Raises:
         UserError: the folder cannot be written to.
@@ -61,14 +61,14 @@ class Study:
     """The trials of a search.
 
     Args:
-        folder: of the search.
-        draws: what trials there are to be.
-        total: how many, all workers' together.
-        goal: of the search.
+        folder: the search's folder.
+        draws: draws the trials.
+        total: the number of trials of all workers together.
+        goal: the search's goal.
         pruner: one of `PRUNERS`.
 
     Raises:
-        UserError: the journal cannot be read or written; so do all methods.
+        UserError: the journal cannot be read or written; all methods raise it too.
     """
 
     def __init__(self, folder: pathlib.Path, draws: Draws, total: int, goal: Goal, pruner: str):
@@ -84,9 +84,9 @@ class Study:
             )
 
     def next(self) -> "Trial | None":
-        """A trial for this worker to run, whose lease is to be released; None: all have ended.
+        """A trial for this worker to run, whose lease it must release; None: all have ended.
 
-        Where others run the last ones, it waits until they have ended, or have died.
+        If others run the last ones, it waits until they have ended or died.
         """
         told = ""
         while not (trial := self._take_next()):
@@ -109,7 +109,7 @@ class Study:
         ]
 
     def _take_next(self) -> "Trial | None":
-        """One whose worker has died, or a new one; None: there is neither."""
+        """A trial whose worker has died, or a new one; None: there is neither."""
         with locked(self._folder):
             before = self._all()
             for one in before:
@@ -140,12 +140,12 @@ class Study:
 
 
 class Trial(Hook):
-    """A trial that this worker runs, and what watches its run.
+    """A trial that this worker runs, and the hook that watches its run.
 
     Attributes:
         number: Optuna's, from 0.
-        fields: of the config, by their paths.
-        lease: for as long as it is held, nobody else runs it.
+        fields: the fields of the config, by their paths.
+        lease: while it is held, nobody else runs the trial.
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class Trial(Hook):
         self._reported = set(frozen.intermediate_values)
 
     def end(self, row: dict[str, Any], state: TrialState = TrialState.COMPLETE) -> None:
-        """Writes down what came of it.
+        """Records its outcome.
 
         Raises:
             Lost: it is another worker's.
@@ -175,22 +175,22 @@ class Trial(Hook):
         self._report(moment)
 
     def after_call(self, moment: Moment, examples: int) -> None:
-        """Raises Lost where another worker has taken the trial."""
+        """Raises Lost if another worker has taken the trial."""
         self._check()
 
     def after_epoch(self, moment: Moment) -> None:
-        """Raises Pruned where the trial is not worth going on with."""
+        """Raises Pruned if the trial is not worth continuing."""
         self._report(moment)
 
     def _check(self) -> None:
         if not self.lease.is_held():
             raise Lost(
                 f"trial {self.number}: another worker runs it now, because this one did not show "
-                "for a while that it lives"
+                "for a while that it was alive"
             )
 
     def _report(self, moment: Moment) -> None:
-        """Reports the epochs that were not, and asks whether to go on after the last one."""
+        """Reports the epochs not yet reported, and asks whether to continue after the last one."""
         rows: Sequence[dict] = moment.position.rows
         for row in rows:
             known = [value for value in row["seeds"][self._goal.field] if value is not None]
@@ -212,7 +212,7 @@ class Trial(Hook):
 
 
 class _Journal(JournalFileBackend):
-    """Optuna's journal, whose errors are told to the user."""
+    """Optuna's journal, with errors shown to the user."""
 
     _path: pathlib.Path
 
@@ -241,5 +241,5 @@ def _told(path: pathlib.Path) -> Iterator[None]:
     except ValueError as error:
         raise UserError(
             f"{path} is damaged: {error}. Its last line may be cut short: remove it, while no "
-            "worker is at work."
+            "worker is running."
         ) from error

@@ -1,4 +1,4 @@
-"""Workers that `submitit` starts: as jobs of SLURM, or as processes of this machine."""
+"""Workers that `submitit` starts: as SLURM jobs, or as processes on this machine."""
 
 import pathlib
 import subprocess
@@ -19,17 +19,17 @@ def submit(
     """Starts workers, and does not wait for them.
 
     Args:
-        folder: for their logs.
+        folder: the folder for their logs.
         words: the command of a worker.
-        count: how many.
+        count: the number of workers.
         cluster: one of `CLUSTERS`.
-        options: of `submitit.AutoExecutor.update_parameters`.
+        options: options of `submitit.AutoExecutor.update_parameters`.
 
     Returns:
-        The jobs, as submitit has them.
+        The jobs, as submitit objects.
 
     Raises:
-        UserError: there is no submitit, or it refuses.
+        UserError: submitit is not installed, or it refuses.
     """
     try:
         import submitit

@@ -451,7 +451,7 @@ def test_what_cannot_be_searched_is_refused_before_anything_runs(
 @pytest.mark.parametrize(
     ("count", "sampler", "words"),
     [
-        (3, "grid", "--trials=3 is of draws"),
+        (3, "grid", "--trials=3 is for draws"),
         (None, "random", "--sampler=random draws trials: say how many"),
         (None, "tpe", "--sampler=tpe draws trials: say how many"),
     ],
@@ -519,7 +519,7 @@ def test_a_worker_that_submitit_starts_is_one_of_this_process(tmp_path, monkeypa
 @pytest.mark.parametrize("words", [["--workers=2"], ["--submitit_options=timeout_min=3"]])
 def test_workers_without_submitit_are_refused(words, start_with, tmp_path):
     asked = ["--config=configs/lstm.py", "--over=train.seed=1,2"]
-    with pytest.raises(UserError, match="are of --submitit=local or slurm"):
+    with pytest.raises(UserError, match="are for --submitit=local or slurm"):
         sweep._main(start_with(*asked, *words).config, str(tmp_path / "new"))
 
 
@@ -545,7 +545,7 @@ def test_halving_ends_trials_that_fall_behind_after_an_epoch(config, tmp_path, c
 
 
 def test_a_seed_of_draws_is_refused_where_nothing_is_drawn(config, tmp_path):
-    with pytest.raises(UserError, match="--sweep_seed=3 is of draws"):
+    with pytest.raises(UserError, match="--sweep_seed=3 is for draws"):
         sweep.run(config, [Axis.parse("train.seed=1")], None, 3, str(tmp_path))
 
 

@@ -430,7 +430,7 @@ def test_nothing_in_a_pickle_is_executed(good, tmp_path):
             read(tmp_path / f"{name}.pt", model)
     assert not (tmp_path / "made").exists()
     torch.save([1, 2], tmp_path / "list.pt")
-    with pytest.raises(UserError, match="no state_dict of names and arrays"):
+    with pytest.raises(UserError, match="not a state_dict of names and arrays"):
         read(tmp_path / "list.pt", model)
 
 
@@ -443,7 +443,7 @@ def test_a_config_that_is_none(content, good, tmp_path):
     ):
         for name in old.namelist():
             new.writestr(name, content if name == "config.json" else old.read(name))
-    with pytest.raises(UserError, match=r"its config\.json is no model of layers"):
+    with pytest.raises(UserError, match=r"its config\.json is not a model of layers"):
         read(tmp_path / "x.keras", model)
 
 

@@ -78,7 +78,7 @@ def test_a_run_that_left_the_test_examples_unseen_is_refused(write_run):
         ({"dataset": {"fingerprint": "fedc"}}, "fingerprint: 0123456789abcdef / fedc"),
         ({"dataset": {"name": "imdb_reviews"}}, "name: made_up / imdb_reviews"),
         ({"examples": 100}, "test: 200 / 100"),
-        ({"others": 1}, "other steps or another target\n  config.data.split_seed: 0 / 5"),
+        ({"others": 1}, "differ in steps or target\n  config.data.split_seed: 0 / 5"),
     ],
 )
 def test_runs_that_were_tested_on_different_examples_are_refused(write_run, tested_on, reason):

@@ -272,7 +272,7 @@ def test_what_must_not_change_is_refused_with_both_values(config, tmp_path, monk
 
     with monkeypatch.context() as patch:
         patch.setattr(loading, "load", load_other)
-        with pytest.raises(UserError, match=r"data with the fingerprint .* others: f"):
+        with pytest.raises(UserError, match=r"data with the fingerprint .* now they have f"):
             runs.run(config, str(folder))
 
     manifest = max((folder / "checkpoints").iterdir()) / "manifest.json"
@@ -698,11 +698,11 @@ def with_other_data_and_no_checkpoints(folder, config, patch):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (without_checkpoints, "has no checkpoint from which it could go on"),
+        (without_checkpoints, "has no checkpoint from which it could resume"),
         (with_damaged_checkpoints, "has no intact checkpoint"),
-        (with_other_versions, "would not go on as it would have: versions were"),
-        (with_one_device, "would not go on as it would have: devices were 2 x cpu"),
-        (with_other_data_and_no_checkpoints, "and now there are others: f"),
+        (with_other_versions, "would not continue as it would have: versions were"),
+        (with_one_device, "would not continue as it would have: devices were 2 x cpu"),
+        (with_other_data_and_no_checkpoints, "but now they have f"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

@@ -155,8 +155,8 @@ def test_a_finished_run_is_logged_after_the_fact(write_run, monkeypatch):
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        (["tensorflow"], "--log=tensorflow is none of tensorboard, wandb"),
-        (["tensorboard", ""], "--log= is none of"),
+        (["tensorflow"], "--log=tensorflow is not one of tensorboard, wandb"),
+        (["tensorboard", ""], "--log= is not one of"),
         (["wandb"], "--log=wandb needs wandb, which is not installed: pip install wandb"),
     ],
 )
