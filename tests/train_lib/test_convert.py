@@ -192,7 +192,7 @@ def test_the_vocabulary_may_be_the_models_own(made, tmp_path):
     ("content", "why"),
     [
         ('{"a": 1, "b": 3}', "are not 1, 2, 3"), ('{"a": "1"}', "are not 1, 2, 3"),
-        ('{"a": 1, "b": null}', "not a JSON object"), ("[1]", "no JSON object"),
+        ('{"a": 1, "b": null}', "not a JSON object"), ("[1]", "not a JSON object"),
         ("{", "not a JSON object"), ("{}", "has no words"), (b"\xff\xfe\xff", "must be in UTF-8"),
         (None, "cannot be read"),
     ],
