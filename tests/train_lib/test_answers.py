@@ -195,7 +195,7 @@ def test_what_does_not_read_all_of_a_text_and_it_alone_has_no_stream(of_texts, f
 def test_a_run_that_reads_backwards_has_no_stream(of_texts, monkeypatch):
     restored = Restored(str(of_texts))
     backward = cases.models_of(Case("two", "tokens"))[0]
-    monkeypatch.setattr(restored, "model", lambda _: backward)
+    monkeypatch.setattr(restored, "model", lambda *_: backward)
     with pytest.raises(UserError, match="in its models layer 1 reads from the end"):
         restored.stream()
 
@@ -275,7 +275,7 @@ def test_inputs_of_another_kind_are_refused_with_their_place(other, request, tmp
 
 
 def test_vectors_are_not_asked_about_texts(of_two_numbers):
-    with pytest.raises(UserError, match="was trained on vectors, which no text"):
+    with pytest.raises(UserError, match="was trained on vectors, so it cannot answer texts"):
         predict.predict(str(of_two_numbers), ["good"])
 
 
