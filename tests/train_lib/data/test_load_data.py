@@ -447,7 +447,7 @@ def test_a_language_model_reads_75000_reviews_of_imdb(monkeypatch):
     """Reading those with a label, and splitting all, takes long and is left out."""
     drawn = {}
 
-    def stop(examples, _):
+    def stop(examples, *_):
         drawn.update(examples)
         raise UserError("enough")
 
