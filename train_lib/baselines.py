@@ -26,7 +26,7 @@ from train_lib.data.sources.imdb import Imdb
 from train_lib.records import description, predictions, report
 from train_lib.records.folder import RunFolder
 from train_lib.records.metrics import plain, show_interval
-from train_lib.records.result import decided, each_seed, result
+from train_lib.records.result import decide, each_seed, result
 from train_lib.tasks.base import Task
 from train_lib.training.stopwatch import Stopwatch
 
@@ -107,7 +107,7 @@ def _run(
     with stopwatch.phase("train"):
         search = baselines.search(baseline, data, task, of_splits, seeds[0])
         options, _ = baselines.chosen(search, task)
-    tasks_K = None
+    before_K = None
     if to_train is not to_choose:
         with stopwatch.phase("train"):  # Validation decides before it is trained on.
             models = baselines.train(baseline, data, task, of_splits, options, seeds[:1])
@@ -115,22 +115,14 @@ def _run(
         decides = task.decided(each_seed(before.kept)[0], data.validation.targets)
         is_decided = decides is not task
         data, task = to_train
-        tasks_K = [decides if is_decided else task] * len(seeds)
+        before_K = [decides if is_decided else task] * len(seeds)
         with stopwatch.phase("data"):
             of_splits = baseline.read(data)
     with stopwatch.phase("train"):
         models = baselines.train(baseline, data, task, of_splits, options, seeds)
     with stopwatch.phase("evaluate"):
         evaluations = _evaluate(models, (data, task), of_splits)
-        if tasks_K is None:
-            tasks_K = [
-                task.decided(kept, data.validation.targets)
-                for kept in each_seed(evaluations["validation"].kept)
-            ]
-        evaluations = {
-            split: decided(one, task, tasks_K, getattr(data, split))
-            for split, one in evaluations.items()
-        }
+        tasks_K, evaluations = decide(task, data, evaluations, before_K)
     kept_K = each_seed(evaluations["test"].kept)
     predictions.write(folder, seeds, data.test, tasks_K, kept_K)
     description.write_pictures(folder, data.test, tasks_K, kept_K)

@@ -17,7 +17,7 @@ from train_lib.data.vocabulary import END, UNKNOWN, Vocabulary
 from train_lib.errors import UserError
 from train_lib.tasks.base import Task
 from train_lib.tasks.common import checks
-from train_lib.training import groups, optimizers
+from train_lib.training import batching, groups, optimizers
 from train_lib.training.batching import Treatment
 from train_lib.training.program import Program
 from train_lib.training.recipe import Recipe
@@ -202,6 +202,14 @@ def build_program(
 def seeds_asked(config: ConfigDict) -> Sequence[int]:
     """The seeds that a config asks for: the first, and those that follow it."""
     return range(config.train.seed, config.train.seed + config.train.seeds)
+
+
+def lay_out(data: Dataset, task: Task, treatment: Treatment) -> tuple[Dataset, tuple[int, ...]]:
+    """The widths of rows, and the data cut to the widest one if each step is an item."""
+    widths = batching.row_widths(data.train, [data.validation, data.test], treatment)
+    if task.per_step:
+        data = data.map(lambda split: split.last_steps(widths[-1]))
+    return data, widths
 
 
 def build_models(

@@ -30,14 +30,14 @@ from train_lib.interchange import formats
 from train_lib.interchange.layout import Arrays, Layout
 from train_lib.records import description, predictions, report, weights
 from train_lib.records.folder import RunFolder
-from train_lib.records.result import decided, each_seed, result
+from train_lib.records.result import decide, each_seed, result
 from train_lib.restored import Restored
 from train_lib.tasks.base import Task
 from train_lib.tasks.classes import Classes
 from train_lib.tasks.labels import Labels
 from train_lib.tasks.next_token import NextToken
 from train_lib.tasks.tags import Tags
-from train_lib.training import batching, devices
+from train_lib.training import devices
 from train_lib.training.program import Program
 from train_lib.training.stopwatch import Stopwatch
 
@@ -170,23 +170,13 @@ def _report(
         models, task, batch_size=config.train.batch_size, treatment=building.treatment_of(config)
     )
     params_K = devices.spread_seeds(program.params_K, program.mesh)
-    widths = batching.row_widths(data.train, [data.validation, data.test], program.treatment)
-    if task.per_step:
-        data = data.map(lambda split: split.last_steps(widths[-1]))
-    rows = 1 if program.treatment.reads_on else None  # A stream is tested in one piece.
+    data, widths = building.lay_out(data, task, program.treatment)
     with stopwatch.phase("evaluate"):
         evaluations = {
             "validation": program.evaluate(params_K, data.validation, widths),
-            "test": program.evaluate(params_K, data.test, widths, rows),
+            "test": program.test(params_K, data.test, widths),
         }
-    tasks_K = [
-        task.decided(kept, data.validation.targets)
-        for kept in each_seed(evaluations["validation"].kept)
-    ]
-    evaluations = {
-        split: decided(one, task, tasks_K, getattr(data, split))
-        for split, one in evaluations.items()
-    }
+    tasks_K, evaluations = decide(task, data, evaluations)
     folder.begin(config)
     description.write(folder, data.inputs, task)
     beginning.write(folder, begins)

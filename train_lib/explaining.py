@@ -66,6 +66,7 @@ def explain(restored: Restored, text: str) -> Explanation:
         raise UserError(
             f"{restored.folder.path} gives several answers a text, and --explain is for one."
         )
+    # Alone, as `predict` asks it: in a larger batch its last digits may differ.
     (answer,) = restored.describe(split.take(np.array([0])))
     return Explanation(answer, words, support_N[0] - support_N[1:])
 

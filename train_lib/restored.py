@@ -221,7 +221,7 @@ class Restored:
         The state is passed from block to block, and only what the task keeps of outputs is stored.
         """
         widths = (self.config.train.stream_steps,)
-        found = self._stream_program.evaluate(self._params_K, blocks, widths, 1)
+        found = self._stream_program.test(self._params_K, blocks, widths)
         return found.of_seeds(self._is_alive_K).kept
 
     def items(self, split: Split, kept: dict[str, np.ndarray]) -> tuple[dict, np.ndarray]:

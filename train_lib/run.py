@@ -28,9 +28,9 @@ from train_lib.records.loggers import Logger
 from train_lib.records.metrics import MetricsFile
 from train_lib.records.profiling import Profile
 from train_lib.records.progress import Progress
-from train_lib.records.result import decided, each_seed, result, seeds_of
+from train_lib.records.result import decide, each_seed, result, seeds_of
 from train_lib.tasks.base import Task
-from train_lib.training import batching, devices, fitting, processes
+from train_lib.training import devices, fitting, processes
 from train_lib.training.fitting import Fitted
 from train_lib.training.hooks import Hook
 from train_lib.training.program import Evaluation, Program
@@ -118,9 +118,7 @@ def _run(
         print(f"{initial.describe()}\n", flush=True)
     print(report.describe_engine(models[0], program.layout, program.mesh, seeds), flush=True)
 
-    widths = batching.row_widths(data.train, [data.validation, data.test], program.treatment)
-    if task.per_step:  # No row is longer, and each step is an item.
-        data = data.map(lambda split: split.last_steps(widths[-1]))
+    data, widths = building.lay_out(data, task, program.treatment)
     with contextlib.ExitStack() as stack:
         keeper = stack.enter_context(Keeper(config, folder, data, program, stopwatch))
         progress = Progress(task, train.num_epochs, seeds, train.patience)
@@ -154,9 +152,7 @@ def _run(
     evaluations = {"validation": fitted.validation}
     if evaluate_test:
         with stopwatch.phase("evaluate"):
-            # A stream is tested in one piece.
-            rows = 1 if program.treatment.reads_on else None
-            evaluations["test"] = program.evaluate(fitted.params_K, data.test, widths, rows)
+            evaluations["test"] = program.test(fitted.params_K, data.test, widths)
     return _report(config, data, task, program, initial, fitted, evaluations, folder, stopwatch)
 
 
@@ -174,14 +170,7 @@ def _report(
     seeds, position = building.seeds_asked(config), fitted.position
     is_alive_K = position.alive(seeds)
     evaluations = {split: one.of_seeds(is_alive_K) for split, one in evaluations.items()}
-    tasks_K = [
-        task.decided(kept, data.validation.targets)
-        for kept in each_seed(evaluations["validation"].kept)
-    ]
-    evaluations = {
-        split: decided(one, task, tasks_K, getattr(data, split))
-        for split, one in evaluations.items()
-    }
+    tasks_K, evaluations = decide(task, data, evaluations)
     alive = np.array(seeds)[is_alive_K].tolist()
     if "test" in evaluations:
         kept_K = each_seed(evaluations["test"].kept)

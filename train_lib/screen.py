@@ -1,6 +1,7 @@
 """Tables on the screen: in colour on a terminal, plain elsewhere."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 def show(
@@ -14,13 +15,12 @@ def show(
         plain: printed instead if the output goes to a file, another program or a terminal without
             colours. `NO_COLOR` and `FORCE_COLOR` have their usual meaning.
     """
-    from rich import box  # Few programs need it.
-    from rich.console import Console
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    console = Console()
-    if not console.is_terminal or console.is_dumb_terminal:
+    console = _terminal()
+    if not console:
         print(plain, flush=True)
         return
     for title, rows in tables.items():
@@ -44,11 +44,10 @@ def show_words(words: Sequence[str], strengths: Sequence[float], plain: str) -> 
         strengths: one for each word, in [-1, 1].
         plain: printed instead if there are no colours.
     """
-    from rich.console import Console
     from rich.text import Text
 
-    console = Console()
-    if not console.is_terminal or console.is_dumb_terminal:
+    console = _terminal()
+    if not console:
         print(plain, flush=True)
         return
     text = Text()
@@ -58,3 +57,11 @@ def show_words(words: Sequence[str], strengths: Sequence[float], plain: str) -> 
         style = f"black on rgb({red},{green},{level})" if abs(strength) > 0.05 else ""
         text.append(word, style).append(" ")
     console.print(text)
+
+
+def _terminal() -> Any:
+    """The terminal, if it shows colours; else None."""
+    from rich.console import Console  # Few programs need it.
+
+    console = Console()
+    return console if console.is_terminal and not console.is_dumb_terminal else None

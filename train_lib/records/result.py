@@ -135,7 +135,30 @@ def _beside(
     return beside
 
 
-def decided(
+def decide(
+    task: Task,
+    data: Dataset,
+    evaluations: Mapping[str, Evaluation],
+    tasks_K: Sequence[Task] | None = None,
+) -> tuple[Sequence[Task], dict[str, Evaluation]]:
+    """The task of each seed, with what validation decides, and the evaluations that follow from it.
+
+    Args:
+        task: the run's task.
+        data: its data.
+        evaluations: one for each evaluated split, validation among them.
+        tasks_K: what was decided before; None: decide now.
+    """
+    if tasks_K is None:
+        validation = evaluations["validation"].kept
+        tasks_K = [task.decided(kept, data.validation.targets) for kept in each_seed(validation)]
+    return tasks_K, {
+        split: _decided(one, task, tasks_K, getattr(data, split))
+        for split, one in evaluations.items()
+    }
+
+
+def _decided(
     evaluation: Evaluation, task: Task, tasks_K: Sequence[Task], split: Split
 ) -> Evaluation:
     """An evaluation, with what validation decided for each seed's task."""

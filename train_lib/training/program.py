@@ -207,6 +207,10 @@ class Program:
         of_seeds = metrics.of_seeds(self.task, sums_K)
         return Evaluation(of_seeds, of_items, int(sums_K["weight"][0]))
 
+    def test(self, params_K: nnx.State, split: Split, widths: tuple[int, ...]) -> Evaluation:
+        """Evaluates each seed like `evaluate`, but reads a stream in one piece."""
+        return self.evaluate(params_K, split, widths, 1 if self.treatment.reads_on else None)
+
 
 def _seeds_at_once(models: Sequence[Any], mesh: Mesh) -> int:
     """The number of seeds that a device computes together."""
