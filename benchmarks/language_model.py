@@ -148,7 +148,7 @@ def _check_agreement(config: ConfigDict) -> float:
     """The largest relative difference of losses over the first updates, without dropout."""
     config = _with(config, "float32")
     config.model.dropout_rates = (0.0,) * len(config.model.hidden_sizes)
-    config.model.output_dropout = config.model.weight_drop = 0.0
+    config.model.output_dropout = config.model.weight_drop = config.model.word_dropout = 0.0
     both = [_Process(_Ours, config), _Process(_PyTorch, config)]
     losses = [one.call("updates", 0, _AGREEING_UPDATES)[0] for one in both]
     for one in both:
@@ -200,6 +200,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--updates", type=int, default=16, help="updates in a turn")
     parser.add_argument("--matrix_dtype", choices=MATRIX_DTYPES, help="of the trained models")
     parser.add_argument("--seeds", type=int, default=0, help="models for PyTorch to train")
+    parser.add_argument("--epochs", type=int, help="of these models; as in the config by default")
     options = parser.parse_args(argv)
     config = shakespeare.get_config()
     config.data.source = options.source
@@ -212,6 +213,7 @@ def main(argv: Sequence[str]) -> None:
             raise SystemExit("which is too much; nothing is timed")
         print(json.dumps(_times(config, options.turns, options.updates)), flush=True)
     config = _with(config, options.matrix_dtype or config.model.matrix_dtype)
+    config.train.num_epochs = options.epochs or config.train.num_epochs
     for seed in range(options.seeds):
         config.train.seed = seed
         process = _Process(_PyTorch, config)

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from train_lib.data.vocabulary import UNKNOWN
+
 torch.set_num_threads(len(os.sched_getaffinity(0)))
 
 
@@ -27,7 +29,7 @@ class LanguageModel(nn.Module):
         self.layers = nn.ModuleList(nn.LSTM(*pair) for pair in itertools.pairwise(sizes))
         self.head = nn.Linear(*weights["head.kernel"].shape)
         self.dropouts = [*model["dropout_rates"], model["output_dropout"]]
-        self.weight_drop = model["weight_drop"]
+        self.weight_drop, self.word_dropout = model["weight_drop"], model["word_dropout"]
         with torch.no_grad():
             self.embedding.weight.copy_(torch.from_numpy(weights["inputs.table"]))
             self.head.weight.copy_(torch.from_numpy(weights["head.kernel"].T))
@@ -42,6 +44,9 @@ class LanguageModel(nn.Module):
 
     def forward(self, tokens_BxT: torch.Tensor, states: list | None) -> tuple[torch.Tensor, list]:
         """The outputs `[T, B, V]`, and each layer's state after the last step."""
+        if self.training and self.word_dropout:
+            is_dropped_BxT = torch.rand(tokens_BxT.shape) < self.word_dropout
+            tokens_BxT = torch.where(is_dropped_BxT, UNKNOWN, tokens_BxT)
         x_TxBxD, new_states = self.embedding(tokens_BxT.T), []
         for number, layer in enumerate(self.layers):
             x_TxBxD = nn.functional.dropout(x_TxBxD, self.dropouts[number], self.training)

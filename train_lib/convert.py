@@ -28,7 +28,7 @@ from train_lib.data.vocabulary import Vocabulary
 from train_lib.errors import UserError
 from train_lib.interchange import formats
 from train_lib.interchange.layout import Arrays, Layout
-from train_lib.records import description, predictions, report, weights
+from train_lib.records import card, description, predictions, report, weights
 from train_lib.records.folder import RunFolder
 from train_lib.records.result import decide, each_seed, result
 from train_lib.restored import Restored
@@ -108,11 +108,7 @@ def give(workdir: str, path: str, *, best: bool = False, seed: int | None = None
     """
     formats.find(path)
     restored = Restored(workdir, best=best)
-    chosen = restored.seeds[0] if seed is None else seed
-    if chosen not in restored.seeds:
-        shown = ", ".join(map(str, restored.seeds))
-        raise UserError(f"--seed={seed} is not a seed of {workdir}, which has {shown}.")
-    model: Any = restored.model(restored.seeds.index(chosen))
+    model: Any = restored.model(restored.number_of(seed))
     layout = _layout(restored.config, model, restored.inputs, restored.task)
     formats.write(path, layout, _arrays(model))
     if restored.config.data.mask_padding and not layout.masks_zero:
@@ -200,6 +196,7 @@ def _report(
         evaluations,
         stopwatch.report(),
     )
+    card.write(folder, found)
     folder.finish(found)
     print(report.describe_result(found, task.metric, folder), flush=True)
     return found

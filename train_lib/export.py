@@ -53,7 +53,7 @@ def export(workdir: str, to: str, *, seed: int | None = None, best: bool = False
         raise UserError(f"JAX writes programs with {PACKAGE}: pip install {PACKAGE}.")
     # Every device has the loop engine.
     restored = Restored(workdir, best=best, engine="loop")
-    number = 0 if seed is None else _number_of(restored, seed)
+    number = restored.number_of(seed)
     model: Any = restored.model(number)
     programs = {"model": portable.whole(model, restored.inputs, restored.rows())}
     no_steps = restored.why_no_steps()
@@ -101,13 +101,6 @@ def write_card(workdir: str) -> pathlib.Path:
         )
     card.write(folder, folder.read_json("result.json"))
     return folder.path / CARD
-
-
-def _number_of(restored: Restored, seed: int) -> int:
-    if seed not in restored.seeds:
-        there = ", ".join(map(str, restored.seeds))
-        raise UserError(f"{restored.folder.path} has no seed {seed}; its seeds are {there}.")
-    return restored.seeds.index(seed)
 
 
 def _file_of(program: str) -> str:

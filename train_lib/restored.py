@@ -188,6 +188,22 @@ class Restored:
         split = split.in_blocks(self.config.train.stream_steps)
         return split, each_seed(self._read_on(split))
 
+    def number_of(self, seed: int | None) -> int:
+        """The number in `seeds` of a seed; None: the first.
+
+        Raises:
+            UserError: the run has no such seed, or it diverged.
+        """
+        if seed is None:
+            return 0
+        if seed not in self.seeds:
+            there = ", ".join(map(str, self.seeds))
+            raise UserError(
+                f"--seed={seed}: {self.folder.path} has no model of this seed; its seeds are "
+                f"{there}."
+            )
+        return self.seeds.index(seed)
+
     def model(self, number: int = 0) -> SequenceModel:
         """The model of one of the `seeds`."""
         alive = np.flatnonzero(self._is_alive_K)[number]

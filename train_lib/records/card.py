@@ -207,12 +207,19 @@ def _use(own: list[str], inputs: Inputs, task: Task) -> list[str]:
 
 
 def _origin(own: list[str], fields: Mapping, result: Mapping) -> list[str]:
+    made = f"With {', '.join(f'{name} {of}' for name, of in result['versions'].items())}, on "
+    made += f"{result['device']}."
+    if result["model"].get("evaluated") == "imported":
+        initial = result["model"]["initial"]
+        return [
+            f"Its weights were imported from `{initial['source']}`, and tested here. The SHA-256 of "
+            f"what was read is `{initial['sha256']}`. {made}"
+        ]
     changed = {
         path: value
         for path, value in fields.items()
         if path in settings.DEFAULTS and value != settings.DEFAULTS[path]
     }
-    versions = ", ".join(f"{name} {of}" for name, of in result["versions"].items())
     return [
         "To train it again, given the data:",
         "",
@@ -227,7 +234,7 @@ def _origin(own: list[str], fields: Mapping, result: Mapping) -> list[str]:
         *(f"{path} = {_json(value)}" for path, value in changed.items()),
         "```",
         "",
-        f"With {versions}, on {result['device']}.",
+        made,
     ]
 
 
