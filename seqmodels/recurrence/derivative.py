@@ -9,6 +9,12 @@ import jax.numpy as jnp
 from seqmodels.recurrence import arrays, step
 from seqmodels.recurrence.sequences import last_time, longest
 
+GATHERED_STEPS = 8
+"""Steps whose contributions to the gradient of a large matrix are one product.
+
+One product per step would take longer to write than to compute.
+"""
+
 
 class Kept(NamedTuple):
     """What a forward pass keeps for the backward pass, besides the outputs.
@@ -32,6 +38,9 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
     d_encoded, d_carry = cotangents
     parts, lengths_B, seeds_Bx2 = inputs
     num_steps, size = longest(lengths_B), setup.segment_steps
+    keeps_all, gathers = size == 1, setup.keeps_reads
+    if keeps_all and gathers:
+        size = GATHERED_STEPS
     weights = step.weights_of(setup, params)
     whole_KxG, pull_back_matrix = jax.vjp(functools.partial(step.matrix_of, setup), params)
     matrix_KxG = jax.tree.map(setup.of_product, whole_KxG)
@@ -70,9 +79,13 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
         )
         return d_params, jnp.where(valid_B, d_read_FxB, 0), d_before
 
-    def first_carry(segment):
-        """The carry before the first step of a segment."""
-        carry, number = arrays.at(kept.carries_N, segment), segment * size
+    def of_product(x_KxN, d_read_GxN):
+        """The matrix's gradient."""
+        return _product("kn,gn->kg", x_KxN.astype(matrix_KxG.dtype), d_read_GxN)
+
+    def kept_carry(index):
+        """The carry before a segment, or before a step if there are none."""
+        carry, number = arrays.at(kept.carries_N, index), index * setup.segment_steps
         if not setup.is_gated:
             return carry
         time = setup.time(number - 1, num_steps)
@@ -81,7 +94,7 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
 
     def back(number, carry, kept_FxB, loop):
         """The derivative of one step, taken at the carry before it."""
-        d_params, d_matrix_KxG, d_parts, d_carry = loop
+        d_params, of_matrix, d_parts, d_carry = loop
         time = setup.time(number, num_steps)
         is_last_B = time == last_time(lengths_B, setup.reverse)
         d_y_HxB = arrays.at(d_encoded.sequence_TxHxB, time) + jnp.where(
@@ -94,21 +107,50 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
         d_x_KxB = d_read_FxB
         if matrix_KxG is not None:
             d_x_KxB = _product("kg,gb->kb", matrix_KxG, d_read_FxB)
-            d_matrix_KxG += _product("kb,gb->kg", x_KxB.astype(matrix_KxG.dtype), d_read_FxB)
+            factors = x_KxB, d_read_FxB
+            if gathers:
+                column = number % size * len(lengths_B)
+                of_matrix = tuple(
+                    jax.lax.dynamic_update_slice_in_dim(all_xN, one_xB, column, 1)
+                    for all_xN, one_xB in zip(of_matrix, factors, strict=True)
+                )
+            else:
+                of_matrix += of_product(*factors)
         d_xs, d_carry_read = pull_back_x(d_x_KxB)
         if adds_up:
             d_xs = jax.tree.map(jnp.add, arrays.at(d_parts, time), d_xs)
         d_params = jax.tree.map(jnp.add, d_params, d_of_step)
         d_carry = jax.tree.map(jnp.add, d_carry, d_carry_read)
-        return d_params, d_matrix_KxG, arrays.put(d_parts, d_xs, time), d_carry
+        return d_params, of_matrix, arrays.put(d_parts, d_xs, time), d_carry
+
+    def back_from_kept(number, loop):
+        """The derivative of one step, if the carry before each is kept."""
+        kept_FxB = arrays.at(kept.reads_TxFxB, setup.time(number, num_steps))
+        return back(number, kept_carry(number), kept_FxB, loop)
+
+    def back_through(first, steps, back_one, loop):
+        """The derivative of some steps in a row, each taken by `back_one`."""
+
+        def one(number, loop):
+            return back_one(first + steps - 1 - number, loop)
+
+        if not gathers:
+            return jax.lax.fori_loop(0, steps, one, loop)
+        d_params, d_matrix_KxG, *others = loop
+        # Zeros: the last steps may be fewer. In float32: XLA copies whole arrays of bfloat16 on a
+        # CPU where a part of them is written.
+        none = tuple(
+            jnp.zeros((count, size * len(lengths_B)), whole_KxG.dtype) for count in whole_KxG.shape
+        )
+        d_params, factors, *others = jax.lax.fori_loop(0, steps, one, (d_params, none, *others))
+        return d_params, d_matrix_KxG + of_product(*factors), *others
 
     def back_through_segment(number, loop):
         segment = num_segments - 1 - number
-        if size == 1:
-            kept_FxB = arrays.at(kept.reads_TxFxB, setup.time(segment, num_steps))
-            return back(segment, first_carry(segment), kept_FxB, loop)
         first = segment * size
         steps = jnp.minimum(size, num_steps - first)
+        if keeps_all:
+            return back_through(first, steps, back_from_kept, loop)
 
         parts_to_read = loop[2] if in_place else parts
 
@@ -119,15 +161,13 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
             kept_S = arrays.put(kept_S, (carry, read_FxB if setup.keeps_reads else None), number)
             return step.take(setup, weights, read_FxB, carry, time, lengths_B, seeds_Bx2)[0], kept_S
 
-        def backward(number, loop):
-            number = steps - 1 - number
-            carry, read_FxB = arrays.at(kept_S, number)
-            return back(first + number, carry, read_FxB, loop)
+        def back_within(number, loop):
+            return back(number, *arrays.at(kept_S, number - first), loop)
 
         read_FxB = jax.eval_shape(read, arrays.at(parts, first), start, first)
         kept_S = arrays.room((start, read_FxB if setup.keeps_reads else None), size, first=40)
-        _, kept_S = jax.lax.fori_loop(0, steps, forward, (first_carry(segment), kept_S))
-        return jax.lax.fori_loop(0, steps, backward, loop)
+        _, kept_S = jax.lax.fori_loop(0, steps, forward, (kept_carry(segment), kept_S))
+        return back_through(first, steps, back_within, loop)
 
     in_place = d_parts is parts
     adds_up = d_parts is not None and not in_place
@@ -135,10 +175,12 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
         d_parts = arrays.room(arrays.at(parts, jnp.array(0)), len(parts[0]), first=20)
     d_params = jax.tree.map(jnp.zeros_like, params)
     d_matrix_KxG = jax.tree.map(jnp.zeros_like, whole_KxG)
-    num_segments = -(-num_steps // size)
-    d_params, d_matrix_KxG, d_parts, d_carry = jax.lax.fori_loop(
-        0, num_segments, back_through_segment, (d_params, d_matrix_KxG, d_parts, d_carry)
-    )
+    num_segments, loop = -(-num_steps // size), (d_params, d_matrix_KxG, d_parts, d_carry)
+    if size == 1:
+        loop = back_through(0, num_steps, back_from_kept, loop)
+    else:
+        loop = jax.lax.fori_loop(0, num_segments, back_through_segment, loop)
+    d_params, d_matrix_KxG, d_parts, d_carry = loop
     if matrix_KxG is not None:
         (d_of_matrix,) = pull_back_matrix(d_matrix_KxG)
         d_params = jax.tree.map(jnp.add, d_params, d_of_matrix)

@@ -9,7 +9,7 @@ from jax.test_util import check_grads
 
 from seqmodels import check_cell, loading, recurrence
 from seqmodels.check_cell import scalar
-from seqmodels.recurrence import loop, oracle, scan
+from seqmodels.recurrence import derivative, loop, oracle, scan
 from tests.marks import slow
 
 WIDTH, BATCH, INPUT, HIDDEN = 5, 5, 3, 4
@@ -218,8 +218,12 @@ def test_a_sequence_in_two_pieces_is_the_sequence(cell, x_TxDxB, reverse, segmen
     assert_close((actual, d_actual), (expected, d_expected))
 
 
+@pytest.mark.parametrize("gathered_steps", [2, 8])  # Fewer than there are, and more.
 @pytest.mark.parametrize(("cells", "segment_steps"), [(1, 1), (2, 2), slow(1, 2), slow(2, 1)])
-def test_products_that_are_kept_change_nothing(cells, segment_steps, x_TxDxB, monkeypatch):
+def test_products_that_are_kept_change_nothing(
+    cells, segment_steps, gathered_steps, x_TxDxB, monkeypatch
+):
+    monkeypatch.setattr(derivative, "GATHERED_STEPS", gathered_steps)
     cell = check_cell.without_zeros(loading.find_cell("lstm")(INPUT, HIDDEN, rngs=nnx.Rngs(0)))
     graphdef, params = nnx.split(cell, nnx.Param)
 
