@@ -165,8 +165,8 @@ def _usage() -> str:
             "",
             "Name an experiment, as in python main.py --config=configs/stacked.py:",
             *(f"  {name:<{width}}  {about}" for name, about in found),
-            "With :tutorial, lstm.py, bilstm.py and stacked.py treat lengths as the tutorial does. Any "
-            "field of configs/base.py can be set, as in --config.train.num_epochs=5.",
+            "With :tutorial, lstm.py, bilstm.py and stacked.py treat lengths as the tutorial does. "
+            "Any field of configs/base.py can be set, as in --config.train.num_epochs=5.",
         ]
     )
 

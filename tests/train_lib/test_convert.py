@@ -101,7 +101,8 @@ def test_a_run_of_keras_models_is_tested_as_keras_does(made):
     assert initial["source"].count(".keras") == 2
     assert json.loads((folder / "imported/initial.json").read_text()) == initial
     origin = (folder / "imported/README.md").read_text("utf-8").partition("## How it was made")[2]
-    assert f"from `{initial['source']}`" in origin and initial["sha256"] in origin
+    assert f"from `{initial['source']}`" in origin
+    assert initial["sha256"] in origin
     assert "train it again" not in origin
 
 
@@ -239,7 +240,7 @@ def test_a_run_that_is_there_stays(made, tmp_path):
     with pytest.raises(UserError, match="has a run in it already"):
         convert.take(config, [str(folder / f"{n}.keras") for n in (0, 1)], str(folder / "imported"))
     assert (folder / "imported/result.json").read_bytes() == before
-    with pytest.raises(UserError, match="seed=7: .*imported has no model of this seed"):
+    with pytest.raises(UserError, match=r"seed=7: .*imported has no model of this seed"):
         convert.give(str(folder / "imported"), str(tmp_path / "x.keras"), seed=7)
     with pytest.raises(UserError, match="must end in one of"):
         convert.give(str(folder / "imported"), str(tmp_path / "x.h5"))

@@ -212,8 +212,8 @@ def _origin(own: list[str], fields: Mapping, result: Mapping) -> list[str]:
     if result["model"].get("evaluated") == "imported":
         initial = result["model"]["initial"]
         return [
-            f"Its weights were imported from `{initial['source']}`, and tested here. The SHA-256 of "
-            f"what was read is `{initial['sha256']}`. {made}"
+            f"Its weights were imported from `{initial['source']}`, and tested here. What was read "
+            f"has the SHA-256 `{initial['sha256']}`. {made}"
         ]
     changed = {
         path: value
