@@ -14,18 +14,19 @@ def get_config():
     config = base.get_config("shakespeare", "exact")
     config.model.embedding_size = 64
     config.model.hidden_sizes = (512,)
-    config.model.dropout_rates = (0.2,)
+    config.model.dropout_rates = (0.1,)
+    config.model.word_dropout = 0.1
     config.model.output_dropout = 0.5
-    config.model.weight_drop = 0.15
+    config.model.weight_drop = 0.05
     config.data.text_rules = "characters"
     config.task.name = "next_token"
     config.train.stream_steps = 64
     config.train.batch_size = 64
-    config.train.num_epochs = 20
+    config.train.num_epochs = 32
     config.train.optimizer = "adamw"
     config.train.optimizer_options = "b2=0.99"
     config.train.weight_decay = 0.05
-    config.train.learning_rate = 4e-3
+    config.train.learning_rate = 2e-2
     config.train.schedule = "cosine"
     config.train.warmup = 0.05
     config.train.ema_decay = 0.998
