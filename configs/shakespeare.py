@@ -3,8 +3,9 @@
 python main.py --config=configs/shakespeare.py --config.data.source=input.txt
 
 The source is tiny Shakespeare's text (1,115,394 characters): the last tenth is for testing, in one
-piece, and the twentieth before it for validation: 1.467 nats per character with seed 0 and
---config.model.matrix_dtype=bfloat16, which is for CPUs with AMX, TPUs and GPUs.
+piece, and the twentieth before it for validation. Test loss: 1.407 nats per character over three
+seeds, interval 1.398 to 1.416, in 19 minutes each on one core of an Intel Xeon with AMX, with
+--config.model.matrix_dtype=bfloat16. docs/language_models.md has the command, and what led here.
 """
 
 from configs import base
