@@ -28,7 +28,8 @@ def show(
             title=Text(title, "bold"), title_justify="left", box=box.SIMPLE, header_style="cyan"
         )
         for number, name in enumerate(rows[0]):
-            table.add_column(Text(name), style="bold" if number == 0 else "")
+            is_first = number == 0  # Whole, not wrapped: it says which row this is.
+            table.add_column(Text(name), style="bold" if is_first else "", no_wrap=is_first)
         for row in rows:
             table.add_row(*map(Text, row.values()))
         console.print(table)
