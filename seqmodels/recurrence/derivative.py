@@ -162,7 +162,8 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
             return step.take(setup, weights, read_FxB, carry, time, lengths_B, seeds_Bx2)[0], kept_S
 
         def back_within(number, loop):
-            return back(number, *arrays.at(kept_S, number - first), loop)
+            carry, read_FxB = arrays.at(kept_S, number - first)
+            return back(number, carry, read_FxB, loop)
 
         read_FxB = jax.eval_shape(read, arrays.at(parts, first), start, first)
         kept_S = arrays.room((start, read_FxB if setup.keeps_reads else None), size, first=40)
