@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from jax import export
 
-from seqmodels import loading
 from tests.marks import slow
 from tests.train_lib import cases
 from tests.train_lib.cases import Case
@@ -13,7 +12,6 @@ from train_lib.data.inputs import Vectors
 from train_lib.portable import PLATFORMS, Rows, step_by_step, whole
 
 FORWARD = {"direction": "forward"}
-QUICK = ("min_lstm",)  # The other classes of cells are in cases of their own.
 
 
 def read_back(program):
@@ -63,9 +61,9 @@ def test_it_has_the_outputs_of_the_model(case, changes):
 
 
 @pytest.mark.parametrize(
-    "cell", [name if name in QUICK else slow(name) for name in loading.cell_names()]
+    "cell", ["min_lstm", *map(slow, ("lstm_layer_norm", "mlstm", "slstm", "rg_lru", "qrnn"))]
 )
-def test_every_cell_runs(cell):
+def test_cells_of_every_kind_run(cell):
     check_whole(Case("two", "tokens"), widths=(9,), cell=cell, direction="backward")
 
 

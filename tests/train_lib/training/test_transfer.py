@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from seqmodels import factory, loading
+from seqmodels import factory
 from tests.marks import slow
 from train_lib.data.inputs import RESERVED
 from train_lib.training.state import path_of
@@ -55,9 +55,7 @@ def assert_taken(arrays, old, new, prefixes):
         np.testing.assert_array_equal(array, origin.arrays[path], err_msg=path)
 
 
-@pytest.mark.parametrize(
-    "cell", [name if name in ("gru", "slstm") else slow(name) for name in loading.cell_names()]
-)
+@pytest.mark.parametrize("cell", ["gru", "slstm", slow("mlstm"), slow("min_lstm")])
 def test_a_model_of_the_same_kind_is_taken_whole(cell):
     options = {
         "cell": cell, "hidden_sizes": (4,), "direction": "bidirectional", "pooling": "attention",
