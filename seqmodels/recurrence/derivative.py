@@ -84,7 +84,7 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
         return _product("kn,gn->kg", x_KxN.astype(matrix_KxG.dtype), d_read_GxN)
 
     def kept_carry(index):
-        """The carry before a segment, or before a step if there are none."""
+        """The carry before a segment, or before a step if no segments are kept."""
         carry, number = arrays.at(kept.carries_N, index), index * setup.segment_steps
         if not setup.is_gated:
             return carry

@@ -142,7 +142,7 @@ def test_jax_alone_answers_as_predict_does(finished, tmp_path):
 
 def test_what_cannot_be_exported_is_refused(finished, tmp_path, monkeypatch):
     workdir = str(finished[0])
-    with pytest.raises(UserError, match=r"no model of this seed; its seeds are 0, 1\."):
+    with pytest.raises(UserError, match=r"seed=7: .* no model of this seed; its seeds are 0, 1\."):
         export.export(workdir, str(tmp_path / "out"), seed=7)
     (tmp_path / "full").mkdir()
     (tmp_path / "full/mine").touch()

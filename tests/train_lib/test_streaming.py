@@ -41,9 +41,9 @@ def steps_of(case, batch_size):
     return rng.normal(size=(batch_size, STEPS, cases.WIDTH)).astype(np.float32)
 
 
-# One cell of each kind; test_read_on has all of them.
+# test_read_on has all cells.
 @pytest.mark.parametrize("cell", ["lstm", slow("mlstm"), slow("min_gru"), slow("qrnn")])
-def test_steps_are_those_of_whole_sequences_for_every_cell_and_seed(cell):
+def test_steps_are_those_of_whole_sequences_for_every_seed(cell):
     case = Case("tags", "vectors")
     stream, models, _ = stream_of(case, 2, cell=cell, learned_initial_state=True)
     x_BxTxD = steps_of(case, 2)

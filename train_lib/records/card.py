@@ -207,8 +207,8 @@ def _use(own: list[str], inputs: Inputs, task: Task) -> list[str]:
 
 
 def _origin(own: list[str], fields: Mapping, result: Mapping) -> list[str]:
-    made = f"With {', '.join(f'{name} {of}' for name, of in result['versions'].items())}, on "
-    made += f"{result['device']}."
+    versions = ", ".join(f"{name} {of}" for name, of in result["versions"].items())
+    made = f"With {versions}, on {result['device']}."
     if result["model"].get("evaluated") == "imported":
         initial = result["model"]["initial"]
         return [
