@@ -24,9 +24,9 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from benchmarks import workload
+from benchmarks.peers import chosen
 from configs import shakespeare
 from seqmodels import loading
-from seqmodels.recurrence.engines import MATRIX_DTYPES
 from train_lib import building
 from train_lib.data.dataset import Split
 from train_lib.errors import told_to_user
@@ -34,6 +34,7 @@ from train_lib.records import weights
 from train_lib.training import batching, devices, fitting
 
 _AGREEING_UPDATES = 20
+_DTYPES = ("float32", "bfloat16")
 _TOLERANCE = 1e-4
 """The relative tolerance of a loss over these updates."""
 
@@ -156,11 +157,11 @@ def _check_agreement(config: ConfigDict) -> float:
     return float(np.max(np.abs(np.divide(*losses) - 1)))
 
 
-def _times(config: ConfigDict, turns: int, updates: int) -> dict[str, Any]:
+def _times(config: ConfigDict, dtypes: Sequence[str], turns: int, updates: int) -> dict[str, Any]:
     """Milliseconds per update, and the ratio of ours to PyTorch's: medians over turns."""
     processes = {
         (peer, dtype): _Process(make, _with(config, dtype))
-        for dtype in MATRIX_DTYPES
+        for dtype in dtypes
         for peer, make in (("ours", _Ours), ("pytorch", _PyTorch))
     }
     for process in processes.values():
@@ -175,7 +176,7 @@ def _times(config: ConfigDict, turns: int, updates: int) -> dict[str, Any]:
     for process in processes.values():
         process.close()
     found = {}
-    for dtype in MATRIX_DTYPES:
+    for dtype in dtypes:
         of_dtype = np.array([(turn["ours", dtype], turn["pytorch", dtype]) for turn in taken])
         ours, theirs = np.median(of_dtype, axis=0).tolist()
         ratio = float(np.median(of_dtype[:, 0] / of_dtype[:, 1]))
@@ -198,10 +199,12 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--source", required=True, help="the text")
     parser.add_argument("--turns", type=int, default=8)
     parser.add_argument("--updates", type=int, default=16, help="updates in a turn")
-    parser.add_argument("--matrix_dtype", choices=MATRIX_DTYPES, help="of the trained models")
+    parser.add_argument("--timed", default=",".join(_DTYPES), help="dtypes of products to time")
+    parser.add_argument("--matrix_dtype", choices=_DTYPES, help="of the trained models")
     parser.add_argument("--seeds", type=int, default=0, help="models for PyTorch to train")
     parser.add_argument("--epochs", type=int, help="of these models; as in the config by default")
     options = parser.parse_args(argv)
+    dtypes = chosen("timed", options.timed, _DTYPES)
     config = shakespeare.get_config()
     config.data.source = options.source
     devices.configure()
@@ -211,7 +214,8 @@ def main(argv: Sequence[str]) -> None:
         print(f"losses of the first {_AGREEING_UPDATES} updates differ by {difference:.1e} at most")
         if difference > _TOLERANCE:
             raise SystemExit("which is too much; nothing is timed")
-        print(json.dumps(_times(config, options.turns, options.updates)), flush=True)
+        times = _times(config, dtypes, options.turns, options.updates)
+        print(json.dumps(times), flush=True)
     config = _with(config, options.matrix_dtype or config.model.matrix_dtype)
     config.train.num_epochs = options.epochs or config.train.num_epochs
     for seed in range(options.seeds):

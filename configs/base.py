@@ -42,7 +42,7 @@ def get_config(name: str, treatment: str) -> ConfigDict:
     config.model.output_dropout = 0.0  # rate on the head's input
     config.model.weight_drop = 0.0  # rate at which elements of recurrent matrices are dropped
     config.model.engine = "auto"  # what runs the cells; see seqmodels/recurrence/engines.py
-    config.model.matrix_dtype = "float32"  # of products; bfloat16 keeps all else in float32
+    config.model.matrix_dtype = "float32"  # of products: also tensorfloat32, bfloat16
     config.model.segment_steps = 1  # steps between stored carries; more: less memory, more time
     config.model.pooling = "last"  # sequence to vector: last, mean, max, mean_max or attention
     config.model.projection_size = 0  # size that the head's input is projected to; 0: none

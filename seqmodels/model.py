@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from seqmodels import arguments, dropout
+from seqmodels import arguments, dropout, precision
 from seqmodels.cells import base
 from seqmodels.encoder import Encoder
 from seqmodels.heads import Head, SequenceHead, StepHead
@@ -65,6 +65,7 @@ class SequenceModel(nnx.Module):
         self.head = head
         self.output_dropout = output_dropout
 
+    @precision.in_float32
     def __call__(
         self,
         x: Any,
@@ -131,6 +132,7 @@ class SequenceModel(nnx.Module):
         layers = self.encoder.initial_carries(batch_size)
         return [*layers, *self.head.initial_carries(batch_size)]
 
+    @precision.in_float32
     def read_on(
         self,
         carries: Sequence[base.Carry],
@@ -166,6 +168,7 @@ class SequenceModel(nnx.Module):
         outputs = arguments.nan_where_impossible(outputs, lengths_B, jnp.shape(x)[1], batch_axis=0)
         return outputs, [*ends, *of_head]
 
+    @precision.in_float32
     def encode_from(
         self,
         carries: Sequence[base.Carry] | None,
@@ -204,6 +207,7 @@ class SequenceModel(nnx.Module):
         keys = {"dropout_keys_B": dropout_keys_B, "step_key": step_key}
         return *self._encode(x, lengths_B, keys, carries), lengths_B
 
+    @precision.in_float32
     def answer(self, encoded: Sequence[Encoded], lengths_B: jax.Array) -> jax.Array:
         """Applies the head to what `encode_from` returned, or to some of its steps.
 
@@ -215,6 +219,7 @@ class SequenceModel(nnx.Module):
         """
         return self.head.answer(encoded, lengths_B, self._table())
 
+    @precision.in_float32
     def sampled_losses(
         self,
         encoded: Sequence[Encoded],

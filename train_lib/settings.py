@@ -16,7 +16,8 @@ from seqmodels.bidirectional import MERGES
 from seqmodels.factory import DIRECTIONS
 from seqmodels.loading import cell_names
 from seqmodels.pooling import POOLINGS
-from seqmodels.recurrence.engines import ENGINES, MATRIX_DTYPES
+from seqmodels.precision import MATRIX_DTYPES
+from seqmodels.recurrence.engines import ENGINES
 from train_lib import conflicts, tasks
 from train_lib.data import finding
 from train_lib.data.vocabulary import FIRST_WORD, TEXT_RULES

@@ -15,12 +15,15 @@ A more specific cell has faster ways to run:
 *   `LinearCell`: `h' = a * h + b`, where a and b depend only on the input.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.nn import initializers
+
+from seqmodels import precision
 
 MINUS_INFINITY = -1e30
 """The initial value of a maximum. Unlike with infinity, its difference with itself is a number."""
@@ -55,7 +58,6 @@ class Counterparts(NamedTuple):
     torch: Counterpart | None = None
 
 
-@jax.custom_jvp
 def product(x_D: jax.Array, kernel_DxG: jax.Array) -> jax.Array:
     """`x @ kernel`, in the precision of the kernel; the result has that of x.
 
@@ -67,22 +69,32 @@ def product(x_D: jax.Array, kernel_DxG: jax.Array) -> jax.Array:
     stride. With `@` a cell computes the same, but up to twenty times slower on a CPU: the batch
     comes out first, and all pointwise work after it is strided too.
     """
+    return _product(precision.current(), x_D, kernel_DxG)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _product(given, x_D, kernel_DxG):
+    """`product`; JAX may trace its derivative where the default precision is another one."""
     # The compiler would merge a transposition next to a product into one operation.
     kernel_GxD = jax.lax.optimization_barrier(kernel_DxG.T)
     x_D, dtype = x_D.astype(kernel_DxG.dtype), x_D.dtype
-    return jnp.einsum("gd,d...->g...", kernel_GxD, x_D, preferred_element_type=dtype)
+    return jnp.einsum(
+        "gd,d...->g...", kernel_GxD, x_D, precision=given, preferred_element_type=dtype
+    )
 
 
-@product.defjvp
-def _product_jvp(primals, tangents):
+@_product.defjvp
+def _product_jvp(given, primals, tangents):
     (x_D, kernel_DxG), (d_x_D, d_kernel_DxG) = primals, tangents
 
     # JAX transposes this function; the result reads the matrix contiguously.
     def of(x_D, kernel_DxG):
         x_D, dtype = x_D.astype(kernel_DxG.dtype), x_D.dtype
-        return jnp.einsum("dg,d...->g...", kernel_DxG, x_D, preferred_element_type=dtype)
+        return jnp.einsum(
+            "dg,d...->g...", kernel_DxG, x_D, precision=given, preferred_element_type=dtype
+        )
 
-    return product(x_D, kernel_DxG), of(d_x_D, kernel_DxG) + of(x_D, d_kernel_DxG)
+    return _product(given, x_D, kernel_DxG), of(d_x_D, kernel_DxG) + of(x_D, d_kernel_DxG)
 
 
 def glorot_uniform(rngs: nnx.Rngs, *shape: int) -> nnx.Param[jax.Array]:

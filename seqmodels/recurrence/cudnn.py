@@ -11,6 +11,7 @@ Chetlur et al., "cuDNN: Efficient Primitives for Deep Learning", 2014.
 import jax
 import jax.numpy as jnp
 
+from seqmodels import precision
 from seqmodels.cells import base
 from seqmodels.cells.lstm import LSTM
 from seqmodels.recurrence.entry import Entry
@@ -50,7 +51,8 @@ def run(
 ) -> Encoded:
     """`loop.run` for the LSTM; differentiable, but not under `vmap`.
 
-    Products have the precision of `jax.default_matmul_precision`: TF32, or float32 with "highest".
+    Products have the precision of `jax.default_matmul_precision` where this is called: float32
+    with "highest", else TF32.
 
     Args:
         cell: a cell for which `why_not` returns None.
@@ -77,6 +79,7 @@ def run(
         num_layers=1,
         dropout=0.0,
         bidirectional=False,
+        precision=precision.current(),  # For its derivative too.
     )
     y_TxHxB = jnp.where(valid_Tx1xB, y_BxTxH.transpose(1, 2, 0), 0)
     if reverse:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from seqmodels import dropout
+from seqmodels import dropout, precision
 from seqmodels.cells import base
 from seqmodels.recurrence import cudnn, fused, loop, parallel, scan
 from seqmodels.recurrence.sequences import Encoded
@@ -31,15 +31,13 @@ TABLE = {
 ENGINES = ("auto", *TABLE)
 """The allowed names of engines; `auto` chooses one."""
 
-MATRIX_DTYPES = ("float32", "bfloat16")
-
 
 class Engine(NamedTuple):
     """How to run cells.
 
     Attributes:
         name: one of `ENGINES`.
-        matrix_dtype: the dtype of matrices in products, one of `MATRIX_DTYPES`.
+        matrix_dtype: the dtype of matrices in products, one of `precision.MATRIX_DTYPES`.
         segment_steps: steps between two carries kept for the backward pass.
     """
 
@@ -60,17 +58,18 @@ def choose(engine: Engine, cell: base.Cell, rates: dropout.Rates = dropout.NOTHI
     """
     for what, name, names in (
         ("engine", engine.name, ENGINES),
-        ("matrix_dtype", engine.matrix_dtype, MATRIX_DTYPES),
+        ("matrix_dtype", engine.matrix_dtype, precision.MATRIX_DTYPES),
     ):
         if name not in names:
             raise ValueError(f"unknown {what} {name!r}; choose one of {', '.join(names)}")
     if rates.recurrent > 0:
         _check_recurrent_matrices(cell)
-    if engine[1:] != AUTO[1:] or rates.recurrent > 0 or rates.zoneout > 0:
+    needs_loop = engine.matrix_dtype == "bfloat16" or engine.segment_steps > 1
+    if needs_loop or rates.recurrent > 0 or rates.zoneout > 0:
         if engine.name not in ("auto", "loop"):
             raise ValueError(
-                f"the engine {engine.name!r} computes only in float32, without segments, "
-                "recurrent dropout or zoneout"
+                f"the engine {engine.name!r} computes only in float32 or tensorfloat32, "
+                "without segments, recurrent dropout or zoneout"
             )
         return "loop"
     if engine.name == "auto":
@@ -114,9 +113,10 @@ def run_all(
     x_TxDxB = jnp.concatenate(parts, axis=1)
     if dropped.keys_B is not None and dropped.rates.inputs > 0:
         x_TxDxB = dropout.drop_all(x_TxDxB, dropped.rates.inputs, dropped.keys_B)
-    return tuple(
-        TABLE[name].run(cell, x_TxDxB, lengths_B, reverse=backwards, start=start)
-        for name, cell, backwards, start in zip(
-            names, cells, reverse, starts or [None] * len(cells), strict=True
+    with precision.products_in(engine.matrix_dtype):
+        return tuple(
+            TABLE[name].run(cell, x_TxDxB, lengths_B, reverse=backwards, start=start)
+            for name, cell, backwards, start in zip(
+                names, cells, reverse, starts or [None] * len(cells), strict=True
+            )
         )
-    )

@@ -11,8 +11,9 @@ The backward kernel reads the carry before every step, which is all the forward 
 its inputs, and takes the derivative of `update` there. Persistent kernels are due to Diamos et al.,
 "Persistent RNNs: Stashing Recurrent Weights On-Chip", 2016.
 
-It is written in Pallas for its Triton backend. Products have the precision of all products in JAX,
-`jax.default_matmul_precision`: on a GPU that is TF32 by default.
+It is written in Pallas for its Triton backend. Products have the precision of all products in JAX
+where `run` is called, `jax.default_matmul_precision`. In the kernel, float32 is three products in
+TF32, whose sum has nearly the precision of float32.
 """
 
 import functools
@@ -21,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from seqmodels import precision
 from seqmodels.cells import base
 from seqmodels.recurrence import fused_kernels as kernels
 from seqmodels.recurrence import gatewise
@@ -149,6 +151,7 @@ def _plan(cell: base.GatedCell, reverse: bool, interpret: bool) -> kernels.Plan:
         own=tuple((i, jax.ShapeDtypeStruct(leaves[i].shape, leaves[i].dtype)) for i in own),
         step=jax.make_jaxpr(step)(*arguments),
         pull_back=jax.make_jaxpr(pull_back)(*arguments, carry),
+        precision=precision.current(),
         reverse=reverse,
         interpret=interpret,
     )
@@ -191,7 +194,7 @@ def _loop_backward(plan, residuals, cotangents):
     matrix_NxHxH, fixed_FxH, z_TxNxHxB, lengths_B, carries_TxCxHxB = residuals
     d_y_TxHxB, d_last_HxB = cotangents
     h_TxHxB = carries_TxCxHxB[:, -1]
-    u_TxNxHxB = jnp.einsum("nio,tib->tnob", matrix_NxHxH, h_TxHxB)
+    u_TxNxHxB = _einsum(plan, "nio,tib->tnob", matrix_NxHxH, h_TxHxB)
     d_fixed_FxHxB, d_z_TxNxHxB, *d_u = kernels.call(
         plan,
         kernels.backward,
@@ -199,13 +202,19 @@ def _loop_backward(plan, residuals, cotangents):
         [matrix_NxHxH, fixed_FxH],
         [lengths_B, z_TxNxHxB, u_TxNxHxB, carries_TxCxHxB, d_y_TxHxB, d_last_HxB],
     )
-    d_matrix_NxHxH = jnp.einsum("tib,tnob->nio", h_TxHxB, d_u[0] if d_u else d_z_TxNxHxB)
+    d_matrix_NxHxH = _einsum(plan, "tib,tnob->nio", h_TxHxB, d_u[0] if d_u else d_z_TxNxHxB)
     # A scalar parameter is repeated in all lanes, and so is its gradient.
     counts_FxH = jnp.arange(plan.lanes) < jnp.array(plan.fixed_units())[:, None]
     return d_matrix_NxHxH, jnp.where(counts_FxH, d_fixed_FxHxB.sum(-1), 0), d_z_TxNxHxB, None
 
 
 _loop.defvjp(_loop_forward, _loop_backward)
+
+
+def _einsum(plan, axes, *factors):
+    # JAX traces a derivative after the caller has left its precision's context.
+    with jax.default_matmul_precision(plan.precision):
+        return jnp.einsum(axes, *factors)
 
 
 def _run(cell, x_TxDxB, lengths_B, *, reverse=False, start=None):

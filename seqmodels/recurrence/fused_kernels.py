@@ -15,6 +15,8 @@ from jax.extend import core
 
 from seqmodels.recurrence import gatewise
 
+Algorithm = jax.lax.DotAlgorithmPreset
+
 try:
     from jax.experimental.pallas import triton
 except ImportError:  # JAX has announced that it will remove it.
@@ -36,6 +38,7 @@ class Plan(NamedTuple):
         own: number and shape of each leaf of the cell's parameters that `update` reads.
         step: `(*carry, *own, z, u) -> carry`.
         pull_back: `(*carry, *own, z, u, *d_carry) -> (*d_carry, *d_own, d_z, d_u)`.
+        precision: of products, as in `jax.default_matmul_precision`.
     """
 
     size: int
@@ -45,6 +48,7 @@ class Plan(NamedTuple):
     own: tuple[tuple[int, jax.ShapeDtypeStruct], ...]
     step: core.ClosedJaxpr
     pull_back: core.ClosedJaxpr
+    precision: str | None
     reverse: bool
     interpret: bool
 
@@ -110,10 +114,10 @@ def forward(plan, matrix, fixed, lengths, z, y, last, carries) -> None:
     def product(h, time):
         def add(units, u):
             piece = carries[time, plan.carries - 1, units]
-            return [u[i] + _dot(matrix[i, units], piece, axis=0) for i in range(plan.gates)]
+            return [u[i] + _dot(plan, matrix[i, units], piece, axis=0) for i in range(plan.gates)]
 
         if plan.holds_matrix:
-            return [_dot(tile, h, axis=0) for tile in tiles]
+            return [_dot(plan, tile, h, axis=0) for tile in tiles]
         return _over_pieces(plan, add, [jnp.zeros_like(h)] * plan.gates)
 
     def body(number, carry):
@@ -147,11 +151,13 @@ def backward(
         def add(units, d_h):
             for gate in range(plan.gates):
                 piece = (d_z if d_u is None else d_u)[time, gate, units]
-                d_h += _dot(matrix[gate, :, units], piece, axis=1)
+                d_h += _dot(plan, matrix[gate, :, units], piece, axis=1)
             return d_h
 
         if plan.holds_matrix:
-            return sum((_dot(*pair, axis=1) for pair in zip(tiles, d_parts, strict=True)), d_h)
+            return sum(
+                (_dot(plan, *pair, axis=1) for pair in zip(tiles, d_parts, strict=True)), d_h
+            )
         return _over_pieces(plan, add, d_h)
 
     def body(number, d_fixed):
@@ -202,8 +208,13 @@ def _over_pieces(plan: Plan, add, start):
     )
 
 
-def _dot(tile, part, axis: int) -> jax.Array:
-    return jax.lax.dot_general(tile, part, (((axis,), (0,)), ((), ())))
+def _dot(plan: Plan, tile, part, axis: int) -> jax.Array:
+    algorithm = None
+    if not plan.interpret:
+        exact = plan.precision in ("highest", "float32")
+        # Without its matrix units, a GPU would need many times as long for float32.
+        algorithm = Algorithm.TF32_TF32_F32_X3 if exact else Algorithm.TF32_TF32_F32
+    return jax.lax.dot_general(tile, part, (((axis,), (0,)), ((), ())), precision=algorithm)
 
 
 def _load(array, time) -> gatewise.Parts:

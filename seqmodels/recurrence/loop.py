@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from seqmodels import arguments, dropout
+from seqmodels import arguments, dropout, precision
 from seqmodels.cells import base
 from seqmodels.recurrence import arrays, derivative, step
 from seqmodels.recurrence.entry import Entry
@@ -166,10 +166,11 @@ def _run(setups, params, starts, parts, lengths_B, seeds_Bx2):
 
 def _run_forward(setups, params, starts, parts, lengths_B, seeds_Bx2):
     inputs = parts, lengths_B, seeds_Bx2
-    encoded, carries, kept = zip(
-        *(_forward(*of_cell, *inputs) for of_cell in zip(setups, params, starts, strict=True)),
-        strict=True,
-    )
+    with precision.products_in(setups[0].matrix_dtype):
+        encoded, carries, kept = zip(
+            *(_forward(*of_cell, *inputs) for of_cell in zip(setups, params, starts, strict=True)),
+            strict=True,
+        )
     sequences = tuple(one.sequence_TxHxB for one in encoded)
     return (encoded, carries), (params, starts, *inputs, kept, sequences)
 
@@ -186,9 +187,10 @@ def _run_backward(setups, residuals, cotangents):
     d_parts = parts if in_place else None
     all_d_params, d_starts = [], []
     for setup, of_cell, of_cotangent in zip(setups, of_cells, of_cotangents, strict=True):
-        d_params, d_start, d_parts = derivative.backward(
-            setup, of_cell, of_cotangent, inputs, d_parts
-        )
+        with precision.products_in(setup.matrix_dtype):
+            d_params, d_start, d_parts = derivative.backward(
+                setup, of_cell, of_cotangent, inputs, d_parts
+            )
         all_d_params.append(d_params)
         d_starts.append(d_start)
     return tuple(all_d_params), tuple(d_starts), d_parts, None, None

@@ -42,7 +42,7 @@ class Setup(NamedTuple):
 
     def of_product(self, matrix):
         """A matrix in the precision used in products."""
-        return matrix if self.matrix_dtype == "float32" else matrix.astype(self.matrix_dtype)
+        return matrix.astype("bfloat16") if self.matrix_dtype == "bfloat16" else matrix
 
     def time(self, number: jax.Array, num_steps: jax.Array) -> jax.Array:
         """The time of the `number`-th step that the cell takes."""

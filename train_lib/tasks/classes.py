@@ -240,10 +240,10 @@ class Classes(base.Task):
         return {"target": targets, **columns}
 
     def answer(self, kept: Kept, offsets: np.ndarray | None = None) -> list[str]:
-        """The class and a probability: of the second of two classes, or of the answer."""
-        columns = self.columns(kept)
-        pairs = zip(columns["answer"], columns["probability"], strict=True)
-        return [f"{name}  {probability:.4f}" for name, probability in pairs]
+        """The class and its probability."""
+        answers_N, probabilities_NxC = self.answers(kept), self.probabilities(kept)
+        pairs = zip(answers_N, probabilities_NxC, strict=True)
+        return [f"{self.names[answer]}  {of_classes[answer]:.4f}" for answer, of_classes in pairs]
 
     def figures(
         self, kept: Kept, targets_N: np.ndarray, offsets: np.ndarray | None = None

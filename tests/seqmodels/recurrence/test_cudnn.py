@@ -39,7 +39,8 @@ def x_TxDxB():
 def reference(monkeypatch):
     """JAX's own reference in the place of cuDNN, which takes the same vector of weights."""
 
-    def run(x, h_0, c_0, weights, seq_lengths, **sizes):
+    def run(x, h_0, c_0, weights, seq_lengths, precision, **sizes):
+        del precision
         layer = (sizes[k] for k in ("input_size", "hidden_size", "num_layers", "bidirectional"))
         unpacked = rnn.unpack_lstm_weights(weights, *layer)
         return rnn.lstm_ref(x, h_0, c_0, *unpacked, seq_lengths, *sizes.values())

@@ -220,7 +220,7 @@ def test_classes_stand_in_a_sensible_order():
 def test_names_are_what_people_read():
     task = tasks.make("classes", [0, 1, 1], {}, {}, {"names": ("negative", "positive")})
     kept = {"outputs": np.array([[2.605], [-1.0]], np.float32)}
-    assert task.answer(kept) == ["positive  0.9312", "negative  0.2689"]
+    assert task.answer(kept) == ["positive  0.9312", "negative  0.7311"]
     columns = task.columns(kept, task.encode([0, None]))
     assert columns["target"] == ["negative", None]
     assert columns["answer"] == ["positive", "negative"]
