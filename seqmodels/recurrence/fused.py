@@ -119,8 +119,11 @@ def _plan(cell: base.GatedCell, reverse: bool, interpret: bool) -> kernels.Plan:
         gatewise.Unsupported: the kernel cannot take them.
     """
     graphdef, params = nnx.split(cell, nnx.Param)
+    # Without the values, which may be sharded: one program of the kernel is never spread.
+    params, carry = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (params, cell.initial_carry())
+    )
     leaves, structure = jax.tree.flatten(params)
-    carry = cell.initial_carry()
     size, width = cell.recurrent_kernel.shape
     gates_G = jax.ShapeDtypeStruct((width,), cell.recurrent_kernel.dtype)
 
@@ -148,7 +151,7 @@ def _plan(cell: base.GatedCell, reverse: bool, interpret: bool) -> kernels.Plan:
         lanes=max(16, 1 << (size - 1).bit_length()),
         gates=width // size,
         carries=len(carry),
-        own=tuple((i, jax.ShapeDtypeStruct(leaves[i].shape, leaves[i].dtype)) for i in own),
+        own=tuple((number, leaves[number]) for number in own),
         step=jax.make_jaxpr(step)(*arguments),
         pull_back=jax.make_jaxpr(pull_back)(*arguments, carry),
         precision=precision.current(),

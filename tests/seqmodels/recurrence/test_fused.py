@@ -198,6 +198,22 @@ def test_works_under_shard_map():
     jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, 1e-4, 1e-4), actual, expected)
 
 
+def test_takes_sharded_arrays_under_jit():
+    graphdef, params = nnx.split(make(GRU, 4), nnx.Param)
+    x_TxDxB, lengths = inputs(batch_size=32), jnp.arange(32) % (WIDTH + 1)
+    mesh = jax.sharding.Mesh(jax.devices()[:2], "batch")
+
+    def run(params, x_TxDxB, lengths):
+        return interpreted(nnx.merge(graphdef, params), x_TxDxB, lengths).sequence_TxHxB
+
+    spread = jax.device_put(
+        (params, x_TxDxB, lengths),
+        jax.sharding.NamedSharding(mesh, PartitionSpec()),
+    )
+    expected = recurrence.run(nnx.merge(graphdef, params), x_TxDxB, lengths).sequence_TxHxB
+    np.testing.assert_allclose(jit(run)(*spread), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_says_what_it_cannot_take():
     assert fused.why_not(make(GRU, 4)) is None
     assert "cumsum" in fused.why_not(make(Ungated, 4))
