@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from seqmodels.recurrence import arrays, step
 from seqmodels.recurrence.sequences import last_time, longest
 
-GATHERED_STEPS = 8
-"""Steps whose contributions to the gradient of a large matrix are one product.
+GATHERED_STEPS = 16
+"""Steps whose contributions to the gradient of a matrix are one product, if reads are kept.
 
 One product per step would take longer to write than to compute.
 """

@@ -23,8 +23,19 @@ from seqmodels.recurrence.sequences import (
     valid_steps,
 )
 
-KEEP_FROM = 256
-"""The least D + H at which an `AffineCell`'s products are kept for the backward pass."""
+_LARGE = 256
+_FEW = 32
+
+
+def keeps_reads(cell: base.Cell, batch_size: int) -> bool:
+    """Whether the results of a cell's products are kept for the backward pass, not recomputed.
+
+    So they are for an `AffineCell` whose D + H is large, for which products take long, and for one
+    that runs few sequences, whose results fit into a cache and whose products are inefficient.
+    """
+    if not isinstance(cell, base.AffineCell):
+        return False
+    return len(cell.kernel) + len(cell.recurrent_kernel) >= _LARGE or batch_size <= _FEW
 
 
 def run(
@@ -107,10 +118,9 @@ def run_from(
 
     Only the carry of every step is kept for the backward pass, which recomputes each step: for the
     small layers of recurrent models, that costs less than writing intermediate results to memory
-    and reading them back. For an `AffineCell` whose matrices have `KEEP_FROM` rows or more, the
-    result of the product is kept too. With segments, one carry per segment is kept and the rest is
-    recomputed, which takes one more forward pass (Chen et al., "Training Deep Nets with Sublinear
-    Memory Cost", 2016).
+    and reading them back. Where `keeps_reads` says so, the result of the product is kept too. With
+    segments, one carry per segment is kept and the rest is recomputed, which takes one more forward
+    pass (Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016).
 
     Args:
         starts: for each cell, the carry before its first step; the batch is the last axis.
@@ -147,8 +157,7 @@ def run_from(
             is_affine=isinstance(cell, base.AffineCell),
             is_pointwise=isinstance(cell, base.AffineCell)
             and sum(leaf.ndim > 1 for leaf in jax.tree.leaves(of_cell)) == 2,
-            keeps_reads=isinstance(cell, base.AffineCell)
-            and len(cell.kernel) + len(cell.recurrent_kernel) >= KEEP_FROM,
+            keeps_reads=keeps_reads(cell, len(lengths_B)),
             hidden_from=hidden_from(cell),
         )
         for cell, graphdef, of_cell, backwards in zip(

@@ -112,7 +112,7 @@ def unrolled(cell, x_TxDxB, rates, keys_B, *, reverse=False):
 )
 def test_around_a_cell_equals_the_unrolled_equations(name, reverse, monkeypatch):
     name, _, kept = name.partition(" ")
-    monkeypatch.setattr(loop, "KEEP_FROM", 1 if kept else 1000)
+    monkeypatch.setattr(loop, "keeps_reads", lambda cell, batch_size: bool(kept))
     graphdef, params = nnx.split(make(name), nnx.Param)
 
     def gradients(runs, **options):
