@@ -13,6 +13,13 @@ Weights = dict[str, np.ndarray]
 """Arrays under their names in this project, in the layout and order of Keras' `get_weights`."""
 
 
+ARRAYS = {
+    "lstm": ("kernel", "recurrent_kernel", "bias"),
+    "gru": ("kernel", "recurrent_kernel", "bias", "recurrent_bias"),
+}
+"""The cells, with the arrays of a layer."""
+
+
 class Batch(NamedTuple):
     """Reviews for one step; the padding is token 0."""
 
@@ -28,13 +35,14 @@ class Training:
     Attributes:
         vocabulary_size: the embedding's number of tokens.
         embedding_size: the embedding's width.
-        hidden_sizes: those of the LSTM layers, from the bottom up.
+        hidden_sizes: those of the recurrent layers, from the bottom up.
         bidirectional: all layers run in both directions.
-        dropout_rates: for each LSTM layer, the rate on its input.
+        dropout_rates: for each recurrent layer, the rate on its input.
         masked: padding follows the review and reaches no result. False: it precedes the review and
             is read like a word.
         optimizer: `adam` as in the tutorial, or `sgd`, of which one step shows the gradient.
         learning_rate: the optimizer's rate.
+        cell: that of the layers, one of `ARRAYS`.
     """
 
     vocabulary_size: int
@@ -45,6 +53,7 @@ class Training:
     masked: bool
     optimizer: str = "adam"
     learning_rate: float = 1e-3
+    cell: str = "lstm"
 
     @property
     def directions(self) -> tuple[str, ...]:
@@ -52,13 +61,13 @@ class Training:
 
     @property
     def input_sizes(self) -> tuple[int, ...]:
-        """The input sizes of the LSTM layers."""
+        """The input sizes of the recurrent layers."""
         below = [size * len(self.directions) for size in self.hidden_sizes[:-1]]
         return (self.embedding_size, *below)
 
     @property
     def output_size(self) -> int:
-        """The output size of the LSTM layers together."""
+        """The output size of the top layer's directions together."""
         return self.hidden_sizes[-1] * len(self.directions)
 
     def weight_names(self) -> list[str]:
@@ -67,7 +76,7 @@ class Training:
             f"encoder.layers.{number}.{direction}.{array}"
             for number in range(len(self.hidden_sizes))
             for direction in self.directions
-            for array in ("kernel", "recurrent_kernel", "bias")
+            for array in ARRAYS[self.cell]
         ]
         return ["inputs.table", *layers, "head.kernel", "head.bias"]
 

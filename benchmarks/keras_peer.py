@@ -25,8 +25,9 @@ class Keras(Peer):
         ):
             if rate:
                 self._model.add(layers.Dropout(rate))
-            lstm = layers.LSTM(hidden_size, return_sequences=number < last)
-            self._model.add(layers.Bidirectional(lstm) if training.bidirectional else lstm)
+            make = {"lstm": layers.LSTM, "gru": layers.GRU}[training.cell]
+            layer = make(hidden_size, return_sequences=number < last)
+            self._model.add(layers.Bidirectional(layer) if training.bidirectional else layer)
         self._model.add(layers.Dense(1, activation="sigmoid"))
         optimizers = {"adam": keras.optimizers.Adam, "sgd": keras.optimizers.SGD}
         self._model.compile(
@@ -34,8 +35,8 @@ class Keras(Peer):
             loss="binary_crossentropy",
             metrics=["accuracy"],
         )
-        self._model.set_weights(list(weights.values()))
-        self._names = training.weight_names()
+        self._model.set_weights(_with_joined_biases(weights))
+        self._names, self._cell = training.weight_names(), training.cell
 
     def logits(self, batch: Batch) -> np.ndarray:
         p_B = self._model.predict_on_batch(batch.tokens_BxT)[:, 0].astype(np.float64)
@@ -55,4 +56,19 @@ class Keras(Peer):
         return history.history["loss"][0]
 
     def weights(self) -> Weights:
-        return dict(zip(self._names, self._model.get_weights(), strict=True))
+        arrays = []
+        for array in self._model.get_weights():
+            is_pair = self._cell == "gru" and array.ndim == 2 and len(array) == 2
+            arrays += [*array] if is_pair else [array]
+        return dict(zip(self._names, arrays, strict=True))
+
+
+def _with_joined_biases(weights: Weights) -> list[np.ndarray]:
+    """The arrays in Keras' order, in which the GRU's two biases are one array."""
+    arrays: list[np.ndarray] = []
+    for name, array in weights.items():
+        if name.endswith("recurrent_bias"):
+            arrays[-1] = np.stack([arrays[-1], array])
+        else:
+            arrays.append(array)
+    return arrays

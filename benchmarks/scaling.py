@@ -1,13 +1,17 @@
-"""How the time of a training step grows with T, B and H, compared with PyTorch and `nnx.RNN`, and
-with the number of models that are trained at once.
+"""How the time of a training step grows with T, B and H, compared with PyTorch and Keras, and with
+the number of models that are trained at once.
 
 python -m benchmarks.scaling
+python -m benchmarks.scaling --cells=gru --axes=B --repeats=3 --out=/tmp
 
-One LSTM layer over full-length random sequences. For K models, the time is of their gradients on
-one batch, by `jax.vmap`. Writes `scaling.png` and `scaling.json`.
+One LSTM or GRU layer over full-length random sequences: each size is varied with the others fixed;
+then the extremes of all three are combined. All peers must first agree on logits, gradients and
+loss. Then they take turns. For K models, the time is of their gradients on one batch, by
+`jax.vmap`. Writes `scaling.md`, `scaling.png` and `scaling.json` with what was asked for only.
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
@@ -21,28 +25,30 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from benchmarks import workload
-from benchmarks.interface import Batch, Training, Weights
-from benchmarks.peers import chosen, installed, started
-from benchmarks.workers import Worker
+from benchmarks.interface import ARRAYS, PEERS, Batch, Training, Weights
+from benchmarks.peers import Outcome, chosen, installed, started
+from benchmarks.workers import PeerError, Worker
 from train_lib import files
 from train_lib.errors import told_to_user
 from train_lib.training import devices
 
-PEERS = ("ours", "torch-padded", "flax-nnx")
+NAMES = ("ours", "torch-padded", "keras-jax", "keras-tensorflow")
 FIXED = {"T": 256, "B": 256, "H": 64}
 VARIED = {
     "T": (16, 64, 256, 1024, 4096),
-    "B": (8, 32, 128, 512, 2048),
-    "H": (8, 16, 32, 64, 128, 256),
+    "B": (1, 8, 32, 128, 512, 2048),
+    "H": (8, 16, 32, 64, 128, 256, 512),
 }
+CORNERS = "corners"
 SEEDS = (1, 2, 4, 8, 16)
-_NAMES = {
+_TITLES = {
     "T": "tokens in a sequence, T",
     "B": "sequences in a batch, B",
     "H": "units, H",
     "K": "models, K",
 }
 _VOCABULARY = 1000
+_MOST_NUMBERS = 2**27  # In the outputs of all steps: libraries keep some sixteen such arrays.
 
 
 def main(argv: Sequence[str]) -> None:
@@ -51,33 +57,70 @@ def main(argv: Sequence[str]) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--peers", default=",".join(PEERS), help="separated by commas")
-    parser.add_argument("--repeats", type=int, default=3, help="turns of each peer at each size")
+    axes = (*VARIED, CORNERS, "K")
+    parser.add_argument("--cells", default=",".join(ARRAYS), help="separated by commas")
+    parser.add_argument("--axes", default=",".join(axes), help="what is varied, likewise")
+    parser.add_argument("--peers", default="ours,torch-padded,keras-jax", help="likewise")
+    parser.add_argument("--repeats", type=int, default=9, help="turns of each peer at each size")
     parser.add_argument("--out", type=files.local, default="benchmarks/results")
     options = parser.parse_args(argv)
+    cells = chosen("cells", options.cells, list(ARRAYS))
+    axes = chosen("axes", options.axes, axes)
+    peers = installed(chosen("peers", options.peers, NAMES))
 
     devices.configure()
-    peers = installed(chosen("peers", options.peers, PEERS))
     results = {"machine": workload.machine(), "fixed": FIXED, "versions": {}, "rows": []}
-    with started(peers) as workers:
-        for worker in workers.values():
-            results["versions"] |= worker.call("versions")
-        for axis, sizes in VARIED.items():
-            for size in sizes:
-                training, weights, batch = make(**(FIXED | {axis: size}))
-                seconds = measure(workers, training, weights, batch, options.repeats)
-                for peer in workers:
-                    row = {"axis": axis, "size": size, "peer": peer, "seconds": seconds[peer]}
+    for cell in cells:
+        with started(peers) as workers:
+            for worker in workers.values():
+                results["versions"] |= worker.call("versions")
+            check(workers, cell)
+            for axis in axes:
+                for sizes in points(axis):
+                    seconds = measure(workers, *make(cell, **sizes), options.repeats)
+                    row = {"cell": cell, "axis": axis, **sizes, "seconds": seconds}
                     results["rows"].append(row)
-                shown = (f"{peer} {1e3 * statistics.median(s):,.1f}" for peer, s in seconds.items())
-                print(f"{axis} = {size}, ms: {', '.join(shown)}", flush=True)
-    for size in SEEDS:
-        seconds = measure_models(size, options.repeats)
-        results["rows"].append({"axis": "K", "size": size, "peer": "ours", "seconds": seconds})
-        print(f"K = {size}, ms: ours {1e3 * statistics.median(seconds):,.1f}", flush=True)
+                    print(_shown(row), flush=True)
+    for size in SEEDS if "K" in axes else ():
+        row = {"cell": "lstm", "axis": "K", **FIXED, "K": size}
+        row["seconds"] = {"ours": measure_models(size, options.repeats)}
+        results["rows"].append(row)
+        print(_shown(row), flush=True)
     options.out.mkdir(parents=True, exist_ok=True)
     files.write(options.out / "scaling.json", json.dumps(results, indent=1) + "\n")
-    draw(results, peers).savefig(options.out / "scaling.png", dpi=150)
+    files.write(options.out / "scaling.md", table(results))
+    draw(results).savefig(options.out / "scaling.png", dpi=150)
+
+
+def points(axis: str) -> list[dict[str, int]]:
+    """The sizes at which one axis is measured; the corners are those that fit into memory."""
+    if axis != CORNERS:
+        return [FIXED | {axis: size} for size in VARIED.get(axis, ())]
+    extremes = [(sizes[0], sizes[-1]) for sizes in VARIED.values()]
+    corners = [dict(zip(VARIED, sizes, strict=True)) for sizes in itertools.product(*extremes)]
+    return [one for one in corners if one["T"] * one["B"] * one["H"] <= _MOST_NUMBERS]
+
+
+def _shown(row: dict) -> str:
+    sizes = ", ".join(f"{name} = {row[name]:,}" for name in ("T", "B", "H", "K") if name in row)
+    milliseconds = {peer: 1e3 * statistics.median(s) for peer, s in row["seconds"].items()}
+    shown = ", ".join(f"{peer} {ms:,.4g}" for peer, ms in milliseconds.items())
+    return f"{row['cell']}: {sizes}: ms: {shown}"
+
+
+def check(workers: dict[str, Worker], cell: str) -> None:
+    """Checks that all peers compute the same.
+
+    Raises:
+        PeerError: they do not.
+    """
+    training, weights, batch = make(cell, T=16, B=64, H=8)
+    reference = None
+    for peer, worker in workers.items():
+        outcome = Outcome.of(worker, training, weights, batch)
+        reference = reference or outcome
+        if found := outcome.differences(reference, PEERS[peer].loss_tolerance):
+            raise PeerError(f"{peer} differs from the first peer: {'; '.join(found)}")
 
 
 def measure(
@@ -105,7 +148,7 @@ def measure(
 
 def measure_models(count: int, repeats: int) -> list[float]:
     """Seconds of the gradients of `count` models at once, in every turn."""
-    training, _, batch = make(**FIXED)
+    training, _, batch = make("lstm", **FIXED)
     graphdef, params = nnx.split(workload.build_model(training), nnx.Param)
 
     def gradients(params_K, tokens_BxT, labels_B):
@@ -138,8 +181,8 @@ def measure_models(count: int, repeats: int) -> list[float]:
     return seconds[1:]  # The first compiles.
 
 
-def make(*, T: int, B: int, H: int) -> tuple[Training, Weights, Batch]:
-    """A model whose inputs are as wide as its LSTM, and a batch for it."""
+def make(cell: str, *, T: int, B: int, H: int) -> tuple[Training, Weights, Batch]:
+    """A model whose inputs are as wide as its layer, and a batch for it."""
     training = Training(
         vocabulary_size=_VOCABULARY,
         embedding_size=H,
@@ -147,6 +190,7 @@ def make(*, T: int, B: int, H: int) -> tuple[Training, Weights, Batch]:
         bidirectional=False,
         dropout_rates=(0.0,),
         masked=False,
+        cell=cell,
     )
     rng = np.random.default_rng(0)
     batch = Batch(
@@ -157,28 +201,69 @@ def make(*, T: int, B: int, H: int) -> tuple[Training, Weights, Batch]:
     return training, workload.draw_weights(training), batch
 
 
-def draw(results: dict, peers: Sequence[str]) -> matplotlib.figure.Figure:
-    """Milliseconds per step against each size, with the others fixed."""
-    figure = matplotlib.figure.Figure(figsize=(15, 4.2), layout="constrained")
-    varied = VARIED | {"K": SEEDS}
-    for axes, (axis, sizes) in zip(
-        figure.subplots(1, len(varied), sharey=True), varied.items(), strict=True
-    ):
-        for peer, marker in zip(peers if axis != "K" else ["ours"], "os^", strict=False):
-            milliseconds = [
-                1e3 * statistics.median(row["seconds"])
-                for row in results["rows"]
-                if (row["axis"], row["peer"]) == (axis, peer)
-            ]
-            axes.plot(sizes, milliseconds, f"{marker}-", label=peer)
-        fixed = ", ".join(f"{name} = {size}" for name, size in FIXED.items() if name != axis)
-        axes.set(xscale="log", yscale="log", xlabel=_NAMES[axis], title=fixed)
-        axes.set_xticks(sizes, [str(size) for size in sizes])
-        axes.minorticks_off()
-        axes.grid(alpha=0.3)
-    figure.axes[0].set_ylabel("a training step, ms")
-    figure.axes[0].legend()
-    figure.suptitle(f"One LSTM layer, {results['machine']['device']}")
+def table(results: dict) -> str:
+    """All points: medians in milliseconds, and the fastest peer's time divided by ours."""
+    peers = list(dict.fromkeys(peer for row in results["rows"] for peer in row["seconds"]))
+    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    lines = [
+        "# Time of a training step",
+        "",
+        f"{results['machine']['device']}; {versions}. Medians in milliseconds, made by `python -m",
+        "benchmarks.scaling`. The last column is the fastest peer's time divided by ours: the",
+        "median of the ratios of each turn.",
+        "",
+        f"| cell | T | B | H | {' | '.join(peers)} | ratio |",
+        f"|---|---|---|---|{'---|' * len(peers)}---|",
+    ]
+    for row in results["rows"]:
+        if row["axis"] == "K":
+            continue
+        times = [f"{1e3 * statistics.median(row['seconds'][peer]):,.4g}" for peer in peers]
+        sizes = [f"{row[name]:,}" for name in VARIED]
+        ratio = f"{ratio_of(row):.2f}"
+        lines.append(f"| {' | '.join([row['cell'], *sizes, *times, ratio])} |")
+    return "\n".join(lines) + "\n"
+
+
+def ratio_of(row: dict) -> float:
+    """The fastest peer's time divided by ours: the least of the peers' medians over turns."""
+    ours = np.array(row["seconds"]["ours"])
+    others = [peer for peer in row["seconds"] if peer != "ours"]
+    ratios = [float(np.median(np.array(row["seconds"][peer]) / ours)) for peer in others]
+    return min(ratios, default=float("nan"))
+
+
+def draw(results: dict) -> matplotlib.figure.Figure:
+    """Milliseconds per step against each size, with the others fixed; a row for each cell."""
+    rows = [row for row in results["rows"] if row["axis"] != CORNERS]
+    cells = list(dict.fromkeys(row["cell"] for row in rows))
+    axes_names = list(dict.fromkeys(row["axis"] for row in rows))
+    peers = list(dict.fromkeys(peer for row in rows for peer in row["seconds"]))
+    figure = matplotlib.figure.Figure(
+        figsize=(3.75 * len(axes_names), 4 * len(cells)), layout="constrained"
+    )
+    grid = figure.subplots(len(cells), len(axes_names), sharey=True, squeeze=False)
+    for cell, row_of_axes in zip(cells, grid, strict=True):
+        for axes, axis in zip(row_of_axes, axes_names, strict=True):
+            own = [row for row in rows if (row["cell"], row["axis"]) == (cell, axis)]
+            if not own:
+                axes.set_axis_off()
+                continue
+            sizes = [row[axis] for row in own]
+            for peer, marker in zip(peers, "os^v", strict=False):
+                if peer in own[0]["seconds"]:
+                    times = [1e3 * statistics.median(row["seconds"][peer]) for row in own]
+                    axes.plot(sizes, times, f"{marker}-", label=peer)
+            fixed = ", ".join(f"{name} = {size}" for name, size in FIXED.items() if name != axis)
+            axes.set(xscale="log", yscale="log", xlabel=_TITLES[axis])
+            axes.set_title(f"{cell.upper()}: {fixed}", fontsize=9)
+            axes.set_xticks(sizes, [str(size) for size in sizes])
+            axes.minorticks_off()
+            axes.tick_params(labelleft=True)
+            axes.grid(alpha=0.3)
+        row_of_axes[0].set_ylabel("a training step, ms")
+    grid[0, 0].legend()
+    figure.suptitle(f"One layer, {results['machine']['device']}")
     return figure
 
 

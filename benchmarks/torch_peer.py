@@ -1,4 +1,4 @@
-"""PyTorch: `nn.LSTM`."""
+"""PyTorch: `nn.LSTM` and `nn.GRU`."""
 
 import os
 
@@ -11,38 +11,42 @@ from benchmarks.interface import Batch, Peer, Training, Weights
 
 torch.set_num_threads(len(os.sched_getaffinity(0)))
 
+_RNN = {"lstm": nn.LSTM, "gru": nn.GRU}
+
 
 class PackedModel(nn.Module):
     """What PyTorch offers: a `PackedSequence` of the tokens, without padding."""
-
-    layer = nn.LSTM
 
     def __init__(self, training: Training):
         super().__init__()
         self.embedding = nn.Embedding(training.vocabulary_size, training.embedding_size)
         self.dropouts = nn.ModuleList(nn.Dropout(rate) for rate in training.dropout_rates)
         self.layers = nn.ModuleList(
-            self.layer(*sizes, bidirectional=training.bidirectional)
+            self.layer(training.cell, *sizes, bidirectional=training.bidirectional)
             for sizes in zip(training.input_sizes, training.hidden_sizes, strict=True)
         )
         self.head = nn.Linear(training.output_size, 1)
         self.masked = training.masked
 
+    def layer(self, cell: str, *sizes: int, bidirectional: bool) -> nn.Module:
+        return _RNN[cell](*sizes, bidirectional=bidirectional)
+
     def forward(self, tokens_BxT: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
         packed = pack_padded_sequence(tokens_BxT.T, lengths_B, enforce_sorted=False)
         x = packed._replace(data=self.embedding(packed.data))
         for dropout, layer in zip(self.dropouts, self.layers, strict=True):
-            x, (h_2xBxH, _) = layer(x._replace(data=dropout(x.data)))
+            x, state = layer(x._replace(data=dropout(x.data)))
+            h_2xBxH = state[0] if isinstance(state, tuple) else state
         return self.head(torch.cat(tuple(h_2xBxH), dim=-1))[:, 0]
 
 
 class PaddedLayer(nn.Module):
     """One or two directions to the end of the batch, the second from each sequence's own end."""
 
-    def __init__(self, input_size: int, hidden_size: int, *, bidirectional: bool):
+    def __init__(self, cell: str, input_size: int, hidden_size: int, *, bidirectional: bool):
         super().__init__()
         self.directions = nn.ModuleList(
-            nn.LSTM(input_size, hidden_size) for _ in range(1 + bidirectional)
+            _RNN[cell](input_size, hidden_size) for _ in range(1 + bidirectional)
         )
 
     def forward(self, x_TxBxD: torch.Tensor, rows_N: torch.Tensor) -> list[torch.Tensor]:
@@ -68,7 +72,8 @@ class PaddedModel(PackedModel):
     Padding after a sequence does not reach its outputs, which are read at its end.
     """
 
-    layer = PaddedLayer
+    def layer(self, cell: str, *sizes: int, bidirectional: bool) -> nn.Module:
+        return PaddedLayer(cell, *sizes, bidirectional=bidirectional)
 
     def forward(self, tokens_BxT: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
         batch_size, width = tokens_BxT.shape
@@ -91,15 +96,18 @@ class Packed(Peer):
 
     def __init__(self, training: Training, weights: Weights):
         self._model = self.model(training)
+        self._cell = training.cell
         for name, parameter in self._model.named_parameters():
-            if "bias_hh" in name:  # PyTorch adds two biases where one suffices.
+            # PyTorch adds two biases to an LSTM, where one suffices.
+            if training.cell == "lstm" and "bias_hh" in name:
                 parameter.requires_grad_(False).zero_()
         # Trained parameters come in the same order as in `Weights`.
         trained = [p for p in self._model.parameters() if p.requires_grad]
         self._named = dict(zip(training.weight_names(), trained, strict=True))
         with torch.no_grad():
             for name, parameter in self._named.items():
-                parameter.copy_(torch.from_numpy(_transposed(name, weights[name])))
+                array = _transposed(name, self._reordered(name, weights[name]))
+                parameter.copy_(torch.from_numpy(array))
         if training.optimizer == "adam":
             self._optimizer = torch.optim.Adam(
                 trained, lr=training.learning_rate, eps=1e-7, fused=True
@@ -124,9 +132,16 @@ class Packed(Peer):
 
     def weights(self) -> Weights:
         return {
-            name: _transposed(name, parameter.detach().numpy()).copy()
+            name: self._reordered(name, _transposed(name, parameter.detach().numpy())).copy()
             for name, parameter in self._named.items()
         }
+
+    def _reordered(self, name: str, array: np.ndarray) -> np.ndarray:
+        """Exchanges the GRU's first two gates, which PyTorch has the other way round."""
+        if self._cell != "gru" or not name.startswith("encoder."):
+            return array
+        first, second, third = np.split(array, 3, axis=-1)
+        return np.concatenate([second, first, third], axis=-1)
 
 
 class Padded(Packed):

@@ -43,7 +43,7 @@ def build_model(training: Training) -> SequenceModel:
     return factory.build(
         vocabulary_size=training.vocabulary_size,
         embedding_size=training.embedding_size,
-        cell="lstm",
+        cell=training.cell,
         hidden_sizes=training.hidden_sizes,
         direction="bidirectional" if training.bidirectional else "forward",
         dropout_rates=training.dropout_rates,
