@@ -4,9 +4,8 @@ It trains, tests and leaves a folder under runs/. Any field of configs/base.py c
 --config.train.num_epochs=5. Without --config, the run in --workdir is resumed.
 """
 
+from train_lib import train  # isort: skip  First: it says which libraries are missing.
 from absl import flags
-
-from train_lib import train
 
 flags.adopt_module_key_flags(train)
 

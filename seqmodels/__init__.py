@@ -23,8 +23,15 @@ each feature is contiguous over all sequences, so pointwise work vectorises what
 five times faster than features last, at H = 16).
 """
 
+import sys
+
 try:
     import flax  # noqa: F401  Imports JAX too; both raise if they cannot parse their variables.
+except ModuleNotFoundError as error:
+    raise SystemExit(
+        f"error: {error.name} is not installed for {sys.executable}; activate the environment, as "
+        "in `. .venv/bin/activate`, or install it with `pip install -r requirements.txt`"
+    ) from None
 except ValueError as error:
     raise SystemExit(f"error: an environment variable cannot be used: {error}") from None
 

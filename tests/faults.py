@@ -141,7 +141,7 @@ def kills(number: int, folder: pathlib.Path, rng: random.Random) -> dict:
                     # Before there is anything to save it ends as any program does.
                     assert process.returncode in (STOPPED, -signal.SIGTERM), errors
                     counts["terminated"] += 1
-            counts["resumed"] += "resumes from step" in output
+            counts["resumed"] += "resuming from step" in output
             finished = process.returncode == 0
             assert "Traceback" not in errors, errors
         bits += differing_bits(expected, contents(path))
@@ -295,7 +295,7 @@ def bad_texts(sample: int | None, folder: pathlib.Path, rng: random.Random) -> d
         "nothing": b"",
     }  # fmt: skip
     refused = {"nothing": "empty", "UTF-16": "UTF-16", "not UTF-8": "UTF-16",
-               "10 MB of bytes": "not in UTF-8"}  # fmt: skip
+               "10 MB of bytes": "not UTF-8"}  # fmt: skip
     cases = [
         Case(
             ("-m", "train_lib.predict", f"--workdir={good}", "-"),

@@ -480,7 +480,7 @@ def test_a_run_killed_then_resumes(runs, capsys):
     recorded = (runs / "resumed").rename(runs / "recorded")
     folder = (runs / "killed").rename(runs / "resumed")
     resume(folder)
-    assert "resumes from step 56, in epoch 2" in capsys.readouterr().out
+    assert "resuming from step 56, in epoch 2" in capsys.readouterr().out
     np.testing.assert_allclose(read_logits(folder), read_logits(recorded), rtol=0, atol=1e-5)
     for name in ("validation_accuracy", "test_accuracy"):
         assert read_result(folder)[name]["mean"] == read_result(recorded)[name]["mean"]

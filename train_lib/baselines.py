@@ -175,7 +175,7 @@ def _table(everyone: Sequence[Baseline], results: Sequence[dict]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     if guess := results[0].get("guess"):
-        lines.append(f"the same guess for all: {plain(metric)} {guess[metric]:.4f}")
+        lines.append(f"a constant guess: {plain(metric)} {guess[metric]:.4f}")
     title = f"{data['name']}, trained on {data['train']:,} examples, tested on {data['test']:,}"
     return "\n".join([title, "", *lines])
 

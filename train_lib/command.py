@@ -4,7 +4,7 @@ import ast
 import json
 import pathlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -126,8 +126,13 @@ def _join() -> None:
 def _read_config() -> ConfigDict:
     if _CONFIG.value is not None:
         return _CONFIG.value
-    if not _WORKDIR.value or not RunFolder(_WORKDIR.value).is_begun():
+    if not _WORKDIR.value:
         raise UserError(f"--config is missing{_usage()}")
+    if not RunFolder(_WORKDIR.value).is_begun():
+        raise UserError(
+            f"--config is missing, and there is no run in --workdir={_WORKDIR.value} to "
+            f"resume{_usage()}"
+        )
     return RunFolder(_WORKDIR.value).read_config()
 
 
@@ -142,14 +147,35 @@ def _parse(argv):
         return rest
     except flags.DuplicateFlagError as error:
         raise UserError("--config is given twice; name one experiment.") from error
+    except SystemExit as end:  # absl counts a request for help as an error.
+        raise SystemExit(0) from end
     except Exception as error:  # A config file is Python, and can raise anything.
-        for word in argv:
-            files.local(re.sub("^--?config=", "", word))  # Rejects addresses.
-        text = str(error.args[0] if error.args else error)
-        raised = re.findall(r"^ *(\w+Error: .*)$", text, re.MULTILINE)  # By the config file.
-        if field := re.search(r"Unknown command line flag '(config\..*?)'", text):
-            text = f"--{field[1]} changes the config of --config=FILE, which is missing"
-        raise UserError(f"{raised[-1] if raised else text}{_usage()}") from error
+        raise UserError(_what_is_wrong(argv, error)) from error
+
+
+def _what_is_wrong(argv: Sequence[str], error: Exception) -> str:
+    """What is wrong with a command line, or with the config file that it names."""
+    for word in argv:
+        files.local(re.sub("^--?config=", "", word))  # Rejects addresses.
+    reason = error.args[0] if error.args and isinstance(error.args[0], KeyError) else error
+    text = str(reason.args[0] if reason.args else reason)
+    if field := re.search(r"Unknown command line flag '(config\..*?)'", text):
+        return f"--{field[1]} changes the config of --config=FILE, which is missing{_usage()}"
+    given = re.search(r"\0--?config[=\0]([^\0]+)", "\0".join(argv))
+    experiment = _find(given[1]) if given else ""
+    path = experiment.partition(":")[0]
+    if path and not pathlib.Path(path).is_file():
+        return f"--config={experiment}: there is no such file{_usage()}"
+    if isinstance(error, SyntaxError):
+        return f"--config={path}, line {error.lineno}, is not Python: {error.msg}{_usage()}"
+    if raised := re.findall(r"^ *(\w+Error: .*)$", text, re.MULTILINE):  # By the config file.
+        return f"--config={experiment}: {raised[-1].removeprefix('ValueError: ')}"
+    if isinstance(reason, KeyError) and (name := re.match(r"'(\w+)'", text)):
+        flag = next((word for word in argv if re.search(rf"\.{name[1]}\b", word)), name[1])
+        likely = re.search(r'mean "(\w+)"', text)
+        suggestion = f"; did you mean {likely[1]}?" if likely else ""
+        return f"{flag}: configs/base.py has no field {name[1]}{suggestion}"
+    return text.removeprefix("flag ")
 
 
 def _usage() -> str:

@@ -50,14 +50,15 @@ def decode(contents: Mapping[str, bytes]) -> list[str]:
             older = "an older encoding such as Windows-1252 (Latin-1)"
             is_latin = 2 * (count + valid) < characters
             raise UserError(
-                f"{first} is not in UTF-8 but, if it is text, in "
+                f"{first} is not UTF-8; if it is text, it is probably in "
                 f"{older if is_latin else 'another encoding'}: {count:,} of {characters:,} "
-                f"characters are not UTF-8. `iconv -f {'WINDOWS-1252' if is_latin else 'ENCODING'} "
-                "-t UTF-8 OLD > NEW` converts a file."
+                "characters are not valid UTF-8. "
+                f"`iconv -f {'WINDOWS-1252' if is_latin else 'ENCODING'} -t UTF-8 OLD > NEW` "
+                "converts a file."
             )
         print(
-            f"note: {count:,} of {characters:,} characters are not UTF-8, the first in {first}; "
-            "they are read as U+FFFD, the replacement character",
+            f"note: {count:,} of {characters:,} characters are not valid UTF-8, the first in "
+            f"{first}; they are read as U+FFFD, the replacement character",
             file=sys.stderr,
         )
     return texts

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -27,6 +28,8 @@ STOPPED = 75  # From sysexits.h: try again later.
 @contextlib.contextmanager
 def told_to_user() -> Iterator[None]:
     """Wraps a program: ends it with a message if it fails for a reason that its user can fix."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # While modules were imported.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ["MPLBACKEND"] = "agg"  # Figures go into files; a window may not be available.
     with program.lasting_streams():
         try:

@@ -150,7 +150,7 @@ def check_sums(
     if is_read:
         changed = set(expected.splitlines()) ^ set(found.splitlines())
         damaged = {_name_in(line) for line in changed} or damaged
-    raise Damaged(f"not as they were written: {', '.join(sorted(damaged))}", damaged)
+    raise Damaged(f"changed since they were written: {', '.join(sorted(damaged))}", damaged)
 
 
 def _name_in(line: bytes) -> str:

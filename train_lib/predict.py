@@ -88,7 +88,9 @@ def _new_file(flag: str, name: str) -> pathlib.Path:
     """The path of a new file that can be created."""
     target = files.local(name)
     if target.exists():
-        raise UserError(f"{flag}={name} is there already, and is not overwritten; name another.")
+        raise UserError(
+            f"{flag}={name} already exists and will not be overwritten; choose another name."
+        )
     if not target.parent.is_dir():
         raise UserError(f"{flag}={name} cannot be written: {target.parent} is not a folder.")
     return target

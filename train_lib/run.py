@@ -118,6 +118,9 @@ def _run(
         print(f"{initial.describe()}\n", flush=True)
     print(report.describe_engine(models[0], program.layout, program.mesh, seeds), flush=True)
 
+    if note := report.note_few_updates(len(data.train), program.examples_a_step, train.num_epochs):
+        print(note, flush=True)
+
     data, widths = building.lay_out(data, task, program.treatment)
     with contextlib.ExitStack() as stack:
         keeper = stack.enter_context(Keeper(config, folder, data, program, stopwatch))

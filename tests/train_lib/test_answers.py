@@ -261,7 +261,7 @@ def test_several_numbers_have_an_answer_each_and_their_range_over_seeds(of_two_n
 def test_what_is_there_is_never_overwritten(of_texts, tmp_path):
     source = write_csv(tmp_path / "mine.csv", text=TEXTS[:3])
     before = source.read_bytes()
-    with pytest.raises(UserError, match=r"mine\.csv is there already, and is not overwritten"):
+    with pytest.raises(UserError, match=r"mine\.csv already exists and will not be overwritten"):
         ask(of_texts, source, source)
     assert source.read_bytes() == before
     with pytest.raises(UserError, match=r"out\.csv cannot be written: .*nowhere is not a folder"):

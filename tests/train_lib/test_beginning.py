@@ -222,7 +222,7 @@ def test_a_run_resumes_without_what_it_began_with(folder, whole, tmp_path, monke
     capsys.readouterr()
     runs.run(config, str(tmp_path / "run"))
     output = capsys.readouterr().out
-    assert "resumes from step" in output
+    assert "resuming from step" in output
     assert f"begins at {folder / 'copy'}\n  encoder.layers.0.forward  all\n" in output
     assert_same(tmp_path / "run", whole)
 
@@ -246,7 +246,7 @@ def test_a_run_that_was_not_saved_begins_with_the_same_again_or_not_at_all(folde
         changed = {path: array + (path == "head.bias") for path, array in file.items()}
         save_file(changed, folder / "copy/model.safetensors")
         with pytest.raises(
-            UserError, match=r"is damaged: not as they were written: model\.safetensors"
+            UserError, match=r"is damaged: changed since they were written: model\.safetensors"
         ):
             runs.run(config, str(tmp_path / "run"))
         refinish(folder / "copy")
@@ -344,7 +344,7 @@ def test_a_run_that_cannot_be_used_is_refused(folder, write_run, tmp_path):
     for source, told in {
         tmp_path / "none": "is not the folder of a finished run",
         tmp_path / "unfinished": "is not the folder of a finished run",
-        tmp_path / "damaged": "is damaged: not as they were written: vocabulary.txt",
+        tmp_path / "damaged": "is damaged: changed since they were written: vocabulary.txt",
         write_run("baseline"): "has no model.safetensors; a baseline has no parameters",
     }.items():
         refused(classifier(folder, **{"train.init_from": str(source)}), tmp_path, told)

@@ -260,7 +260,7 @@ def test_a_killed_process_ends_the_other_and_both_go_on_bit_for_bit(whole, tmp_p
     assert "Traceback" not in errors[0]
     codes, outputs, errors = run_two(folder)  # Its config is in its folder.
     assert codes == [0, 0], errors
-    assert "resumes from step 16, in epoch 1" in outputs[0]
+    assert "resuming from step 16, in epoch 1" in outputs[0]
     for name in ("model.safetensors", "best_model.safetensors", "predictions.csv"):
         assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
 
@@ -285,7 +285,7 @@ def test_a_finished_run_goes_on_for_more_epochs_and_is_watched(whole, tmp_path):
     flags = ["--config.train.num_epochs=3", "--log=tensorboard", "--profile_steps=63:68"]
     codes, outputs, errors = run_two(tmp_path / "two", *CONFIG, *flags)
     assert codes == [0, 0], errors
-    for words in ("resumes from step 54", "evaluated before, after epoch 2", "traced steps 61 to"):
+    for words in ("resuming from step 54", "already tested after epoch 2", "traced steps 61 to"):
         assert words in outputs[0]
     assert [*tmp_path.glob("two/tensorboard/seed-0/events*")]
     run_one(tmp_path / "one", changes)

@@ -43,7 +43,7 @@ def test_damage_is_noted_and_an_older_encoding_refused(capsys):
     note = capsys.readouterr().err
     assert "3 of" in note
     assert "the first in mine" in note
-    with pytest.raises(UserError, match="mine is not in UTF-8"):
+    with pytest.raises(UserError, match="mine is not UTF-8"):
         decode({"good": b"good", "mine": words.encode("cp1252")})
 
 

@@ -236,7 +236,7 @@ def test_a_copy_of_what_the_card_lists_answers(finished, tmp_path):
         str(folder), texts, best=True
     )
     (tmp_path / "copy/data.json").write_text("{}")
-    with pytest.raises(UserError, match=r"is damaged: not as they were written: data\.json"):
+    with pytest.raises(UserError, match=r"is damaged: changed since they were written: data\.json"):
         predict(str(tmp_path / "copy"), texts)
 
 

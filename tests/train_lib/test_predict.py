@@ -240,7 +240,7 @@ def test_another_encoding_is_refused_by_name(ask, encoding):
 def test_a_few_bytes_that_are_not_utf8_are_noted(ask):
     read, _, note = ask("-", stdin="d\u00e9j\u00e0 \u00e9t\u00e9".encode() + b" \xff film \xc3")
     assert read == ["d\u00e9j\u00e0 \u00e9t\u00e9 \ufffd film \ufffd"]
-    assert "2 of 17 characters are not UTF-8" in note
+    assert "2 of 17 characters are not valid UTF-8" in note
 
 
 @pytest.mark.parametrize("text", ["-boring", "-happy film", "-h!", "--- a film", "-1", "-b", "-=-"])

@@ -80,7 +80,7 @@ def baselines(inputs: Inputs, task: Task, max_features: int) -> list[Baseline]:
     if not isinstance(task, Classes | Labels | Numbers | Tags):
         raise UserError(
             f"there is no baseline for the task {type(task).__name__}: those there are answer "
-            "classes, labels, numbers and tags. What the same guess for all scores is in every "
+            "classes, labels, numbers and tags. What a constant guess scores is in every "
             "run's result.json."
         )
     if isinstance(task, Tags):

@@ -204,9 +204,9 @@ def _notes(runs: Sequence[Run], pairs: Sequence[dict]) -> list[str]:
     score = plain(runs[0].score)
     better = "higher" if runs[0].higher_is_better else "lower"
     notes = [
-        f"The interval of {score} holds that of new seeds on new examples, both drawn at random; "
-        "with one seed, that of this trained model on new examples.",
-        "Other figures are means over seeds, and their intervals are of other seeds on these "
+        f"The interval of {score} is for new seeds on new examples, both drawn at random; "
+        "with one seed, for this trained model on new examples.",
+        "Other figures are means over seeds, and their intervals are for other seeds on these "
         "examples.",
         f"Difference: the second run's {score} minus the first's; {better} is better.",
     ]
@@ -237,12 +237,12 @@ def _notes(runs: Sequence[Run], pairs: Sequence[dict]) -> list[str]:
     if True in one_seed:
         notes.append(
             r"\* One of the two has a single seed, so the interval and p are over examples and "
-            "speak of these trained models alone. Other seeds may well turn the difference round."
+            "speak of these trained models alone. Other seeds may well reverse the difference."
         )
     if any(pair["mcnemar"] for pair in pairs):
         notes.append(
             "McNemar's test compares two trained models, of the same seed where there are several, "
-            "and says nothing of others."
+            "and says nothing about others."
         )
     if len(pairs) > 1:
         notes.append(f"p (Holm) allows for there being {len(pairs)} comparisons.")
@@ -265,6 +265,6 @@ def _notes(runs: Sequence[Run], pairs: Sequence[dict]) -> list[str]:
         notes.append(
             "No baseline is among the runs. `python -m train_lib.baselines` trains what counts "
             "words and groups of words or, of vectors, takes their mean and range; a recurrent "
-            "model that does not beat it is no success."
+            "model that does not beat it has gained nothing."
         )
     return notes

@@ -4,6 +4,7 @@ import hashlib
 import inspect
 import math
 import pathlib
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -77,6 +78,8 @@ def load(
         source.name, {"source": ask(source, "identity", str), "code": _code(source)} | shaping
     )
     dataset = cache.read(path)
+    if dataset is None and sys.stderr.isatty():
+        print(f"reading {source.name}, which takes longer the first time", file=sys.stderr)
     if dataset is None:
         dataset = build(source, settings, joined=joined, labelled=labelled, vocabulary=vocabulary)
         cache.write(path, dataset)

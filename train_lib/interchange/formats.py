@@ -82,7 +82,7 @@ def write(name: str, layout: Layout, arrays: Arrays) -> None:
     """
     path, chosen = files.local(name), find(name)
     if path.exists():
-        raise UserError(f"{path} is there already, and is not overwritten; name another file.")
+        raise UserError(f"{path} already exists and will not be overwritten; choose another name.")
     content = chosen.write(layout, arrays)
     try:
         files.write(path, content)

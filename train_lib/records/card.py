@@ -148,7 +148,7 @@ def _results(result: Mapping, split: str) -> list[str]:
     what = data.get("examples_are", "examples")
     of = "of one seed" if alive == 1 else f"mean of {alive} seeds"
     guess, together = result.get("guess", {}), result.get("seeds_together", {})
-    beside = {"all seeds' answers averaged": together, "the same guess for all": guess}
+    beside = {"all seeds' answers averaged": together, "a constant guess": guess}
     beside = {name: found for name, found in beside.items() if found and split == "test"}
     rows = [["metric", of, "95 % interval", *beside]]
     for name, found in _metrics(result, split).items():
@@ -171,7 +171,7 @@ def _data(result: Mapping) -> list[str]:
         f"Fingerprint: `{data['fingerprint'][:12]}`."
     ]
     if repeated := data.get("test_examples_repeated"):
-        lines.append(f"{repeated:,} test examples are the same as one of the others.")
+        lines.append(f"{repeated:,} test examples also occur in the other splits.")
     return lines
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -80,7 +81,7 @@ class RunFolder:
             folder._compare(config)
         except OSError as error:
             folder.close()
-            raise UserError(f"the run folder {folder.path} cannot be used: {error}") from error
+            raise UserError(_why_no_folder(folder.path, error)) from error
         except BaseException:
             folder.close()
             raise
@@ -100,8 +101,7 @@ class RunFolder:
         folder = cls(workdir)
         if not folder.is_finished():
             raise UserError(
-                f"{folder.path} is not the folder of a finished run: it has no {files.SUMS} or no "
-                "results."
+                f"{folder.path} is not the folder of a finished run: {folder._why_not_finished()}."
             )
         folder.check(names)
         return folder
@@ -217,6 +217,15 @@ class RunFolder:
         """Whether it holds a run."""
         return os.path.isfile(self.path / "config.json")  # It raises nothing, whatever the path.
 
+    def _why_not_finished(self) -> str:
+        if not os.path.exists(self.path):
+            return "it does not exist"
+        if not os.path.isdir(self.path):
+            return "it is a file"
+        if self.is_begun() and not os.path.isfile(self.path / "result.json"):
+            return f"to finish the run, python main.py --workdir={shlex.quote(str(self.path))}"
+        return f"it has no {files.SUMS} or no results"
+
     def is_finished(self) -> bool:
         """Whether the run has ended and reported; a checkpoint's folder has digests too."""
         there = self.is_begun() or os.path.isfile(self.path / "result.json")
@@ -326,6 +335,13 @@ def own_files(config: ConfigDict) -> dict[str, pathlib.Path]:
     fields = dict(settings.flatten(config))
     paths = {field: pathlib.Path(str(fields.get(field, ""))) for field in OWN_FILES}
     return {field: path for field, path in paths.items() if path.suffix == ".py"}
+
+
+def _why_no_folder(path: pathlib.Path, error: OSError) -> str:
+    file = next((one for one in (path, *path.parents) if os.path.isfile(one)), None)
+    if file is not None:
+        return f"the run folder cannot be {path}: {file} is a file; name another folder"
+    return f"the run folder {path} cannot be used: {error.strerror or error}"
 
 
 def _content(path: pathlib.Path) -> bytes:

@@ -102,7 +102,7 @@ class Keeper(Hook):
         self._compare(of_run["circumstances"], is_finished=is_finished)
         position = Position.from_json(legacy.position(of_run["position"]))
         self._stopwatch.add(of_run["seconds"])
-        print(f"resumes from step {saved.step:,}, in epoch {position.epoch}\n", flush=True)
+        print(f"resuming from step {saved.step:,}, in epoch {position.epoch}\n", flush=True)
         return Start(saved.state, position)
 
     def _check_start(self, result: dict) -> None:
@@ -187,8 +187,8 @@ class Keeper(Hook):
     def _stopped(self, asked: str, what: str) -> Stopped:
         path = self._folder.path
         return Stopped(
-            f"{asked}: {what}. The same command resumes from the last checkpoint in {path}; of "
-            f"main.py, with --workdir={path}."
+            f"{asked}: {what}. To resume, run the same command again; main.py needs "
+            f"--workdir={path}."
         )
 
     def _is_due(self, step: int) -> bool:

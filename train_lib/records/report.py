@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -14,6 +15,8 @@ from train_lib.records.result import diverged_seeds, examples_are
 from train_lib.tasks.base import Task
 from train_lib.training.batching import Layout
 
+_FEW_UPDATES = 100
+
 
 def header(folder: RunFolder) -> str:
     """What opens a run's output."""
@@ -25,10 +28,26 @@ def describe_data(data: Dataset) -> str:
     """The data set, in one line or two."""
     sizes = ", ".join(f"{len(getattr(data, split)):,} {split}" for split in SPLITS)
     kind = "" if examples_are(data.test) == "examples" else f" {examples_are(data.test)}"
-    lines = [f"data:   {data.name} {data.fingerprint[:12]}: {sizes}{kind}"]
+    lengths = data.train.lengths
+    lines = [
+        f"data:   {data.name} {data.fingerprint[:12]}: {sizes}{kind}",
+        f"        of {np.median(lengths):,.0f} steps in the median and {lengths.max():,} at most",
+    ]
     if data.repeated:
-        lines.append(f"        {data.repeated:,} test examples are the same as one of the others")
+        lines.append(f"        {data.repeated:,} test examples also occur in the other splits")
     return "\n".join(lines)
+
+
+def note_few_updates(examples: int, examples_a_step: int, num_epochs: int) -> str:
+    """A note if a run has too few updates to learn much; empty: it has enough."""
+    updates = -(-examples // examples_a_step) * num_epochs
+    if updates >= _FEW_UPDATES:
+        return ""
+    return (
+        f"note:   {updates:,} updates in all ({examples:,} training examples in batches of "
+        f"{examples_a_step:,}) teach a model little; a smaller config.train.batch_size or a larger "
+        "config.train.num_epochs makes more of them\n"
+    )
 
 
 def parameter_table(params: nnx.State) -> str:
@@ -91,11 +110,11 @@ def describe_result(result: Mapping, metric: str, folder: RunFolder) -> str:
             lines += _beside(result, metric)
             if earlier := result.get(TESTED, [])[:-1]:
                 lines.append(
-                    f"{'':<11} evaluated before, after epoch {' and '.join(map(str, earlier))}: "
-                    "whoever chooses among these figures chooses by the test examples"
+                    f"{'':<11} already tested after epoch {' and '.join(map(str, earlier))}: "
+                    "to choose between these figures would be to choose by the test examples"
                 )
     if evaluated := result["model"].get("evaluated"):  # In older versions, the last ones.
-        lines.append(f"{'evaluated:':<11} the {evaluated} parameters of each seed")
+        lines.append(f"{'evaluated:':<11} each seed's {evaluated} parameters")
     seconds = ", ".join(f"{name} {value:.1f}" for name, value in result["seconds"].items())
     lines += [f"{'time:':<11} {seconds} seconds", f"{'folder:':<11} {folder.path}"]
     return "\n".join(lines)
@@ -110,7 +129,7 @@ def _beside(result: Mapping, metric: str) -> list[str]:
             f"{'':<11} the average of all seeds' answers: {plain(metric)} {together[metric]:.4f}"
         )
     if metric in (guess := result.get("guess", {})):
-        lines.append(f"{'':<11} the same guess for all: {plain(metric)} {guess[metric]:.4f}")
+        lines.append(f"{'':<11} a constant guess: {plain(metric)} {guess[metric]:.4f}")
     return lines
 
 

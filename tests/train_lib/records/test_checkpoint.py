@@ -252,7 +252,7 @@ def test_where_the_digests_are_lost_no_other_file_is_blamed(
     folder = shutil.copytree(two_checkpoints, tmp_path / "folder")
     (folder / TWO[1] / "SHA256SUMS").write_bytes(content)
     assert_is_of_step(Checkpoints(folder).restore(state_of(0)), 1)
-    assert "not as they were written: SHA256SUMS; passed over" in capsys.readouterr().out
+    assert "changed since they were written: SHA256SUMS; passed over" in capsys.readouterr().out
 
 
 def test_two_checkpoints_in_each_others_place_are_both_refused(two_checkpoints, tmp_path):
@@ -312,7 +312,9 @@ def test_a_disk_that_loses_what_is_written_costs_no_earlier_checkpoint(tmp_path,
 
     monkeypatch.setattr(files, "publish", lose)
     checkpoints.save(3, state_of(3), {})
-    with pytest.raises(UserError, match=r"step 3 .* not as they were written: manifest.json"):
+    with pytest.raises(
+        UserError, match=r"step 3 .* changed since they were written: manifest.json"
+    ):
         checkpoints.wait()
     assert_is_of_step(checkpoints.restore(state_of(0)), 2)
 

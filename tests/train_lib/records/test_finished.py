@@ -50,7 +50,7 @@ def change(path):
 def test_a_run_whose_files_were_edited_is_refused(write_run, name, edit):
     path = write_run("one")
     edit(path / name)
-    with pytest.raises(UserError, match=rf"{path} is damaged: not as .* written: {name}\. "):
+    with pytest.raises(UserError, match=rf"{path} is damaged: changed since .* written: {name}\. "):
         finished.load([str(path), str(write_run("two"))])
 
 

@@ -251,7 +251,7 @@ def test_a_damaged_checkpoint_is_passed_over(config, whole, tmp_path, monkeypatc
     runs.run(config, str(folder))
     output = capsys.readouterr().out
     assert f"{newest} is damaged" in output
-    assert "resumes from step 16, in epoch 1" in output
+    assert "resuming from step 16, in epoch 1" in output
     assert_same(folder, whole)
 
 
@@ -609,12 +609,12 @@ def test_a_finished_run_goes_on_for_more_epochs(config, longer, short, capsys):
     config.train.num_epochs = 3
     runs.run(config, str(short))
     output = capsys.readouterr().out
-    assert "resumes from step 54, in epoch 2" in output
-    assert "evaluated before, after epoch 2: whoever chooses among these figures" in output
+    assert "resuming from step 54, in epoch 2" in output
+    assert "already tested after epoch 2: to choose between these figures" in output
     runs.run(config, str(short))
     output = capsys.readouterr().out
     assert "is finished\n" in output
-    assert "evaluated before, after epoch 2" in output
+    assert "already tested after epoch 2" in output
     config.train.num_epochs = 2
     assert "was 3 and is 2, and a run cannot be made shorter" in refusal(
         runs.run, config, str(short)
@@ -796,11 +796,11 @@ def test_the_program_ends_with_the_documented_code_and_goes_on_without_its_confi
     process.terminate()
     _, told = process.communicate(timeout=120)
     assert process.returncode == STOPPED
-    assert "The same command resumes from the last checkpoint in" in told
+    assert "To resume, run the same command again" in told
     assert f"--workdir={folder}" in told
     output, errors = start().communicate(timeout=300)
     assert errors == ""
-    assert "resumes from step" in output
+    assert "resuming from step" in output
     epochs = [
         json.loads(line)["epoch"] for line in (folder / "metrics.jsonl").read_text().splitlines()
     ]

@@ -310,7 +310,7 @@ BAD = [
     (
         ["a", "a"],
         None,
-        "All 2 training examples are of one class, 'a'; there must be at least two.",
+        "All 2 training examples have the same class, 'a'; there must be at least two.",
     ),
     ([None, None], None, "None of the training examples has a label."),
     ([], None, "None of the training examples has a label."),

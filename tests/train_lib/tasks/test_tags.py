@@ -131,7 +131,7 @@ BAD = [
     ([["a"], None], 1, "is None, where a list should be"),
     ([["a", "b"], ["a", ""]], 1, "is an empty text"),
     ([["a", "b"], [["a"]]], 1, "is ['a'], where one class should be"),
-    ([["a", "a"]], None, "All 2 labelled steps of training are of one class, 'a'"),
+    ([["a", "a"]], None, "All 2 labelled steps of training have the same class, 'a'"),
     ([[None]], None, "None of the labelled steps of training has a label."),
 ]
 

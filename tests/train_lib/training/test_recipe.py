@@ -82,7 +82,8 @@ def test_averaged_parameters_are_those_of_every_update_and_are_evaluated(monkeyp
         np.testing.assert_allclose(leaf, expected, rtol=0, atol=1e-6)
     assert_same(fitted.params_K, fitted.training.state.recipe.averaged)
     plain = train()
-    assert_same(fitted.training.state.params, plain.training.state.params)
+    # Up to rounding: it is another program.
+    assert_same(fitted.training.state.params, plain.training.state.params, atol=1e-6)
     assert recipe.evaluated == "averaged"
     found, without = (one.validation.metrics["loss"] for one in (fitted, plain))
     assert (found != without).all()

@@ -39,7 +39,7 @@ def test_four_workers_one_of_which_is_killed_do_what_one_does(tmp_path, monkeypa
     assert sorted(starts) == [1, 1, 1, 2]
     number = starts.index(2)
     # It had been saved after four steps for certain, and after eight if the disk was fast.
-    assert re.search("resumes from step [48],", said[number])
+    assert re.search("resuming from step [48],", said[number])
     assert not list(folder.glob("*.lease"))
 
     config = sweep.changed(worker.small_config(), found[number])

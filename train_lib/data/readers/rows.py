@@ -102,8 +102,8 @@ def _read_csv(path: pathlib.Path, names: Sequence[str], quotes: bool) -> Table:
             raise UserError(f"{path}, line {blank} is blank, but rows follow it.")
         if len(record) != len(columns):
             raise UserError(
-                f"{path}, line {line} has {len(record)} fields and must have {len(columns)}: "
-                f"{', '.join(columns)}."
+                f"{path}, line {line} has {len(record)} field{'s' * (len(record) != 1)}, and "
+                f"{len(columns)} are expected: {', '.join(columns)}."
             )
         rows.append(line)
         for values, place in zip(found, places, strict=True):

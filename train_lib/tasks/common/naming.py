@@ -196,7 +196,8 @@ def check_count(classes: Sequence[str], count: int, what: str) -> None:
     if len(classes) == 1:
         raise BadTarget(
             None,
-            f"All {count:,} {what} are of one class, {classes[0]!r}; there must be at least two.",
+            f"All {count:,} {what} have the same class, {classes[0]!r}; there must be at least "
+            "two.",
         )
     if len(classes) > max(100, count // 2):
         raise BadTarget(
