@@ -1,0 +1,104 @@
+"""The steps of training and evaluation become programs for GPUs and TPUs, which are not here."""
+
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import optax
+import pytest
+from jaxlib import gpu_rnn
+
+from seqmodels import factory, loading
+from seqmodels.cells import base
+from seqmodels.recurrence import engines
+from train_lib.data.dataset import Split
+from train_lib.tasks.classes import Classes
+from train_lib.training import Program, devices, fitting
+from train_lib.training.batching import DeviceSplit
+
+PLATFORMS = {"cuda": "gpu", "tpu": "tpu"}
+DEVICE = SimpleNamespace(
+    compute_capability="9.0", client=SimpleNamespace(platform_version="cuda"), platform="gpu"
+)
+TARGETS = {"cudnn": "cudnn_rnn", "fused": "gpu.triton", "pointwise": "gpu.triton"}
+"""What the program calls, for engines that are not made of XLA's own operations."""
+
+pytestmark = pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated")
+
+
+@pytest.fixture(params=PLATFORMS)
+def platform(request, monkeypatch):
+    """A platform, with engines chosen as on it."""
+    monkeypatch.setattr(jax, "default_backend", lambda: PLATFORMS[request.param])
+    monkeypatch.setattr(jax, "local_devices", lambda *_, **__: [DEVICE])
+    sizes = "compute_rnn_workspace_reserve_space_sizes"
+    monkeypatch.setattr(gpu_rnn, sizes, lambda *_: (64, 64), raising=False)
+    return request.param
+
+
+def lowered(platform, seeds=(0,), **options):
+    """The texts of both steps of a small model, and the names of its engines."""
+    options = {"vocabulary_size": 9, "embedding_size": 2, "hidden_sizes": (3,)} | options
+    models = factory.build_all(seeds=seeds, num_outputs=1, **options)
+    task = Classes(["no", "yes"])
+    program = Program(models, task, optax.adam(1e-2), batch_size=4)
+    texts = [np.arange(1, 1 + length) for length in (1, 5, 3, 2)]
+    split = Split.of(texts, ["no", "yes"] * 2).encoded(task)
+    plans = [np.arange(4)]
+    places = program.layout.place_all(plans, split.lengths, 1)
+    on_device = devices.replicate(DeviceSplit.of(split, task), program.mesh)
+    state = fitting.start(program, seeds).training.state
+    train = program.compiled.train.trace(
+        state, on_device, devices.spread(np.stack([places] * len(seeds)), program.mesh), 1, (5,)
+    )
+    evaluate = program.compiled.evaluate.trace(
+        state.params, on_device, devices.spread(places, program.mesh), (5,)
+    )
+    steps = [one.lower(lowering_platforms=(platform,)).as_text() for one in (train, evaluate)]
+    return steps, models[0].encoder.engine_names()
+
+
+def check(platform, **options):
+    steps, names = lowered(platform, **options)
+    for text in steps:
+        for engine, target in TARGETS.items():
+            assert (target in text) == any(TARGETS.get(name) == target for name in names), engine
+    return names
+
+
+@pytest.mark.parametrize("cell", loading.cell_names())
+def test_every_cell(cell, platform):
+    (name,) = check(platform, cell=cell)
+    kind = loading.find_cell(cell)
+    if platform == "cuda" and issubclass(kind, base.GatedCell):
+        assert name == ("cudnn" if cell == "lstm" else "fused")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", loading.cell_names())
+def test_every_engine_that_a_cell_qualifies_for(cell, platform):
+    for engine, entry in engines.TABLE.items():
+        if platform == "tpu" and engine in TARGETS:
+            continue
+        one = loading.find_cell(cell)
+        made = factory.build(
+            vocabulary_size=9, embedding_size=2, hidden_sizes=(3,), cell=cell, seed=0
+        )
+        assert isinstance(made.encoder.layers[0].cells[0], one)
+        if entry.why_not(made.encoder.layers[0].cells[0]) is None:
+            assert check(platform, cell=cell, engine=engine) == [engine]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", ["lstm", "gru", "min_gru"])
+def test_seeds_directions_and_layers(cell, platform):
+    sizes = {"hidden_sizes": (3, 3), "direction": "bidirectional"}
+    check(platform, cell=cell, seeds=[0, 1, 2, 3], **sizes)
+    check(platform, cell=cell, dropout_rates=(0.1, 0.1), **sizes)
+    check(platform, cell=cell, matrix_dtype="tensorfloat32", **sizes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{"matrix_dtype": "bfloat16"}, {"segment_steps": 2}])
+def test_options_of_the_loop(options, platform):
+    assert check(platform, cell="lstm", **options) == ["loop"]
