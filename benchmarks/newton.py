@@ -1,5 +1,7 @@
 """The iterations that the engine `newton` needs, with initial parameters, for each pointwise cell.
 
+Where it says "loop", there are too many, and a loop takes the steps.
+
 python -m benchmarks.newton
 python -m benchmarks.newton indrnn --options="memory_steps=500"
 """
@@ -50,7 +52,8 @@ def main() -> None:
             )
             for steps in _STEPS
         ]
-        print(f"{name:12}" + "".join(f"{count:6}" for count in counts), flush=True)
+        words = (str(count) if count < newton.MAX_ITERATIONS else "loop" for count in counts)
+        print(f"{name:12}" + "".join(f"{word:>6}" for word in words), flush=True)
 
 
 if __name__ == "__main__":

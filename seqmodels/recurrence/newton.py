@@ -81,6 +81,7 @@ def run(
 
     It needs memory for C x C numbers per unit and step. Where a unit of a sequence does not
     converge, or is not finite, all steps are also taken one by one, and a warning says so once.
+    JAX does not keep the compiled program for other processes, since it can call back to warn.
 
     Args:
         cell: a cell for which `why_not` returns None.
