@@ -151,8 +151,7 @@ def _solve(setup: Setup, given: Given) -> jax.Array:
         jax.debug.callback(_warn)
         return jnp.where(has_converged_HxB, carries_TxCxHxB, _loop(setup, given))
 
-    fails = largest(jnp.where(has_converged_HxB, 0, 1)) > 0
-    return jax.lax.cond(fails, finish, lambda: carries_TxCxHxB)
+    return jax.lax.cond(largest(~has_converged_HxB), finish, lambda: carries_TxCxHxB)
 
 
 def _iterate(setup: Setup, given: Given) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -164,8 +163,8 @@ def _iterate(setup: Setup, given: Given) -> tuple[jax.Array, jax.Array, jax.Arra
 
     def goes_on(loop):
         number, error_HxB, *_ = loop
-        # An error that is NaN stays so.
-        return (number < MAX_ITERATIONS) & (largest(error_HxB) > 1)
+        # An error that is NaN stays so: there is nothing to go on for.
+        return (number < MAX_ITERATIONS) & largest(error_HxB > 1)
 
     def improve(loop):
         number, error_HxB, carries_TxCxHxB, jacobian_TxCxCxHxB, residual_TxCxHxB = loop
@@ -259,8 +258,9 @@ def _loop(setup: Setup, given: Given) -> jax.Array:
 
 def _warn() -> None:
     warnings.warn(
-        f"the engine 'newton' found no solution within {MAX_ITERATIONS} iterations, so a loop took "
-        "all steps of a batch one by one. Results are right, but another engine is faster",
+        f"the engine 'newton' found no finite solution within {MAX_ITERATIONS} iterations, so a "
+        "loop took all steps of a batch one by one. Results are right, but another engine is "
+        "faster if this happens often",
         RuntimeWarning,
         stacklevel=1,
     )

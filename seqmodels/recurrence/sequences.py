@@ -78,8 +78,8 @@ def without_gradient_of_nothing(cell: _Cell, lengths_B: jax.Array) -> _Cell:
 def largest(array: jax.Array) -> jax.Array:
     """The largest element of an array; under `vmap`, over seeds say, of all arrays together.
 
-    It is for conditions: with one for each of them, a loop would copy all of its arrays at every
-    step, and `jax.lax.cond` would compute both of its branches.
+    Conditions are made of it (True is larger than False). With a condition for each array, a loop
+    would copy all that it holds at every step, and `jax.lax.cond` would compute both branches.
     """
     return array.max()
 
