@@ -56,6 +56,7 @@ from seqmodels.cells import (
     MinLSTM,
     MogrifierLSTM,
     PeepholeLSTM,
+    PointwiseCell,
     ProjectedLSTM,
     ResetBeforeGRU,
     SimpleRNN,
@@ -73,7 +74,7 @@ __all__ = [
     "GRU", "LSTM", "MGU", "MLSTM", "QRNN", "RGLRU", "SLSTM", "SRU", "AffineCell", "Attention",
     "Bidirectional", "Candidates", "Cell", "CoupledLSTM", "Embedding", "Encoder", "Encoding",
     "Engine", "GatedCell", "IndRNN", "Last", "LayerNormLSTM", "LinearCell", "Max", "Mean",
-    "MeanMax", "MinGRU", "MinLSTM", "MogrifierLSTM", "PeepholeLSTM", "ProjectedLSTM", "Rates",
-    "ResetBeforeGRU", "SequenceHead", "SequenceModel", "SimpleRNN", "StepHead", "Unidirectional",
-    "Vectors",
+    "MeanMax", "MinGRU", "MinLSTM", "MogrifierLSTM", "PeepholeLSTM", "PointwiseCell",
+    "ProjectedLSTM", "Rates", "ResetBeforeGRU", "SequenceHead", "SequenceModel", "SimpleRNN",
+    "StepHead", "Unidirectional", "Vectors",
 ]  # fmt: skip

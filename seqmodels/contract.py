@@ -58,6 +58,8 @@ def make(
     _check_parts(cell, hidden_size)
     _check_shapes(cell, input_size)
     _check_numbers(cell, input_size)
+    if isinstance(cell, base.PointwiseCell):
+        _check_units(cell, input_size)
     return cell
 
 
@@ -117,6 +119,8 @@ def _check_shapes(cell: base.Cell, input_size: int) -> None:
             )
     if isinstance(cell, base.GatedCell):
         _check_gates(cell, input_size, carry)
+    if isinstance(cell, base.PointwiseCell):
+        _check_vectors(cell, input_size, carry)
     x_D = jax.ShapeDtypeStruct((input_size,), jnp.float32)
     z = _try(type(cell), f"{name}.project(x_D)", lambda: jax.eval_shape(cell.project, x_D))
     what = f"{name}.step(carry, z)"
@@ -168,6 +172,73 @@ def _check_gates(cell: base.GatedCell, input_size: int, carry: Any) -> None:
             f"{name}.initial_carry() is {_describe(carry)}; for a GatedCell it must be a tuple of "
             f"vectors ({size},), the last of which is h, the output"
         )
+
+
+def _check_vectors(cell: base.PointwiseCell, input_size: int, carry: Any) -> None:
+    name, size = type(cell).__name__, cell.hidden_size
+    kind = "LinearCell" if isinstance(cell, base.LinearCell) else "PointwiseCell"
+    shape: tuple[int, ...] = getattr(getattr(cell, "kernel", None), "shape", ())
+    if len(shape) != 2 or shape[0] != input_size:
+        raise BrokenCell(
+            f"{name}.kernel is {shape or 'missing'}; for a {kind} it must be a matrix [D, G], with "
+            f"D = {input_size}"
+        )
+    if not jax.tree.leaves(carry) or {leaf.shape for leaf in jax.tree.leaves(carry)} != {(size,)}:
+        raise BrokenCell(
+            f"{name}.initial_carry() is {_describe(carry)}; for a {kind} it must consist of "
+            f"vectors ({size},)"
+        )
+    x_D = jax.ShapeDtypeStruct((input_size,), jnp.float32)
+    z = _try(type(cell), f"{name}.project(x_D)", lambda: jax.eval_shape(cell.project, x_D))
+    if any(leaf.ndim != 1 or leaf.size % size for leaf in jax.tree.leaves(z)):
+        raise BrokenCell(
+            f"{name}.project(x_D) is {_describe(z)}; for a {kind} it must consist of vectors whose "
+            f"size is a multiple of H = {size}"
+        )
+
+
+def _check_units(cell: base.PointwiseCell, input_size: int) -> None:
+    """Checks that a step's Jacobian J is diagonal by unit: J v must be (J 1) v for a random v."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    v_H = jax.random.normal(keys[0], (cell.hidden_size,))
+    z = cell.project(jax.random.normal(keys[1], (input_size,)))
+    carry = jax.tree.map(
+        lambda leaf: leaf + jax.random.normal(keys[2], leaf.shape), cell.initial_carry()
+    )
+    _, derivative = jax.linearize(cell.step, carry, z)
+    nothing = jax.tree.map(jnp.zeros_like, (carry, z))
+
+    def along(tangent_H: jax.Array, read: Any) -> Any:
+        """The derivative when one leaf moves, in all of its gates alike."""
+        return derivative(
+            *jax.tree.map_with_path(
+                lambda path, leaf: (
+                    jnp.tile(tangent_H, leaf.size // tangent_H.size) if path == read else leaf
+                ),
+                nothing,
+            )
+        )
+
+    for read, _ in jax.tree.leaves_with_path(nothing):
+        of_v, of_1 = along(v_H, read), along(jnp.ones_like(v_H), read)
+        for (made, d_v_H), d_1_H in zip(
+            jax.tree.leaves_with_path(of_v), jax.tree.leaves(of_1), strict=True
+        ):
+            error_H = jnp.abs(d_v_H - d_1_H * v_H)
+            if (error_H > 1e-4 * jnp.abs(d_v_H).max()).any():
+                raise BrokenCell(
+                    f"{type(cell).__name__}.step(carry, z) mixes units: unit {error_H.argmax()} of "
+                    f"{_part(made, 'the new carry', 'the output')} depends on other units of "
+                    f"{_part(read, 'the carry', 'z')}. A PointwiseCell's units must not see each "
+                    "other; take the product in project, or derive the cell from base.Cell"
+                )
+
+
+def _part(path, first: str, second: str) -> str:
+    """Names a leaf of a pair of pytrees."""
+    pair, *rest = path
+    what = (first, second)[pair.idx]
+    return f"the part {_at(rest)} of {what}" if rest else what
 
 
 def _check_numbers(cell: base.Cell, input_size: int) -> None:

@@ -3,7 +3,7 @@
 A new file can be used by its name at once; a line here is needed only for `from seqmodels import`.
 """
 
-from seqmodels.cells.base import AffineCell, Cell, GatedCell, LinearCell
+from seqmodels.cells.base import AffineCell, Cell, GatedCell, LinearCell, PointwiseCell
 from seqmodels.cells.gru import GRU
 from seqmodels.cells.gru_reset_before import ResetBeforeGRU
 from seqmodels.cells.indrnn import IndRNN
@@ -26,5 +26,6 @@ from seqmodels.cells.sru import SRU
 __all__ = [
     "GRU", "LSTM", "MGU", "MLSTM", "QRNN", "RGLRU", "SLSTM", "SRU", "AffineCell", "Cell",
     "CoupledLSTM", "GatedCell", "IndRNN", "LayerNormLSTM", "LinearCell", "MinGRU", "MinLSTM",
-    "MogrifierLSTM", "PeepholeLSTM", "ProjectedLSTM", "ResetBeforeGRU", "SimpleRNN",
+    "MogrifierLSTM", "PeepholeLSTM", "PointwiseCell", "ProjectedLSTM", "ResetBeforeGRU",
+    "SimpleRNN",
 ]  # fmt: skip

@@ -12,7 +12,8 @@ A more specific cell has faster ways to run:
 *   `Cell`: any mathematics.
 *   `GatedCell`: the only product with a recurrent matrix is `h @ R`; `update` does the rest.
 *   `AffineCell`: all gates are functions of `x @ W + h @ R + b`; `activate` does the rest.
-*   `LinearCell`: `h' = a * h + b`, where a and b depend only on the input.
+*   `PointwiseCell`: units do not see each other; all products are in `project`.
+*   `LinearCell`: the same, and `h' = a * h + b`, where a and b depend only on the input.
 """
 
 from functools import partial
@@ -240,7 +241,22 @@ class AffineCell(GatedCell):
         return self.activate(carry, z_G + u_G)
 
 
-class LinearCell(Cell):
+class PointwiseCell(Cell):
+    """A cell whose units do not see each other in `step`: all its products are in `project`.
+
+    Its carry is a pytree of vectors `[H]`, and what `project` returns is a pytree of vectors whose
+    size is a multiple of H, a part for each gate. Unit i of the new carry and of the output depends
+    on unit i of the carry and of these parts alone, so a step's Jacobian with regard to a carry of
+    k vectors is a k x k matrix for each unit.
+
+    Attributes:
+        kernel: W, `[D, G]`: what `project` multiplies its input by, or one of several such.
+    """
+
+    kernel: nnx.Param[jax.Array]
+
+
+class LinearCell(PointwiseCell):
     """A cell with `h' = a * h + b`, elementwise, where `project` computes a and b from the input.
 
     All its steps can be taken at once, in a number of rounds that grows with the logarithm of T.

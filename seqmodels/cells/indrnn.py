@@ -10,7 +10,7 @@ from flax import nnx
 from seqmodels.cells import base
 
 
-class IndRNN(base.Cell):
+class IndRNN(base.PointwiseCell):
     """h' = relu(W x + u h + b): units are independent of each other; u is drawn from U(0, 1).
 
     Args:

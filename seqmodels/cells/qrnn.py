@@ -11,7 +11,7 @@ from flax import nnx
 from seqmodels.cells import base
 
 
-class QRNN(base.Cell):
+class QRNN(base.PointwiseCell):
     """g, f, o = V x_prev + W x + b; c' = f c + (1 - f) tanh(g); h' = o c', f and o through sigmoid.
 
     Before the first step x_prev is zero. Gates are concatenated in the order g, f, o.
@@ -24,15 +24,15 @@ class QRNN(base.Cell):
         self.bias = base.constant(0.0, 3 * hidden_size)
 
     def initial_carry(self):
-        return jnp.zeros(self.hidden_size), jnp.zeros(3 * self.hidden_size)
+        return (jnp.zeros(self.hidden_size),) * 4
 
     def project(self, x_D):
         now_G = base.product(x_D, self.kernel[...]) + self.bias
         return now_G, base.product(x_D, self.previous_kernel[...])
 
     def step(self, carry, z):
-        (c_H, previous_G), (now_G, next_G) = carry, z
-        g, f, o = jnp.split(previous_G + now_G, 3)
+        (c_H, *previous), (now_G, next_G) = carry, z
+        g, f, o = (old + now for old, now in zip(previous, jnp.split(now_G, 3), strict=True))
         f = jax.nn.sigmoid(f)
         c_H = f * c_H + (1 - f) * jnp.tanh(g)
-        return (c_H, next_G), jax.nn.sigmoid(o) * c_H
+        return (c_H, *jnp.split(next_G, 3)), jax.nn.sigmoid(o) * c_H

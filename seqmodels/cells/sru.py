@@ -12,7 +12,7 @@ from flax import nnx
 from seqmodels.cells import base
 
 
-class SRU(base.Cell):
+class SRU(base.PointwiseCell):
     """f, r = sigmoid(W x + v c + b); c' = f c + (1 - f) W_c x; h' = r c' + (1 - r) W_h x.
 
     `kernel` concatenates f, r, c and h; `cell_weights` v and `bias` b concatenate f and r.

@@ -39,10 +39,7 @@ _MAX_HIDDEN = 256  # A program's registers hold the gates of no more units, for 
 
 def available(cell: base.Cell) -> bool:
     """Whether `run` works for this cell on the default device: on NVIDIA GPUs from Ampere on."""
-    if jax.default_backend() != "gpu" or why_not(cell) is not None:
-        return False
-    capability = str(jax.local_devices()[0].compute_capability)  # "9.0", or "gfx942" on AMD.
-    return capability[0].isdigit() and float(capability) >= 8
+    return kernels.run_here() and why_not(cell) is None
 
 
 def why_not(cell: base.Cell) -> str | None:

@@ -27,6 +27,14 @@ _HELD = 64 * 256  # Elements of R that a program holds; GPUs like the A10 and L4
 _PIECE = 64 * 64  # Elements of R, per gate, that it reads at a time if it does not hold R.
 
 
+def run_here() -> bool:
+    """Whether kernels run on the default device: on NVIDIA GPUs from Ampere on."""
+    if jax.default_backend() != "gpu":
+        return False
+    capability = str(jax.local_devices()[0].compute_capability)  # "9.0", or "gfx942" on AMD.
+    return capability[0].isdigit() and float(capability) >= 8
+
+
 class Plan(NamedTuple):
     """Everything a kernel needs, except arrays.
 

@@ -163,6 +163,8 @@ def _reduce(reduction, parts: Parts, shape, axes, size: int) -> Parts:
         part = functools.reduce(combine, row)
         if shape[-1] % size or not jnp.ndim(part):
             return [part]
+        if len(part) < size:
+            raise Unsupported("it reduces over the units, which several programs share")
         if len(part) > size:
             part = jnp.where(jnp.arange(len(part))[:, None] < size, part, neutral)
         return [jnp.broadcast_to(over_lanes(part, axis=0, keepdims=True), part.shape)]

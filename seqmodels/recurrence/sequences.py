@@ -75,19 +75,24 @@ def without_gradient_of_nothing(cell: _Cell, lengths_B: jax.Array) -> _Cell:
 
 
 @jax.custom_batching.custom_vmap
-def longest(lengths_B: jax.Array) -> jax.Array:
-    """The number of steps that a loop over all sequences takes.
+def largest(array: jax.Array) -> jax.Array:
+    """The largest element of an array; under `vmap`, over seeds say, of all arrays together.
 
-    Under `vmap`, over seeds say, it is the maximum over all of them: with separate trip counts JAX
-    would copy every array of the loop at every step.
+    Conditions are made of it (True is larger than False). With a condition for each array, a loop
+    would copy all that it holds at every step, and `jax.lax.cond` would compute both branches.
     """
-    return lengths_B.max()
+    return array.max()
 
 
-@longest.def_vmap
-def _longest_of_all(axis_size, is_batched, lengths_KxB):
+@largest.def_vmap
+def _largest_of_all(axis_size, is_batched, array_K):
     del axis_size, is_batched
-    return longest(lengths_KxB.reshape(-1)), False
+    return largest(array_K.reshape(-1)), False
+
+
+def longest(lengths_B: jax.Array) -> jax.Array:
+    """The number of steps that a loop over all sequences takes: the most of all under `vmap`."""
+    return largest(lengths_B)
 
 
 def initial_carry(

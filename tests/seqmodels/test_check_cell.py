@@ -138,6 +138,6 @@ def test_the_program_tells_what_it_found(capsys, tmp_path, monkeypatch):
     assert check_cell.main(["min_gru"]) == 0
     output = capsys.readouterr().out
     assert output.count("ok ") == 1 + len(check_cell.CHECKS)
-    assert "engines: loop, parallel, scan; here it runs by loop" in output
+    assert "engines: loop, parallel, pointwise, newton, scan; here it runs by loop" in output
     assert check_cell.main([str(tmp_path / "mine.py")]) == 1
     assert capsys.readouterr().out.startswith("BROKEN  there is no file")

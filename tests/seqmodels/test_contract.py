@@ -39,6 +39,9 @@ GATED = GOOD.replace("base.Cell", "base.GatedCell").replace(
 AFFINE = GOOD.replace("base.Cell", "base.AffineCell").replace(
     PROJECT + STEP, "    def activate(self, carry, a_G):\n        return (jnp.tanh(a_G),)\n"
 )
+POINTWISE = GOOD.replace("base.Cell", "base.PointwiseCell").replace(
+    "base.product(carry[0], self.recurrent_kernel[...])", "self.bias * carry[0]"
+)
 
 
 def find_and_make(path, source):
@@ -46,7 +49,7 @@ def find_and_make(path, source):
     return contract.make(loading.find_cell(str(path)), 3, 4, rngs=nnx.Rngs(0))
 
 
-@pytest.mark.parametrize("source", [GOOD, GATED, AFFINE])
+@pytest.mark.parametrize("source", [GOOD, GATED, AFFINE, POINTWISE])
 def test_a_sound_cell_is_made_from_a_file(tmp_path, source):
     cell = find_and_make(tmp_path / "mine.py", source)
     (h_H,), y_H = cell.step(cell.initial_carry(), cell.project(jnp.ones(3)))
@@ -104,6 +107,16 @@ def test_all_kinds_compute_the_same(tmp_path):
          "must be (3, 4)"]),
         (AFFINE, "    def initial", PROJECT + "    def initial", ["overrides project"]),
         (AFFINE, "base.AffineCell", "base.LinearCell", ["does not define project"]),
+        (POINTWISE, "self.kernel", "self.matrix", ["kernel is missing", "[D, G], with D = 3"]),
+        (POINTWISE, "(jnp.zeros(self.hidden_size),)", "(jnp.zeros(()),)",
+         ["must consist of vectors (4,)"]),
+        (POINTWISE, PROJECT, "    def project(self, x_D):\n        return x_D\n\n",
+         ["project(x_D) is float32[3]", "a multiple of H = 4"]),
+        (POINTWISE, "self.bias * carry[0]", "carry[0].mean()",
+         ["mixes units", "the part 0 of the new carry depends on other units of the part 0 of the "
+          "carry"]),
+        (POINTWISE, "self.bias * carry[0]", "z[::-1]", ["depends on other units of z"]),
+        (POINTWISE, "(h_H,), h_H", "(h_H,), carry[0][::-1]", ["of the output depends"]),
         (GOOD, "base.Cell", "object", ["must define one subclass of Cell", "defines none"]),
         (GOOD, "class Mine", "class Other(base.Cell):\n    pass\n\nclass Mine", ["Other, Mine"]),
         (GOOD, "def initial_carry(self):", "def initial_carry(self)", ["line 15", "SyntaxError"]),

@@ -45,6 +45,17 @@ BODIES = {
         def activate(self, carry, a_G):
             return (jnp.tanh(of(a_G)),)
     """,
+    "PointwiseCell": """
+        def initial_carry(self):
+            return jnp.zeros(self.hidden_size)
+
+        def project(self, x_D):
+            return of(base.product(of(x_D), self.kernel[...]))
+
+        def step(self, carry, z):
+            h_H = jnp.tanh(z + self.bias * carry)
+            return h_H, h_H
+    """,
     "LinearCell": """
         def initial_carry(self):
             return jnp.zeros(self.hidden_size)
@@ -54,6 +65,12 @@ BODIES = {
             return jax.nn.sigmoid(z_H), z_H
     """,
 }
+UNITWISE = {
+    "PointwiseCell": ["scan", "pointwise", "newton"],
+    "LinearCell": ["scan", "parallel", "pointwise", "newton"],
+}
+"""The kinds without a recurrent matrix, and their engines."""
+
 SINGULAR = {
     "norm": "x / jnp.sqrt(jnp.sum(x * x))",
     "logarithm": "x * jnp.log(jnp.sum(jnp.abs(x)))",
@@ -66,7 +83,7 @@ def write_cell(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cells")
 
     def write(kind, singular):
-        matrix = "" if kind == "LinearCell" else (
+        matrix = "" if kind in UNITWISE else (
             "self.recurrent_kernel = base.orthogonal(rngs, hidden_size, hidden_size)"
         )  # fmt: skip
         path = folder / f"{kind}_{singular}.py"
@@ -103,12 +120,12 @@ def cases(draw):
     layers = draw(st.integers(1, 2))
     # So small that no input loses all of its elements, which would be a singular input itself.
     arguments["dropout_rates"] = (draw(st.sampled_from([0.0, 0.1])),) * layers
-    engines = {"LinearCell": ["scan", "parallel"], "Cell": ["scan"]}.get(kind, ["scan", "fused"])
+    engines = {"Cell": ["scan"], **UNITWISE}.get(kind, ["scan", "fused"])
     arguments["engine"] = draw(st.sampled_from(["loop", *engines]))
     if arguments["engine"] == "loop":
         arguments["segment_steps"] = draw(st.integers(1, 2))
         arguments["zoneout"] = draw(st.sampled_from([0.0, 0.3]))
-        if kind != "LinearCell":
+        if kind not in UNITWISE:
             arguments["recurrent_dropout"] = draw(st.sampled_from([0.0, 0.1]))
     arguments["learned_initial_state"] = draw(st.booleans())
     arguments["pooling"] = draw(st.sampled_from(["last", "mean_max", "attention"]))
