@@ -133,8 +133,12 @@ def _plan(cell: base.PointwiseCell, reverse: bool, interpret: bool) -> Plan:
         gatewise.Unsupported: the kernel cannot take them.
     """
     graphdef, params = nnx.split(cell, nnx.Param)
+    # Without the values, which may be sharded: one program of the kernel is never spread.
+    params, carry = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (params, cell.initial_carry())
+    )
     leaves, structure = jax.tree.flatten(params)
-    carry, size = cell.initial_carry(), cell.hidden_size
+    size = cell.hidden_size
     x_D = jax.ShapeDtypeStruct((len(cell.kernel),), cell.kernel.dtype)
     z = jax.eval_shape(cell.project, x_D)
 

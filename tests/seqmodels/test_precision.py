@@ -1,33 +1,25 @@
 """Products in the precision that is asked for, whatever a device does by default."""
 
 import functools
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
 from jax.extend import core
-from jaxlib import gpu_rnn
 
 from seqmodels import factory, loading, precision
+from tests import accelerators
 
 HIGHEST = (jax.lax.Precision.HIGHEST,) * 2
 HIGH = (jax.lax.Precision.HIGH,) * 2
 X3 = jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3
 TF32 = jax.lax.DotAlgorithmPreset.TF32_TF32_F32
-GPU = SimpleNamespace(
-    compute_capability="9.0", client=SimpleNamespace(platform_version="cuda"), platform="gpu"
-)
 
 
 @pytest.fixture(params=["cpu", "gpu", "tpu"])
 def device(request, monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: request.param)
-    if request.param == "gpu":
-        monkeypatch.setattr(jax, "local_devices", lambda: [GPU])
-        sizes = "compute_rnn_workspace_reserve_space_sizes"
-        monkeypatch.setattr(gpu_rnn, sizes, lambda *_: (0, 0), raising=False)
+    accelerators.pretend(monkeypatch, request.param)
     return request.param
 
 

@@ -218,10 +218,8 @@ class RunFolder:
         return os.path.isfile(self.path / "config.json")  # It raises nothing, whatever the path.
 
     def _why_not_finished(self) -> str:
-        if not os.path.exists(self.path):
-            return "it does not exist"
         if not os.path.isdir(self.path):
-            return "it is a file"
+            return "it is a file" if os.path.exists(self.path) else "it does not exist"
         if self.is_begun() and not os.path.isfile(self.path / "result.json"):
             return f"to finish the run, python main.py --workdir={shlex.quote(str(self.path))}"
         return f"it has no {files.SUMS} or no results"
@@ -338,9 +336,9 @@ def own_files(config: ConfigDict) -> dict[str, pathlib.Path]:
 
 
 def _why_no_folder(path: pathlib.Path, error: OSError) -> str:
-    file = next((one for one in (path, *path.parents) if os.path.isfile(one)), None)
-    if file is not None:
-        return f"the run folder cannot be {path}: {file} is a file; name another folder"
+    for file in (path, *path.parents):
+        if os.path.isfile(file):
+            return f"the run folder cannot be {path}: {file} is a file; name another folder"
     return f"the run folder {path} cannot be used: {error.strerror or error}"
 
 

@@ -9,18 +9,16 @@ import pytest
 from flax import nnx
 from jax import export
 from jax.experimental import rnn
-from jax.interpreters import mlir
-from jaxlib import gpu_rnn
 
 from seqmodels import check_cell, recurrence
 from seqmodels.cells import lstm
 from seqmodels.recurrence import cudnn, oracle
+from tests import accelerators
 
 WIDTH, INPUT, HIDDEN = 5, 3, 7
 LENGTHS = [5, 1, 0, 3, 4, 5]
 # Most of the time goes into compiling.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-HAS_CUDNN = hasattr(gpu_rnn, "compute_rnn_workspace_reserve_space_sizes")
 
 
 @pytest.fixture
@@ -117,22 +115,7 @@ def test_is_for_that_one_lstm(cell):
 @pytest.fixture
 def lowering(monkeypatch):
     """What JAX asks the CUDA plugin for while it makes code, where that is not installed."""
-    if HAS_CUDNN:
-        return
-
-    class Plugin:
-        @staticmethod
-        def build_rnn_descriptor(*numbers):
-            return repr(numbers).encode()
-
-    monkeypatch.setattr(
-        gpu_rnn, "compute_rnn_workspace_reserve_space_sizes", lambda *_: (8, 8), raising=False
-    )
-    for primitive, rule in (
-        (rnn.rnn_fwd_p, gpu_rnn._rnn_fwd_lowering),
-        (rnn.rnn_bwd_p, gpu_rnn._rnn_bwd_lowering),
-    ):
-        mlir.register_lowering(primitive, functools.partial(rule, Plugin, "cu"), platform="cuda")
+    accelerators.ask_no_cudnn(monkeypatch)
 
 
 @pytest.mark.usefixtures("lowering")

@@ -1,38 +1,31 @@
 """The steps of training and evaluation become programs for GPUs and TPUs, which are not here."""
 
-from types import SimpleNamespace
-
 import jax
 import numpy as np
 import optax
 import pytest
-from jaxlib import gpu_rnn
 
 from seqmodels import factory, loading
 from seqmodels.cells import base
 from seqmodels.recurrence import engines
+from tests import accelerators
 from train_lib.data.dataset import Split
 from train_lib.tasks.classes import Classes
 from train_lib.training import Program, devices, fitting
 from train_lib.training.batching import DeviceSplit
 
-PLATFORMS = {"cuda": "gpu", "tpu": "tpu"}
-DEVICE = SimpleNamespace(
-    compute_capability="9.0", client=SimpleNamespace(platform_version="cuda"), platform="gpu"
-)
 TARGETS = {"cudnn": "cudnn_rnn", "fused": "gpu.triton", "pointwise": "gpu.triton"}
 """What the program calls, for engines that are not made of XLA's own operations."""
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated")
 
 
-@pytest.fixture(params=PLATFORMS)
+@pytest.fixture(params=accelerators.BACKENDS)
 def platform(request, monkeypatch):
     """A platform, with engines chosen as on it."""
-    monkeypatch.setattr(jax, "default_backend", lambda: PLATFORMS[request.param])
-    monkeypatch.setattr(jax, "local_devices", lambda *_, **__: [DEVICE])
-    sizes = "compute_rnn_workspace_reserve_space_sizes"
-    monkeypatch.setattr(gpu_rnn, sizes, lambda *_: (64, 64), raising=False)
+    accelerators.pretend(monkeypatch, accelerators.BACKENDS[request.param])
+    # A callback, with which the engine newton warns, lowers only where it will run.
+    monkeypatch.setattr(jax.debug, "callback", lambda *_: None)
     return request.param
 
 
@@ -72,6 +65,8 @@ def test_every_cell(cell, platform):
     kind = loading.find_cell(cell)
     if platform == "cuda" and issubclass(kind, base.GatedCell):
         assert name == ("cudnn" if cell == "lstm" else "fused")
+    if issubclass(kind, base.PointwiseCell) and not issubclass(kind, base.LinearCell):
+        assert name == {"cuda": "pointwise", "tpu": "loop"}[platform]
 
 
 @pytest.mark.slow
