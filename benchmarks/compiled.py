@@ -14,10 +14,12 @@ Nothing is run: times are those of the compiler's model, which TPUs have, and GP
 
 import argparse
 import importlib.util
+import itertools
 import json
 import os
 import pathlib
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -83,6 +85,7 @@ TARGETS = {
 }  # fmt: skip
 STEPS, ROWS, SIZE = 256, 128, 64
 _LARGER = (128, 256, 512, 1024)
+_KERNELS = ("forward", "backward")  # The names of the engines' own, but for underscores.
 _REFERENCES = ("lstm", "bilstm", "stacked")
 _REVIEWS, _LONGEST = 512, 2494
 _ENVIRONMENT = {
@@ -101,6 +104,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--target", required=True, choices=TARGETS)
     parser.add_argument("--cells", default="", help="separated by commas; all by default")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results"))
+    parser.add_argument("--serve", type=int, help="for the program itself: cases from here on")
     options = parser.parse_args(argv)
     target = TARGETS[options.target]
     if missing := missing_packages(target):
@@ -108,18 +112,51 @@ def main(argv: Sequence[str]) -> None:
             f"error: there is no {' and no '.join(missing)}; install what "
             "benchmarks/requirements-compiled.txt lists into an environment of its own."
         )
-    with tempfile.TemporaryDirectory() as folder:
-        dumped = pathlib.Path(folder)
-        compiler = Compiler(target, dumped)
-        rows = []
-        for case in cases(target, [name for name in options.cells.split(",") if name]):
-            rows.append(compiler.row(case))
-            print(json.dumps(rows[-1]), flush=True)
+    if options.serve is not None:
+        serve(target, [name for name in options.cells.split(",") if name], options.serve)
+        return
+    rows = []
+    for row in served([sys.executable, "-m", "benchmarks.compiled", *argv]):
+        rows.append(row)
+        print(json.dumps(row), flush=True)
     options.out.mkdir(parents=True, exist_ok=True)
     stem = options.out / f"compiled-{options.target}"
-    content = {"target": options.target, "versions": compiler.versions, "rows": rows}
+    content = {"target": options.target, "versions": rows[0]["versions"], "rows": rows}
     stem.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
     stem.with_suffix(".md").write_text(table(content))
+
+
+def serve(target: Target, cells: Sequence[str], first: int) -> None:
+    """Prints a line before and after each case, from the `first` on."""
+    with tempfile.TemporaryDirectory() as folder:
+        compiler = Compiler(target, pathlib.Path(folder))
+        for case in itertools.islice(cases(target, cells), first, None):
+            row = {"case": case.title, "engine": case.engine, "H": case.hidden_size}
+            print(json.dumps(row), flush=True)
+            print(json.dumps(row | compiler.row(case)), flush=True)
+
+
+def served(command: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The rows of all cases, in a process that is started again where a compiler crashes."""
+    number, has_crashed = 0, True
+    while has_crashed:
+        process = subprocess.Popen(
+            [*command, f"--serve={number}"],
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
+        has_crashed = False
+        for line in process.stdout or ():
+            row = json.loads(line)
+            if has_crashed := "versions" not in row:  # It has begun.
+                begun = row
+                continue
+            number += 1
+            yield row
+        if process.wait() and not has_crashed:
+            raise SystemExit(f"error: {' '.join(command)} ended with {process.returncode}")
+        if has_crashed:
+            number += 1
+            yield begun | {"versions": {}, "error": "the compiler crashed"}
 
 
 def missing_packages(target: Target) -> list[str]:
@@ -269,7 +306,7 @@ class Compiler:
 
     def row(self, case: Case) -> dict[str, Any]:
         """What the compilers say of a case, or why they refuse it."""
-        row = {"case": case.title, "engine": case.engine, "H": case.hidden_size}
+        row: dict[str, Any] = {"versions": self.versions}
         for path in self._dumped.iterdir():
             path.unlink() if path.is_file() else shutil.rmtree(path)
         try:
@@ -309,7 +346,7 @@ class Compiler:
                 self._dumped, _ptxas() or "", self._target.architecture
             )
             # XLA's own kernels are many, and small.
-            own_kernels = [one for one in kernels if one.name in ("forward", "backward")]
+            own_kernels = [one for one in kernels if one.name.strip("_") in _KERNELS]
             found["kernels"] = [one._asdict() for one in own_kernels]
         return found
 

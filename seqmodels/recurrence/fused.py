@@ -25,7 +25,7 @@ from flax import nnx
 from seqmodels import precision
 from seqmodels.cells import base
 from seqmodels.recurrence import fused_kernels as kernels
-from seqmodels.recurrence import gatewise
+from seqmodels.recurrence import fused_slices, gatewise
 from seqmodels.recurrence.entry import Entry
 from seqmodels.recurrence.sequences import (
     Encoded,
@@ -34,12 +34,18 @@ from seqmodels.recurrence.sequences import (
     without_gradient_of_nothing,
 )
 
-_MAX_HIDDEN = 256  # A program's registers hold the gates of no more units, for 16 sequences.
+_MOST_HELD = 256  # A program's registers hold the gates of no more units, for 16 sequences.
+_UNSPILLED = 128  # So many fit without going through memory, which slices then do better.
+_MOST = 1024  # The compilers were tried with no more.
 
 
 def available(cell: base.Cell) -> bool:
-    """Whether `run` works for this cell on the default device: on NVIDIA GPUs from Ampere on."""
-    return kernels.run_here() and why_not(cell) is None
+    """Whether `run` is fit for this cell on the default device: on NVIDIA GPUs from Ampere on.
+
+    Larger layers can name it. How fast they are has not been measured, and all programs would wait
+    for one matrix.
+    """
+    return kernels.run_here() and why_not(cell) is None and cell.hidden_size <= _MOST_HELD
 
 
 def why_not(cell: base.Cell) -> str | None:
@@ -48,8 +54,8 @@ def why_not(cell: base.Cell) -> str | None:
         return "this version of JAX has no Pallas for Triton"
     if not isinstance(cell, base.GatedCell):
         return "it is not a GatedCell"
-    if cell.hidden_size > _MAX_HIDDEN:
-        return f"{cell.hidden_size} units are more than {_MAX_HIDDEN}, which a program can hold"
+    if cell.hidden_size > _MOST:
+        return f"{cell.hidden_size} units are more than {_MOST}"
     if cell.recurrent_kernel.dtype != jnp.float32:
         return f"its matrix is {cell.recurrent_kernel.dtype}, not float32"
     try:
@@ -143,23 +149,44 @@ def _plan(cell: base.GatedCell, reverse: bool, interpret: bool) -> kernels.Plan:
         return jax.vjp(step, carry, own_leaves, z_G, u_G)[1](d_carry)
 
     arguments = carry, [leaves[number] for number in own], gates_G, gates_G
+    lanes = max(16, 1 << (size - 1).bit_length())
     plan = kernels.Plan(
         size=size,
-        lanes=max(16, 1 << (size - 1).bit_length()),
+        lanes=lanes,
         gates=width // size,
         carries=len(carry),
         own=tuple((number, leaves[number]) for number in own),
         step=jax.make_jaxpr(step)(*arguments),
         pull_back=jax.make_jaxpr(pull_back)(*arguments, carry),
         precision=precision.current(),
+        sliced=lanes > _UNSPILLED,
         reverse=reverse,
         interpret=interpret,
     )
-    tile = jax.ShapeDtypeStruct((plan.lanes, kernels.COLUMNS), cell.recurrent_kernel.dtype)
-    for jaxpr in (plan.step, plan.pull_back):
-        number = sum(gatewise.count(var.aval, size) for var in jaxpr.jaxpr.invars)
-        jax.eval_shape(functools.partial(plan.evaluate, jaxpr), [tile] * number)
+    try:
+        _try(plan)
+    except gatewise.Unsupported:
+        if not plan.sliced:
+            raise
+        if size > _MOST_HELD:
+            raise gatewise.Unsupported(
+                f"its update combines units, of which a program can hold {_MOST_HELD}, not {size}"
+            ) from None
+        plan = plan._replace(sliced=False)
+        _try(plan)
     return plan
+
+
+def _try(plan: kernels.Plan) -> None:
+    """Evaluates both parts of a plan on shapes.
+
+    Raises:
+        gatewise.Unsupported: the kernel cannot take them.
+    """
+    tile = jax.ShapeDtypeStruct(plan.tile, jnp.float32)
+    for jaxpr in (plan.step, plan.pull_back):
+        number = sum(gatewise.count(var.aval, plan.size) for var in jaxpr.jaxpr.invars)
+        jax.eval_shape(functools.partial(plan.evaluate, jaxpr), [tile] * number)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -181,8 +208,8 @@ def _loop_forward(plan, matrix_NxHxH, fixed_FxH, z_TxNxHxB, lengths_B):
     tile = lanes, batch_size
     y_Tx1xHxB, last_HxB, carries_TxCxHxB = kernels.call(
         plan,
-        kernels.forward,
-        [(width, 1, *tile), tile, (width, plan.carries, *tile)],
+        (fused_slices if plan.sliced else kernels).forward,
+        [(width, 1, *tile), tile, (width + plan.sliced, plan.carries, *tile)],
         [matrix_NxHxH, fixed_FxH],
         [lengths_B, z_TxNxHxB],
     )
@@ -193,11 +220,12 @@ def _loop_forward(plan, matrix_NxHxH, fixed_FxH, z_TxNxHxB, lengths_B):
 def _loop_backward(plan, residuals, cotangents):
     matrix_NxHxH, fixed_FxH, z_TxNxHxB, lengths_B, carries_TxCxHxB = residuals
     d_y_TxHxB, d_last_HxB = cotangents
-    h_TxHxB = carries_TxCxHxB[:, -1]
+    first = plan.before(0)
+    h_TxHxB = carries_TxCxHxB[first : first + len(z_TxNxHxB), -1]
     u_TxNxHxB = _einsum(plan, "nio,tib->tnob", matrix_NxHxH, h_TxHxB)
     d_fixed_FxHxB, d_z_TxNxHxB, *d_u = kernels.call(
         plan,
-        kernels.backward,
+        (fused_slices if plan.sliced else kernels).backward,
         [(*fixed_FxH.shape, len(lengths_B))] + [z_TxNxHxB.shape] * (1 if plan.adds_up else 2),
         [matrix_NxHxH, fixed_FxH],
         [lengths_B, z_TxNxHxB, u_TxNxHxB, carries_TxCxHxB, d_y_TxHxB, d_last_HxB],

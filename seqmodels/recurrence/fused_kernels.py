@@ -23,6 +23,7 @@ except ImportError:  # JAX has announced that it will remove it.
     triton = None  # type: ignore[assignment]
 
 COLUMNS = 16  # Sequences per program: the least width that the matrix units support.
+SLICE = 128  # Units of a step that a program takes at once if it cannot hold all.
 _HELD = 64 * 256  # Elements of R that a program holds; GPUs like the A10 and L4 fit no more.
 _PIECE = 64 * 64  # Elements of R, per gate, that it reads at a time if it does not hold R.
 
@@ -47,6 +48,7 @@ class Plan(NamedTuple):
         step: `(*carry, *own, z, u) -> carry`.
         pull_back: `(*carry, *own, z, u, *d_carry) -> (*d_carry, *d_own, d_z, d_u)`.
         precision: of products, as in `jax.default_matmul_precision`.
+        sliced: the units are taken slice by slice, by the kernels of `fused_slices`.
     """
 
     size: int
@@ -57,6 +59,7 @@ class Plan(NamedTuple):
     step: core.ClosedJaxpr
     pull_back: core.ClosedJaxpr
     precision: str | None
+    sliced: bool
     reverse: bool
     interpret: bool
 
@@ -79,8 +82,23 @@ class Plan(NamedTuple):
             units += [leaf.size // count] * count
         return units
 
+    @property
+    def tile(self) -> tuple[int, int]:
+        """The shape of what a program computes at once: units and sequences."""
+        return SLICE if self.sliced else self.lanes, COLUMNS
+
+    @property
+    def warps(self) -> int:
+        """The number of warps; eight, if they are enough, where a derivative needs registers."""
+        warps = self.tile[0] // 16
+        return max(warps, min(8, 2 * warps)) if gatewise.reduces(self.step) else warps
+
+    def before(self, time):
+        """The index of the carry before the step at a time, where carries have a last one too."""
+        return time + 1 if self.sliced and self.reverse else time
+
     def evaluate(self, jaxpr: core.ClosedJaxpr, parts: gatewise.Parts) -> gatewise.Parts:
-        return gatewise.evaluate(jaxpr, parts, self.size, (self.lanes, COLUMNS))
+        return gatewise.evaluate(jaxpr, parts, self.size, self.tile)
 
 
 def call(plan: Plan, kernel, out_shapes, whole, columns) -> list[jax.Array]:
@@ -104,7 +122,7 @@ def call(plan: Plan, kernel, out_shapes, whole, columns) -> list[jax.Array]:
         in_specs=[pl.BlockSpec()] * len(whole) + [part(array.shape) for array in columns],
         out_specs=[part(shape) for shape in out_shapes],
         # One stage: prefetching would read what this step has not written yet.
-        compiler_params=triton.CompilerParams(num_warps=plan.lanes // 16, num_stages=1),
+        compiler_params=triton.CompilerParams(num_warps=plan.warps, num_stages=1),
         interpret=plan.interpret,
     )(*whole, *columns)
 
@@ -122,10 +140,10 @@ def forward(plan, matrix, fixed, lengths, z, y, last, carries) -> None:
     def product(h, time):
         def add(units, u):
             piece = carries[time, plan.carries - 1, units]
-            return [u[i] + _dot(plan, matrix[i, units], piece, axis=0) for i in range(plan.gates)]
+            return [u[i] + dot(plan, matrix[i, units], piece, axis=0) for i in range(plan.gates)]
 
         if plan.holds_matrix:
-            return [_dot(plan, tile, h, axis=0) for tile in tiles]
+            return [dot(plan, tile, h, axis=0) for tile in tiles]
         return _over_pieces(plan, add, [jnp.zeros_like(h)] * plan.gates)
 
     def body(number, carry):
@@ -159,13 +177,11 @@ def backward(
         def add(units, d_h):
             for gate in range(plan.gates):
                 piece = (d_z if d_u is None else d_u)[time, gate, units]
-                d_h += _dot(plan, matrix[gate, :, units], piece, axis=1)
+                d_h += dot(plan, matrix[gate, :, units], piece, axis=1)
             return d_h
 
         if plan.holds_matrix:
-            return sum(
-                (_dot(plan, *pair, axis=1) for pair in zip(tiles, d_parts, strict=True)), d_h
-            )
+            return sum((dot(plan, *pair, axis=1) for pair in zip(tiles, d_parts, strict=True)), d_h)
         return _over_pieces(plan, add, d_h)
 
     def body(number, d_fixed):
@@ -208,15 +224,21 @@ def _valid(plan: Plan, time, lengths_B) -> jax.Array:
 
 def _over_pieces(plan: Plan, add, start):
     """Sums a product over pieces of h; kernels cannot split an array, so `add` reads each piece."""
-    if not plan.interpret:
-        triton.debug_barrier()  # Waits until all threads of the program have stored their parts.
+    barrier(plan)
     piece = min(_PIECE // plan.lanes, plan.lanes)
     return jax.lax.fori_loop(
         0, plan.lanes // piece, lambda number, sums: add(pl.ds(number * piece, piece), sums), start
     )
 
 
-def _dot(plan: Plan, tile, part, axis: int) -> jax.Array:
+def barrier(plan: Plan) -> None:
+    """Waits until all threads of the program have stored their parts."""
+    if not plan.interpret:
+        triton.debug_barrier()
+
+
+def dot(plan: Plan, tile, part, axis: int) -> jax.Array:
+    """A product of two tiles, over an axis of the first and the first axis of the second."""
     algorithm = None
     if not plan.interpret:
         exact = plan.precision in ("highest", "float32")

@@ -81,6 +81,15 @@ def evaluate(jaxpr: core.ClosedJaxpr, parts: Parts, size: int, tile: tuple[int, 
     return [part for atom in jaxpr.jaxpr.outvars for part in read(atom)]
 
 
+def reduces(jaxpr: core.ClosedJaxpr) -> bool:
+    """Whether the mathematics contains a reduction, such as a mean over the units."""
+    return any(
+        eqn.primitive.name in _REDUCTIONS
+        or (eqn.primitive.name in _CALLS and reduces(_closed(eqn.params)))
+        for eqn in jaxpr.jaxpr.eqns
+    )
+
+
 def _deal(parts: Parts, variables, size: int) -> list[Parts]:
     """Assigns consecutive parts to the variables."""
     dealt, start = [], 0

@@ -127,6 +127,45 @@ def test_equals_the_engine(cell_class, reverse, hidden_size):
     assert_equal(actual, expected)
 
 
+@pytest.fixture
+def sliced(monkeypatch):
+    """Slices of 16 units, for layers of more than 16."""
+    monkeypatch.setattr(fused_kernels, "SLICE", 16)
+    monkeypatch.setattr(fused, "_UNSPILLED", 16)
+
+
+class Own(Gated):
+    """A vector of its own, a learned initial carry, and z and u apart."""
+
+    def initial_carry(self):
+        return self.start[0], self.start[1]
+
+    def update(self, carry, z_G, u_G):
+        c_H, h_H = carry
+        z, u = jnp.split(z_G, 3), jnp.split(u_G, 3)
+        f = jax.nn.sigmoid(z[0] + u[0] + self.own_vector * c_H)
+        c_H = f * c_H + (1 - f) * jnp.tanh(z[1] + jax.nn.sigmoid(z[2]) * u[1])
+        return c_H, jnp.tanh(c_H) * jax.nn.sigmoid(u[2]) + 0.1 * h_H
+
+
+@pytest.mark.usefixtures("sliced")
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("cell_class", [LSTM, slow(GRU), Own])
+def test_slices_equal_the_engine(cell_class, reverse):
+    cell = make(cell_class, 37)
+    assert fused._plan(cell, reverse, interpret=True).sliced
+    expected = results_and_gradients(
+        recurrence.run, cell, inputs(), jnp.array(LENGTHS), reverse=reverse
+    )
+    actual = results_and_gradients(interpreted, cell, inputs(), jnp.array(LENGTHS), reverse=reverse)
+    assert_equal(actual, expected)
+
+
+@pytest.mark.usefixtures("sliced")
+def test_units_that_are_combined_are_not_sliced():
+    assert not fused._plan(make(Peephole, 37), False, interpret=True).sliced
+
+
 def test_a_batch_of_empty_sequences_gives_zeros_and_no_gradient():
     lengths = jnp.zeros(BATCH, jnp.int32)
     everything = results_and_gradients(interpreted, make(Peephole, 4), inputs(), lengths)
@@ -217,7 +256,8 @@ def test_takes_sharded_arrays_under_jit():
 def test_says_what_it_cannot_take():
     assert fused.why_not(make(GRU, 4)) is None
     assert "cumsum" in fused.why_not(make(Ungated, 4))
-    assert "257 units" in fused.why_not(GRU(INPUT, 257, rngs=nnx.Rngs(0)))
+    assert "1025 units" in fused.why_not(GRU(INPUT, 1025, rngs=nnx.Rngs(0)))
+    assert "can hold 256, not 257" in fused.why_not(make(Peephole, 257))
     assert fused.why_not(base.Cell) == "it is not a GatedCell"
     assert not fused.available(make(GRU, 4))  # There is no GPU in the tests.
     with pytest.raises(NotImplementedError, match="cumsum"):

@@ -1,0 +1,172 @@
+"""The fused kernels for layers whose gates do not fit into a program's registers.
+
+As in `fused_kernels`, a program takes 16 sequences through all their steps. But it takes the units
+of a step slice by slice, and the carry is in the GPU's memory, where its cache holds it. So a
+program needs no more registers for a larger layer. The cell's `update` must treat units alike: it
+may not combine them, as a normalisation does.
+
+All programs read all of R at every step, so this is for layers of a few hundred units; beyond, they
+wait for the cache. Programs never wait for each other.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+
+from seqmodels.recurrence.fused_kernels import Plan, barrier, dot
+
+_PIECE = 32  # Rows of R in one product.
+
+
+def forward(plan: Plan, matrix, fixed, lengths, z, y, last, carries) -> None:
+    """Like `fused_kernels.forward`; `carries`, `[T + 1, ...]`, has those after the last step too."""
+    lengths_B = lengths[...]
+    num_steps = lengths_B.max()
+
+    def begin(units):
+        for number in range(plan.carries):
+            at = plan.before(num_steps - 1) if plan.reverse else 0
+            carries[at, number, units] = _broadcast(plan, fixed[number, units])
+
+    def body(number, _):
+        time = num_steps - 1 - number if plan.reverse else number
+        before, after = plan.before(time), plan.before(time) + (-1 if plan.reverse else 1)
+        barrier(plan)  # Until all threads have written what the product reads.
+
+        def take(units):
+            def add(piece, u):
+                h = carries[before, plan.carries - 1, piece]
+                return [
+                    u[i] + dot(plan, matrix[i, piece, units], h, axis=0) for i in range(plan.gates)
+                ]
+
+            zero = jnp.zeros(plan.tile, z.dtype)
+            u = _over_pieces(plan, add, [zero] * plan.gates)
+            carry = [carries[before, i, units] for i in range(plan.carries)]
+            inputs = [*carry, *_own(plan, fixed, units), *_load(z, time, units), *u]
+            valid = _valid(plan, units, time, lengths_B)
+            new = plan.evaluate(plan.step, inputs)
+            y[time, 0, units] = jnp.where(valid, new[-1], 0)
+            for i, pair in enumerate(zip(new, carry, strict=True)):
+                carries[after, i, units] = jnp.where(valid, *pair)
+
+        _over_slices(plan, take)
+
+    def finish(units):
+        end = carries[0 if plan.reverse else num_steps, plan.carries - 1, units]
+        last[units] = jnp.where(lengths_B > 0, end, 0)
+
+    _over_slices(plan, begin)
+    jax.lax.fori_loop(0, num_steps, body, None)
+    barrier(plan)
+    _over_slices(plan, finish)
+    _clear(plan, num_steps, y)
+    _clear(plan, num_steps + 1, carries)
+
+
+def backward(
+    plan: Plan, matrix, fixed, lengths, z, u, carries, d_y, d_last, d_fixed, d_z, d_u=None
+) -> None:
+    """Like `fused_kernels.backward`; sums over time are in `d_fixed` from the start."""
+    lengths_B = lengths[...]
+    num_steps = lengths_B.max()
+    num_carries, num_fixed = plan.carries, len(d_fixed)
+    h = num_carries - 1
+
+    def begin(units):
+        for number in range(num_fixed):
+            d_fixed[number, units] = jnp.zeros(plan.tile, d_fixed.dtype)
+        d_fixed[h, units] = jnp.where(lengths_B > 0, d_last[units], 0)
+
+    def body(number, _):
+        time = number if plan.reverse else num_steps - 1 - number
+        before = plan.before(time)
+
+        def pull_back(units):
+            valid = _valid(plan, units, time, lengths_B)
+            sums = [d_fixed[i, units] for i in range(num_fixed)]
+            d_new = [*sums[:h], sums[h] + d_y[time, units]]
+            carry = [carries[before, i, units] for i in range(num_carries)]
+            inputs = [
+                *carry, *_own(plan, fixed, units), *_load(z, time, units), *_load(u, time, units),
+                *(jnp.where(valid, part, 0) for part in d_new),
+            ]  # fmt: skip
+            results = plan.evaluate(plan.pull_back, inputs)
+            results = [jnp.where(valid, part, 0) for part in results]
+            for i in range(plan.gates):
+                d_z[time, i, units] = results[num_fixed + i]
+                if d_u is not None:
+                    d_u[time, i, units] = results[num_fixed + plan.gates + i]
+            for i in range(num_fixed):
+                is_carry = i < num_carries
+                new = jnp.where(valid, results[i], sums[i]) if is_carry else sums[i] + results[i]
+                d_fixed[i, units] = new
+
+        def add_product(units):
+            def add(piece, d_h):
+                for gate in range(plan.gates):
+                    d_gate = (d_z if d_u is None else d_u)[time, gate, piece]
+                    d_h += dot(plan, matrix[gate, units, piece], d_gate, axis=1)
+                return d_h
+
+            d_fixed[h, units] = _over_pieces(plan, add, d_fixed[h, units])
+
+        _over_slices(plan, pull_back)
+        barrier(plan)
+        _over_slices(plan, add_product)
+        barrier(plan)
+
+    _over_slices(plan, begin)
+    barrier(plan)
+    jax.lax.fori_loop(0, num_steps, body, None)
+    _clear(plan, num_steps, *([d_z] if d_u is None else [d_z, d_u]))
+
+
+def _over_slices(plan: Plan, function) -> None:
+    """Calls a function with every slice of the units."""
+
+    def one(number, _):
+        function(pl.ds(number * plan.tile[0], plan.tile[0]))
+
+    jax.lax.fori_loop(0, plan.lanes // plan.tile[0], one, None)
+
+
+def _over_pieces(plan: Plan, add, start):
+    """Sums a product over pieces of its inner axis."""
+    piece = min(_PIECE, plan.lanes)
+    return jax.lax.fori_loop(
+        0, plan.lanes // piece, lambda number, sums: add(pl.ds(number * piece, piece), sums), start
+    )
+
+
+def _broadcast(plan: Plan, part) -> jax.Array:
+    return jnp.broadcast_to(part[:, None], plan.tile)
+
+
+def _own(plan: Plan, fixed, units) -> list[jax.Array]:
+    """The own parameters of a slice, for every sequence."""
+    return [_broadcast(plan, fixed[i, units]) for i in range(plan.carries, len(fixed))]
+
+
+def _load(array, time, units) -> list[jax.Array]:
+    return [array[time, i, units] for i in range(array.shape[1])]
+
+
+def _valid(plan: Plan, units, time, lengths_B) -> jax.Array:
+    """True for the units of a slice and the sequences that have this step."""
+    is_unit = units.start + jnp.arange(plan.tile[0]) < plan.size
+    return jnp.broadcast_to(time < lengths_B, plan.tile) & is_unit[:, None]
+
+
+def _clear(plan: Plan, start, *arrays) -> None:
+    """Fills arrays with zero from time `start` on."""
+
+    def body(time, _):
+        def clear(units):
+            for array in arrays:
+                for i in range(array.shape[1]):
+                    array[time, i, units] = jnp.zeros(plan.tile, array.dtype)
+
+        _over_slices(plan, clear)
+
+    jax.lax.fori_loop(start, len(arrays[0]), body, None)
