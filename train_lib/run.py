@@ -30,7 +30,7 @@ from train_lib.records.profiling import Profile
 from train_lib.records.progress import Progress
 from train_lib.records.result import decide, each_seed, result, seeds_of
 from train_lib.tasks.base import Task
-from train_lib.training import devices, fitting, processes
+from train_lib.training import devices, fitting, memory, processes
 from train_lib.training.fitting import Fitted
 from train_lib.training.hooks import Hook
 from train_lib.training.program import Evaluation, Program
@@ -130,6 +130,9 @@ def _run(
             profile = Profile(traced, folder, program, len(data.train), train.num_epochs)
             hooks.insert(0, stack.enter_context(profile))
         begin = keeper.resume(fitting.start(program, seeds))
+        if begin.position.epoch <= train.num_epochs:  # Else nothing is left to train.
+            needed = memory.needed(program, begin.training.state, data.train, widths)
+            print(report.describe_memory(needed, memory.room(program.mesh), data), flush=True)
         folder.begin(config)  # Nothing is written before everything is checked.
         description.write(folder, data.inputs, task)
         if initial:

@@ -19,7 +19,7 @@ _PIECE = 32  # Rows of R in one product.
 
 
 def forward(plan: Plan, matrix, fixed, lengths, z, y, last, carries) -> None:
-    """Like `fused_kernels.forward`; `carries`, `[T + 1, ...]`, has those after the last step too."""
+    """Like `fused_kernels.forward`; `carries`, `[T + 1, ...]`, and those after the last step."""
     lengths_B = lengths[...]
     num_steps = lengths_B.max()
 

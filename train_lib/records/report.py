@@ -8,12 +8,14 @@ from jax.sharding import Mesh
 
 from seqmodels import SequenceModel
 from train_lib.data.dataset import SPLITS, Dataset
+from train_lib.errors import UserError
 from train_lib.records import environment, weights
 from train_lib.records.folder import TESTED, RunFolder
 from train_lib.records.metrics import plain, show_interval
 from train_lib.records.result import diverged_seeds, examples_are
 from train_lib.tasks.base import Task
 from train_lib.training.batching import Layout
+from train_lib.training.memory import Room
 
 _FEW_UPDATES = 100
 
@@ -48,6 +50,28 @@ def note_few_updates(examples: int, examples_a_step: int, num_epochs: int) -> st
         f"{examples_a_step:,}) teach a model little; a smaller config.train.batch_size or a larger "
         "config.train.num_epochs makes more of them\n"
     )
+
+
+def describe_memory(needed: int | None, room: Room | None, data: Dataset) -> str:
+    """What training needs of the memory there is.
+
+    Raises:
+        UserError: it needs more than there is altogether.
+    """
+    if needed is None or room is None:
+        return "memory: unknown"
+    takes = f"training takes about {needed / 2**30:.1f} GiB"
+    advice = (
+        f"The longest sequence has {int(data.train.lengths.max()):,} steps; "
+        "config.data.max_length_tokens cuts longer ones. A smaller config.train.batch_size and "
+        "fewer config.train.seeds take less, and so may config.model.segment_steps=32"
+    )
+    if needed > room.total:
+        raise UserError(f"{takes}, and there are {room.total / 2**30:.1f} in all. {advice}.")
+    line = f"memory: {takes} of {room.available / 2**30:.1f} that are available\n"
+    if needed > room.available:
+        line += f"note:   that is too much unless other programs end. {advice}\n"
+    return line
 
 
 def parameter_table(params: nnx.State) -> str:
