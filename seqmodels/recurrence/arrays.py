@@ -6,6 +6,11 @@ import jax
 import jax.numpy as jnp
 
 
+def on_cpu() -> bool:
+    """Whether programs are made for a CPU, on which other things take time."""
+    return jax.default_backend() == "cpu"
+
+
 def room(arrays: Any, width: int, first: int) -> Any:
     """Allocates room for `arrays` at every time; whatever is in it must not be read.
 
@@ -13,7 +18,7 @@ def room(arrays: Any, width: int, first: int) -> Any:
     arrays into one and copies it; `first` and the numbers after it take half as long.
     """
     leaves, structure = jax.tree.flatten(arrays)
-    if jax.default_backend() != "cpu" and isinstance(width, int):
+    if not on_cpu() and isinstance(width, int):
         rooms = [jax.lax.empty((width, *leaf.shape), leaf.dtype) for leaf in leaves]
         return jax.tree.unflatten(structure, rooms)
     rooms = [
@@ -41,6 +46,26 @@ def put(arrays_T: Any, arrays: Any, time: jax.Array) -> Any:
         arrays_T,
         arrays,
     )
+
+
+def for_units(numbers_B: jax.Array, units: int) -> jax.Array:
+    """Numbers of sequences, to compare with a time: on a TPU or GPU repeated for units, `[U, B]`.
+
+    On a TPU, comparing `[B]` numbers is an operation of its own, which takes as long as pointwise
+    work on all units; comparisons of `[U, B]` become part of that work.
+    """
+    if on_cpu():
+        return numbers_B
+    # Else the compiler would compare before it repeats.
+    return jax.lax.optimization_barrier(jnp.broadcast_to(numbers_B, (units, len(numbers_B))))
+
+
+def as_in(numbers: jax.Array, array_B: jax.Array) -> jax.Array:
+    """The numbers that `for_units` returned, in a shape that broadcasts to an array's."""
+    if numbers.ndim == 1:
+        return numbers
+    fits = array_B.ndim == 2 and len(array_B) <= len(numbers)
+    return numbers[: len(array_B)] if fits else numbers[0]
 
 
 def column(array_B: jax.Array, row: jax.Array) -> jax.Array:

@@ -42,6 +42,10 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
     if keeps_all and gathers:
         size = GATHERED_STEPS
     weights = step.weights_of(setup, params)
+    if not arrays.on_cpu():  # There a sum over the batch would be an operation of every step.
+        weights = weights.spread_out(len(lengths_B))
+    lengths = arrays.for_units(lengths_B, step.units_of(weights, start))
+    last = arrays.for_units(last_time(lengths_B, setup.reverse), len(d_encoded.last_HxB))
     whole_KxG, pull_back_matrix = jax.vjp(functools.partial(step.matrix_of, setup), params)
     matrix_KxG = jax.tree.map(setup.of_product, whole_KxG)
 
@@ -61,23 +65,22 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
 
             def taken(params, read_FxB, carry):
                 own = weights._replace(params=params)
-                return step.take(setup, own, read_FxB, carry, time, lengths_B, seeds_Bx2, real)
+                return step.take(setup, own, read_FxB, carry, time, lengths, seeds_Bx2, real)
 
-            return jax.vjp(taken, params, read_FxB, carry)[1]((d_carry, d_y_HxB))
-        valid_B = time < lengths_B
+            return jax.vjp(taken, weights.params, read_FxB, carry)[1]((d_carry, d_y_HxB))
+        where_valid = functools.partial(step.where_valid, time, lengths)
 
         def new(params, read_FxB, carry):
             own = weights._replace(params=params)
             columns = step.columns_of(setup, own, read_FxB, carry, time, seeds_Bx2)
-            return step.compute(setup, own, columns, valid_B)
+            counted = functools.partial(step.counted_where_valid, time, lengths)
+            return step.compute(setup, own, columns, counted)
 
         # The padding's contribution is masked afterwards, which costs less.
-        _, pull_back = jax.vjp(new, params, read_FxB, carry)
+        _, pull_back = jax.vjp(new, weights.params, read_FxB, carry)
         d_params, d_read_FxB, d_before = pull_back((d_carry, d_y_HxB))
-        d_before = jax.tree.map(
-            lambda before, after: jnp.where(valid_B, before, after), d_before, d_carry
-        )
-        return d_params, jnp.where(valid_B, d_read_FxB, 0), d_before
+        d_before = jax.tree.map(where_valid, d_before, d_carry)
+        return d_params, where_valid(d_read_FxB, 0), d_before
 
     def of_product(x_KxN, d_read_GxN):
         """The matrix's gradient."""
@@ -90,15 +93,16 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
             return carry
         time = setup.time(number - 1, num_steps)
         h_HxB = arrays.at(sequence_TxHxB, jnp.clip(time, 0, num_steps - 1))
-        return *carry, jnp.where((number > 0) & (time < lengths_B), h_HxB, start[-1])
+        # Before its first step a sequence has its start: in reverse, steps come after its end.
+        limits = jnp.where(number > 0, arrays.as_in(lengths, h_HxB), -1)
+        return *carry, jnp.where(time < limits, h_HxB, start[-1])
 
     def back(number, carry, kept_FxB, loop):
         """The derivative of one step, taken at the carry before it."""
         d_params, of_matrix, d_parts, d_carry = loop
         time = setup.time(number, num_steps)
-        is_last_B = time == last_time(lengths_B, setup.reverse)
         d_y_HxB = arrays.at(d_encoded.sequence_TxHxB, time) + jnp.where(
-            is_last_B, d_encoded.last_HxB, 0
+            time == last, d_encoded.last_HxB, 0
         )
         xs = arrays.at(d_parts if in_place else parts, time)
         x_KxB, pull_back_x = jax.vjp(functools.partial(entering, time=time), xs, carry)
@@ -159,7 +163,7 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
             time = setup.time(first + number, num_steps)
             read_FxB = read(arrays.at(parts_to_read, time), carry, time)
             kept_S = arrays.put(kept_S, (carry, read_FxB if setup.keeps_reads else None), number)
-            return step.take(setup, weights, read_FxB, carry, time, lengths_B, seeds_Bx2)[0], kept_S
+            return step.take(setup, weights, read_FxB, carry, time, lengths, seeds_Bx2)[0], kept_S
 
         def back_within(number, loop):
             carry, read_FxB = arrays.at(kept_S, number - first)
@@ -174,7 +178,7 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
     adds_up = d_parts is not None and not in_place
     if d_parts is None:
         d_parts = arrays.room(arrays.at(parts, jnp.array(0)), len(parts[0]), first=20)
-    d_params = jax.tree.map(jnp.zeros_like, params)
+    d_params = jax.tree.map(jnp.zeros_like, weights.params)
     d_matrix_KxG = jax.tree.map(jnp.zeros_like, whole_KxG)
     num_segments, loop = -(-num_steps // size), (d_params, d_matrix_KxG, d_parts, d_carry)
     if size == 1:
@@ -182,12 +186,18 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
     else:
         loop = jax.lax.fori_loop(0, num_segments, back_through_segment, loop)
     d_params, d_matrix_KxG, d_parts, d_carry = loop
+    d_params = jax.tree.map(_unspread, d_params, params)
     if matrix_KxG is not None:
         (d_of_matrix,) = pull_back_matrix(d_matrix_KxG)
         d_params = jax.tree.map(jnp.add, d_params, d_of_matrix)
     # Under vmap a batch without any step takes the steps of another, and has no real inputs.
     d_params = jax.tree.map(lambda leaf: jnp.where(lengths_B.max() > 0, leaf, 0), d_params)
     return d_params, d_carry, d_parts
+
+
+def _unspread(d_leaf: jax.Array, leaf: jax.Array) -> jax.Array:
+    """The gradient of a leaf, from that of the same with a batch axis."""
+    return d_leaf if d_leaf.ndim == leaf.ndim else d_leaf.sum(-1)
 
 
 def _product(axes: str, matrix: jax.Array, array: jax.Array) -> jax.Array:

@@ -211,13 +211,14 @@ _run.defvjp(_run_forward, _run_backward)
 def _forward(setup, params, start, parts, lengths_B, seeds_Bx2):
     """One cell's `Encoded`, its last carry, and what is kept for the backward pass."""
     weights = step.weights_of(setup, params)
+    lengths = arrays.for_units(lengths_B, step.units_of(weights, start))
     width, num_steps = parts[0].shape[0], longest(lengths_B)
     keeps_reads = setup.keeps_reads and setup.segment_steps == 1
 
     def take(number, carry):
         time = setup.time(number, num_steps)
         read_FxB = step.read(setup, weights, arrays.at(parts, time), carry, time, seeds_Bx2)
-        carry, y_HxB = step.take(setup, weights, read_FxB, carry, time, lengths_B, seeds_Bx2)
+        carry, y_HxB = step.take(setup, weights, read_FxB, carry, time, lengths, seeds_Bx2)
         return carry, read_FxB if keeps_reads else None, y_HxB
 
     def body(number, loop):

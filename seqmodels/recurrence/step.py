@@ -1,5 +1,6 @@
 """One step of a cell for all sequences of a batch, used by the loop and its derivative."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -57,10 +58,34 @@ class Weights(NamedTuple):
         matrix_GxK: W and R of an `AffineCell` joined, K = D + H, so that a step has one product
             of twice the size instead of two; in the precision of products, and laid out so that
             they read it contiguously. None for any other cell.
+        is_matrix: of each leaf of `params`; the others are vectors and scalars.
+        spread: these have a batch axis already.
     """
 
     params: nnx.State
     matrix_GxK: jax.Array | None
+    is_matrix: tuple[bool, ...]
+    spread: bool = False
+
+    def spread_out(self, batch_size: int) -> "Weights":
+        """The same with a batch axis for vectors and scalars, so that their gradients have one."""
+
+        def of_each(leaf, is_matrix):
+            return leaf if is_matrix else _of_each(leaf, batch_size)
+
+        leaves, structure = jax.tree.flatten(self.params)
+        spread = list(map(of_each, leaves, self.is_matrix))
+        return self._replace(params=jax.tree.unflatten(structure, spread), spread=True)
+
+
+def _of_each(leaf: jax.Array, batch_size: int) -> jax.Array:
+    return jnp.broadcast_to(leaf[..., None], (*leaf.shape, batch_size))
+
+
+def units_of(weights, carry):
+    """The most rows of the `[U, B]` arrays of a step that depend on lengths."""
+    rows = [1, *(len(leaf) for leaf in jax.tree.leaves(carry) if leaf.ndim == 2)]
+    return max(rows if weights.matrix_GxK is None else [*rows, len(weights.matrix_GxK)])
 
 
 def matrix_of(setup, params):
@@ -73,13 +98,14 @@ def matrix_of(setup, params):
 
 def weights_of(setup, params):
     """The parameters, as steps read them."""
+    is_matrix = tuple(leaf.ndim > 1 for leaf in jax.tree.leaves(params))
     if not setup.is_affine:
-        return Weights(params, None)
+        return Weights(params, None, is_matrix)
     cell = nnx.merge(setup.graphdef, params)
     # Joined from transposed parts: on a CPU, XLA uses a matrix that it sees transposed as a whole
     # in float32, whatever precision was requested.
     matrix_GxK = jnp.concatenate([cell.kernel[...].T, cell.recurrent_kernel[...].T], axis=1)
-    return Weights(params, setup.of_product(matrix_GxK))
+    return Weights(params, setup.of_product(matrix_GxK), is_matrix)
 
 
 def entering(setup, xs, carry, time, seeds_Bx2):
@@ -159,36 +185,42 @@ def real_columns(setup, weights, start, parts, lengths_B, seeds_Bx2):
     return columns_of(setup, weights, read_Fx1, carry, time, seeds_1x2)
 
 
-def take(setup, weights, read_FxB, carry, time, lengths_B, seeds_Bx2, real=None):
+def take(setup, weights, read_FxB, carry, time, lengths, seeds_Bx2, real=None):
     """One step of all sequences; after its end a sequence keeps its carry and outputs zero.
 
     Args:
+        lengths: of the sequences, as `arrays.for_units` returns them.
         real: when the step is differentiated, what to compute on in the padding, where the cell may
             be singular: see `real_inputs`. Values do not need it, nor do pointwise cells.
     """
-    valid_B = time < lengths_B
     columns = columns_of(setup, weights, read_FxB, carry, time, seeds_Bx2)
     if real is not None:
-        columns = jax.tree.map(lambda one, of_real: jnp.where(valid_B, one, of_real), columns, real)
+        columns = jax.tree.map(functools.partial(where_valid, time, lengths), columns, real)
     new_carry, y_HxB = compute(setup, weights, columns)
-    carry = jax.tree.map(lambda new, old: jnp.where(valid_B, new, old), new_carry, carry)
-    return carry, jnp.where(valid_B, y_HxB, 0)
+    carry = jax.tree.map(functools.partial(where_valid, time, lengths), new_carry, carry)
+    return carry, where_valid(time, lengths, y_HxB, 0)
 
 
-def compute(setup, weights, columns, valid_B=None):
+def where_valid(time, lengths, array_B, other):
+    """An array where a sequence has a step at this time, and another where it has none."""
+    return jnp.where(time < arrays.as_in(lengths, array_B), array_B, other)
+
+
+def compute(setup, weights, columns, counted=None):
     """The carry and the output after a step, even of sequences that have ended.
 
     Args:
-        valid_B: the sequences that contribute to the gradient of vectors and scalars; None: all.
+        counted: a function of a vector or scalar with a batch axis, as `counted_where_valid`, that
+            says which sequences contribute to its gradient; None: all.
     """
 
     # A bias without a batch axis would make vmap move the batch axis of the rest to the front.
     def of_each(leaf):
-        leaf_B = jnp.broadcast_to(leaf[..., None], (*leaf.shape, columns.read_FxB.shape[-1]))
-        return leaf_B if valid_B is None else _counted_where(leaf_B, valid_B)
+        leaf_B = leaf if weights.spread else _of_each(leaf, columns.read_FxB.shape[-1])
+        return leaf_B if counted is None else counted(leaf_B)
 
     leaves, structure = jax.tree.flatten(weights.params)
-    is_matrix = [leaf.ndim > 1 for leaf in leaves]
+    is_matrix = weights.is_matrix
     leaves = [
         setup.of_product(leaf) if matrix else of_each(leaf)
         for leaf, matrix in zip(leaves, is_matrix, strict=True)
@@ -221,6 +253,11 @@ def compute(setup, weights, columns, valid_B=None):
     return jax.vmap(one, (axes, -1, -1, -1, -1), -1)(
         leaves, columns.carry, columns.read_FxB, columns.h_HxB, columns.zoned_out
     )
+
+
+def counted_where_valid(time, lengths, array_B):
+    """Returns the array; its gradient counts only where a sequence has a step at this time."""
+    return _counted_where(array_B, time < arrays.as_in(lengths, array_B))
 
 
 @jax.custom_vjp

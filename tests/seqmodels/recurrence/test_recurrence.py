@@ -9,7 +9,7 @@ from jax.test_util import check_grads
 
 from seqmodels import check_cell, loading, recurrence
 from seqmodels.check_cell import scalar
-from seqmodels.recurrence import derivative, loop, oracle, scan
+from seqmodels.recurrence import arrays, derivative, loop, oracle, scan
 from tests.marks import slow
 
 WIDTH, BATCH, INPUT, HIDDEN = 5, 5, 3, 4
@@ -17,11 +17,18 @@ LENGTHS = [5, 1, 0, 3, 4]
 
 
 # A cell with all that makes it fast, and one with nothing of it; `test_check_cell` has them all.
-@pytest.fixture(params=["lstm", "lstm, recomputed", "min_gru"])
+@pytest.fixture(
+    params=[
+        "lstm", "lstm, recomputed", "min_gru",
+        "lstm, as on a TPU", "gru, as on a TPU", slow("mlstm, as on a TPU"),
+    ]
+)  # fmt: skip
 def cell(request, monkeypatch):
-    name, _, recomputed = request.param.partition(", ")
-    if recomputed:  # As with more rows than there are in tests.
+    name, _, how = request.param.partition(", ")
+    if how == "recomputed":  # As with more rows than there are in tests.
         monkeypatch.setattr(loop, "keeps_reads", lambda cell, batch_size: False)
+    if how == "as on a TPU":
+        monkeypatch.setattr(arrays, "on_cpu", lambda: False)
     cell = loading.find_cell(name)(INPUT, HIDDEN, rngs=nnx.Rngs(0))
     # Nothing at its initial zero: a bias that is left out must show.
     return check_cell.without_zeros(cell)
