@@ -104,6 +104,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--target", required=True, choices=TARGETS)
     parser.add_argument("--cells", default="", help="separated by commas; all by default")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results"))
+    parser.add_argument("--strict", action="store_true", help="fail if a program cannot be made")
     parser.add_argument("--serve", type=int, help="for the program itself: cases from here on")
     options = parser.parse_args(argv)
     target = TARGETS[options.target]
@@ -124,6 +125,8 @@ def main(argv: Sequence[str]) -> None:
     content = {"target": options.target, "versions": rows[0]["versions"], "rows": rows}
     stem.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
     stem.with_suffix(".md").write_text(table(content))
+    if options.strict and (failed := [row for row in rows if "error" in row]):
+        sys.exit(f"error: {len(failed)} programs cannot be compiled for {options.target}")
 
 
 def serve(target: Target, cells: Sequence[str], first: int) -> None:
