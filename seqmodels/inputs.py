@@ -189,7 +189,7 @@ def embed_and_pass_on(
         start = _start(number, size, width)
         tokens_BxC = jax.lax.dynamic_slice_in_dim(tokens_BxT, start, size, 1)
         x_CxBxD = _scaled(table_VxD.at[tokens_BxC.T].get(mode="clip"), scales_BxT, start)
-        return jax.lax.dynamic_update_slice_in_dim(x_TxDxB, x_CxBxD.swapaxes(1, 2), start, 0)
+        return arrays.write(x_TxDxB, x_CxBxD.swapaxes(1, 2), start, 0)
 
     x_DxB = jax.ShapeDtypeStruct((table_VxD.shape[1], batch_size), table_VxD.dtype)
     x_TxDxB = arrays.room(x_DxB, width, first=30)

@@ -41,11 +41,37 @@ def at(arrays_T: Any, time: jax.Array) -> Any:
 
 def put(arrays_T: Any, arrays: Any, time: jax.Array) -> Any:
     """Writes `arrays` into `arrays_T` at one time."""
-    return jax.tree.map(
-        lambda all_T, one: jax.lax.dynamic_update_index_in_dim(all_T, one, time, 0),
-        arrays_T,
-        arrays,
-    )
+    return jax.tree.map(lambda all_T, one: write(all_T, one[None], time, 0), arrays_T, arrays)
+
+
+def write(array: jax.Array, part: jax.Array, start: jax.Array, axis: int) -> jax.Array:
+    """Writes a part into an array, from a place along an axis on, where it must fit in.
+
+    It stays so under `vmap`: JAX's own writes become scatters, which read what they overwrite.
+    """
+    starts = [jnp.zeros((), jnp.int32)] * array.ndim
+    starts[axis] = jnp.asarray(start, jnp.int32)
+    return _write(array, part, *starts)
+
+
+@jax.custom_batching.custom_vmap
+def _write(array, part, *starts):
+    return jax.lax.dynamic_update_slice(array, part, starts, allow_negative_indices=False)
+
+
+@_write.def_vmap
+def _write_of_all(axis_size, is_batched, array, part, *starts):
+    array_is, part_is, *starts_are = is_batched
+    if any(starts_are):
+        axes = tuple(0 if one else None for one in is_batched)
+        return jax.vmap(jax.lax.dynamic_update_slice, (axes[0], axes[1], axes[2:]))(
+            array, part, starts
+        ), True
+    if not array_is:
+        array = jnp.broadcast_to(array, (axis_size, *array.shape))
+    if not part_is:
+        part = jnp.broadcast_to(part, (axis_size, *part.shape))
+    return _write(array, part, jnp.zeros((), jnp.int32), *starts), True
 
 
 def for_units(numbers_B: jax.Array, units: int) -> jax.Array:

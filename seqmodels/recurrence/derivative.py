@@ -115,7 +115,7 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
             if gathers:
                 column = number % size * len(lengths_B)
                 of_matrix = tuple(
-                    jax.lax.dynamic_update_slice_in_dim(all_xN, one_xB, column, 1)
+                    arrays.write(all_xN, one_xB, column, 1)
                     for all_xN, one_xB in zip(of_matrix, factors, strict=True)
                 )
             else:
