@@ -52,6 +52,7 @@ from seqmodels.cells import (
     IndRNN,
     LayerNormLSTM,
     LinearCell,
+    MatrixMemoryCell,
     MinGRU,
     MinLSTM,
     MogrifierLSTM,
@@ -73,8 +74,8 @@ from seqmodels.sampled import Candidates
 __all__ = [
     "GRU", "LSTM", "MGU", "MLSTM", "QRNN", "RGLRU", "SLSTM", "SRU", "AffineCell", "Attention",
     "Bidirectional", "Candidates", "Cell", "CoupledLSTM", "Embedding", "Encoder", "Encoding",
-    "Engine", "GatedCell", "IndRNN", "Last", "LayerNormLSTM", "LinearCell", "Max", "Mean",
-    "MeanMax", "MinGRU", "MinLSTM", "MogrifierLSTM", "PeepholeLSTM", "PointwiseCell",
+    "Engine", "GatedCell", "IndRNN", "Last", "LayerNormLSTM", "LinearCell", "MatrixMemoryCell",
+    "Max", "Mean", "MeanMax", "MinGRU", "MinLSTM", "MogrifierLSTM", "PeepholeLSTM", "PointwiseCell",
     "ProjectedLSTM", "Rates", "ResetBeforeGRU", "SequenceHead", "SequenceModel", "SimpleRNN",
     "StepHead", "Unidirectional", "Vectors",
 ]  # fmt: skip

@@ -3,7 +3,14 @@
 A new file can be used by its name at once; a line here is needed only for `from seqmodels import`.
 """
 
-from seqmodels.cells.base import AffineCell, Cell, GatedCell, LinearCell, PointwiseCell
+from seqmodels.cells.base import (
+    AffineCell,
+    Cell,
+    GatedCell,
+    LinearCell,
+    MatrixMemoryCell,
+    PointwiseCell,
+)
 from seqmodels.cells.gru import GRU
 from seqmodels.cells.gru_reset_before import ResetBeforeGRU
 from seqmodels.cells.indrnn import IndRNN
@@ -25,7 +32,7 @@ from seqmodels.cells.sru import SRU
 
 __all__ = [
     "GRU", "LSTM", "MGU", "MLSTM", "QRNN", "RGLRU", "SLSTM", "SRU", "AffineCell", "Cell",
-    "CoupledLSTM", "GatedCell", "IndRNN", "LayerNormLSTM", "LinearCell", "MinGRU", "MinLSTM",
-    "MogrifierLSTM", "PeepholeLSTM", "PointwiseCell", "ProjectedLSTM", "ResetBeforeGRU",
+    "CoupledLSTM", "GatedCell", "IndRNN", "LayerNormLSTM", "LinearCell", "MatrixMemoryCell",
+    "MinGRU", "MinLSTM", "MogrifierLSTM", "PeepholeLSTM", "PointwiseCell", "ProjectedLSTM", "ResetBeforeGRU",
     "SimpleRNN",
 ]  # fmt: skip

@@ -13,6 +13,7 @@ A more specific cell has faster ways to run:
 *   `GatedCell`: the only product with a recurrent matrix is `h @ R`; `update` does the rest.
 *   `AffineCell`: all gates are functions of `x @ W + h @ R + b`; `activate` does the rest.
 *   `PointwiseCell`: units do not see each other; all products are in `project`.
+*   `MatrixMemoryCell`: a memory to which a step adds an outer product.
 *   `LinearCell`: the same, and `h' = a * h + b`, where a and b depend only on the input.
 """
 
@@ -254,6 +255,59 @@ class PointwiseCell(Cell):
     """
 
     kernel: nnx.Param[jax.Array]
+
+
+class Write(NamedTuple):
+    """What a step of a `MatrixMemoryCell` does to its memory, and asks of it.
+
+    Attributes:
+        log_input: the logarithm of i, a scalar.
+        log_forget: the logarithm of f, a scalar.
+        query_H: q.
+        key_H: k.
+        value_H: v.
+        rest: what else `read` needs, any pytree.
+    """
+
+    log_input: jax.Array
+    log_forget: jax.Array
+    query_H: jax.Array
+    key_H: jax.Array
+    value_H: jax.Array
+    rest: Any
+
+
+class MatrixMemoryCell(Cell):
+    """A cell with `C' = f C + i v k^T` and `n' = f n + i k`, where all but C and n are from x.
+
+    C and n are kept relative to exp(m), `m' = max(log f + m, log i)`, so that no exponential
+    overflows. The carry is `(C_HxH, n_H, m)`. Many steps can be taken at once, in chunks.
+    """
+
+    def project(self, x_D: jax.Array) -> Write:
+        """What a step does to the memory, and asks of it."""
+        raise NotImplementedError
+
+    def read(self, memory_H: jax.Array, normalizer: jax.Array, m: jax.Array, rest: Any):
+        """The output of a step: `(C' q, n' q, m', rest) -> y_H`."""
+        raise NotImplementedError
+
+    def initial_carry(self):
+        size = self.hidden_size
+        return jnp.zeros((size, size)), jnp.zeros(size), jnp.array(MINUS_INFINITY)
+
+    def step(self, carry, z):
+        memory_HxH, n_H, m = carry
+        largest = jnp.maximum(z.log_forget + m, z.log_input)
+        i, f = jnp.exp(z.log_input - largest), jnp.exp(z.log_forget + m - largest)
+        memory_HxH = f * memory_HxH + i * z.value_H[:, None] * z.key_H
+        n_H = f * n_H + i * z.key_H
+        memory_H = jnp.sum(memory_HxH * z.query_H, axis=1)
+        y_H = self.read(memory_H, jnp.sum(n_H * z.query_H), largest, z.rest)
+        return (memory_HxH, n_H, largest), y_H
+
+    def blend(self, old, new, share):
+        return blend_scaled(old, new, share[-1])
 
 
 class LinearCell(PointwiseCell):

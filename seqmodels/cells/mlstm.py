@@ -13,7 +13,7 @@ from seqmodels.cells import base
 _MOST = 80.0  # The largest exponent; above it h is zero anyway.
 
 
-class MLSTM(base.Cell):
+class MLSTM(base.MatrixMemoryCell):
     """C' = f C + i v k^T; n' = f n + i k; h' = sigmoid(o) C' q / max(|n' q|, 1).
 
     q, k / sqrt(H), v and o are `W x + b`, concatenated in `kernel` and `bias`; i and f, scalars,
@@ -28,27 +28,11 @@ class MLSTM(base.Cell):
         self.gate_kernel = base.glorot_uniform(rngs, input_size, 2)
         self.gate_bias = base.constant(0.0, 2)
 
-    def initial_carry(self):
-        size = self.hidden_size
-        return jnp.zeros((size, size)), jnp.zeros(size), jnp.array(base.MINUS_INFINITY)
-
     def project(self, x_D):
-        gates_2 = base.product(x_D, self.gate_kernel[...]) + self.gate_bias
-        return gates_2, base.product(x_D, self.kernel[...]) + self.bias
+        i, f = base.product(x_D, self.gate_kernel[...]) + self.gate_bias
+        q, k, v, o = jnp.split(base.product(x_D, self.kernel[...]) + self.bias, 4)
+        return base.Write(i, f, q, k / self.hidden_size**0.5, v, o)
 
-    def step(self, carry, z):
-        (memory_HxH, n_H, m), (gates_2, qkvo_G) = carry, z
-        q, k, v, o = jnp.split(qkvo_G, 4)
-        k = k / self.hidden_size**0.5
-        i, f = gates_2
-        largest = jnp.maximum(f + m, i)
-        i, f = jnp.exp(i - largest), jnp.exp(f + m - largest)
-        memory_HxH = f * memory_HxH + i * v[:, None] * k
-        n_H = f * n_H + i * k
-        one = jnp.exp(jnp.minimum(-largest, _MOST))
-        scale = jnp.maximum(jnp.abs(jnp.sum(n_H * q)), one)
-        h_H = jax.nn.sigmoid(o) * jnp.sum(memory_HxH * q, axis=1) / scale
-        return (memory_HxH, n_H, largest), h_H
-
-    def blend(self, old, new, share):
-        return base.blend_scaled(old, new, share[-1])
+    def read(self, memory_H, normalizer, m, rest):
+        one = jnp.exp(jnp.minimum(-m, _MOST))
+        return jax.nn.sigmoid(rest) * memory_H / jnp.maximum(jnp.abs(normalizer), one)

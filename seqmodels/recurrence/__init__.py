@@ -2,8 +2,8 @@
 
 *   `sequences`: a cell's outputs, and helpers for sequence lengths.
 *   `step`, `loop`, `derivative`: the loop that runs any cell on any device.
-*   `scan`, `parallel`, `newton`, `fused` (with `fused_kernels`, `fused_slices`, `gatewise`),
-    `pointwise`, `cudnn`: other engines.
+*   `scan`, `parallel`, `chunkwise`, `newton`, `pointwise`, `cudnn`, and `fused` (with
+    `fused_kernels`, `fused_slices` and `gatewise`): other engines.
 *   `engines`: the table of engines, each with an `entry`, and the choice of the one for a cell.
 *   `oracle`: the unrolled loop whose results every engine must reproduce.
 """

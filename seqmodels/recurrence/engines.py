@@ -13,7 +13,7 @@ from flax import nnx
 
 from seqmodels import dropout, precision
 from seqmodels.cells import base
-from seqmodels.recurrence import cudnn, fused, loop, newton, parallel, pointwise, scan
+from seqmodels.recurrence import chunkwise, cudnn, fused, loop, newton, parallel, pointwise, scan
 from seqmodels.recurrence.sequences import Encoded
 
 TABLE = {
@@ -23,6 +23,7 @@ TABLE = {
         parallel.ENTRY,  # All steps of a linear cell at once.
         fused.ENTRY,  # A GPU kernel for any gated cell; interpreted, slowly, on a CPU.
         pointwise.ENTRY,  # The same for any pointwise cell.
+        chunkwise.ENTRY,  # Many steps of a matrix memory at once.
         newton.ENTRY,  # All steps of a pointwise cell at once, by Newton's method.
         scan.ENTRY,  # The baseline for comparison: `jax.lax.scan` with JAX's own derivative.
         loop.ENTRY,  # Any cell on any device.
