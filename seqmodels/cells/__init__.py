@@ -33,6 +33,6 @@ from seqmodels.cells.sru import SRU
 __all__ = [
     "GRU", "LSTM", "MGU", "MLSTM", "QRNN", "RGLRU", "SLSTM", "SRU", "AffineCell", "Cell",
     "CoupledLSTM", "GatedCell", "IndRNN", "LayerNormLSTM", "LinearCell", "MatrixMemoryCell",
-    "MinGRU", "MinLSTM", "MogrifierLSTM", "PeepholeLSTM", "PointwiseCell", "ProjectedLSTM", "ResetBeforeGRU",
-    "SimpleRNN",
+    "MinGRU", "MinLSTM", "MogrifierLSTM", "PeepholeLSTM", "PointwiseCell", "ProjectedLSTM",
+    "ResetBeforeGRU", "SimpleRNN",
 ]  # fmt: skip
