@@ -17,6 +17,7 @@ _GIVEN: dict[type[base.Cell], tuple[str, ...]] = {
     base.AffineCell: ("project", "update", "step"),
     base.GatedCell: ("step",),
     base.LinearCell: ("step",),
+    base.MatrixMemoryCell: ("step",),
 }
 _STEPS = 3  # Steps taken to look for NaN and infinity.
 

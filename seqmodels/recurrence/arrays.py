@@ -83,7 +83,7 @@ def for_units(numbers_B: jax.Array, units: int) -> jax.Array:
     if on_cpu():
         return numbers_B
     # Else the compiler would compare before it repeats.
-    return jax.lax.optimization_barrier(jnp.broadcast_to(numbers_B, (units, len(numbers_B))))
+    return jax.lax.optimization_barrier(jnp.broadcast_to(numbers_B, (units, numbers_B.shape[0])))
 
 
 def as_in(numbers: jax.Array, array_B: jax.Array) -> jax.Array:

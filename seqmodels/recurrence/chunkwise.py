@@ -13,9 +13,9 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
 from seqmodels.cells import base
+from seqmodels.recurrence import arrays
 from seqmodels.recurrence.entry import Entry
 from seqmodels.recurrence.sequences import (
     Encoded,
@@ -57,20 +57,35 @@ def run(
     size = min(CHUNK, width)
     count = -(-width // size)
     cell = without_gradient_of_nothing(cell, lengths_B)
-    graphdef, params = nnx.split(cell, nnx.Param)
     x_TxDxB = jnp.pad(real_inputs(x_TxDxB, lengths_B), ((0, count * size - width), (0, 0), (0, 0)))
     # Padding beyond the width must be finite, whatever the cell makes of zero.
     x_TxDxB = jnp.where(jnp.arange(len(x_TxDxB))[:, None, None] < width, x_TxDxB, x_TxDxB[:1])
     chunks = x_TxDxB.reshape(count, size, *x_TxDxB.shape[1:])
     carry = initial_carry(cell, batch_size, x_TxDxB.dtype, start)
     num_steps = longest(lengths_B)
+    project = jax.vmap(jax.vmap(cell.project, -1, -1))
+
+    # A cell may be singular at what it would read in the padding: an empty memory, say. There it
+    # reads what the first step of the longest sequence does.
+    row = jnp.argmax(lengths_B)
+    time = jnp.maximum(lengths_B[row] - 1, 0) if reverse else 0
+    start_1, x_Dx1 = jax.tree.map(
+        lambda leaf: arrays.column(leaf, row), (carry, arrays.at(x_TxDxB, time))
+    )
+    _, real = _remember(start_1, project(x_Dx1[None]), jnp.ones((1, 1), bool))
+    real = jax.lax.stop_gradient(real)
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def take(carry, x_LxDxB, first):
         valid_LxB = (first + jnp.arange(size))[:, None] < lengths_B
-        project = nnx.merge(graphdef, params).project
-        z = jax.vmap(jax.vmap(project, -1, -1))(x_LxDxB)
-        return _take(graphdef, params, carry, z, valid_LxB, reverse)
+        z = project(x_LxDxB)
+        if reverse:
+            z, valid_LxB = jax.tree.map(lambda leaf: leaf[::-1], (z, valid_LxB))
+        carry, reads = _remember(carry, z, valid_LxB)
+        where_valid = functools.partial(_where, valid_LxB)
+        reads = jax.tree.map(where_valid, reads, real)
+        y_LxHxB = where_valid(jax.vmap(jax.vmap(cell.read, -1, -1))(*reads), 0)
+        return carry, y_LxHxB[::-1] if reverse else y_LxHxB
 
     def body(carry, inputs):
         x_LxDxB, first = inputs
@@ -88,10 +103,8 @@ def run(
     return Encoded(y_TxHxB, last_output(y_TxHxB, lengths_B, reverse))
 
 
-def _take(graphdef, params, carry, z: base.Write, valid_LxB, reverse: bool):
-    """All steps of a chunk: the carry after them, and their outputs `[L, H, B]`."""
-    if reverse:
-        z, valid_LxB = jax.tree.map(lambda leaf: leaf[::-1], (z, valid_LxB))
+def _remember(carry, z: base.Write, valid_LxB: jax.Array):
+    """All steps of a chunk, in their order: the carry after them, and what `read` is given."""
     memory_HxHxB, n_HxB, m_B = carry
     # A padding step forgets nothing, and adds nothing.
     log_f_LxB = jnp.where(valid_LxB, z.log_forget, 0)
@@ -114,16 +127,20 @@ def _take(graphdef, params, carry, z: base.Write, valid_LxB, reverse: bool):
     normalizer_LxB = score_LxLxB.sum(1)
     normalizer_LxB += of_carry_LxB * jnp.einsum("kb,tkb->tb", n_HxB, z.query_H)
 
-    read = nnx.merge(graphdef, params).read
-    y_LxHxB = jax.vmap(jax.vmap(read, -1, -1))(read_LxHxB, normalizer_LxB, m_LxB, z.rest)
-
     key_LxHxB = weight_LxLxB[-1][:, None] * z.key_H
     memory_HxHxB = of_carry_LxB[-1] * memory_HxHxB + jnp.einsum(
         "svb,skb->vkb", z.value_H, key_LxHxB
     )
     n_HxB = of_carry_LxB[-1] * n_HxB + key_LxHxB.sum(0)
-    y_LxHxB = jnp.where(valid_LxB[:, None], y_LxHxB, 0)
-    return (memory_HxHxB, n_HxB, m_LxB[-1]), y_LxHxB[::-1] if reverse else y_LxHxB
+    carry = memory_HxHxB, n_HxB, m_LxB[-1]
+    return carry, (read_LxHxB, normalizer_LxB, m_LxB, z.rest)
+
+
+def _where(valid_LxB: jax.Array, array_LxB: jax.Array, other: jax.Array | float) -> jax.Array:
+    """An array `[L, ..., B]` where a sequence has a step, and another where it has none."""
+    steps, batch_size = valid_LxB.shape
+    shape = steps, *(1 for _ in array_LxB.shape[2:]), batch_size
+    return jnp.where(valid_LxB.reshape(shape), array_LxB, other)
 
 
 ENTRY = Entry("chunkwise", run, why_not, is_best=lambda cell: why_not(cell) is None)

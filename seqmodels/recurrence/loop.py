@@ -35,7 +35,8 @@ def keeps_reads(cell: base.Cell, batch_size: int) -> bool:
     """
     if not isinstance(cell, base.AffineCell):
         return False
-    return len(cell.kernel) + len(cell.recurrent_kernel) >= _LARGE or batch_size <= _FEW
+    are_few = isinstance(batch_size, int) and batch_size <= _FEW  # It may be symbolic.
+    return len(cell.kernel) + len(cell.recurrent_kernel) >= _LARGE or are_few
 
 
 def run(
@@ -157,7 +158,7 @@ def run_from(
             is_affine=isinstance(cell, base.AffineCell),
             is_pointwise=isinstance(cell, base.AffineCell)
             and sum(leaf.ndim > 1 for leaf in jax.tree.leaves(of_cell)) == 2,
-            keeps_reads=keeps_reads(cell, len(lengths_B)),
+            keeps_reads=keeps_reads(cell, lengths_B.shape[0]),
             hidden_from=hidden_from(cell),
         )
         for cell, graphdef, of_cell, backwards in zip(

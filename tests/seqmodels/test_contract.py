@@ -103,6 +103,7 @@ def test_all_kinds_compute_the_same(tmp_path):
          "vectors (4,)"]),
         (GATED, "(jnp.tanh(z_G + u_G),)", "(jnp.tanh(z_G),) * 2", ["changes the structure"]),
         (GATED, "def update", "def step", ["overrides step"]),
+        (GOOD, "base.Cell", "base.MatrixMemoryCell", ["overrides step", "MatrixMemoryCell"]),
         (AFFINE, "rngs, input_size, hidden_size)", "rngs, 2, hidden_size)", ["kernel is (2, 4); it "
          "must be (3, 4)"]),
         (AFFINE, "    def initial", PROJECT + "    def initial", ["overrides project"]),

@@ -34,6 +34,14 @@ class Attention(base.MatrixMemoryCell):
         return self.gain * memory_H * jnp.exp(jnp.minimum(m, 0.0))
 
 
+class Average(MLSTM):
+    """Divides by what is zero in an empty memory, and by the norm of what it reads."""
+
+    def read(self, memory_H, normalizer, m, rest):
+        average_H = memory_H / normalizer
+        return jax.nn.sigmoid(rest) * average_H / jnp.sqrt(jnp.sum(average_H**2))
+
+
 @pytest.fixture(autouse=True)
 def short_chunks(monkeypatch):
     """Two chunks in each sequence, the second one shorter."""
@@ -44,6 +52,7 @@ def short_chunks(monkeypatch):
     ("cell_class", "lengths", "reverse"),
     [
         (MLSTM, LENGTHS, True), (MLSTM, [WIDTH] * 4, False), (Attention, LENGTHS, True),
+        (Average, LENGTHS, True), slow(Average, LENGTHS, False),
         slow(MLSTM, LENGTHS, False), slow(MLSTM, [0] * 4, False), slow(Attention, LENGTHS, False),
         slow(MLSTM, [4, 4, 3, 0], False), slow(MLSTM, [4, 4, 3, 0], True),
     ],
