@@ -21,7 +21,8 @@ from benchmarks import workload
 from benchmarks.peers import chosen
 from train_lib import run
 from train_lib.errors import told_to_user
-from train_lib.training import devices, fitting, program
+from train_lib.training import devices, fitting
+from train_lib.training.hooks import Hook, Moment
 
 
 def main(argv: Sequence[str]) -> None:
@@ -52,25 +53,20 @@ def main(argv: Sequence[str]) -> None:
                 print(f"{name}, caches {caches}: {seconds:.1f} s to the first update", flush=True)
 
 
+class _FirstUpdate(Hook):
+    def after_call(self, moment: Moment, examples: int) -> None:
+        jax.block_until_ready(moment.training)
+        print(time.time(), flush=True)
+        sys.exit(0)
+
+
 def first_update(architecture: str) -> None:
     """Runs the project's own loop until it has made one update, and prints when that was."""
-    make = program.compile_steps
     fitting.STEPS_A_CALL = 1
-
-    def make_one(*arguments):
-        compiled = make(*arguments)
-
-        def train(*arguments):
-            jax.block_until_ready(compiled.train(*arguments))
-            print(time.time(), flush=True)
-            sys.exit(0)
-
-        return compiled._replace(train=train)
-
-    program.compile_steps = make_one
     devices.configure()
     with tempfile.TemporaryDirectory() as folder:
-        run.run(workload.config_of(architecture, masked=True), folder)
+        config = workload.config_of(architecture, masked=True)
+        run.run(config, folder, hooks=[_FirstUpdate()])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The memory that a training program needs, as its compiler says, and what there is."""
 
 import pathlib
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -88,23 +89,36 @@ def _on_cpu(mesh: Mesh) -> bool:
 def _of_machine(root: pathlib.Path) -> Room | None:
     """A machine's memory, or what its control group (a container, a job) may use of it."""
     try:
-        lines = (root / "proc/meminfo").read_text().splitlines()
-        sizes = {name: int(rest.split()[0]) * 1024 for name, _, rest in map(_parted, lines)}
-        total, available = sizes["MemTotal"], sizes["MemAvailable"]
-    except (OSError, KeyError, ValueError, IndexError):
+        lines = (line.split() for line in (root / "proc/meminfo").read_text().splitlines())
+        sizes = {name: 1024 * int(size) for name, size, *_ in lines}
+        total, available = sizes["MemTotal:"], sizes["MemAvailable:"]
+    except (OSError, KeyError, ValueError):
         return None
-    groups = root / "sys/fs/cgroup"
-    for limit, usage in (
-        (groups / "memory.max", groups / "memory.current"),
-        (groups / "memory/memory.limit_in_bytes", groups / "memory/memory.usage_in_bytes"),
-    ):
-        try:
-            most, used = int(limit.read_text()), int(usage.read_text())
-        except (OSError, ValueError):  # There is none, or it is "max".
-            continue
-        total, available = min(total, most), min(available, most - used)
+    for group in _control_groups(root):
+        for limit, usage in (
+            ("memory.max", "memory.current"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes"),  # Version 1.
+        ):
+            try:
+                most, used = int((group / limit).read_text()), int((group / usage).read_text())
+            except (OSError, ValueError):  # There is none, or it is "max".
+                continue
+            total, available = min(total, most), min(available, most - used)
     return Room(total, max(available, 0))
 
 
-def _parted(line: str) -> tuple[str, str, str]:
-    return line.partition(":")
+def _control_groups(root: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Folders of the groups that this process is in, outer ones too: each may have a limit.
+
+    Inside a container, a path may be the host's, of which only the outermost folder is there.
+    """
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers or "memory" in controllers.split(","):
+            top = root / "sys/fs/cgroup" / ("memory" if controllers else "")
+            inner = pathlib.PurePosixPath(path.lstrip("/"))
+            yield from (top / one for one in (inner, *inner.parents))

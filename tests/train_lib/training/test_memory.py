@@ -56,26 +56,32 @@ def test_training_does_not_compile_again():
 
 
 MEMINFO = "MemTotal: 1000 kB\nMemFree: 1 kB\nMemAvailable: 600 kB\nHugePages_Total: 0\n"
+VERSION_1 = "5:devices:/\n4:memory:/job/step\n0::/\n"
+LIMIT, USAGE = "memory.limit_in_bytes", "memory.usage_in_bytes"
 
 
 @pytest.mark.parametrize(
-    ("groups", "expected"),
+    ("own", "groups", "expected"),
     [
-        ({}, (1000, 600)),
-        ({"memory.max": "max\n", "memory.current": "5\n"}, (1000, 600)),
-        ({"memory.max": "409600\n", "memory.current": "102400\n"}, (400, 300)),
-        ({"memory.max": "1000000000\n", "memory.current": "5\n"}, (1000, 600)),
-        (
-            {"memory/memory.limit_in_bytes": "204800", "memory/memory.usage_in_bytes": "409600"},
-            (200, 0),
-        ),
+        ("", {}, (1000, 600)),
+        ("0::/\n", {"memory.max": "max\n", "memory.current": "5\n"}, (1000, 600)),
+        ("0::/\n", {"memory.max": "409600\n", "memory.current": "102400\n"}, (400, 300)),
+        ("0::/\n", {"memory.max": "1000000000\n", "memory.current": "5\n"}, (1000, 600)),
+        # A limit of the group itself, of one around it, and of a container that hides its path.
+        ("0::/job/step\n", {"job/step/memory.max": "409600", "job/step/memory.current": "0"},
+         (400, 400)),
+        ("0::/job/step\n", {"job/memory.max": "409600", "job/memory.current": "204800"},
+         (400, 200)),
+        ("0::/job/step\n", {"memory.max": "409600", "memory.current": "0"}, (400, 400)),
+        ("0::/job\n", {"other/memory.max": "409600", "other/memory.current": "0"}, (1000, 600)),
+        (VERSION_1, {f"memory/job/{LIMIT}": "204800", f"memory/job/{USAGE}": "409600"}, (200, 0)),
+        (VERSION_1, {f"memory/{LIMIT}": "204800", f"memory/{USAGE}": "0"}, (200, 200)),
     ],
-)
-def test_a_machine_has_what_its_control_group_leaves(tmp_path, groups, expected):
-    (tmp_path / "proc").mkdir()
-    (tmp_path / "proc/meminfo").write_text(MEMINFO)
-    for name, text in groups.items():
-        path = tmp_path / "sys/fs/cgroup" / name
+)  # fmt: skip
+def test_a_machine_has_what_its_control_groups_leave(tmp_path, own, groups, expected):
+    files = {"proc/meminfo": MEMINFO, "proc/self/cgroup": own}
+    for name, text in (files | {f"sys/fs/cgroup/{name}": groups[name] for name in groups}).items():
+        path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     assert memory._of_machine(tmp_path) == Room(*(1024 * size for size in expected))
