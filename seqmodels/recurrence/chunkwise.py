@@ -68,7 +68,7 @@ def run(
     # A cell may be singular at what it would read in the padding: an empty memory, say. There it
     # reads what the first step of the longest sequence does.
     row = jnp.argmax(lengths_B)
-    time = jnp.maximum(lengths_B[row] - 1, 0) if reverse else 0
+    time = jnp.where(reverse, jnp.maximum(lengths_B[row] - 1, 0), 0)
     start_1, x_Dx1 = jax.tree.map(
         lambda leaf: arrays.column(leaf, row), (carry, arrays.at(x_TxDxB, time))
     )
