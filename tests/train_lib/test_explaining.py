@@ -88,7 +88,7 @@ def test_the_command_shows_them_and_writes_a_page(run_of, tmp_path, capsys, monk
         assert (red == "46") == (expected > 0)
     assert max(float(strength) for _, strength, *_ in shown) == 0.7
     assert "<b>" not in text
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="already exists"):
         predict.main([f"--workdir={run_of('two')}", "--explain", f"--html={page}", "bad"])
 
 

@@ -503,7 +503,7 @@ def test_nothing_is_overwritten(good, tmp_path):
     model, _ = good
     path = tmp_path / "x.keras"
     path.write_text("mine")
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="already exists"):
         formats.write(str(path), layout_of(model), _arrays(model))
     assert path.read_text() == "mine"
     with pytest.raises(UserError, match="cannot be written"):
