@@ -10,6 +10,7 @@ from jax.extend import core
 
 from seqmodels import factory, loading, precision
 from tests import accelerators
+from tests.marks import slow
 
 HIGHEST = (jax.lax.Precision.HIGHEST,) * 2
 HIGH = (jax.lax.Precision.HIGH,) * 2
@@ -51,8 +52,11 @@ def program_of(transform=lambda function: function, **options):
     return jax.make_jaxpr(jax.grad(transform(loss)))(*arguments).jaxpr
 
 
+# Each cell where JAX would round most, and with the kernels that it has on a GPU.
 @pytest.mark.parametrize("cell", loading.cell_names())
-def test_float32_is_float32_on_every_device(cell, device):
+@pytest.mark.parametrize("backend", ["tpu", slow("gpu"), slow("cpu")])
+def test_float32_is_float32_on_every_device(cell, backend, monkeypatch):
+    accelerators.pretend(monkeypatch, backend)
     found = list(precisions_of(program_of(cell=cell, direction="bidirectional")))
     assert found
     assert all(one in (HIGHEST, X3) for one in found)
