@@ -3,7 +3,7 @@
 import pathlib
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import NamedTuple
 
 _FREE = {"parameter", "tuple", "get-tuple-element", "constant", "bitcast", "after-all"}
@@ -99,8 +99,17 @@ def _of(instruction: str, field: str) -> str:
     return found[1] if found else ""
 
 
-def kernels(dumped: pathlib.Path, ptxas: str, architecture: str) -> list[Kernel]:
-    """The kernels of a program whose dump is in a folder, assembled once more for the figures."""
+def kernels(
+    dumped: pathlib.Path, names: Container[str], ptxas: str, architecture: str
+) -> list[Kernel]:
+    """Kernels of a program whose dump is in a folder, assembled once more for the figures.
+
+    Args:
+        dumped: the folder.
+        names: those of the kernels, but for underscores around them; there may be many others.
+        ptxas: the assembler.
+        architecture: what it assembles for.
+    """
     launches = {}
     for path in dumped.glob("*.thunk_sequence.txt"):
         for name, threads, shared in re.findall(
@@ -110,6 +119,9 @@ def kernels(dumped: pathlib.Path, ptxas: str, architecture: str) -> list[Kernel]
             launches[name] = x * y * z, int(shared)
     found = []
     for path in sorted(dumped.glob("*.ptx")):
+        entries = re.findall(r"\.entry ([\w$]+)", path.read_text())
+        if not any(name.strip("_") in names for name in entries):
+            continue
         said = subprocess.run(
             [ptxas, "-v", f"-arch={architecture}", str(path), "-o", "/dev/null"],
             capture_output=True, text=True,
