@@ -111,7 +111,9 @@ def run_all(
 ) -> tuple[Encoded, ...]:
     """`loop.run_all` with the chosen engine."""
     names = [choose(engine, cell, dropped.rates) for cell in cells]
-    if set(names) == {"loop"}:
+    # An exported program may be for sequences of any number and length, which only a loop takes.
+    is_symbolic = not all(isinstance(size, int) for size in parts[0].shape)
+    if set(names) == {"loop"} or is_symbolic:
         return loop.run_all(cells, reverse, parts, lengths_B, dropped, *engine[1:], starts)
     x_TxDxB = jnp.concatenate(parts, axis=1)
     if dropped.keys_B is not None and dropped.rates.inputs > 0:
