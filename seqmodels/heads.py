@@ -10,7 +10,7 @@ from seqmodels import sampled
 from seqmodels.cells import base
 from seqmodels.inputs import take_and_pass_on
 from seqmodels.pooling import Pooling
-from seqmodels.recurrence import Encoded, run_all, valid_steps
+from seqmodels.recurrence import Encoded, arrays, run_all, valid_steps
 from seqmodels.sampled import Candidates
 
 
@@ -211,10 +211,6 @@ class StepHead(Head):
         return [_Affine(self.projection).of_steps(parts, lengths_B)]
 
 
-def _on_cpu() -> bool:
-    return jax.default_backend() == "cpu"
-
-
 class _Affine(base.Cell):
     """`x @ kernel + bias`, as a stateless cell.
 
@@ -257,7 +253,7 @@ class _Affine(base.Cell):
             lengths_B: steps of each sequence, 0 to T.
         """
         valid_Tx1xB = valid_steps(lengths_B, parts[0].shape[0])[:, None]
-        if _on_cpu():
+        if arrays.on_cpu():
             # Step by step, up to the longest sequence: one product of all would be strided.
             of_TxCxB = run_all([self], [False], parts, lengths_B)[0].sequence_TxHxB
         else:

@@ -13,8 +13,8 @@ A more specific cell has faster ways to run:
 *   `GatedCell`: the only product with a recurrent matrix is `h @ R`; `update` does the rest.
 *   `AffineCell`: all gates are functions of `x @ W + h @ R + b`; `activate` does the rest.
 *   `PointwiseCell`: units do not see each other; all products are in `project`.
-*   `MatrixMemoryCell`: a memory to which a step adds an outer product.
 *   `LinearCell`: the same, and `h' = a * h + b`, where a and b depend only on the input.
+*   `MatrixMemoryCell`: a memory to which a step adds an outer product.
 """
 
 from functools import partial

@@ -122,10 +122,7 @@ def _plan(cell: base.GatedCell, reverse: bool, interpret: bool) -> kernels.Plan:
         gatewise.Unsupported: the kernel cannot take them.
     """
     graphdef, params = nnx.split(cell, nnx.Param)
-    # Without the values, which may be sharded: one program of the kernel is never spread.
-    params, carry = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (params, cell.initial_carry())
-    )
+    params, carry = gatewise.without_values((params, cell.initial_carry()))
     leaves, structure = jax.tree.flatten(params)
     size, width = cell.recurrent_kernel.shape
     gates_G = jax.ShapeDtypeStruct((width,), cell.recurrent_kernel.dtype)
@@ -168,25 +165,18 @@ def _plan(cell: base.GatedCell, reverse: bool, interpret: bool) -> kernels.Plan:
     except gatewise.Unsupported:
         if not plan.sliced:
             raise
+        plan = plan._replace(sliced=False)
+        _try(plan)  # It may be that slices alone are not supported.
         if size > _MOST_HELD:
             raise gatewise.Unsupported(
                 f"its update combines units, of which a program can hold {_MOST_HELD}, not {size}"
             ) from None
-        plan = plan._replace(sliced=False)
-        _try(plan)
     return plan
 
 
 def _try(plan: kernels.Plan) -> None:
-    """Evaluates both parts of a plan on shapes.
-
-    Raises:
-        gatewise.Unsupported: the kernel cannot take them.
-    """
     tile = jax.ShapeDtypeStruct(plan.tile, jnp.float32)
-    for jaxpr in (plan.step, plan.pull_back):
-        number = sum(gatewise.count(var.aval, plan.size) for var in jaxpr.jaxpr.invars)
-        jax.eval_shape(functools.partial(plan.evaluate, jaxpr), [tile] * number)
+    gatewise.try_on(tile, (plan.step, plan.pull_back), plan.size)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

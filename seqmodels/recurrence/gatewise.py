@@ -81,6 +81,23 @@ def evaluate(jaxpr: core.ClosedJaxpr, parts: Parts, size: int, tile: tuple[int, 
     return [part for atom in jaxpr.jaxpr.outvars for part in read(atom)]
 
 
+def without_values(tree):
+    """Shapes and types alone: values may be sharded, and one program of a kernel never is."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+
+
+def try_on(tile: jax.ShapeDtypeStruct, jaxprs, size: int) -> None:
+    """Evaluates jaxprs on tiles without values.
+
+    Raises:
+        Unsupported: as in `evaluate`.
+    """
+    for jaxpr in jaxprs:
+        number = sum(count(var.aval, size) for var in jaxpr.jaxpr.invars)
+        run = functools.partial(evaluate, jaxpr, size=size, tile=tile.shape)
+        jax.eval_shape(run, [tile] * number)
+
+
 def reduces(jaxpr: core.ClosedJaxpr) -> bool:
     """Whether the mathematics contains a reduction, such as a mean over the units."""
     return any(

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from seqmodels.cells import base
+from seqmodels.recurrence import arrays
 from seqmodels.recurrence.entry import Entry
 from seqmodels.recurrence.sequences import (
     Encoded,
@@ -65,5 +66,5 @@ ENTRY = Entry(
     "parallel",
     run,
     why_not,
-    is_best=lambda cell: why_not(cell) is None and jax.default_backend() != "cpu",
+    is_best=lambda cell: why_not(cell) is None and not arrays.on_cpu(),
 )

@@ -133,10 +133,7 @@ def _plan(cell: base.PointwiseCell, reverse: bool, interpret: bool) -> Plan:
         gatewise.Unsupported: the kernel cannot take them.
     """
     graphdef, params = nnx.split(cell, nnx.Param)
-    # Without the values, which may be sharded: one program of the kernel is never spread.
-    params, carry = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (params, cell.initial_carry())
-    )
+    params, carry = gatewise.without_values((params, cell.initial_carry()))
     leaves, structure = jax.tree.flatten(params)
     size = cell.hidden_size
     x_D = jax.ShapeDtypeStruct((len(cell.kernel),), cell.kernel.dtype)
@@ -167,9 +164,7 @@ def _plan(cell: base.PointwiseCell, reverse: bool, interpret: bool) -> Plan:
         interpret=interpret,
     )
     tile = jax.ShapeDtypeStruct(_TILE, cell.kernel.dtype)
-    for jaxpr in (plan.step, plan.pull_back):
-        number = sum(gatewise.count(var.aval, size) for var in jaxpr.jaxpr.invars)
-        jax.eval_shape(functools.partial(plan.evaluate, jaxpr), [tile] * number)
+    gatewise.try_on(tile, (plan.step, plan.pull_back), size)
     return plan
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from seqmodels import check_cell, factory, heads
+from seqmodels import check_cell, factory
 from seqmodels.pooling import POOLINGS
 from seqmodels.recurrence import arrays, oracle
 from tests.marks import slow
@@ -90,7 +90,7 @@ def assert_close(actual, expected):
 @pytest.mark.parametrize("direction", ["forward", slow("backward"), "bidirectional"])
 @pytest.mark.slow
 def test_outputs_of_every_step_equal_the_unrolled_loop(direction, on_cpu, monkeypatch):
-    monkeypatch.setattr(heads, "_on_cpu", lambda: on_cpu)
+    monkeypatch.setattr(arrays, "on_cpu", lambda: on_cpu)
     model = build(direction=direction, per_step=True)
     x_BxTxD = lay_out(draw("vectors", LENGTHS), WIDTH, "post", 0)
 
@@ -127,7 +127,7 @@ CASES = [
 
 @pytest.mark.parametrize(("reads", "changes", "on_cpu", "side"), CASES)
 def test_padding_and_company_never_matter(reads, changes, on_cpu, side, monkeypatch):
-    monkeypatch.setattr(heads, "_on_cpu", lambda: on_cpu)
+    monkeypatch.setattr(arrays, "on_cpu", lambda: on_cpu)
     model, sequences = build(reads, **changes), draw(reads, LENGTHS)
     keys_B = jax.random.split(jax.random.key(7), 6) if "dropout_rates" in changes else None
 

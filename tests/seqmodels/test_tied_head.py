@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from seqmodels import check_cell, factory, heads
+from seqmodels import check_cell, factory
+from seqmodels.recurrence import arrays
 from tests.marks import slow
 from tests.seqmodels.test_heads import assert_close
 
@@ -60,7 +61,7 @@ def test_it_is_an_untied_head_whose_two_gradients_are_added(cell):
 @pytest.mark.parametrize("on_cpu", [True, slow(False)])
 @pytest.mark.parametrize("changes", [{}, slow({"projection_size": 0, "hidden_sizes": (SIZE,)})])
 def test_outputs_are_a_sum_over_the_table(changes, on_cpu, monkeypatch):
-    monkeypatch.setattr(heads, "_on_cpu", lambda: on_cpu)
+    monkeypatch.setattr(arrays, "on_cpu", lambda: on_cpu)
     model = build(**changes)
     lengths_B = jnp.array(LENGTHS)
     encoded, _, _ = model.encode_from(None, TOKENS_BxT, lengths_B)
