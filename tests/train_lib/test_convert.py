@@ -267,7 +267,7 @@ def test_the_command_line(made, tmp_path):
         f"--from={folder / '0.keras'}", f"--workdir={tmp_path / 'run'}",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "evaluated:  the imported parameters of each seed" in done.stdout
+    assert "evaluated:  each seed's imported parameters" in done.stdout
     to = f"--to={tmp_path / 'x.weights.h5'}"
     done = call(f"--workdir={tmp_path / 'run'}", to)
     assert done.returncode == 0, done.stderr
