@@ -1,5 +1,7 @@
 """Arrays over time that loops write and read one step at a time."""
 
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -9,6 +11,13 @@ import jax.numpy as jnp
 def on_cpu() -> bool:
     """Whether programs are made for a CPU, on which other things take time."""
     return jax.default_backend() == "cpu"
+
+
+def either(condition: bool | jax.Array, one: jax.Array, other: jax.Array) -> jax.Array:
+    """The one or the other; it is decided here and now unless the condition is an array."""
+    if isinstance(condition, bool):
+        return one if condition else other
+    return jnp.where(condition, one, other)
 
 
 def room(arrays: Any, width: int, first: int) -> Any:
@@ -29,14 +38,38 @@ def room(arrays: Any, width: int, first: int) -> Any:
 
 
 # `all[time]` and `all.at[time].set(one)` without their handling of out-of-range indices, which
-# these loops never have, and which would cost a pass over the data.
+# these loops never have, and which would cost a pass over the data. Under `vmap` they stay slices:
+# JAX's own become gathers, with an array of indices, and scatters, which read what they overwrite.
 
 
 def at(arrays_T: Any, time: jax.Array) -> Any:
     """The elements of each array at one time."""
-    return jax.tree.map(
-        lambda all_T: jax.lax.dynamic_index_in_dim(all_T, time, keepdims=False), arrays_T
-    )
+    zero = jnp.zeros((), jnp.int32)
+
+    def read(all_T):
+        starts = [jnp.asarray(time, jnp.int32), *[zero] * (all_T.ndim - 1)]
+        return _reader((1, *all_T.shape[1:]))(all_T, *starts)[0]
+
+    return jax.tree.map(read, arrays_T)
+
+
+@functools.cache
+def _reader(shape: tuple[int, ...]) -> Callable[..., jax.Array]:
+    """A function that reads a part of this shape: `(array, *starts) -> part`."""
+
+    @jax.custom_batching.custom_vmap
+    def read(array, *starts):
+        return jax.lax.dynamic_slice(array, starts, shape, allow_negative_indices=False)
+
+    @read.def_vmap
+    def read_all(axis_size, is_batched, array, *starts):
+        if any(is_batched[1:]):
+            axes = tuple(0 if one else None for one in is_batched)
+            own = functools.partial(jax.lax.dynamic_slice, slice_sizes=shape)
+            return jax.vmap(own, (axes[0], axes[1:]))(array, starts), True
+        return _reader((axis_size, *shape))(array, jnp.zeros((), jnp.int32), *starts), True
+
+    return read
 
 
 def put(arrays_T: Any, arrays: Any, time: jax.Array) -> Any:
@@ -45,10 +78,7 @@ def put(arrays_T: Any, arrays: Any, time: jax.Array) -> Any:
 
 
 def write(array: jax.Array, part: jax.Array, start: jax.Array, axis: int) -> jax.Array:
-    """Writes a part into an array, from a place along an axis on, where it must fit in.
-
-    It stays so under `vmap`: JAX's own writes become scatters, which read what they overwrite.
-    """
+    """Writes a part into an array, from a place along an axis on, where it must fit in."""
     starts = [jnp.zeros((), jnp.int32)] * array.ndim
     starts[axis] = jnp.asarray(start, jnp.int32)
     return _write(array, part, *starts)
@@ -74,24 +104,23 @@ def _write_of_all(axis_size, is_batched, array, part, *starts):
     return _write(array, part, jnp.zeros((), jnp.int32), *starts), True
 
 
-def for_units(numbers_B: jax.Array, units: int) -> jax.Array:
-    """Numbers of sequences, to compare with a time: on a TPU or GPU repeated for units, `[U, B]`.
+def for_units(numbers_B: jax.Array, units: Iterable[int]) -> list[jax.Array]:
+    """Numbers of sequences, to compare with a time: on a TPU or GPU also for each of U units.
 
     On a TPU, comparing `[B]` numbers is an operation of its own, which takes as long as pointwise
-    work on all units; comparisons of `[U, B]` become part of that work.
+    work on all units; comparisons of `[U, B]` become part of that work, if they need no slice.
     """
     if on_cpu():
-        return numbers_B
+        return [numbers_B]
+    batch_size = numbers_B.shape[0]
+    repeated = [jnp.broadcast_to(numbers_B, (count, batch_size)) for count in sorted(set(units))]
     # Else the compiler would compare before it repeats.
-    return jax.lax.optimization_barrier(jnp.broadcast_to(numbers_B, (units, numbers_B.shape[0])))
+    return [numbers_B, *jax.lax.optimization_barrier(repeated)]
 
 
-def as_in(numbers: jax.Array, array_B: jax.Array) -> jax.Array:
+def as_in(numbers: Sequence[jax.Array], array_B: jax.Array) -> jax.Array:
     """The numbers that `for_units` returned, in a shape that broadcasts to an array's."""
-    if numbers.ndim == 1:
-        return numbers
-    fits = array_B.ndim == 2 and len(array_B) <= len(numbers)
-    return numbers[: len(array_B)] if fits else numbers[0]
+    return next((one for one in numbers if one.shape == array_B.shape), numbers[0])
 
 
 def column(array_B: jax.Array, row: jax.Array) -> jax.Array:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from seqmodels.recurrence import arrays, step
-from seqmodels.recurrence.sequences import last_time, longest
+from seqmodels.recurrence.sequences import longest
 
 GATHERED_STEPS = 16
 """Steps whose contributions to the gradient of a matrix are one product, if reads are kept.
@@ -44,8 +44,11 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
     weights = step.weights_of(setup, params)
     if not arrays.on_cpu():  # There a sum over the batch would be an operation of every step.
         weights = weights.spread_out(len(lengths_B))
-    lengths = arrays.for_units(lengths_B, step.units_of(weights, start))
-    last = arrays.for_units(last_time(lengths_B, setup.reverse), len(d_encoded.last_HxB))
+    matrix = weights.matrix_GxK
+    units = step.units_of(start) + ([] if matrix is None else [len(matrix)])
+    lengths = arrays.for_units(lengths_B, units)
+    d_last_HxB = d_encoded.last_HxB
+    last = arrays.for_units(setup.last_place(lengths_B, num_steps), [len(d_last_HxB)])
     whole_KxG, pull_back_matrix = jax.vjp(functools.partial(step.matrix_of, setup), params)
     matrix_KxG = jax.tree.map(setup.of_product, whole_KxG)
 
@@ -92,7 +95,8 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
         if not setup.is_gated:
             return carry
         time = setup.time(number - 1, num_steps)
-        h_HxB = arrays.at(sequence_TxHxB, jnp.clip(time, 0, num_steps - 1))
+        place = jnp.clip(setup.place(number - 1, num_steps), 0, num_steps - 1)
+        h_HxB = arrays.at(sequence_TxHxB, place)
         # Before its first step a sequence has its start: in reverse, steps come after its end.
         limits = jnp.where(number > 0, arrays.as_in(lengths, h_HxB), -1)
         return *carry, jnp.where(time < limits, h_HxB, start[-1])
@@ -100,11 +104,10 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
     def back(number, carry, kept_FxB, loop):
         """The derivative of one step, taken at the carry before it."""
         d_params, of_matrix, d_parts, d_carry = loop
-        time = setup.time(number, num_steps)
-        d_y_HxB = arrays.at(d_encoded.sequence_TxHxB, time) + jnp.where(
-            time == last, d_encoded.last_HxB, 0
-        )
-        xs = arrays.at(d_parts if in_place else parts, time)
+        time, place = setup.time(number, num_steps), setup.place(number, num_steps)
+        is_last = place == arrays.as_in(last, d_last_HxB)
+        d_y_HxB = arrays.at(d_encoded.sequence_TxHxB, place) + jnp.where(is_last, d_last_HxB, 0)
+        xs = arrays.at(d_parts if in_place else parts, place)
         x_KxB, pull_back_x = jax.vjp(functools.partial(entering, time=time), xs, carry)
         read_FxB = kept_FxB if setup.keeps_reads else step.multiply(weights, x_KxB)
         d_of_step, d_read_FxB, d_carry = back_through_step(read_FxB, carry, time, d_carry, d_y_HxB)
@@ -122,14 +125,14 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
                 of_matrix += of_product(*factors)
         d_xs, d_carry_read = pull_back_x(d_x_KxB)
         if adds_up:
-            d_xs = jax.tree.map(jnp.add, arrays.at(d_parts, time), d_xs)
+            d_xs = jax.tree.map(jnp.add, arrays.at(d_parts, place), d_xs)
         d_params = jax.tree.map(jnp.add, d_params, d_of_step)
         d_carry = jax.tree.map(jnp.add, d_carry, d_carry_read)
-        return d_params, of_matrix, arrays.put(d_parts, d_xs, time), d_carry
+        return d_params, of_matrix, arrays.put(d_parts, d_xs, place), d_carry
 
     def back_from_kept(number, loop):
         """The derivative of one step, if the carry before each is kept."""
-        kept_FxB = arrays.at(kept.reads_TxFxB, setup.time(number, num_steps))
+        kept_FxB = arrays.at(kept.reads_TxFxB, setup.place(number, num_steps))
         return back(number, kept_carry(number), kept_FxB, loop)
 
     def back_through(first, steps, back_one, loop):
@@ -161,7 +164,8 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
         def forward(number, loop):
             carry, kept_S = loop
             time = setup.time(first + number, num_steps)
-            read_FxB = read(arrays.at(parts_to_read, time), carry, time)
+            xs = arrays.at(parts_to_read, setup.place(first + number, num_steps))
+            read_FxB = read(xs, carry, time)
             kept_S = arrays.put(kept_S, (carry, read_FxB if setup.keeps_reads else None), number)
             return step.take(setup, weights, read_FxB, carry, time, lengths, seeds_Bx2)[0], kept_S
 

@@ -4,6 +4,7 @@ All give the same values and gradients as the unrolled loop over the cell's step
 a file with an `ENTRY` and add a line to `TABLE`.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,7 +14,17 @@ from flax import nnx
 
 from seqmodels import dropout, precision
 from seqmodels.cells import base
-from seqmodels.recurrence import chunkwise, cudnn, fused, loop, newton, parallel, pointwise, scan
+from seqmodels.recurrence import (
+    chunkwise,
+    cudnn,
+    directions,
+    fused,
+    loop,
+    newton,
+    parallel,
+    pointwise,
+    scan,
+)
 from seqmodels.recurrence.sequences import Encoded
 
 TABLE = {
@@ -115,13 +126,13 @@ def run_all(
     is_symbolic = not all(isinstance(size, int) for size in parts[0].shape)
     if set(names) == {"loop"} or is_symbolic:
         return loop.run_all(cells, reverse, parts, lengths_B, dropped, *engine[1:], starts)
-    x_TxDxB = jnp.concatenate(parts, axis=1)
-    if dropped.keys_B is not None and dropped.rates.inputs > 0:
-        x_TxDxB = dropout.drop_all(x_TxDxB, dropped.rates.inputs, dropped.keys_B)
+    x_TxDxB, _ = dropout.drop_inputs(jnp.concatenate(parts, axis=1), dropped)
+    starts = starts or [None] * len(cells)
+
+    def run_one(name, cell, backwards, start):
+        return TABLE[name].run(cell, x_TxDxB, lengths_B, reverse=backwards, start=start)
+
     with precision.products_in(engine.matrix_dtype):
-        return tuple(
-            TABLE[name].run(cell, x_TxDxB, lengths_B, reverse=backwards, start=start)
-            for name, cell, backwards, start in zip(
-                names, cells, reverse, starts or [None] * len(cells), strict=True
-            )
-        )
+        if TABLE[names[0]].takes_both and directions.are_one(cells, reverse, starts):
+            return directions.run(functools.partial(run_one, names[0]), cells, starts)
+        return tuple(map(run_one, names, cells, reverse, starts))

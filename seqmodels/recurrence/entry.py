@@ -17,9 +17,11 @@ class Entry(NamedTuple):
         why_not: `(cell) -> str | None`, why it cannot run a cell on this machine; None if it can.
         is_best: `(cell) -> bool`, whether to prefer it, for a cell that it can run on the default
             device, to all engines after it in the table.
+        takes_both: whether `reverse` may be an array, so that `directions` can run both as one.
     """
 
     name: str
     run: Callable[..., Encoded]
     why_not: Callable[[base.Cell], str | None]
     is_best: Callable[[base.Cell], bool]
+    takes_both: bool = False

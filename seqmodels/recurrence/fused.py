@@ -1,4 +1,4 @@
-"""A GPU kernel that runs any `GatedCell` over time: one launch per direction, not one per step.
+"""A GPU kernel that runs any `GatedCell` over time: one launch for a layer, not one per step.
 
 Each program of the kernel takes 16 sequences through all their steps. It holds their carry in
 registers and, if it fits in 64 KiB (four gates of 64 units), the recurrent matrix R in shared
@@ -34,9 +34,8 @@ from seqmodels.recurrence.sequences import (
     without_gradient_of_nothing,
 )
 
-_MOST_HELD = 256  # A program's registers hold the gates of no more units, for 16 sequences.
-_UNSPILLED = 128  # So many fit without going through memory, which slices then do better.
 _MOST = 1024  # The compilers were tried with no more.
+_MOST_UNASKED = 256
 
 
 def available(cell: base.Cell) -> bool:
@@ -45,7 +44,7 @@ def available(cell: base.Cell) -> bool:
     Larger layers can name it. How fast they are has not been measured, and all programs would wait
     for one matrix.
     """
-    return kernels.run_here() and why_not(cell) is None and cell.hidden_size <= _MOST_HELD
+    return kernels.run_here() and why_not(cell) is None and cell.hidden_size <= _MOST_UNASKED
 
 
 def why_not(cell: base.Cell) -> str | None:
@@ -59,7 +58,7 @@ def why_not(cell: base.Cell) -> str | None:
     if cell.recurrent_kernel.dtype != jnp.float32:
         return f"its matrix is {cell.recurrent_kernel.dtype}, not float32"
     try:
-        _plan(cell, reverse=False, interpret=False)
+        _plan(cell, interpret=False)
     except gatewise.Unsupported as error:
         return str(error)
     return None
@@ -70,7 +69,7 @@ def run(
     x_TxDxB: jax.Array,
     lengths_B: jax.Array,
     *,
-    reverse: bool = False,
+    reverse: bool | jax.Array = False,
     start: base.Carry = None,
     interpret: bool = False,
 ) -> Encoded:
@@ -81,14 +80,14 @@ def run(
         x_TxDxB: the inputs; sequences start at time 0.
         lengths_B: valid steps of each sequence, 0 to T. The loop over 16 neighbours in the batch
             ends with the longest of them.
-        reverse: run from the last valid step to the first.
+        reverse: run from the last valid step to the first; it may be an array.
         start: the carry of every sequence before its first step; None: the cell's own.
         interpret: interpret the kernel without a GPU, slowly.
 
     Raises:
         gatewise.Unsupported: the kernel cannot run the cell; `why_not` gives the reason.
     """
-    plan = _plan(cell, reverse, interpret)
+    plan = _plan(cell, interpret)
     size, width, batch_size = plan.size, len(x_TxDxB), len(lengths_B)
     lanes, columns = (0, plan.lanes - size), (0, -batch_size % kernels.COLUMNS)
 
@@ -99,6 +98,7 @@ def run(
     matrix_NxHxH = cell.recurrent_kernel[...].reshape(size, plan.gates, size).swapaxes(0, 1)
     y_TxHxB, last_HxB = _loop(
         plan,
+        jnp.asarray(reverse, jnp.int32)[None],
         jnp.pad(matrix_NxHxH, ((0, 0), lanes, lanes)),
         jnp.pad(_fixed(plan, cell, own_or(start, cell)).astype(z_TxGxB.dtype), ((0, 0), lanes)),
         jnp.pad(z_TxNxHxB, ((0, 0), (0, 0), lanes, columns)),
@@ -115,7 +115,7 @@ def _fixed(plan: kernels.Plan, cell: base.GatedCell, start: base.Carry) -> jax.A
     return jnp.concatenate([jnp.broadcast_to(p, (len(p), plan.size)) for p in parts])
 
 
-def _plan(cell: base.GatedCell, reverse: bool, interpret: bool) -> kernels.Plan:
+def _plan(cell: base.GatedCell, interpret: bool) -> kernels.Plan:
     """Traces the cell's `update` and its derivative, and tries both.
 
     Raises:
@@ -146,84 +146,73 @@ def _plan(cell: base.GatedCell, reverse: bool, interpret: bool) -> kernels.Plan:
         return jax.vjp(step, carry, own_leaves, z_G, u_G)[1](d_carry)
 
     arguments = carry, [leaves[number] for number in own], gates_G, gates_G
-    lanes = max(16, 1 << (size - 1).bit_length())
     plan = kernels.Plan(
         size=size,
-        lanes=lanes,
+        lanes=max(16, 1 << (size - 1).bit_length()),
         gates=width // size,
         carries=len(carry),
         own=tuple((number, leaves[number]) for number in own),
         step=jax.make_jaxpr(step)(*arguments),
         pull_back=jax.make_jaxpr(pull_back)(*arguments, carry),
         precision=precision.current(),
-        sliced=lanes > _UNSPILLED,
-        reverse=reverse,
         interpret=interpret,
     )
-    try:
-        _try(plan)
-    except gatewise.Unsupported:
-        if not plan.sliced:
-            raise
-        plan = plan._replace(sliced=False)
-        _try(plan)  # It may be that slices alone are not supported.
-        if size > _MOST_HELD:
-            raise gatewise.Unsupported(
-                f"its update combines units, of which a program can hold {_MOST_HELD}, not {size}"
-            ) from None
+    for jaxpr in (plan.step, plan.pull_back):
+        gatewise.stages(jaxpr, size, jax.ShapeDtypeStruct(plan.tile, jnp.float32))
     return plan
 
 
-def _try(plan: kernels.Plan) -> None:
-    tile = jax.ShapeDtypeStruct(plan.tile, jnp.float32)
-    gatewise.try_on(tile, (plan.step, plan.pull_back), plan.size)
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _loop(plan: kernels.Plan, matrix_NxHxH, fixed_FxH, z_TxNxHxB, lengths_B):
+def _loop(plan: kernels.Plan, reverse_1, matrix_NxHxH, fixed_FxH, z_TxNxHxB, lengths_B):
     """The loop over time in padded shapes: `(y_TxHxB, last_HxB)`.
 
     Args:
         plan: the kernel's plan.
+        reverse_1: 1 to run from the last valid step to the first, else 0.
         matrix_NxHxH: R, gate by gate, inputs by outputs.
         fixed_FxH: the initial carry and the parameters that `update` reads.
         z_TxNxHxB: the projected inputs, gate by gate.
         lengths_B: valid steps of each sequence.
     """
-    return _loop_forward(plan, matrix_NxHxH, fixed_FxH, z_TxNxHxB, lengths_B)[0]
+    return _loop_forward(plan, reverse_1, matrix_NxHxH, fixed_FxH, z_TxNxHxB, lengths_B)[0]
 
 
-def _loop_forward(plan, matrix_NxHxH, fixed_FxH, z_TxNxHxB, lengths_B):
-    width, _, lanes, batch_size = z_TxNxHxB.shape
+def _loop_forward(plan, reverse_1, matrix_NxHxH, fixed_FxH, z_TxNxHxB, lengths_B):
+    width, gates, lanes, batch_size = z_TxNxHxB.shape
     tile = lanes, batch_size
-    y_Tx1xHxB, last_HxB, carries_TxCxHxB = kernels.call(
+    shapes = [(width, 1, *tile), tile, (width, plan.carries, *tile)]
+    if plan.sliced:
+        shapes = [*shapes[:2], (width + 1, plan.carries, *tile), (gates, *tile)]
+    y_Tx1xHxB, last_HxB, carries_TxCxHxB, *_ = kernels.call(
         plan,
         (fused_slices if plan.sliced else kernels).forward,
-        [(width, 1, *tile), tile, (width + plan.sliced, plan.carries, *tile)],
-        [matrix_NxHxH, fixed_FxH],
+        shapes,
+        [reverse_1, matrix_NxHxH, fixed_FxH],
         [lengths_B, z_TxNxHxB],
     )
-    residuals = matrix_NxHxH, fixed_FxH, z_TxNxHxB, lengths_B, carries_TxCxHxB
+    residuals = reverse_1, matrix_NxHxH, fixed_FxH, z_TxNxHxB, lengths_B, carries_TxCxHxB
     return (y_Tx1xHxB[:, 0], last_HxB), residuals
 
 
 def _loop_backward(plan, residuals, cotangents):
-    matrix_NxHxH, fixed_FxH, z_TxNxHxB, lengths_B, carries_TxCxHxB = residuals
+    reverse_1, matrix_NxHxH, fixed_FxH, z_TxNxHxB, lengths_B, carries_TxCxHxB = residuals
     d_y_TxHxB, d_last_HxB = cotangents
-    first = plan.before(0)
-    h_TxHxB = carries_TxCxHxB[first : first + len(z_TxNxHxB), -1]
+    h_TxHxB = carries_TxCxHxB[:, -1]
+    if plan.sliced:
+        h_TxHxB = jnp.where(reverse_1 > 0, h_TxHxB[1:], h_TxHxB[:-1])
     u_TxNxHxB = _einsum(plan, "nio,tib->tnob", matrix_NxHxH, h_TxHxB)
     d_fixed_FxHxB, d_z_TxNxHxB, *d_u = kernels.call(
         plan,
         (fused_slices if plan.sliced else kernels).backward,
         [(*fixed_FxH.shape, len(lengths_B))] + [z_TxNxHxB.shape] * (1 if plan.adds_up else 2),
-        [matrix_NxHxH, fixed_FxH],
+        [reverse_1, matrix_NxHxH, fixed_FxH],
         [lengths_B, z_TxNxHxB, u_TxNxHxB, carries_TxCxHxB, d_y_TxHxB, d_last_HxB],
     )
     d_matrix_NxHxH = _einsum(plan, "tib,tnob->nio", h_TxHxB, d_u[0] if d_u else d_z_TxNxHxB)
     # A scalar parameter is repeated in all lanes, and so is its gradient.
     counts_FxH = jnp.arange(plan.lanes) < jnp.array(plan.fixed_units())[:, None]
-    return d_matrix_NxHxH, jnp.where(counts_FxH, d_fixed_FxHxB.sum(-1), 0), d_z_TxNxHxB, None
+    d_fixed_FxH = jnp.where(counts_FxH, d_fixed_FxHxB.sum(-1), 0)
+    return None, d_matrix_NxHxH, d_fixed_FxH, d_z_TxNxHxB, None
 
 
 _loop.defvjp(_loop_forward, _loop_backward)
@@ -241,4 +230,4 @@ def _run(cell, x_TxDxB, lengths_B, *, reverse=False, start=None):
     return run(cell, x_TxDxB, lengths_B, reverse=reverse, start=start, interpret=interpret)
 
 
-ENTRY = Entry("fused", _run, why_not, is_best=available)
+ENTRY = Entry("fused", _run, why_not, is_best=available, takes_both=True)

@@ -48,7 +48,6 @@ class Plan(NamedTuple):
         step: `(*carry, *own, z, u) -> carry`.
         pull_back: `(*carry, *own, z, u, *d_carry) -> (*d_carry, *d_own, d_z, d_u)`.
         precision: of products, as in `jax.default_matmul_precision`.
-        sliced: the units are taken slice by slice, by the kernels of `fused_slices`.
     """
 
     size: int
@@ -59,8 +58,6 @@ class Plan(NamedTuple):
     step: core.ClosedJaxpr
     pull_back: core.ClosedJaxpr
     precision: str | None
-    sliced: bool
-    reverse: bool
     interpret: bool
 
     @property
@@ -68,6 +65,11 @@ class Plan(NamedTuple):
         """Whether `update` uses only the sum z + u, so that their gradients are the same."""
         *_, d_z, d_u = self.pull_back.jaxpr.outvars
         return d_z is d_u
+
+    @property
+    def combines(self) -> bool:
+        """Whether `update` or its derivative combines units, as a normalisation does."""
+        return gatewise.reduces(self.step) or gatewise.reduces(self.pull_back)
 
     @property
     def holds_matrix(self) -> bool:
@@ -83,22 +85,27 @@ class Plan(NamedTuple):
         return units
 
     @property
+    def sliced(self) -> bool:
+        """Whether the units are taken slice by slice, by the kernels of `fused_slices`.
+
+        So they are if not all fit into registers, and if `update` combines them, for which registers
+        would hold all of them from one sum to the next.
+        """
+        return self.lanes > SLICE or self.combines
+
+    @property
     def tile(self) -> tuple[int, int]:
         """The shape of what a program computes at once: units and sequences."""
-        return SLICE if self.sliced else self.lanes, COLUMNS
+        return min(self.lanes, SLICE // 2 if self.combines else SLICE), COLUMNS
 
     @property
     def warps(self) -> int:
-        """The number of warps; eight, if they are enough, where a derivative needs registers."""
+        """The number of warps; more, where a derivative needs registers."""
         warps = self.tile[0] // 16
-        return max(warps, min(8, 2 * warps)) if gatewise.reduces(self.step) else warps
+        return 2 * warps if self.combines else warps
 
-    def before(self, time):
-        """The index of the carry before the step at a time, where carries have a last one too."""
-        return time + 1 if self.sliced and self.reverse else time
-
-    def evaluate(self, jaxpr: core.ClosedJaxpr, parts: gatewise.Parts) -> gatewise.Parts:
-        return gatewise.evaluate(jaxpr, parts, self.size, self.tile)
+    def evaluate(self, jaxpr: core.ClosedJaxpr, parts: gatewise.Parts, sliced=None):
+        return gatewise.evaluate(jaxpr, parts, self.size, self.tile, sliced)
 
 
 def call(plan: Plan, kernel, out_shapes, whole, columns) -> list[jax.Array]:
@@ -127,12 +134,13 @@ def call(plan: Plan, kernel, out_shapes, whole, columns) -> list[jax.Array]:
     )(*whole, *columns)
 
 
-def forward(plan, matrix, fixed, lengths, z, y, last, carries) -> None:
+def forward(plan, reverse, matrix, fixed, lengths, z, y, last, carries) -> None:
     """From `matrix_NxHxH, fixed_FxH, lengths_B, z_TxNxHxB`: `y_Tx1xHxB, last_HxB, carries_TxCxHxB`.
 
     `carries` are those before every step. Results are zero after the end, so all is written.
+    `reverse_1` says whether steps are taken from the last valid one to the first.
     """
-    lengths_B = lengths[...]
+    lengths_B, backwards = lengths[...], reverse[0] > 0
     num_steps = lengths_B.max()
     start, own = _fixed(plan, fixed)
     tiles = [matrix[gate] for gate in range(plan.gates)] if plan.holds_matrix else []
@@ -147,7 +155,7 @@ def forward(plan, matrix, fixed, lengths, z, y, last, carries) -> None:
         return _over_pieces(plan, add, [jnp.zeros_like(h)] * plan.gates)
 
     def body(number, carry):
-        time = num_steps - 1 - number if plan.reverse else number
+        time = jnp.where(backwards, num_steps - 1 - number, number)
         _store(carries, time, carry)
         z_parts = _load(z, time)
         new = plan.evaluate(plan.step, [*carry, *own, *z_parts, *product(carry[-1], time)])
@@ -161,13 +169,13 @@ def forward(plan, matrix, fixed, lengths, z, y, last, carries) -> None:
 
 
 def backward(
-    plan, matrix, fixed, lengths, z, u, carries, d_y, d_last, d_fixed, d_z, d_u=None
+    plan, reverse, matrix, fixed, lengths, z, u, carries, d_y, d_last, d_fixed, d_z, d_u=None
 ) -> None:
     """The gradients `d_fixed_FxHxB`, `d_z_TxNxHxB` and, if it differs, `d_u_TxNxHxB`.
 
     `u_TxNxHxB` is the product of R with the h of `carries`; the rest is as in `forward`.
     """
-    lengths_B = lengths[...]
+    lengths_B, backwards = lengths[...], reverse[0] > 0
     num_steps = lengths_B.max()
     _, own = _fixed(plan, fixed)
     tiles = [matrix[gate] for gate in range(plan.gates)] if plan.holds_matrix else []
@@ -185,7 +193,7 @@ def backward(
         return _over_pieces(plan, add, d_h)
 
     def body(number, d_fixed):
-        time = number if plan.reverse else num_steps - 1 - number
+        time = jnp.where(backwards, number, num_steps - 1 - number)
         valid = _valid(plan, time, lengths_B)
         d_new = [*d_fixed[: num_carries - 1], d_fixed[num_carries - 1] + d_y[time]]
         d_new = [jnp.where(valid, part, 0) for part in d_new]

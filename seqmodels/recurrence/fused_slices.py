@@ -2,38 +2,45 @@
 
 As in `fused_kernels`, a program takes 16 sequences through all their steps. But it takes the units
 of a step slice by slice, and the carry is in the GPU's memory, where its cache holds it. So a
-program needs no more registers for a larger layer. The cell's `update` must treat units alike: it
-may not combine them, as a normalisation does.
+program needs no more registers for a larger layer. If the cell's `update` combines units, as a
+normalisation does, it is first evaluated for what it sums up over all slices, once for each sum
+that depends on others.
 
 All programs read all of R at every step, so this is for layers of a few hundred units; beyond, they
 wait for the cache. Programs never wait for each other.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
+from seqmodels.recurrence import gatewise
 from seqmodels.recurrence.fused_kernels import Plan, barrier, dot
 
 _PIECE = 32  # Rows of R in one product.
 
 
-def forward(plan: Plan, matrix, fixed, lengths, z, y, last, carries) -> None:
-    """Like `fused_kernels.forward`; `carries`, `[T + 1, ...]`, and those after the last step."""
-    lengths_B = lengths[...]
+def forward(plan: Plan, reverse, matrix, fixed, lengths, z, y, last, carries, products) -> None:
+    """Like `fused_kernels.forward`; `carries`, `[T + 1, ...]`, and those after the last step.
+
+    `products_NxHxB` has room for those of a step.
+    """
+    lengths_B, backwards = lengths[...], reverse[0] > 0
     num_steps = lengths_B.max()
+    first, end = jnp.where(backwards, num_steps, 0), jnp.where(backwards, 0, num_steps)
 
     def begin(units):
         for number in range(plan.carries):
-            at = plan.before(num_steps - 1) if plan.reverse else 0
-            carries[at, number, units] = _broadcast(plan, fixed[number, units])
+            carries[first, number, units] = _broadcast(plan, fixed[number, units])
 
     def body(number, _):
-        time = num_steps - 1 - number if plan.reverse else number
-        before, after = plan.before(time), plan.before(time) + (-1 if plan.reverse else 1)
+        time = jnp.where(backwards, num_steps - 1 - number, number)
+        before, after = before_and_after(time, backwards)
         barrier(plan)  # Until all threads have written what the product reads.
 
-        def take(units):
+        def multiply(units):
             def add(piece, u):
                 h = carries[before, plan.carries - 1, piece]
                 return [
@@ -41,20 +48,28 @@ def forward(plan: Plan, matrix, fixed, lengths, z, y, last, carries) -> None:
                 ]
 
             zero = jnp.zeros(plan.tile, z.dtype)
-            u = _over_pieces(plan, add, [zero] * plan.gates)
+            for i, u in enumerate(_over_pieces(plan, add, [zero] * plan.gates)):
+                products[i, units] = u
+
+        def inputs(units):
             carry = [carries[before, i, units] for i in range(plan.carries)]
-            inputs = [*carry, *_own(plan, fixed, units), *_load(z, time, units), *u]
+            u = [products[i, units] for i in range(plan.gates)]
+            return [*carry, *_own(plan, fixed, units), *_load(z, time, units), *u]
+
+        def take(units, known):
+            parts = inputs(units)
             valid = _valid(plan, units, time, lengths_B)
-            new = plan.evaluate(plan.step, inputs)
+            new = plan.evaluate(plan.step, parts, _sliced(plan, units, known))
             y[time, 0, units] = jnp.where(valid, new[-1], 0)
-            for i, pair in enumerate(zip(new, carry, strict=True)):
+            for i, pair in enumerate(zip(new, parts[: plan.carries], strict=True)):
                 carries[after, i, units] = jnp.where(valid, *pair)
 
-        _over_slices(plan, take)
+        _over_slices(plan, multiply)
+        barrier(plan)
+        _evaluate(plan, plan.step, inputs, take)
 
     def finish(units):
-        end = carries[0 if plan.reverse else num_steps, plan.carries - 1, units]
-        last[units] = jnp.where(lengths_B > 0, end, 0)
+        last[units] = jnp.where(lengths_B > 0, carries[end, plan.carries - 1, units], 0)
 
     _over_slices(plan, begin)
     jax.lax.fori_loop(0, num_steps, body, None)
@@ -65,10 +80,10 @@ def forward(plan: Plan, matrix, fixed, lengths, z, y, last, carries) -> None:
 
 
 def backward(
-    plan: Plan, matrix, fixed, lengths, z, u, carries, d_y, d_last, d_fixed, d_z, d_u=None
+    plan: Plan, reverse, matrix, fixed, lengths, z, u, carries, d_y, d_last, d_fixed, d_z, d_u=None
 ) -> None:
     """Like `fused_kernels.backward`; sums over time are in `d_fixed` from the start."""
-    lengths_B = lengths[...]
+    lengths_B, backwards = lengths[...], reverse[0] > 0
     num_steps = lengths_B.max()
     num_carries, num_fixed = plan.carries, len(d_fixed)
     h = num_carries - 1
@@ -79,19 +94,24 @@ def backward(
         d_fixed[h, units] = jnp.where(lengths_B > 0, d_last[units], 0)
 
     def body(number, _):
-        time = number if plan.reverse else num_steps - 1 - number
-        before = plan.before(time)
+        time = jnp.where(backwards, number, num_steps - 1 - number)
+        before, _ = before_and_after(time, backwards)
 
-        def pull_back(units):
+        def inputs(units):
             valid = _valid(plan, units, time, lengths_B)
-            sums = [d_fixed[i, units] for i in range(num_fixed)]
-            d_new = [*sums[:h], sums[h] + d_y[time, units]]
+            d_new = [d_fixed[i, units] for i in range(num_carries)]
+            d_new[h] += d_y[time, units]
             carry = [carries[before, i, units] for i in range(num_carries)]
-            inputs = [
+            return [
                 *carry, *_own(plan, fixed, units), *_load(z, time, units), *_load(u, time, units),
                 *(jnp.where(valid, part, 0) for part in d_new),
             ]  # fmt: skip
-            results = plan.evaluate(plan.pull_back, inputs)
+
+        def pull_back(units, known):
+            valid = _valid(plan, units, time, lengths_B)
+            sums = [d_fixed[i, units] for i in range(num_fixed)]
+            sliced = _sliced(plan, units, known)
+            results = plan.evaluate(plan.pull_back, inputs(units), sliced)
             results = [jnp.where(valid, part, 0) for part in results]
             for i in range(plan.gates):
                 d_z[time, i, units] = results[num_fixed + i]
@@ -111,7 +131,7 @@ def backward(
 
             d_fixed[h, units] = _over_pieces(plan, add, d_fixed[h, units])
 
-        _over_slices(plan, pull_back)
+        _evaluate(plan, plan.pull_back, inputs, pull_back)
         barrier(plan)
         _over_slices(plan, add_product)
         barrier(plan)
@@ -120,6 +140,47 @@ def backward(
     barrier(plan)
     jax.lax.fori_loop(0, num_steps, body, None)
     _clear(plan, num_steps, *([d_z] if d_u is None else [d_z, d_u]))
+
+
+def before_and_after(time, backwards) -> tuple[jax.Array, jax.Array]:
+    """Where the carries before and after the step at a time are."""
+    return jnp.where(backwards, time + 1, time), jnp.where(backwards, time, time + 1)
+
+
+def _evaluate(plan: Plan, jaxpr, inputs, finish) -> None:
+    """Calls `finish` with every slice of the units and what `jaxpr` sums up over all slices.
+
+    Args:
+        plan: the kernel's plan.
+        jaxpr: the mathematics.
+        inputs: `(units) -> parts`, its arguments.
+        finish: `(units, known)`; `known` are the results of its reductions.
+    """
+    tile = jax.ShapeDtypeStruct(plan.tile, jnp.float32)
+    known = {}
+    for stage in gatewise.stages(jaxpr, plan.size, tile):
+
+        def add(number, totals, known=known, stage=stage):
+            units = pl.ds(number * plan.tile[0], plan.tile[0])
+            sliced = _sliced(plan, units, known)
+            plan.evaluate(jaxpr, inputs(units), sliced)
+            return [
+                one.combine(total, sliced.found[one])
+                for one, total in zip(stage, totals, strict=True)
+            ]
+
+        neutral = [jnp.full(plan.tile[1], one.neutral, tile.dtype) for one in stage]
+        totals = jax.lax.fori_loop(0, plan.lanes // plan.tile[0], add, neutral)
+        known = known | {one.number: total for one, total in zip(stage, totals, strict=True)}
+    _over_slices(plan, functools.partial(finish, known=known))
+
+
+def _sliced(plan: Plan, units, known) -> gatewise.Sliced:
+    return gatewise.Sliced(_is_unit(plan, units), known)
+
+
+def _is_unit(plan: Plan, units) -> jax.Array:
+    return units.start + jnp.arange(plan.tile[0]) < plan.size
 
 
 def _over_slices(plan: Plan, function) -> None:
@@ -154,8 +215,7 @@ def _load(array, time, units) -> list[jax.Array]:
 
 def _valid(plan: Plan, units, time, lengths_B) -> jax.Array:
     """True for the units of a slice and the sequences that have this step."""
-    is_unit = units.start + jnp.arange(plan.tile[0]) < plan.size
-    return jnp.broadcast_to(time < lengths_B, plan.tile) & is_unit[:, None]
+    return jnp.broadcast_to(time < lengths_B, plan.tile) & _is_unit(plan, units)[:, None]
 
 
 def _clear(plan: Plan, start, *arrays) -> None:

@@ -7,16 +7,20 @@ then evaluated here with every array as a list of parts, one for each gate: a sp
 A part is a tile `[P, B]` of P lanes and B sequences; the first H lanes are units, and the others
 are padding that nothing here reads. A scalar that `update` computes, such as a mean over the units,
 is a part whose lanes are all equal; a constant is an array without dimensions.
+
+A part may also be a slice of the units. What is computed from a scalar is then unknown, None, until
+the scalar has been summed up over all slices: `stages` says what can be summed up when.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.extend import core
 
-Parts = list[jax.Array]
+Parts = list[jax.Array | None]
 """The parts of an array, in row-major order of all axes but the last."""
 
 _ELEMENTWISE = frozenset(
@@ -48,7 +52,59 @@ def count(array, size: int) -> int:
     return array.size // (size if array.shape and array.shape[-1] % size == 0 else 1)
 
 
-def evaluate(jaxpr: core.ClosedJaxpr, parts: Parts, size: int, tile: tuple[int, int]) -> Parts:
+class Reduction(NamedTuple):
+    """A reduction over units: the number of its turn among all in a jaxpr, and its kind."""
+
+    number: int
+    kind: str
+
+    @property
+    def combine(self) -> Callable[[jax.Array, jax.Array], jax.Array]:
+        """Combines the results of two slices."""
+        return _REDUCTIONS[self.kind][0]
+
+    @property
+    def neutral(self) -> float:
+        """The result of no unit."""
+        return _REDUCTIONS[self.kind][2]
+
+
+class Sliced:
+    """Reductions over units in a jaxpr that is evaluated for a slice of the units.
+
+    Args:
+        is_unit_P: which lanes are units.
+        known: results over all slices, `[B]`, by the numbers of the reductions.
+
+    Attributes:
+        found: the results for this slice, `[B]`, of reductions that are not known, but of what is.
+    """
+
+    def __init__(self, is_unit_P: jax.Array, known: Mapping[int, jax.Array]):
+        self.is_unit_P, self.known = is_unit_P, known
+        self.found: dict[Reduction, jax.Array] = {}
+        self._count = 0
+
+    def reduce(self, kind: str, part: jax.Array | None) -> jax.Array | None:
+        """The result of the next reduction, in all lanes; None if it is not known."""
+        reduction = Reduction(self._count, kind)
+        self._count += 1
+        if reduction.number in self.known:
+            known_B = self.known[reduction.number]
+            return jnp.broadcast_to(known_B[None], (len(self.is_unit_P), len(known_B)))
+        if part is not None:
+            units = jnp.where(self.is_unit_P[:, None], part, reduction.neutral)
+            self.found[reduction] = _REDUCTIONS[kind][1](units, axis=0)
+        return None
+
+
+def evaluate(
+    jaxpr: core.ClosedJaxpr,
+    parts: Parts,
+    size: int,
+    tile: tuple[int, int],
+    sliced: Sliced | None = None,
+) -> Parts:
     """Evaluates `jaxpr`, traced with H = `size`, in tiles of the given shape.
 
     Args:
@@ -56,6 +112,7 @@ def evaluate(jaxpr: core.ClosedJaxpr, parts: Parts, size: int, tile: tuple[int, 
         parts: the parts of all its arguments, in order.
         size: H.
         tile: the shape of a part.
+        sliced: the reductions over units; None: there are none.
 
     Returns:
         The parts of all results, in order.
@@ -73,12 +130,40 @@ def evaluate(jaxpr: core.ClosedJaxpr, parts: Parts, size: int, tile: tuple[int, 
         return [atom.val] if isinstance(atom, core.Literal) else parts_of[atom]
 
     for eqn in jaxpr.jaxpr.eqns:
-        results = _apply(eqn, [read(atom) for atom in eqn.invars], size, tile)
+        results = _apply(eqn, [read(atom) for atom in eqn.invars], size, tile, sliced)
         for var, result in zip(eqn.outvars, results, strict=True):
             if len(result) != count(var.aval, size):
                 raise Unsupported(f"{eqn.primitive.name} mixes units and gates")
             parts_of[var] = result
     return [part for atom in jaxpr.jaxpr.outvars for part in read(atom)]
+
+
+def stages(jaxpr: core.ClosedJaxpr, size: int, tile: jax.ShapeDtypeStruct) -> list[list[Reduction]]:
+    """The reductions over units, each after those that it depends on.
+
+    Args:
+        jaxpr: as in `evaluate`.
+        size: H.
+        tile: what a slice of a part looks like.
+
+    Raises:
+        Unsupported: as in `evaluate`.
+    """
+    found: list[list[Reduction]] = []
+    number = sum(count(var.aval, size) for var in jaxpr.jaxpr.invars)
+
+    def run(known, *parts):
+        sliced = Sliced(jnp.ones(tile.shape[0], bool), known)
+        evaluate(jaxpr, list(parts), size, tile.shape, sliced)
+        found.append(list(sliced.found))
+
+    known: dict[int, jax.ShapeDtypeStruct] = {}
+    while True:
+        jax.eval_shape(run, known, *[tile] * number)
+        if not found[-1]:
+            return found[:-1]
+        result = jax.ShapeDtypeStruct(tile.shape[1:], tile.dtype)
+        known |= {reduction.number: result for reduction in found[-1]}
 
 
 def without_values(tree):
@@ -117,13 +202,14 @@ def _deal(parts: Parts, variables, size: int) -> list[Parts]:
     return dealt
 
 
-def _apply(eqn, operands: list[Parts], size: int, tile: tuple[int, int]) -> list[Parts]:
+def _apply(eqn, operands: list[Parts], size: int, tile, sliced) -> list[Parts]:
     """The parts of the results of one operation."""
     name, params = eqn.primitive.name, eqn.params
     out = eqn.outvars[0].aval
     if name in _CALLS:
         flat = [part for parts in operands for part in parts]
-        return _deal(evaluate(_closed(params), flat, size, tile), eqn.outvars, size)
+        results = evaluate(_closed(params), flat, size, tile, sliced)
+        return _deal(results, eqn.outvars, size)
     if name in _ELEMENTWISE:
         return [_elementwise(eqn, operands, count(out, size))]
     if name in ("concatenate", "stack") and params.get("dimension", params.get("axis")) == 0:
@@ -136,7 +222,7 @@ def _apply(eqn, operands: list[Parts], size: int, tile: tuple[int, int]) -> list
     if name == "broadcast_in_dim":
         return [_broadcast(eqn, operand, size, tile)]
     if name in _REDUCTIONS:
-        return [_reduce(_REDUCTIONS[name], operand, shape, params["axes"], size)]
+        return [_reduce(name, operand, shape, params["axes"], size, sliced)]
     # The remaining operations move parts along the first axis.
     if name == "unstack" and params["axis"] == 0:
         return _cut(operand, shape, [1] * shape[0])
@@ -152,6 +238,8 @@ def _apply(eqn, operands: list[Parts], size: int, tile: tuple[int, int]) -> list
 
 def _elementwise(eqn, operands: list[Parts], number: int) -> Parts:
     def one(*parts):
+        if any(part is None for part in parts):
+            return None
         shape = jnp.broadcast_shapes(*map(jnp.shape, parts))
         return eqn.primitive.bind(*(jnp.broadcast_to(p, shape) for p in parts), **eqn.params)
 
@@ -174,26 +262,29 @@ def _broadcast(eqn, parts: Parts, size: int, tile) -> Parts:
     keeps_units = eqn.params["broadcast_dimensions"][-1:] == (out.ndim - 1,)
     if len(parts) != number and not (operand.size == 1 or (len(parts) == 1 and keeps_units)):
         raise Unsupported(f"a broadcast of {operand.shape} to {out.shape} is not gate by gate")
-    return [jnp.broadcast_to(part, tile) for part in _repeat(parts, number)]
+    parts = _repeat(parts, number)
+    return [part if part is None else jnp.broadcast_to(part, tile) for part in parts]
 
 
-def _reduce(reduction, parts: Parts, shape, axes, size: int) -> Parts:
+def _reduce(kind: str, parts: Parts, shape, axes, size: int, sliced) -> Parts:
     """Reduces over the units of each row, over the rows, or both, without the padding's lanes."""
     if len(shape) > 2:
         raise Unsupported(f"a reduction of {shape} has too many axes")
-    combine, over_lanes, neutral = reduction
+    combine_known, *_ = _REDUCTIONS[kind]
+
+    def combine(one, other):
+        return None if one is None or other is None else combine_known(one, other)
+
     last = len(shape) - 1
     rows = _cut(parts, shape, [1] * shape[0]) if last else [parts]
 
     def over_units(row: Parts) -> Parts:
         part = functools.reduce(combine, row)
-        if shape[-1] % size or not jnp.ndim(part):
+        if shape[-1] % size or (part is not None and not jnp.ndim(part)):
             return [part]
-        if len(part) < size:
+        if sliced is None:
             raise Unsupported("it reduces over the units, which several programs share")
-        if len(part) > size:
-            part = jnp.where(jnp.arange(len(part))[:, None] < size, part, neutral)
-        return [jnp.broadcast_to(over_lanes(part, axis=0, keepdims=True), part.shape)]
+        return [sliced.reduce(kind, part)]
 
     if last and 0 in axes:
         rows = [[functools.reduce(combine, column) for column in zip(*rows, strict=True)]]

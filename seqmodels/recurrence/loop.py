@@ -13,13 +13,13 @@ from flax import nnx
 
 from seqmodels import arguments, dropout, precision
 from seqmodels.cells import base
-from seqmodels.recurrence import arrays, derivative, step
+from seqmodels.recurrence import arrays, derivative, directions, step
 from seqmodels.recurrence.entry import Entry
 from seqmodels.recurrence.sequences import (
     Encoded,
     initial_carry,
-    last_output,
     longest,
+    output_at,
     valid_steps,
 )
 
@@ -78,7 +78,7 @@ def run(
 
 def run_all(
     cells: Sequence[base.Cell],
-    reverse: Sequence[bool],
+    reverse: Sequence[bool | jax.Array],
     parts: Sequence[jax.Array],
     lengths_B: jax.Array,
     dropped: dropout.Dropout = dropout.NOTHING,
@@ -92,20 +92,44 @@ def run_all(
         starts: for each cell, the carry of every sequence before its first step; None, for all or
             for one cell: the cell's own.
     """
+    options = matrix_dtype, segment_steps
+    starts = starts or [None] * len(cells)
+    if directions.are_one(cells, reverse, starts):
+        return _run_both(cells, parts, lengths_B, dropped, options, starts)
     carries = [
         initial_carry(cell, lengths_B.shape[0], parts[0].dtype, start)
-        for cell, start in zip(cells, starts or [None] * len(cells), strict=True)
+        for cell, start in zip(cells, starts, strict=True)
     ]
-    encoded, _ = run_from(
-        carries, cells, reverse, parts, lengths_B, dropped, matrix_dtype, segment_steps
-    )
-    return encoded
+    return run_from(carries, cells, reverse, parts, lengths_B, dropped, *options)[0]
+
+
+def _whole(parts, dropped):
+    """Inputs as one array, from which elements are dropped, and what is yet to be dropped.
+
+    Off the CPU, the operations of a step take longer than one more pass over all inputs.
+    """
+    x_TxDxB, dropped = dropout.drop_inputs(jnp.concatenate(parts, axis=1), dropped)
+    return [x_TxDxB], dropped
+
+
+def _run_both(cells, parts, lengths_B, dropped, options, starts):
+    """Both directions of a layer as one loop."""
+    (x_TxDxB,), dropped = _whole(parts, dropped)
+    num_steps = longest(lengths_B)
+
+    def run_one(cell, reverse, start, x_TxDxB):
+        return run_all([cell], [reverse], [x_TxDxB], lengths_B, dropped, *options, [start])[0]
+
+    inputs = [x_TxDxB, directions.in_reverse(x_TxDxB, num_steps)]
+    forward, backward = directions.run(run_one, cells, starts, inputs)
+    sequence_TxHxB = directions.in_reverse(backward.sequence_TxHxB, num_steps)
+    return forward, Encoded(sequence_TxHxB, backward.last_HxB)
 
 
 def run_from(
     starts: Sequence[base.Carry],
     cells: Sequence[base.Cell],
-    reverse: Sequence[bool],
+    reverse: Sequence[bool | jax.Array],
     parts: Sequence[jax.Array],
     lengths_B: jax.Array,
     dropped: dropout.Dropout = dropout.NOTHING,
@@ -126,7 +150,9 @@ def run_from(
     Args:
         starts: for each cell, the carry before its first step; the batch is the last axis.
         cells: any cells.
-        reverse: for each cell, whether it runs from the last valid step to the first.
+        reverse: for each cell, whether it runs from the last valid step to the first. If one is an
+            array, so that `jax.vmap` can run two directions, inputs and outputs are in the order of
+            the steps that the cell takes.
         parts: arrays `[T, Di, B]` whose concatenation is the inputs `[T, D, B]`.
         lengths_B: valid steps of each sequence, 0 to T.
         dropped: dropout of inputs and carries. Hiding units of h from recurrent matrices costs
@@ -139,6 +165,8 @@ def run_from(
     Returns:
         For each cell, its outputs and the carry after its last step.
     """
+    if not arrays.on_cpu():
+        parts, dropped = _whole(parts, dropped)
     graphdefs, params = zip(*(nnx.split(cell, nnx.Param) for cell in cells), strict=True)
     rates = dropped.applied()
 
@@ -150,7 +178,7 @@ def run_from(
     setups = tuple(
         step.Setup(
             graphdef,
-            backwards,
+            backwards if isinstance(backwards, bool) else None,
             rates,
             matrix_dtype,
             segment_steps,
@@ -166,28 +194,31 @@ def run_from(
         )
     )
     seeds_Bx2 = None if dropped.keys_B is None else jax.random.key_data(dropped.keys_B)
-    return _run(setups, params, tuple(starts), tuple(parts), lengths_B, seeds_Bx2)
+    given = tuple(None if isinstance(backwards, bool) else backwards for backwards in reverse)
+    return _run(setups, params, tuple(starts), tuple(parts), lengths_B, seeds_Bx2, given)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _run(setups, params, starts, parts, lengths_B, seeds_Bx2):
-    return _run_forward(setups, params, starts, parts, lengths_B, seeds_Bx2)[0]
+def _run(setups, params, starts, parts, lengths_B, seeds_Bx2, reverse):
+    return _run_forward(setups, params, starts, parts, lengths_B, seeds_Bx2, reverse)[0]
 
 
-def _run_forward(setups, params, starts, parts, lengths_B, seeds_Bx2):
+def _run_forward(setups, params, starts, parts, lengths_B, seeds_Bx2, reverse):
     inputs = parts, lengths_B, seeds_Bx2
+    setups = _facing(setups, reverse)
     with precision.products_in(setups[0].matrix_dtype):
         encoded, carries, kept = zip(
             *(_forward(*of_cell, *inputs) for of_cell in zip(setups, params, starts, strict=True)),
             strict=True,
         )
     sequences = tuple(one.sequence_TxHxB for one in encoded)
-    return (encoded, carries), (params, starts, *inputs, kept, sequences)
+    return (encoded, carries), (params, starts, *inputs, reverse, kept, sequences)
 
 
 def _run_backward(setups, residuals, cotangents):
-    params, starts, parts, lengths_B, seeds_Bx2, kept, sequences = residuals
+    params, starts, parts, lengths_B, seeds_Bx2, reverse, kept, sequences = residuals
     inputs = parts, lengths_B, seeds_Bx2
+    setups = _facing(setups, reverse)
     of_cells = zip(params, starts, kept, sequences, strict=True)
     of_cotangents = zip(*cotangents, strict=True)
     # With a single cell, no other cell has yet to read the inputs. An `AffineCell` reads them only
@@ -203,22 +234,30 @@ def _run_backward(setups, residuals, cotangents):
             )
         all_d_params.append(d_params)
         d_starts.append(d_start)
-    return tuple(all_d_params), tuple(d_starts), d_parts, None, None
+    return tuple(all_d_params), tuple(d_starts), d_parts, None, None, None
 
 
 _run.defvjp(_run_forward, _run_backward)
 
 
+def _facing(setups, reverse):
+    """The setups, with the directions that are arrays."""
+    return tuple(
+        setup if backwards is None else setup._replace(reverse=backwards)
+        for setup, backwards in zip(setups, reverse, strict=True)
+    )
+
+
 def _forward(setup, params, start, parts, lengths_B, seeds_Bx2):
     """One cell's `Encoded`, its last carry, and what is kept for the backward pass."""
     weights = step.weights_of(setup, params)
-    lengths = arrays.for_units(lengths_B, step.units_of(weights, start))
+    lengths = arrays.for_units(lengths_B, step.units_of(start))
     width, num_steps = parts[0].shape[0], longest(lengths_B)
     keeps_reads = setup.keeps_reads and setup.segment_steps == 1
 
     def take(number, carry):
-        time = setup.time(number, num_steps)
-        read_FxB = step.read(setup, weights, arrays.at(parts, time), carry, time, seeds_Bx2)
+        time, xs = setup.time(number, num_steps), arrays.at(parts, setup.place(number, num_steps))
+        read_FxB = step.read(setup, weights, xs, carry, time, seeds_Bx2)
         carry, y_HxB = step.take(setup, weights, read_FxB, carry, time, lengths, seeds_Bx2)
         return carry, read_FxB if keeps_reads else None, y_HxB
 
@@ -227,9 +266,9 @@ def _forward(setup, params, start, parts, lengths_B, seeds_Bx2):
         # Overwritten until the segment's first step is reached.
         carries_N = arrays.put(carries_N, setup.kept(carry), -(-number // setup.segment_steps))
         carry, *outputs = take(number, carry)
-        return carry, carries_N, arrays.put(outputs_T, outputs, setup.time(number, num_steps))
+        return carry, carries_N, arrays.put(outputs_T, outputs, setup.place(number, num_steps))
 
-    first = 10 * setup.reverse
+    first = 10 * (setup.reverse is True)
     carries_N = arrays.room(setup.kept(start), -(-width // setup.segment_steps) + 1, first)
     _, *outputs = jax.eval_shape(take, num_steps, start)
     outputs_T = arrays.room(outputs, width, first + len(jax.tree.leaves(carries_N)))
@@ -237,7 +276,7 @@ def _forward(setup, params, start, parts, lengths_B, seeds_Bx2):
         0, num_steps, body, (start, carries_N, outputs_T)
     )
     reads_TxFxB, sequence_TxHxB = outputs_T
-    last_HxB = last_output(sequence_TxHxB, lengths_B, setup.reverse)
+    last_HxB = output_at(setup.last_place(lengths_B, num_steps), sequence_TxHxB, lengths_B)
     return Encoded(sequence_TxHxB, last_HxB), carry, derivative.Kept(carries_N, reads_TxFxB)
 
 

@@ -1,4 +1,4 @@
-"""A GPU kernel that runs any `PointwiseCell` over time: one launch per direction, not one per step.
+"""A GPU kernel that runs any `PointwiseCell` over time: one launch for a layer, not one per step.
 
 Units do not see each other, so each program of the kernel takes four units of 32 sequences through
 all their steps, whatever H is. It holds their carry in registers; the cell's `step` is traced and
@@ -53,7 +53,6 @@ class Plan(NamedTuple):
     own: tuple[int, ...]
     step: core.ClosedJaxpr
     pull_back: core.ClosedJaxpr
-    reverse: bool
     interpret: bool
 
     def evaluate(self, jaxpr: core.ClosedJaxpr, parts: gatewise.Parts) -> gatewise.Parts:
@@ -75,7 +74,7 @@ def why_not(cell: base.Cell) -> str | None:
     if cell.kernel.dtype != jnp.float32:
         return f"its matrix is {cell.kernel.dtype}, not float32"
     try:
-        _plan(cell, reverse=False, interpret=False)
+        _plan(cell, interpret=False)
     except gatewise.Unsupported as error:
         return str(error)
     return None
@@ -86,7 +85,7 @@ def run(
     x_TxDxB: jax.Array,
     lengths_B: jax.Array,
     *,
-    reverse: bool = False,
+    reverse: bool | jax.Array = False,
     start: base.Carry = None,
     interpret: bool = False,
 ) -> Encoded:
@@ -97,14 +96,14 @@ def run(
         x_TxDxB: the inputs; sequences start at time 0.
         lengths_B: valid steps of each sequence, 0 to T. The loop over 32 neighbours in the batch
             ends with the longest of them.
-        reverse: run from the last valid step to the first.
+        reverse: run from the last valid step to the first; it may be an array.
         start: the carry of every sequence before its first step; None: the cell's own.
         interpret: interpret the kernel without a GPU, slowly.
 
     Raises:
         gatewise.Unsupported: the kernel cannot run the cell; `why_not` gives the reason.
     """
-    plan = _plan(cell, reverse, interpret)
+    plan = _plan(cell, interpret)
     width, batch_size = len(x_TxDxB), len(lengths_B)
     units, columns = (0, -plan.size % _UNITS), (0, -batch_size % _COLUMNS)
 
@@ -119,6 +118,7 @@ def run(
     fixed_FxH = jnp.concatenate([leaf.reshape(-1, plan.size) for leaf in fixed])
     y_TxHxB = _loop(
         plan,
+        jnp.asarray(reverse, jnp.int32)[None],
         jnp.pad(fixed_FxH.astype(z_TxNxHxB.dtype), ((0, 0), units)),
         jnp.pad(z_TxNxHxB, ((0, 0), (0, 0), units, columns)),
         jnp.pad(lengths_B.astype(jnp.int32), columns),
@@ -126,7 +126,7 @@ def run(
     return Encoded(y_TxHxB, last_output(y_TxHxB, lengths_B, reverse))
 
 
-def _plan(cell: base.PointwiseCell, reverse: bool, interpret: bool) -> Plan:
+def _plan(cell: base.PointwiseCell, interpret: bool) -> Plan:
     """Traces the cell's `step` and its derivative, and tries both.
 
     Raises:
@@ -160,7 +160,6 @@ def _plan(cell: base.PointwiseCell, reverse: bool, interpret: bool) -> Plan:
         own=tuple(own),
         step=jax.make_jaxpr(step)(carry, own, z),
         pull_back=jax.make_jaxpr(pull_back)(carry, own, z, results),
-        reverse=reverse,
         interpret=interpret,
     )
     tile = jax.ShapeDtypeStruct(_TILE, cell.kernel.dtype)
@@ -169,43 +168,47 @@ def _plan(cell: base.PointwiseCell, reverse: bool, interpret: bool) -> Plan:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _loop(plan: Plan, fixed_FxH: jax.Array, z_TxNxHxB: jax.Array, lengths_B: jax.Array):
+def _loop(plan: Plan, reverse_1, fixed_FxH, z_TxNxHxB, lengths_B) -> jax.Array:
     """The outputs `y_TxHxB`, in padded shapes.
 
     Args:
         plan: the kernel's plan.
+        reverse_1: 1 to run from the last valid step to the first, else 0.
         fixed_FxH: the initial carry and the parameters that `step` reads, part by part.
         z_TxNxHxB: the projected inputs, gate by gate.
         lengths_B: valid steps of each sequence.
     """
     width, _, *tile = z_TxNxHxB.shape
-    return _call(plan, _forward, [(width, *tile)], fixed_FxH, lengths_B, [z_TxNxHxB])[0]
+    shapes = [(width, *tile)]
+    return _call(plan, _forward, shapes, reverse_1, fixed_FxH, lengths_B, [z_TxNxHxB])[0]
 
 
-def _loop_forward(plan, fixed_FxH, z_TxNxHxB, lengths_B):
+def _loop_forward(plan, reverse_1, fixed_FxH, z_TxNxHxB, lengths_B):
     width, _, *tile = z_TxNxHxB.shape
     shapes = [(width, *tile), (width, plan.carries, *tile)]
-    y_TxHxB, carries_TxCxHxB = _call(plan, _forward, shapes, fixed_FxH, lengths_B, [z_TxNxHxB])
-    return y_TxHxB, (fixed_FxH, z_TxNxHxB, lengths_B, carries_TxCxHxB)
+    given = reverse_1, fixed_FxH, lengths_B
+    y_TxHxB, carries_TxCxHxB = _call(plan, _forward, shapes, *given, [z_TxNxHxB])
+    return y_TxHxB, (*given, z_TxNxHxB, carries_TxCxHxB)
 
 
 def _loop_backward(plan, residuals, d_y_TxHxB):
-    fixed_FxH, z_TxNxHxB, lengths_B, carries_TxCxHxB = residuals
+    reverse_1, fixed_FxH, lengths_B, z_TxNxHxB, carries_TxCxHxB = residuals
     d_fixed_FxHxB, d_z_TxNxHxB = _call(
         plan,
         _backward,
         [(*fixed_FxH.shape, len(lengths_B)), z_TxNxHxB.shape],
+        reverse_1,
         fixed_FxH,
         lengths_B,
         [z_TxNxHxB, carries_TxCxHxB, d_y_TxHxB],
     )
-    return d_fixed_FxHxB.sum(-1), d_z_TxNxHxB, None
+    return None, d_fixed_FxHxB.sum(-1), d_z_TxNxHxB, None
 
 
 _loop.defvjp(_loop_forward, _loop_backward)
 
 
-def _call(plan, kernel, out_shapes, fixed_FxH, lengths_B, arrays) -> list[jax.Array]:
+def _call(plan, kernel, out_shapes, reverse_1, fixed_FxH, lengths_B, arrays) -> list[jax.Array]:
     """Calls a kernel for all tiles of units and sequences, the last two axes of all arrays."""
 
     def tiles(shape):
@@ -220,6 +223,7 @@ def _call(plan, kernel, out_shapes, fixed_FxH, lengths_B, arrays) -> list[jax.Ar
         out_shape=[jax.ShapeDtypeStruct(shape, arrays[0].dtype) for shape in out_shapes],
         grid=(size // _UNITS, batch_size // _COLUMNS),
         in_specs=[
+            pl.BlockSpec(),
             pl.BlockSpec((len(fixed_FxH), _UNITS), lambda unit, column: (0, unit)),
             pl.BlockSpec((_COLUMNS,), lambda unit, column: (column,)),
             *(tiles(array.shape) for array in arrays),
@@ -227,20 +231,20 @@ def _call(plan, kernel, out_shapes, fixed_FxH, lengths_B, arrays) -> list[jax.Ar
         out_specs=[tiles(shape) for shape in out_shapes],
         compiler_params=fused_kernels.triton.CompilerParams(num_warps=_WARPS, num_stages=1),
         interpret=plan.interpret,
-    )(fixed_FxH, lengths_B, *arrays)
+    )(reverse_1, fixed_FxH, lengths_B, *arrays)
 
 
-def _forward(plan: Plan, fixed, lengths, z, y, carries=None) -> None:
+def _forward(plan: Plan, reverse, fixed, lengths, z, y, carries=None) -> None:
     """From `fixed_FxH, lengths_B, z_TxNxHxB`: `y_TxHxB`, zero after the end, and `carries_TxCxHxB`.
 
     `carries` are those before every step.
     """
-    lengths_B = lengths[...]
+    lengths_B, backwards = lengths[...], reverse[0] > 0
     num_steps = lengths_B.max()
     start, own = _fixed(plan, fixed)
 
     def body(number, carry):
-        time = num_steps - 1 - number if plan.reverse else number
+        time = jnp.where(backwards, num_steps - 1 - number, number)
         if carries is not None:
             _store(carries, time, carry)
         *new, output = plan.evaluate(plan.step, [*carry, *own, *_load(z, time)])
@@ -256,15 +260,15 @@ def _forward(plan: Plan, fixed, lengths, z, y, carries=None) -> None:
     jax.lax.fori_loop(num_steps, len(y), clear, None)
 
 
-def _backward(plan: Plan, fixed, lengths, z, carries, d_y, d_fixed, d_z) -> None:
+def _backward(plan: Plan, reverse, fixed, lengths, z, carries, d_y, d_fixed, d_z) -> None:
     """The gradients `d_fixed_FxHxB` and `d_z_TxNxHxB`; the rest is as in `_forward`."""
-    lengths_B = lengths[...]
+    lengths_B, backwards = lengths[...], reverse[0] > 0
     num_steps = lengths_B.max()
     _, own = _fixed(plan, fixed)
     num_carries, num_fixed = plan.carries, len(d_fixed)
 
     def body(number, sums):
-        time = number if plan.reverse else num_steps - 1 - number
+        time = jnp.where(backwards, number, num_steps - 1 - number)
         valid = jnp.broadcast_to(time < lengths_B, _TILE)
         d_results = [jnp.where(valid, part, 0) for part in (*sums[:num_carries], d_y[time])]
         inputs = [*_load(carries, time), *own, *_load(z, time)]
@@ -307,4 +311,4 @@ def _run(cell, x_TxDxB, lengths_B, *, reverse=False, start=None):
     return run(cell, x_TxDxB, lengths_B, reverse=reverse, start=start, interpret=interpret)
 
 
-ENTRY = Entry("pointwise", _run, why_not, is_best=available)
+ENTRY = Entry("pointwise", _run, why_not, is_best=available, takes_both=True)

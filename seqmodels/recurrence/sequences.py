@@ -37,15 +37,19 @@ def valid_steps(lengths_B: jax.Array, width: int) -> jax.Array:
     return jnp.arange(width)[:, None] < lengths_B
 
 
-def last_time(lengths_B: jax.Array, reverse: bool) -> jax.Array:
+def last_time(lengths_B: jax.Array, reverse: bool | jax.Array) -> jax.Array:
     """The time of the last step that a cell takes in each sequence."""
-    return jnp.zeros_like(lengths_B) if reverse else lengths_B - 1
+    return arrays.either(reverse, jnp.zeros_like(lengths_B), lengths_B - 1)
 
 
 def last_output(sequence_TxHxB: jax.Array, lengths_B: jax.Array, reverse: bool) -> jax.Array:
     """The output of each sequence's last step: `[H, B]`, zero where there is none."""
-    last_1x1xB = last_time(lengths_B, reverse)[None, None]
-    last_HxB = jnp.take_along_axis(sequence_TxHxB, last_1x1xB, 0, mode="clip")[0]
+    return output_at(last_time(lengths_B, reverse), sequence_TxHxB, lengths_B)
+
+
+def output_at(place_B: jax.Array, sequence_TxHxB: jax.Array, lengths_B: jax.Array) -> jax.Array:
+    """An output of each sequence: `[H, B]`, zero for a sequence that has no step."""
+    last_HxB = jnp.take_along_axis(sequence_TxHxB, place_B[None, None], 0, mode="clip")[0]
     return jnp.where(lengths_B > 0, last_HxB, 0)
 
 

@@ -10,12 +10,15 @@ from flax import nnx
 from seqmodels import dropout
 from seqmodels.cells import base
 from seqmodels.recurrence import arrays
+from seqmodels.recurrence.sequences import last_time, longest
 
 
 class Setup(NamedTuple):
     """Everything needed to run a cell, except arrays.
 
     Attributes:
+        reverse: whether it runs from the last valid step to the first. If it is an array, inputs
+            and outputs are in the order of the steps that the cell takes, not in that of time.
         is_gated: the cell is a `GatedCell`.
         is_affine: the cell is an `AffineCell`.
         is_pointwise: the cell is an `AffineCell` with no parameters but its two matrices, vectors
@@ -27,7 +30,7 @@ class Setup(NamedTuple):
     """
 
     graphdef: nnx.GraphDef
-    reverse: bool
+    reverse: bool | jax.Array
     rates: dropout.Rates = dropout.Rates()
     matrix_dtype: str = "float32"
     segment_steps: int = 1
@@ -46,8 +49,22 @@ class Setup(NamedTuple):
         return matrix.astype("bfloat16") if self.matrix_dtype == "bfloat16" else matrix
 
     def time(self, number: jax.Array, num_steps: jax.Array) -> jax.Array:
-        """The time of the `number`-th step that the cell takes."""
-        return num_steps - 1 - number if self.reverse else number
+        """The time of the `number`-th step that the cell takes, and the number of that time."""
+        return arrays.either(self.reverse, num_steps - 1 - number, number)
+
+    def place(self, number: jax.Array, num_steps: jax.Array) -> jax.Array:
+        """Where the input and the output of the `number`-th step are."""
+        return self.time(number, num_steps) if isinstance(self.reverse, bool) else number
+
+    def last_place(self, lengths_B: jax.Array, num_steps: jax.Array) -> jax.Array:
+        """Where the output of each sequence's last step is."""
+        return self.place(self.time(last_time(lengths_B, self.reverse), num_steps), num_steps)
+
+    def stream(self, seeds_Bx2: jax.Array, *names: str | int) -> jax.Array:
+        """Seeds for one use of masks in this direction."""
+        kind, *others = names
+        backward, forward = (dropout.stream(seeds_Bx2, kind, way, *others) for way in (True, False))
+        return arrays.either(self.reverse, backward, forward)
 
 
 class Weights(NamedTuple):
@@ -82,10 +99,9 @@ def _of_each(leaf: jax.Array, batch_size: int) -> jax.Array:
     return jnp.broadcast_to(leaf[..., None], (*leaf.shape, batch_size))
 
 
-def units_of(weights, carry):
-    """The most rows of the `[U, B]` arrays of a step that depend on lengths."""
-    rows = [1, *(len(leaf) for leaf in jax.tree.leaves(carry) if leaf.ndim == 2)]
-    return max(rows if weights.matrix_GxK is None else [*rows, len(weights.matrix_GxK)])
+def units_of(carry):
+    """The rows of the `[U, B]` arrays of a carry."""
+    return [len(leaf) for leaf in jax.tree.leaves(carry) if leaf.ndim == 2]
 
 
 def matrix_of(setup, params):
@@ -134,7 +150,7 @@ def _seen_of(setup, h_HxB, seeds_Bx2):
     """The units of h that recurrent matrices see: the same in a sequence at all times."""
     if setup.rates.recurrent == 0:
         return h_HxB
-    seeds_Bx2 = dropout.stream(seeds_Bx2, "recurrent", setup.reverse)
+    seeds_Bx2 = setup.stream(seeds_Bx2, "recurrent")
     return dropout.drop(h_HxB, 0, setup.rates.recurrent, seeds_Bx2)
 
 
@@ -174,11 +190,12 @@ def columns_of(setup, weights, read_FxB, carry, time, seeds_Bx2):
 
 def real_columns(setup, weights, start, parts, lengths_B, seeds_Bx2):
     """The first step of the longest sequence, as the `Columns` of a batch of one."""
-    row = jnp.argmax(lengths_B)
+    row, num_steps = jnp.argmax(lengths_B), longest(lengths_B)
     time = jnp.where(setup.reverse, jnp.maximum(lengths_B[row] - 1, 0), 0)
+    place = setup.place(setup.time(time, num_steps), num_steps)
     xs, carry = (
         jax.tree.map(lambda leaf: arrays.column(leaf, row), tree)
-        for tree in (arrays.at(parts, time), start)
+        for tree in (arrays.at(parts, place), start)
     )
     seeds_1x2 = None if seeds_Bx2 is None else jax.lax.dynamic_slice_in_dim(seeds_Bx2, row, 1)
     read_Fx1 = read(setup, weights, xs, carry, time, seeds_1x2)
@@ -283,7 +300,7 @@ def _zoned_out(setup, carry, time, seeds_Bx2):
     leaves, structure = jax.tree.flatten(carry)
     shares = []
     for number, leaf in enumerate(leaves):
-        stream_Bx2 = dropout.stream(seeds_Bx2, "zoneout", setup.reverse, number)
+        stream_Bx2 = setup.stream(seeds_Bx2, "zoneout", number)
         share = dropout.dropped(leaf.size // leaf.shape[-1], time, rate, stream_Bx2)
         shares.append(share.reshape(leaf.shape).astype(leaf.dtype))
     return jax.tree.unflatten(structure, shares)

@@ -14,7 +14,8 @@ from seqmodels import check_cell, recurrence
 from seqmodels.cells import base
 from seqmodels.cells.gru import GRU
 from seqmodels.cells.lstm import LSTM
-from seqmodels.recurrence import fused, fused_kernels, oracle
+from seqmodels.cells.lstm_layer_norm import LayerNormLSTM
+from seqmodels.recurrence import directions, fused, fused_kernels, oracle
 from tests.marks import slow
 
 WIDTH, BATCH, INPUT = 5, 17, 3
@@ -131,7 +132,6 @@ def test_equals_the_engine(cell_class, reverse, hidden_size):
 def sliced(monkeypatch):
     """Slices of 16 units, for layers of more than 16."""
     monkeypatch.setattr(fused_kernels, "SLICE", 16)
-    monkeypatch.setattr(fused, "_UNSPILLED", 16)
 
 
 class Own(Gated):
@@ -150,10 +150,10 @@ class Own(Gated):
 
 @pytest.mark.usefixtures("sliced")
 @pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("cell_class", [LSTM, slow(GRU), Own])
+@pytest.mark.parametrize("cell_class", [slow(LSTM), slow(GRU), Own, LayerNormLSTM])
 def test_slices_equal_the_engine(cell_class, reverse):
     cell = make(cell_class, 37)
-    assert fused._plan(cell, reverse, interpret=True).sliced
+    assert fused._plan(cell, interpret=True).sliced
     expected = results_and_gradients(
         recurrence.run, cell, inputs(), jnp.array(LENGTHS), reverse=reverse
     )
@@ -161,9 +161,35 @@ def test_slices_equal_the_engine(cell_class, reverse):
     assert_equal(actual, expected)
 
 
+@pytest.mark.parametrize("size", [4, slow(37)])
+@pytest.mark.parametrize("cell_class", [slow(GRU), Peephole])
 @pytest.mark.usefixtures("sliced")
-def test_units_that_are_combined_are_not_sliced():
-    assert not fused._plan(make(Peephole, 37), False, interpret=True).sliced
+def test_both_directions_are_one_launch(cell_class, size):
+    graphdef, forward = nnx.split(make(cell_class, size), nnx.Param)
+    params = [forward, jax.tree.map(lambda leaf: -0.5 * leaf, forward)]
+    lengths = jnp.array(LENGTHS)
+
+    def apart(cells, x_TxDxB):
+        return [
+            interpreted(cell, x_TxDxB, lengths, reverse=reverse)
+            for cell, reverse in zip(cells, (False, True), strict=True)
+        ]
+
+    def together(cells, x_TxDxB):
+        def one(cell, reverse, start):
+            return interpreted(cell, x_TxDxB, lengths, reverse=reverse, start=start)
+
+        return directions.run(one, cells, [None, None])
+
+    def gradients(run):
+        def loss(params, x_TxDxB):
+            encoded = run([nnx.merge(graphdef, one) for one in params], x_TxDxB)
+            return sum(map(check_cell.scalar, encoded)), tuple(encoded)
+
+        return jax.grad(loss, argnums=(0, 1), has_aux=True)
+
+    assert_equal(*(jit(gradients(run))(params, inputs())[::-1] for run in (together, apart)))
+    assert str(jax.make_jaxpr(gradients(together))(params, inputs())).count("pallas_call[") == 2
 
 
 def test_a_batch_of_empty_sequences_gives_zeros_and_no_gradient():
@@ -257,7 +283,6 @@ def test_says_what_it_cannot_take():
     assert fused.why_not(make(GRU, 4)) is None
     assert "cumsum" in fused.why_not(make(Ungated, 4))
     assert "1025 units" in fused.why_not(GRU(INPUT, 1025, rngs=nnx.Rngs(0)))
-    assert "can hold 256, not 257" in fused.why_not(make(Peephole, 257))
     assert fused.why_not(base.Cell) == "it is not a GatedCell"
     assert not fused.available(make(GRU, 4))  # There is no GPU in the tests.
     with pytest.raises(NotImplementedError, match="cumsum"):
