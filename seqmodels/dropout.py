@@ -84,7 +84,7 @@ def drop_all(x_TxDxB: jax.Array, rate: float, keys_B: jax.Array) -> jax.Array:
 
 def drop_inputs(x_TxDxB: jax.Array, dropout: Dropout) -> tuple[jax.Array, Dropout]:
     """Drops from the inputs at all times; also returns what is yet to be dropped in each step."""
-    if dropout.applied().inputs > 0:
+    if dropout.keys_B is not None and dropout.rates.inputs > 0:
         x_TxDxB = drop_all(x_TxDxB, dropout.rates.inputs, dropout.keys_B)
     return x_TxDxB, dropout._replace(rates=dropout.rates._replace(inputs=0.0))
 

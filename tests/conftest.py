@@ -1,7 +1,9 @@
 """What all tests share."""
 
+import contextlib
 import gc
 import os
+import time
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
@@ -23,13 +25,31 @@ gc.set_threshold(50_000, 20, 50)  # What was compiled stays, and is looked throu
 
 
 def pytest_configure(config):
-    """What a worker compiled, it does not compile again: not for another test, nor another time."""
-    # One each: an entry that another process is just writing cannot be read.
+    """What one worker compiled, none compiles again: not for another test, nor another time."""
+    # A folder each: an entry that another process is just writing cannot be read.
     worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
-    compiled = str(config.cache.mkdir(f"compiled-{worker}"))
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled
-    jax.config.update("jax_compilation_cache_dir", compiled)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    folder = config.cache.mkdir(f"compiled-{worker}")
+    config.compiled = folder
+    # By default, the folder's name is part of what a program is looked up by.
+    settings = {
+        "jax_compilation_cache_dir": str(folder),
+        "jax_persistent_cache_enable_xla_caches": "none",
+        "jax_persistent_cache_min_compile_time_secs": 0,
+    }
+    for name, value in settings.items():
+        os.environ[name.upper()] = str(value)
+        jax.config.update(name, value)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def others_programs(pytestconfig):
+    """Takes over what other workers have compiled, and finished writing, since the last module."""
+    own = pytestconfig.compiled
+    known = set(os.listdir(own))
+    for entry in own.parent.glob("compiled-*/*"):
+        if entry.name not in known and entry.stat().st_mtime < time.time() - 5:
+            with contextlib.suppress(FileExistsError):
+                os.link(entry, own / entry.name)
 
 
 @pytest.fixture(autouse=True)

@@ -69,9 +69,8 @@ def run(
     # reads what the first step of the longest sequence does.
     row = jnp.argmax(lengths_B)
     time = jnp.where(reverse, jnp.maximum(lengths_B[row] - 1, 0), 0)
-    start_1, x_Dx1 = jax.tree.map(
-        lambda leaf: arrays.column(leaf, row), (carry, arrays.at(x_TxDxB, time))
-    )
+    x_DxB = arrays.at(jax.lax.stop_gradient(x_TxDxB), time)
+    start_1, x_Dx1 = jax.tree.map(lambda leaf: arrays.column(leaf, row), (carry, x_DxB))
     _, real = _remember(start_1, project(x_Dx1[None]), jnp.ones((1, 1), bool))
     real = jax.lax.stop_gradient(real)
 

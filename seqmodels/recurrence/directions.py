@@ -16,7 +16,7 @@ from seqmodels.recurrence.sequences import Encoded
 
 
 def are_one(
-    cells: Sequence[base.Cell], reverse: Sequence[bool], starts: Sequence[base.Carry]
+    cells: Sequence[base.Cell], reverse: Sequence[bool | jax.Array], starts: Sequence[base.Carry]
 ) -> bool:
     """Whether to run these as one: they are two directions of the same kind and size, off the CPU.
 
@@ -25,7 +25,7 @@ def are_one(
         reverse: for each cell, whether it runs backwards.
         starts: for each cell, the carry before its first step; None: the cell's own.
     """
-    if arrays.on_cpu() or list(reverse) != [False, True]:
+    if arrays.on_cpu() or [backwards is True for backwards in reverse] != [False, True]:
         return False
     (graphdef, *forward), (other, *backward) = (
         (*nnx.split(cell, nnx.Param), start) for cell, start in zip(cells, starts, strict=True)

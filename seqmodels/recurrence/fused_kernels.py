@@ -88,8 +88,8 @@ class Plan(NamedTuple):
     def sliced(self) -> bool:
         """Whether the units are taken slice by slice, by the kernels of `fused_slices`.
 
-        So they are if not all fit into registers, and if `update` combines them, for which registers
-        would hold all of them from one sum to the next.
+        So they are if not all fit into registers, and if `update` combines them: registers would
+        have to hold all of them from one sum to the next.
         """
         return self.lanes > SLICE or self.combines
 

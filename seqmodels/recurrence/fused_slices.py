@@ -157,7 +157,7 @@ def _evaluate(plan: Plan, jaxpr, inputs, finish) -> None:
         finish: `(units, known)`; `known` are the results of its reductions.
     """
     tile = jax.ShapeDtypeStruct(plan.tile, jnp.float32)
-    known = {}
+    known: dict[int, jax.Array] = {}
     for stage in gatewise.stages(jaxpr, plan.size, tile):
 
         def add(number, totals, known=known, stage=stage):

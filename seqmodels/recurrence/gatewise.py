@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
-Parts = list[jax.Array | None]
+Parts = list[jax.Array]
 """The parts of an array, in row-major order of all axes but the last."""
 
 _ELEMENTWISE = frozenset(

@@ -78,7 +78,7 @@ def run(
 
 def run_all(
     cells: Sequence[base.Cell],
-    reverse: Sequence[bool | jax.Array],
+    reverse: Sequence[bool],
     parts: Sequence[jax.Array],
     lengths_B: jax.Array,
     dropped: dropout.Dropout = dropout.NOTHING,
@@ -89,6 +89,7 @@ def run_all(
     """Like `run_from`, with one start for all sequences, and without returning the last carries.
 
     Args:
+        reverse: for each cell, whether it runs from the last valid step to the first.
         starts: for each cell, the carry of every sequence before its first step; None, for all or
             for one cell: the cell's own.
     """
@@ -118,7 +119,8 @@ def _run_both(cells, parts, lengths_B, dropped, options, starts):
     num_steps = longest(lengths_B)
 
     def run_one(cell, reverse, start, x_TxDxB):
-        return run_all([cell], [reverse], [x_TxDxB], lengths_B, dropped, *options, [start])[0]
+        carry = initial_carry(cell, lengths_B.shape[0], x_TxDxB.dtype, start)
+        return run_from([carry], [cell], [reverse], [x_TxDxB], lengths_B, dropped, *options)[0][0]
 
     inputs = [x_TxDxB, directions.in_reverse(x_TxDxB, num_steps)]
     forward, backward = directions.run(run_one, cells, starts, inputs)

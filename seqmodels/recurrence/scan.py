@@ -40,14 +40,14 @@ def run(
     setup = step.Setup(graphdef, reverse)
     weights = step.weights_of(setup, params)
     carry = initial_carry(cell, len(lengths_B), x_TxDxB.dtype, start)
-    real = jax.lax.stop_gradient(
-        step.real_columns(setup, weights, carry, (x_TxDxB,), lengths_B, seeds_Bx2=None)
-    )
+    parts = (jax.lax.stop_gradient(x_TxDxB),)
+    real = step.real_columns(setup, weights, carry, parts, lengths_B, seeds_Bx2=None)
+    real = jax.lax.stop_gradient(real)
 
     def take(carry, inputs):
         time, x_DxB = inputs
         read_FxB = step.read(setup, weights, (x_DxB,), carry, time, None)
-        return step.take(setup, weights, read_FxB, carry, time, lengths_B, None, real)
+        return step.take(setup, weights, read_FxB, carry, time, [lengths_B], None, real)
 
     times_T = jnp.arange(len(x_TxDxB))
     _, sequence_TxHxB = jax.lax.scan(take, carry, (times_T, x_TxDxB), reverse=reverse)

@@ -42,7 +42,9 @@ def last_time(lengths_B: jax.Array, reverse: bool | jax.Array) -> jax.Array:
     return arrays.either(reverse, jnp.zeros_like(lengths_B), lengths_B - 1)
 
 
-def last_output(sequence_TxHxB: jax.Array, lengths_B: jax.Array, reverse: bool) -> jax.Array:
+def last_output(
+    sequence_TxHxB: jax.Array, lengths_B: jax.Array, reverse: bool | jax.Array
+) -> jax.Array:
     """The output of each sequence's last step: `[H, B]`, zero where there is none."""
     return output_at(last_time(lengths_B, reverse), sequence_TxHxB, lengths_B)
 

@@ -1,7 +1,7 @@
 """One step of a cell for all sequences of a batch, used by the loop and its derivative."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,8 @@ class Setup(NamedTuple):
 
     Attributes:
         reverse: whether it runs from the last valid step to the first. If it is an array, inputs
-            and outputs are in the order of the steps that the cell takes, not in that of time.
+            and outputs are in the order of the steps that the cell takes, not in that of time;
+            None stands for such an array.
         is_gated: the cell is a `GatedCell`.
         is_affine: the cell is an `AffineCell`.
         is_pointwise: the cell is an `AffineCell` with no parameters but its two matrices, vectors
@@ -30,7 +31,7 @@ class Setup(NamedTuple):
     """
 
     graphdef: nnx.GraphDef
-    reverse: bool | jax.Array
+    reverse: Any
     rates: dropout.Rates = dropout.Rates()
     matrix_dtype: str = "float32"
     segment_steps: int = 1

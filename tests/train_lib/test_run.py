@@ -267,7 +267,7 @@ def test_a_finished_run_is_never_overwritten(finished):
         ),
         (["--config=configs/lstm.py", "--config.model.cell=x"], ["config.model.cell", "lstm"]),
         slow(
-            ["--config=configs/lstm.py", "--config.model.cell_options=forget=1"],
+            ["--config=configs/lstm.py", *SMALL, "--config.model.cell_options=forget=1"],
             ["config.model cannot be built", "LSTM has no option 'forget'", "forget_bias"],
         ),
         slow(["--config=configs/lstm.py", "--wrkdir=x"], ["wrkdir", "workdir"]),
