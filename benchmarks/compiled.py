@@ -122,7 +122,8 @@ def main(argv: Sequence[str]) -> None:
         print(json.dumps(row), flush=True)
     options.out.mkdir(parents=True, exist_ok=True)
     stem = options.out / f"compiled-{options.target}"
-    content = {"target": options.target, "versions": rows[-1]["versions"], "rows": rows}
+    versions = next((row["versions"] for row in rows if row["versions"]), {})
+    content = {"target": options.target, "versions": versions, "rows": rows}
     stem.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
     stem.with_suffix(".md").write_text(table(content))
     if options.strict and (failed := [row for row in rows if "error" in row]):
@@ -143,20 +144,22 @@ def served(command: Sequence[str]) -> Iterator[dict[str, Any]]:
     """The rows of all cases, in a process that is started again where a compiler crashes."""
     number, has_crashed = 0, True
     while has_crashed:
-        process = subprocess.Popen(
-            [*command, f"--serve={number}"],
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-        )  # fmt: skip
-        has_crashed = False
-        for line in process.stdout or ():
-            row = json.loads(line)
-            if has_crashed := "versions" not in row:  # It has begun.
-                begun = row
-                continue
-            number += 1
-            yield row
-        if process.wait() and not has_crashed:
-            raise SystemExit(f"error: {' '.join(command)} ended with {process.returncode}")
+        with tempfile.TemporaryFile("w+") as errors:
+            process = subprocess.Popen(
+                [*command, f"--serve={number}"], stdout=subprocess.PIPE, stderr=errors, text=True
+            )
+            has_crashed = False
+            for line in process.stdout or ():
+                row = json.loads(line)
+                if has_crashed := "versions" not in row:  # It has begun.
+                    begun = row
+                    continue
+                number += 1
+                yield row
+            if process.wait() and not has_crashed:
+                errors.seek(0)
+                sys.stderr.write(errors.read())
+                raise SystemExit(f"error: {' '.join(command)} ended with {process.returncode}")
         if has_crashed:
             number += 1
             yield begun | {"versions": {}, "error": "the compiler crashed"}
@@ -360,10 +363,11 @@ def table(content: dict[str, Any]) -> str:
         f"# Compiled for {content['target']}",
         "",
         f"Made by `python -m benchmarks.compiled --target={content['target']}` (jax "
-        f"{content['versions']['jax']}). Nothing was run.",
+        f"{content['versions'].get('jax', 'unknown')}). Nothing was run.",
         "A layer has as many inputs as units, 128 sequences and 256 steps; a reference model has",
         "512 reviews of 2,494 words. Operations are those of a time step in loops, forwards +",
-        "backwards; moves are those that only copy or transpose.",
+        "backwards, all layers of a model together; moves are those that only copy or transpose. A",
+        "step of `newton` is an iteration over all times, one of `chunkwise` a chunk of 16.",
         "",
         f"| | engine | H | compiling, s | peak memory, MiB | operations a step | moves | {last} |",
         "|---|---|---|---|---|---|---|---|",
@@ -378,7 +382,7 @@ def table(content: dict[str, Any]) -> str:
             " + ".join(str(one[name]) for one in both) for name in ("operations", "moves")
         )
         if on_tpu:
-            end = " + ".join(f"{one['us']:.1f}" for one in both if "us" in one)
+            end = " + ".join(f"{one['us']:.1f}" if "us" in one else "no loop" for one in both)
         else:
             end = "; ".join(
                 f"{one['name']}: {one['threads']}, {one['registers']}, {one['spilled_bytes']}, "

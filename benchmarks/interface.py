@@ -43,6 +43,7 @@ class Training:
         optimizer: `adam` as in the tutorial, or `sgd`, of which one step shows the gradient.
         learning_rate: the optimizer's rate.
         cell: that of the layers, one of `ARRAYS`.
+        batch_size: the most sequences in a batch.
     """
 
     vocabulary_size: int
@@ -54,6 +55,7 @@ class Training:
     optimizer: str = "adam"
     learning_rate: float = 1e-3
     cell: str = "lstm"
+    batch_size: int = 512
 
     @property
     def directions(self) -> tuple[str, ...]:

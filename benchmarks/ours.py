@@ -32,7 +32,7 @@ class Ours(Peer):
         )
         self._masked = training.masked
         self._program = Program(
-            [workload.build_model(training)], _TASK, optimizer, batch_size=workload.BATCH_SIZE,
+            [workload.build_model(training)], _TASK, optimizer, batch_size=training.batch_size,
             treatment=Treatment(config.data.mask_padding, config.data.padding_side),
         )  # fmt: skip
         params_K = self._program.params_K

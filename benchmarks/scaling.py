@@ -191,6 +191,7 @@ def make(cell: str, *, T: int, B: int, H: int) -> tuple[Training, Weights, Batch
         dropout_rates=(0.0,),
         masked=False,
         cell=cell,
+        batch_size=B,
     )
     rng = np.random.default_rng(0)
     batch = Batch(

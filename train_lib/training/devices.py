@@ -49,16 +49,23 @@ def _compiled_dir() -> str | None:
     return folder or None
 
 
-def mesh(num_seeds: int = 1) -> Mesh:
-    """All devices of all processes, along the axes `seed` and `batch`.
+def mesh(num_seeds: int = 1, rows: int | None = None) -> Mesh:
+    """The devices of all processes, along the axes `seed` and `batch`: no more than there are rows.
 
     Seeds never wait for each other, so they are split over as many groups of devices as divide
     them evenly. The devices of a process are adjacent, so that a batch is spread over as few
     processes as possible.
     """
     of_seeds = math.gcd(num_seeds, jax.device_count())
-    shape = of_seeds, jax.device_count() // of_seeds
-    return jax.make_mesh(shape, ("seed", "batch"), (AxisType.Auto,) * 2)
+    of_batch = jax.device_count() // of_seeds
+    if rows is not None and processes.count() == 1:  # Else each process would need a row.
+        of_batch = min(of_batch, rows)
+    return jax.make_mesh(
+        (of_seeds, of_batch),
+        ("seed", "batch"),
+        (AxisType.Auto,) * 2,
+        devices=jax.devices()[: of_seeds * of_batch],
+    )
 
 
 def seeds_at_once(num_seeds: int, mesh: Mesh) -> int:

@@ -153,7 +153,7 @@ class Program:
         self.optimizer = optax.identity() if optimizer is None else optimizer
         self.num_seeds = len(models)
         self._graphdef, self.params_K = state.split(models)
-        self.mesh = devices.mesh(len(models))
+        self.mesh = devices.mesh(len(models), batch_size * recipe.accumulate_batches)
         self.layout = devices.layout(batch_size, self.mesh, recipe.accumulate_batches)
         self.examples_a_step = batch_size * recipe.accumulate_batches
         learner = Learner(self._graphdef, task, self.optimizer, treatment, recipe)

@@ -6,6 +6,7 @@ import pytest
 from tests.train_lib import cases
 from train_lib.data.dataset import Split
 from train_lib.tasks.classes import Classes
+from train_lib.training import devices as on_devices
 from train_lib.training.batching import (
     EXACT,
     NO_EXAMPLE,
@@ -209,3 +210,11 @@ def test_the_treatment_chooses_the_plan(treatment, plan):
     expected = plan(LENGTHS, 10, np.random.default_rng(0))
     for one, other in zip(chosen, expected, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_there_are_no_more_devices_than_rows():
+    shapes = [
+        tuple(on_devices.mesh(seeds, rows).shape.values()) for seeds, rows in ((1, 1), (1, 9))
+    ]
+    assert shapes == [(1, 1), (1, 2)]
+    assert tuple(on_devices.mesh(2, 1).shape.values()) == (2, 1)

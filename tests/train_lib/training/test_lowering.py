@@ -69,6 +69,13 @@ def test_every_cell(cell, platform):
         assert name == {"cuda": "pointwise", "tpu": "loop"}[platform]
 
 
+@pytest.mark.parametrize("cell", ["gru", "sru"])
+def test_both_directions_of_a_layer_are_one_kernel(cell, monkeypatch):
+    accelerators.pretend(monkeypatch, "gpu")
+    train, evaluate = lowered("cuda", cell=cell, direction="bidirectional")[0]
+    assert [text.count("@__gpu$xla.gpu.triton") for text in (train, evaluate)] == [2, 1]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("cell", loading.cell_names())
 def test_every_engine_that_a_cell_qualifies_for(cell, platform):
