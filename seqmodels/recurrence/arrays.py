@@ -43,7 +43,7 @@ def room(arrays: Any, width: int, first: int) -> Any:
 
 
 def at(arrays_T: Any, time: jax.Array) -> Any:
-    """The elements of each array at one time; it has no derivative."""
+    """The elements of each array at one time; callers must stop the gradient."""
     zero = jnp.zeros((), jnp.int32)
 
     def read(all_T):

@@ -1,6 +1,7 @@
 """Both directions of a layer run as one, over arrays of twice the size.
 
-Off the CPU, a step of a small layer takes as long as it has operations, whatever their size.
+Off the CPU, the time of a small layer's step depends on the number of its operations, not on their
+size.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from seqmodels.recurrence.sequences import Encoded
 def are_one(
     cells: Sequence[base.Cell], reverse: Sequence[bool | jax.Array], starts: Sequence[base.Carry]
 ) -> bool:
-    """Whether to run these as one: they are two directions of the same kind and size, off the CPU.
+    """Whether to run these as one: off the CPU, a forward and a backward cell of the same size.
 
     Args:
         cells: any cells.

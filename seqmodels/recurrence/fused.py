@@ -1,8 +1,9 @@
 """A GPU kernel that runs any `GatedCell` over time: one launch for a layer, not one per step.
 
-Each program of the kernel takes 16 sequences through all their steps. It holds their carry in
-registers and, if it fits in 64 KiB (four gates of 64 units), the recurrent matrix R in shared
-memory; a larger R is read from the cache again at every step. A step then consists of `h @ R`, on
+Each program of the kernel takes 16 sequences through all their steps. Up to 128 units, it holds
+their carry in registers (larger layers, and cells that combine units, are for `fused_slices`) and,
+if it fits in 64 KiB (four gates of 64 units), the recurrent matrix R in shared memory; a larger R
+is read from the cache again at every step. A step then consists of `h @ R`, on
 the matrix unit, and the cell's `update`, which is traced and put into the kernel gate by gate
 (`gatewise`). All that needs no carry is one product over all steps outside the kernel: the input
 projection before it and, in the backward pass, `h @ R` again and the gradient of R.
@@ -35,7 +36,7 @@ from seqmodels.recurrence.sequences import (
 )
 
 _MOST = 1024  # The compilers were tried with no more.
-_MOST_UNASKED = 256
+_MOST_UNASKED = 256  # Units of a layer that it takes without being named.
 
 
 def available(cell: base.Cell) -> bool:
@@ -146,20 +147,22 @@ def _plan(cell: base.GatedCell, interpret: bool) -> kernels.Plan:
         return jax.vjp(step, carry, own_leaves, z_G, u_G)[1](d_carry)
 
     arguments = carry, [leaves[number] for number in own], gates_G, gates_G
-    plan = kernels.Plan(
+    lanes = max(16, 1 << (size - 1).bit_length())
+    jaxprs = jax.make_jaxpr(step)(*arguments), jax.make_jaxpr(pull_back)(*arguments, carry)
+    tile = jax.ShapeDtypeStruct((lanes, kernels.COLUMNS), jnp.float32)
+    sums = [gatewise.stages(jaxpr, size, tile) for jaxpr in jaxprs]
+    return kernels.Plan(
         size=size,
-        lanes=max(16, 1 << (size - 1).bit_length()),
+        lanes=lanes,
         gates=width // size,
         carries=len(carry),
         own=tuple((number, leaves[number]) for number in own),
-        step=jax.make_jaxpr(step)(*arguments),
-        pull_back=jax.make_jaxpr(pull_back)(*arguments, carry),
+        step=jaxprs[0],
+        pull_back=jaxprs[1],
         precision=precision.current(),
+        combines=any(sums),
         interpret=interpret,
     )
-    for jaxpr in (plan.step, plan.pull_back):
-        gatewise.stages(jaxpr, size, jax.ShapeDtypeStruct(plan.tile, jnp.float32))
-    return plan
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

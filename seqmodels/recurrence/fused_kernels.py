@@ -23,7 +23,7 @@ except ImportError:  # JAX has announced that it will remove it.
     triton = None  # type: ignore[assignment]
 
 COLUMNS = 16  # Sequences per program: the least width that the matrix units support.
-SLICE = 128  # Units of a step that a program takes at once if it cannot hold all.
+SLICE = 128  # Units that a program takes at once if it cannot hold all.
 _HELD = 64 * 256  # Elements of R that a program holds; GPUs like the A10 and L4 fit no more.
 _PIECE = 64 * 64  # Elements of R, per gate, that it reads at a time if it does not hold R.
 
@@ -48,6 +48,7 @@ class Plan(NamedTuple):
         step: `(*carry, *own, z, u) -> carry`.
         pull_back: `(*carry, *own, z, u, *d_carry) -> (*d_carry, *d_own, d_z, d_u)`.
         precision: of products, as in `jax.default_matmul_precision`.
+        combines: `update` or its derivative combines units, as a normalisation does.
     """
 
     size: int
@@ -58,6 +59,7 @@ class Plan(NamedTuple):
     step: core.ClosedJaxpr
     pull_back: core.ClosedJaxpr
     precision: str | None
+    combines: bool
     interpret: bool
 
     @property
@@ -65,11 +67,6 @@ class Plan(NamedTuple):
         """Whether `update` uses only the sum z + u, so that their gradients are the same."""
         *_, d_z, d_u = self.pull_back.jaxpr.outvars
         return d_z is d_u
-
-    @property
-    def combines(self) -> bool:
-        """Whether `update` or its derivative combines units, as a normalisation does."""
-        return gatewise.reduces(self.step) or gatewise.reduces(self.pull_back)
 
     @property
     def holds_matrix(self) -> bool:
@@ -100,7 +97,7 @@ class Plan(NamedTuple):
 
     @property
     def warps(self) -> int:
-        """The number of warps; more, where a derivative needs registers."""
+        """The number of warps; twice as many where units are combined, which takes registers."""
         warps = self.tile[0] // 16
         return 2 * warps if self.combines else warps
 

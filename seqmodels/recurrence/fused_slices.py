@@ -1,4 +1,4 @@
-"""The fused kernels for layers whose gates do not fit into a program's registers.
+"""The fused kernels for large layers, and for cells that combine units.
 
 As in `fused_kernels`, a program takes 16 sequences through all their steps. But it takes the units
 of a step slice by slice, and the carry is in the GPU's memory, where its cache holds it. So a
@@ -6,8 +6,8 @@ program needs no more registers for a larger layer. If the cell's `update` combi
 normalisation does, it is first evaluated for what it sums up over all slices, once for each sum
 that depends on others.
 
-All programs read all of R at every step, so this is for layers of a few hundred units; beyond, they
-wait for the cache. Programs never wait for each other.
+All programs read all of R at every step, so large layers wait for the cache. Programs never wait
+for each other.
 """
 
 import functools
@@ -37,7 +37,7 @@ def forward(plan: Plan, reverse, matrix, fixed, lengths, z, y, last, carries, pr
 
     def body(number, _):
         time = jnp.where(backwards, num_steps - 1 - number, number)
-        before, after = before_and_after(time, backwards)
+        before, after = _before_and_after(time, backwards)
         barrier(plan)  # Until all threads have written what the product reads.
 
         def multiply(units):
@@ -95,7 +95,7 @@ def backward(
 
     def body(number, _):
         time = jnp.where(backwards, number, num_steps - 1 - number)
-        before, _ = before_and_after(time, backwards)
+        before, _ = _before_and_after(time, backwards)
 
         def inputs(units):
             valid = _valid(plan, units, time, lengths_B)
@@ -142,7 +142,7 @@ def backward(
     _clear(plan, num_steps, *([d_z] if d_u is None else [d_z, d_u]))
 
 
-def before_and_after(time, backwards) -> tuple[jax.Array, jax.Array]:
+def _before_and_after(time, backwards) -> tuple[jax.Array, jax.Array]:
     """Where the carries before and after the step at a time are."""
     return jnp.where(backwards, time + 1, time), jnp.where(backwards, time, time + 1)
 

@@ -77,7 +77,8 @@ class Sliced:
         known: results over all slices, `[B]`, by the numbers of the reductions.
 
     Attributes:
-        found: the results for this slice, `[B]`, of reductions that are not known, but of what is.
+        found: the results for this slice, `[B]`, of reductions that are not known, but whose
+            operands are.
     """
 
     def __init__(self, is_unit_P: jax.Array, known: Mapping[int, jax.Array]):
@@ -112,7 +113,7 @@ def evaluate(
         parts: the parts of all its arguments, in order.
         size: H.
         tile: the shape of a part.
-        sliced: the reductions over units; None: there are none.
+        sliced: the reductions over units; None: there may be none.
 
     Returns:
         The parts of all results, in order.
@@ -181,15 +182,6 @@ def try_on(tile: jax.ShapeDtypeStruct, jaxprs, size: int) -> None:
         number = sum(count(var.aval, size) for var in jaxpr.jaxpr.invars)
         run = functools.partial(evaluate, jaxpr, size=size, tile=tile.shape)
         jax.eval_shape(run, [tile] * number)
-
-
-def reduces(jaxpr: core.ClosedJaxpr) -> bool:
-    """Whether the mathematics contains a reduction, such as a mean over the units."""
-    return any(
-        eqn.primitive.name in _REDUCTIONS
-        or (eqn.primitive.name in _CALLS and reduces(_closed(eqn.params)))
-        for eqn in jaxpr.jaxpr.eqns
-    )
 
 
 def _deal(parts: Parts, variables, size: int) -> list[Parts]:

@@ -24,7 +24,7 @@ from seqmodels.recurrence.sequences import (
 )
 
 _LARGE = 256
-_FEW = 64
+_FEW = 32
 
 
 def keeps_reads(cell: base.Cell, batch_size: int) -> bool:

@@ -50,7 +50,7 @@ class Setup(NamedTuple):
         return matrix.astype("bfloat16") if self.matrix_dtype == "bfloat16" else matrix
 
     def time(self, number: jax.Array, num_steps: jax.Array) -> jax.Array:
-        """The time of the `number`-th step that the cell takes, and the number of that time."""
+        """The time of the `number`-th step that the cell takes; for a time, the step's number."""
         return arrays.either(self.reverse, num_steps - 1 - number, number)
 
     def place(self, number: jax.Array, num_steps: jax.Array) -> jax.Array:

@@ -50,7 +50,9 @@ def _compiled_dir() -> str | None:
 
 
 def mesh(num_seeds: int = 1, rows: int | None = None) -> Mesh:
-    """The devices of all processes, along the axes `seed` and `batch`: no more than there are rows.
+    """All devices of all processes, along the axes `seed` and `batch`.
+
+    A CPU whose cores would wait for one that has a row leaves them out.
 
     Seeds never wait for each other, so they are split over as many groups of devices as divide
     them evenly. The devices of a process are adjacent, so that a batch is spread over as few
@@ -58,8 +60,8 @@ def mesh(num_seeds: int = 1, rows: int | None = None) -> Mesh:
     """
     of_seeds = math.gcd(num_seeds, jax.device_count())
     of_batch = jax.device_count() // of_seeds
-    if rows is not None and processes.count() == 1:  # Else each process would need a row.
-        of_batch = min(of_batch, rows)
+    if rows is not None and processes.count() == 1 and jax.default_backend() == "cpu":
+        of_batch = min(of_batch, rows)  # Those of a TPU must form a cuboid.
     return jax.make_mesh(
         (of_seeds, of_batch),
         ("seed", "batch"),
