@@ -44,13 +44,14 @@ def room(arrays: Any, width: int, first: int) -> Any:
 
 def at(arrays_T: Any, time: jax.Array) -> Any:
     """The elements of each array at one time; callers must stop the gradient."""
+    return jax.tree.map(lambda all_T: _at(all_T, jnp.asarray(time, jnp.int32)), arrays_T)
+
+
+@jax.jit  # A program then contains it once, however often it reads arrays of this shape.
+def _at(all_T, time):
     zero = jnp.zeros((), jnp.int32)
-
-    def read(all_T):
-        starts = [jnp.asarray(time, jnp.int32), *[zero] * (all_T.ndim - 1)]
-        return _reader((1, *all_T.shape[1:]))(all_T, *starts)[0]
-
-    return jax.tree.map(read, arrays_T)
+    read = _reader((1, *all_T.shape[1:]))
+    return read(all_T, time, *[zero] * (all_T.ndim - 1))[0]
 
 
 @functools.cache

@@ -51,21 +51,29 @@ class Setup(NamedTuple):
 
     def time(self, number: jax.Array, num_steps: jax.Array) -> jax.Array:
         """The time of the `number`-th step that the cell takes; for a time, the step's number."""
+        if self.reverse is False:
+            return number
         return arrays.either(self.reverse, num_steps - 1 - number, number)
 
     def place(self, number: jax.Array, num_steps: jax.Array) -> jax.Array:
         """Where the input and the output of the `number`-th step are."""
         return self.time(number, num_steps) if isinstance(self.reverse, bool) else number
 
+    def place_at(self, time: jax.Array, num_steps: jax.Array) -> jax.Array:
+        """Where the input and the output of the step at a time are."""
+        return time if isinstance(self.reverse, bool) else self.time(time, num_steps)
+
     def last_place(self, lengths_B: jax.Array, num_steps: jax.Array) -> jax.Array:
         """Where the output of each sequence's last step is."""
-        return self.place(self.time(last_time(lengths_B, self.reverse), num_steps), num_steps)
+        return self.place_at(last_time(lengths_B, self.reverse), num_steps)
 
     def stream(self, seeds_Bx2: jax.Array, *names: str | int) -> jax.Array:
         """Seeds for one use of masks in this direction."""
         kind, *others = names
+        if isinstance(self.reverse, bool):
+            return dropout.stream(seeds_Bx2, kind, self.reverse, *others)
         backward, forward = (dropout.stream(seeds_Bx2, kind, way, *others) for way in (True, False))
-        return arrays.either(self.reverse, backward, forward)
+        return jnp.where(self.reverse, backward, forward)
 
 
 class Weights(NamedTuple):
@@ -191,9 +199,9 @@ def columns_of(setup, weights, read_FxB, carry, time, seeds_Bx2):
 
 def real_columns(setup, weights, start, parts, lengths_B, seeds_Bx2):
     """The first step of the longest sequence, as the `Columns` of a batch of one."""
-    row, num_steps = jnp.argmax(lengths_B), longest(lengths_B)
+    row = jnp.argmax(lengths_B)
     time = jnp.where(setup.reverse, jnp.maximum(lengths_B[row] - 1, 0), 0)
-    place = setup.place(setup.time(time, num_steps), num_steps)
+    place = setup.place_at(time, longest(lengths_B))
     xs, carry = (
         jax.tree.map(lambda leaf: arrays.column(leaf, row), tree)
         for tree in (arrays.at(parts, place), start)
