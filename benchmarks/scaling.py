@@ -13,6 +13,7 @@ loss. Then they take turns. For K models, the time is of their gradients on one 
 import argparse
 import itertools
 import json
+import pathlib
 import statistics
 import sys
 import time
@@ -75,21 +76,27 @@ def main(argv: Sequence[str]) -> None:
             for worker in workers.values():
                 results["versions"] |= worker.call("versions")
             check(workers, cell)
-            for axis in axes:
+            for axis in filter(points, axes):
                 for sizes in points(axis):
                     seconds = measure(workers, *make(cell, **sizes), options.repeats)
                     row = {"cell": cell, "axis": axis, **sizes, "seconds": seconds}
                     results["rows"].append(row)
                     print(_shown(row), flush=True)
+                write(results, options.out)
     for size in SEEDS if "K" in axes else ():
         row = {"cell": "lstm", "axis": "K", **FIXED, "K": size}
         row["seconds"] = {"ours": measure_models(size, options.repeats)}
         results["rows"].append(row)
         print(_shown(row), flush=True)
-    options.out.mkdir(parents=True, exist_ok=True)
-    files.write(options.out / "scaling.json", json.dumps(results, indent=1) + "\n")
-    files.write(options.out / "scaling.md", table(results))
-    draw(results).savefig(options.out / "scaling.png", dpi=150)
+    write(results, options.out)
+
+
+def write(results: dict, folder: pathlib.Path) -> None:
+    """Writes what there is, as numbers, as a table and as a picture."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write(folder / "scaling.json", json.dumps(results, indent=1) + "\n")
+    files.write(folder / "scaling.md", table(results))
+    draw(results).savefig(folder / "scaling.png", dpi=150)
 
 
 def points(axis: str) -> list[dict[str, int]]:
