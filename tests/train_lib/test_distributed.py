@@ -239,7 +239,7 @@ def test_eight_devices_see_the_examples_in_the_order_in_which_one_does(tmp_path)
     for cores in (1, 8):
         code = PROGRAM.replace("{0}", f"set(range({cores}))") + RUN
         folder = tmp_path / str(cores)
-        arguments = [*CONFIG, f"--workdir={folder}"]
+        arguments = [*CONFIG, "--config.train.batch_size=9", f"--workdir={folder}"]
         done = subprocess.run(
             [sys.executable, "-c", code, *arguments], cwd=ROOT, text=True, capture_output=True
         )

@@ -523,7 +523,7 @@ def test_on_another_number_of_devices_it_resumes_and_says_that_bits_may_differ(
     folder = tmp_path / "killed"
     run_until(5, config, folder, monkeypatch)
     one = jax.make_mesh((1, 1), ("seed", "batch"), devices=jax.devices()[:1])
-    monkeypatch.setattr(devices, "mesh", lambda _: one)
+    monkeypatch.setattr(devices, "mesh", lambda *_: one)
     runs.run(config, str(folder))
     assert "devices were 2 x cpu and are 1 x cpu: what follows is no" in capsys.readouterr().out
     found, expected = (

@@ -186,7 +186,7 @@ def assert_seeds_devices_and_blocks_do_not_matter(fit, monkeypatch):
         for one, other in zip(host(fit([seed]).training.state.params), together, strict=True):
             np.testing.assert_allclose(one[0], other[number], rtol=1e-5, atol=1e-6)
     one_device = jax.make_mesh((1, 1), ("seed", "batch"), devices=jax.devices()[:1])
-    monkeypatch.setattr(devices, "mesh", lambda _: one_device)
+    monkeypatch.setattr(devices, "mesh", lambda *_: one_device)
     monkeypatch.setattr(
         devices, "layout", lambda size, mesh, *_: devices.Layout.of(size, mesh.shape["batch"], 2)
     )
