@@ -24,6 +24,7 @@ except ImportError:  # JAX has announced that it will remove it.
 
 COLUMNS = 16  # Sequences per program: the least width that the matrix units support.
 SLICE = 128  # Units that a program takes at once if it cannot hold all.
+_MOST_HELD = 6 * SLICE  # Units of all vectors of a step, as of an LSTM that has 128.
 _HELD = 64 * 256  # Elements of R that a program holds; GPUs like the A10 and L4 fit no more.
 _PIECE = 64 * 64  # Elements of R, per gate, that it reads at a time if it does not hold R.
 
@@ -85,10 +86,11 @@ class Plan(NamedTuple):
     def sliced(self) -> bool:
         """Whether the units are taken slice by slice, by the kernels of `fused_slices`.
 
-        So they are if not all fit into registers, and if `update` combines them: registers would
-        have to hold all of them from one sum to the next.
+        So they are if the gates, carries and own parameters do not all fit into registers, and if
+        `update` combines units: registers would have to hold all from one sum to the next.
         """
-        return self.lanes > SLICE or self.combines
+        held = self.lanes * (self.gates + len(self.fixed_units()))
+        return self.lanes > SLICE or held > _MOST_HELD or self.combines
 
     @property
     def tile(self) -> tuple[int, int]:
