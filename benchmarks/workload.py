@@ -14,7 +14,7 @@ from train_lib.records import environment, weights
 from train_lib.training import Treatment, batching
 
 ARCHITECTURES = ("lstm", "bilstm", "stacked")
-BATCH_SIZE = 512
+BATCH_SIZE = Training.batch_size
 _SEED = 0
 
 

@@ -13,11 +13,13 @@ def on_cpu() -> bool:
     return jax.default_backend() == "cpu"
 
 
-def either(condition: bool | jax.Array, one: jax.Array, other: jax.Array) -> jax.Array:
-    """The one or the other; it is decided here and now unless the condition is an array."""
+def either(
+    condition: bool | jax.Array, one: Callable[[], jax.Array], other: Callable[[], jax.Array]
+) -> jax.Array:
+    """Computes the one or the other; both, to choose between, if the condition is an array."""
     if isinstance(condition, bool):
-        return one if condition else other
-    return jnp.where(condition, one, other)
+        return one() if condition else other()
+    return jnp.where(condition, one(), other())
 
 
 def room(arrays: Any, width: int, first: int) -> Any:

@@ -43,7 +43,7 @@ def run(
     one: Callable[..., Encoded],
     cells: Sequence[base.Cell],
     starts: Sequence[base.Carry],
-    inputs: Sequence[jax.Array] | None = None,
+    *inputs: Sequence[jax.Array],
 ) -> tuple[Encoded, Encoded]:
     """Runs two directions, for which `are_one` holds.
 
@@ -51,7 +51,7 @@ def run(
         one: `(cell, reverse, start, *inputs) -> Encoded`; `reverse` is an array.
         cells: one for each direction.
         starts: likewise.
-        inputs: likewise, if they differ.
+        inputs: likewise, for each input that differs.
     """
     graphdef, _ = nnx.split(cells[0], nnx.Param)
 
@@ -60,7 +60,7 @@ def run(
 
     params = [nnx.split(cell, nnx.Param)[1] for cell in cells]
     reverse = [jnp.array(False), jnp.array(True)]
-    each = zip(params, reverse, starts, *([] if inputs is None else [inputs]), strict=True)
+    each = zip(params, reverse, starts, *inputs, strict=True)
     both = jax.vmap(run_one)(*jax.tree.map(lambda *leaves: jnp.stack(leaves), *each))
     forward, backward = (jax.tree.map(lambda leaf, n=n: leaf[n], both) for n in (0, 1))
     return forward, backward

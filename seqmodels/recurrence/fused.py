@@ -3,10 +3,10 @@
 Each program of the kernel takes 16 sequences through all their steps. Up to 128 units, it holds
 their carry in registers (larger layers, and cells that combine units, are for `fused_slices`) and,
 if it fits in 64 KiB (four gates of 64 units), the recurrent matrix R in shared memory; a larger R
-is read from the cache again at every step. A step then consists of `h @ R`, on
-the matrix unit, and the cell's `update`, which is traced and put into the kernel gate by gate
-(`gatewise`). All that needs no carry is one product over all steps outside the kernel: the input
-projection before it and, in the backward pass, `h @ R` again and the gradient of R.
+is read from the cache again at every step. A step then consists of `h @ R`, on the matrix unit, and
+the cell's `update`, which is traced and put into the kernel gate by gate (`gatewise`). All that
+needs no carry is one product over all steps outside the kernel: the input projection before it and,
+in the backward pass, `h @ R` again and the gradient of R.
 
 The backward kernel reads the carry before every step, which is all the forward pass keeps besides
 its inputs, and takes the derivative of `update` there. Persistent kernels are due to Diamos et al.,

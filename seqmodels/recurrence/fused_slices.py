@@ -160,8 +160,7 @@ def _evaluate(plan: Plan, jaxpr, inputs, finish) -> None:
     known: dict[int, jax.Array] = {}
     for stage in gatewise.stages(jaxpr, plan.size, tile):
 
-        def add(number, totals, known=known, stage=stage):
-            units = pl.ds(number * plan.tile[0], plan.tile[0])
+        def add(units, totals, known=known, stage=stage):
             sliced = _sliced(plan, units, known)
             plan.evaluate(jaxpr, inputs(units), sliced)
             return [
@@ -170,7 +169,7 @@ def _evaluate(plan: Plan, jaxpr, inputs, finish) -> None:
             ]
 
         neutral = [jnp.full(plan.tile[1], one.neutral, tile.dtype) for one in stage]
-        totals = jax.lax.fori_loop(0, plan.lanes // plan.tile[0], add, neutral)
+        totals = _fold_slices(plan, add, neutral)
         known = known | {one.number: total for one, total in zip(stage, totals, strict=True)}
     _over_slices(plan, functools.partial(finish, known=known))
 
@@ -186,10 +185,16 @@ def _is_unit(plan: Plan, units) -> jax.Array:
 def _over_slices(plan: Plan, function) -> None:
     """Calls a function with every slice of the units."""
 
-    def one(number, _):
-        function(pl.ds(number * plan.tile[0], plan.tile[0]))
+    _fold_slices(plan, lambda units, _: function(units), None)
 
-    jax.lax.fori_loop(0, plan.lanes // plan.tile[0], one, None)
+
+def _fold_slices(plan: Plan, function, start):
+    """Passes a value from slice to slice of the units: `(units, value) -> value`."""
+
+    def one(number, value):
+        return function(pl.ds(number * plan.tile[0], plan.tile[0]), value)
+
+    return jax.lax.fori_loop(0, plan.lanes // plan.tile[0], one, start)
 
 
 def _over_pieces(plan: Plan, add, start):

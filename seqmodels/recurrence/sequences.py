@@ -39,9 +39,7 @@ def valid_steps(lengths_B: jax.Array, width: int) -> jax.Array:
 
 def last_time(lengths_B: jax.Array, reverse: bool | jax.Array) -> jax.Array:
     """The time of the last step that a cell takes in each sequence."""
-    if reverse is True:
-        return jnp.zeros_like(lengths_B)
-    return arrays.either(reverse, jnp.zeros_like(lengths_B), lengths_B - 1)
+    return arrays.either(reverse, lambda: jnp.zeros_like(lengths_B), lambda: lengths_B - 1)
 
 
 def last_output(

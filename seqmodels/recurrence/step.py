@@ -51,9 +51,7 @@ class Setup(NamedTuple):
 
     def time(self, number: jax.Array, num_steps: jax.Array) -> jax.Array:
         """The time of the `number`-th step that the cell takes; for a time, the step's number."""
-        if self.reverse is False:
-            return number
-        return arrays.either(self.reverse, num_steps - 1 - number, number)
+        return arrays.either(self.reverse, lambda: num_steps - 1 - number, lambda: number)
 
     def place(self, number: jax.Array, num_steps: jax.Array) -> jax.Array:
         """Where the input and the output of the `number`-th step are."""
@@ -70,10 +68,11 @@ class Setup(NamedTuple):
     def stream(self, seeds_Bx2: jax.Array, *names: str | int) -> jax.Array:
         """Seeds for one use of masks in this direction."""
         kind, *others = names
-        if isinstance(self.reverse, bool):
-            return dropout.stream(seeds_Bx2, kind, self.reverse, *others)
-        backward, forward = (dropout.stream(seeds_Bx2, kind, way, *others) for way in (True, False))
-        return jnp.where(self.reverse, backward, forward)
+        backward, forward = (
+            functools.partial(dropout.stream, seeds_Bx2, kind, way, *others)
+            for way in (True, False)
+        )
+        return arrays.either(self.reverse, backward, forward)
 
 
 class Weights(NamedTuple):
