@@ -49,6 +49,12 @@ def at(arrays_T: Any, time: jax.Array) -> Any:
     return jax.tree.map(lambda all_T: _at(all_T, jnp.asarray(time, jnp.int32)), arrays_T)
 
 
+def span(all_T: jax.Array, time: jax.Array, size: int) -> jax.Array:
+    """The elements of an array at `size` times in a row; callers must stop the gradient."""
+    zeros = [jnp.zeros((), jnp.int32)] * (all_T.ndim - 1)
+    return _reader((size, *all_T.shape[1:]))(all_T, jnp.asarray(time, jnp.int32), *zeros)
+
+
 @jax.jit  # A program then contains it once, however often it reads arrays of this shape.
 def _at(all_T, time):
     zero = jnp.zeros((), jnp.int32)

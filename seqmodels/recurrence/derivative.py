@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from seqmodels.cells import base
 from seqmodels.recurrence import arrays, step
 from seqmodels.recurrence.sequences import longest
 
@@ -47,8 +48,8 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
     matrix = weights.matrix_GxK
     units = step.units_of(start) + ([] if matrix is None else [len(matrix)])
     lengths = arrays.for_units(lengths_B, units)
-    d_last_HxB = d_encoded.last_HxB
-    last = arrays.for_units(setup.last_place(lengths_B, num_steps), [len(d_last_HxB)])
+    d_output = step.output_gradient_of(setup, d_encoded, lengths_B, num_steps)
+    h_before = step.h_before_of(setup, sequence_TxHxB, start, lengths, num_steps)
     whole_KxG, pull_back_matrix = jax.vjp(functools.partial(step.matrix_of, setup), params)
     matrix_KxG = jax.tree.map(setup.of_product, whole_KxG)
 
@@ -62,58 +63,26 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
     if not setup.is_pointwise:
         real = step.real_columns(setup, weights, start, parts, lengths_B, seeds_Bx2)
 
-    def back_through_step(read_FxB, carry, time, d_carry, d_y_HxB):
-        """The gradients of the parameters, of what was read and of the carry before a step."""
-        if real is not None:
-
-            def taken(params, read_FxB, carry):
-                own = weights._replace(params=params)
-                return step.take(setup, own, read_FxB, carry, time, lengths, seeds_Bx2, real)
-
-            return jax.vjp(taken, weights.params, read_FxB, carry)[1]((d_carry, d_y_HxB))
-        where_valid = functools.partial(step.where_valid, time, lengths)
-
-        def new(params, read_FxB, carry):
-            own = weights._replace(params=params)
-            columns = step.columns_of(setup, own, read_FxB, carry, time, seeds_Bx2)
-            counted = functools.partial(step.counted_where_valid, time, lengths)
-            return step.compute(setup, own, columns, counted)
-
-        # The padding's contribution is masked afterwards, which costs less.
-        _, pull_back = jax.vjp(new, weights.params, read_FxB, carry)
-        d_params, d_read_FxB, d_before = pull_back((d_carry, d_y_HxB))
-        d_before = jax.tree.map(where_valid, d_before, d_carry)
-        return d_params, where_valid(d_read_FxB, 0), d_before
-
-    def of_product(x_KxN, d_read_GxN):
-        """The matrix's gradient."""
-        return _product("kn,gn->kg", x_KxN.astype(matrix_KxG.dtype), d_read_GxN)
+    back_through_step = step.derivative_of(setup, weights, lengths, seeds_Bx2, real)
 
     def kept_carry(index):
         """The carry before a segment, or before a step if no segments are kept."""
-        carry, number = arrays.at(kept.carries_N, index), index * setup.segment_steps
-        if not setup.is_gated:
-            return carry
-        time = setup.time(number - 1, num_steps)
-        place = jnp.clip(setup.place(number - 1, num_steps), 0, num_steps - 1)
-        h_HxB = arrays.at(sequence_TxHxB, place)
-        # Before its first step a sequence has its start: in reverse, steps come after its end.
-        limits = jnp.where(number > 0, arrays.as_in(lengths, h_HxB), -1)
-        return *carry, jnp.where(time < limits, h_HxB, start[-1])
+        carry = arrays.at(kept.carries_N, index)
+        return (*carry, h_before(index * setup.segment_steps)) if setup.is_gated else carry
 
     def back(number, carry, kept_FxB, loop):
         """The derivative of one step, taken at the carry before it."""
         d_params, of_matrix, d_parts, d_carry = loop
         time, place = setup.time(number, num_steps), setup.place(number, num_steps)
-        is_last = place == arrays.as_in(last, d_last_HxB)
-        d_y_HxB = arrays.at(d_encoded.sequence_TxHxB, place) + jnp.where(is_last, d_last_HxB, 0)
         xs = arrays.at(d_parts if in_place else parts, place)
         x_KxB, pull_back_x = jax.vjp(functools.partial(entering, time=time), xs, carry)
         read_FxB = kept_FxB if setup.keeps_reads else step.multiply(weights, x_KxB)
-        d_of_step, d_read_FxB, d_carry = back_through_step(read_FxB, carry, time, d_carry, d_y_HxB)
+        d_of_step, d_read_FxB, d_carry = back_through_step(
+            read_FxB, carry, time, d_carry, d_output(place)
+        )
         d_x_KxB = d_read_FxB
         if matrix_KxG is not None:
-            d_x_KxB = _product("kg,gb->kb", matrix_KxG, d_read_FxB)
+            d_x_KxB = base.product(d_read_FxB, matrix_KxG.T)
             factors = x_KxB, d_read_FxB
             if gathers:
                 column = number % size * len(lengths_B)
@@ -122,7 +91,7 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
                     for all_xN, one_xB in zip(of_matrix, factors, strict=True)
                 )
             else:
-                of_matrix += of_product(*factors)
+                of_matrix += step.of_matrix(setup, *factors)
         d_xs, d_carry_read = pull_back_x(d_x_KxB)
         if adds_up:
             d_xs = jax.tree.map(jnp.add, arrays.at(d_parts, place), d_xs)
@@ -150,7 +119,7 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
             jnp.zeros((count, size * len(lengths_B)), whole_KxG.dtype) for count in whole_KxG.shape
         )
         d_params, factors, *others = jax.lax.fori_loop(0, steps, one, (d_params, none, *others))
-        return d_params, d_matrix_KxG + of_product(*factors), *others
+        return d_params, d_matrix_KxG + step.of_matrix(setup, *factors), *others
 
     def back_through_segment(number, loop):
         segment = num_segments - 1 - number
@@ -194,16 +163,9 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
     if matrix_KxG is not None:
         (d_of_matrix,) = pull_back_matrix(d_matrix_KxG)
         d_params = jax.tree.map(jnp.add, d_params, d_of_matrix)
-    # Under vmap a batch without any step takes the steps of another, and has no real inputs.
-    d_params = jax.tree.map(lambda leaf: jnp.where(lengths_B.max() > 0, leaf, 0), d_params)
     return d_params, d_carry, d_parts
 
 
 def _unspread(d_leaf: jax.Array, leaf: jax.Array) -> jax.Array:
     """The gradient of a leaf, from that of the same with a batch axis."""
     return d_leaf if d_leaf.ndim == leaf.ndim else d_leaf.sum(-1)
-
-
-def _product(axes: str, matrix: jax.Array, array: jax.Array) -> jax.Array:
-    """A product in the precision of the matrix; the result has that of the array."""
-    return jnp.einsum(axes, matrix, array.astype(matrix.dtype), preferred_element_type=array.dtype)

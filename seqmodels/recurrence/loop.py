@@ -13,7 +13,7 @@ from flax import nnx
 
 from seqmodels import arguments, dropout, precision
 from seqmodels.cells import base
-from seqmodels.recurrence import arrays, derivative, directions, step
+from seqmodels.recurrence import arrays, derivative, directions, separate, step
 from seqmodels.recurrence.entry import Entry
 from seqmodels.recurrence.sequences import (
     Encoded,
@@ -23,8 +23,9 @@ from seqmodels.recurrence.sequences import (
     valid_steps,
 )
 
-_LARGE = 256
+_LARGE = 128
 _FEW = 32
+_VERY_FEW = 8
 
 
 def keeps_reads(cell: base.Cell, batch_size: int) -> bool:
@@ -37,6 +38,19 @@ def keeps_reads(cell: base.Cell, batch_size: int) -> bool:
         return False
     are_few = isinstance(batch_size, int) and batch_size <= _FEW  # It may be symbolic.
     return len(cell.kernel) + len(cell.recurrent_kernel) >= _LARGE or are_few
+
+
+def is_separate(cell: base.Cell, batch_size: int, segment_steps: int) -> bool:
+    """Whether the products of inputs and of h are separate: see `separate`.
+
+    So they are for a `GatedCell` that runs very few sequences, for which the time of a product is
+    that of reading its matrix, and for a large one that is not an `AffineCell`.
+    """
+    if not isinstance(cell, base.GatedCell) or segment_steps > 1 or not arrays.on_cpu():
+        return False
+    are_few = isinstance(batch_size, int) and batch_size <= _VERY_FEW
+    is_large = not isinstance(cell, base.AffineCell) and cell.hidden_size >= _LARGE
+    return are_few or is_large
 
 
 def run(
@@ -189,6 +203,7 @@ def run_from(
             is_pointwise=isinstance(cell, base.AffineCell)
             and sum(leaf.ndim > 1 for leaf in jax.tree.leaves(of_cell)) == 2,
             keeps_reads=keeps_reads(cell, lengths_B.shape[0]),
+            is_separate=is_separate(cell, lengths_B.shape[0], segment_steps),
             hidden_from=hidden_from(cell),
         )
         for cell, graphdef, of_cell, backwards in zip(
@@ -210,7 +225,10 @@ def _run_forward(setups, params, starts, parts, lengths_B, seeds_Bx2, reverse):
     setups = _facing(setups, reverse)
     with precision.products_in(setups[0].matrix_dtype):
         encoded, carries, kept = zip(
-            *(_forward(*of_cell, *inputs) for of_cell in zip(setups, params, starts, strict=True)),
+            *(
+                (separate.forward if setup.is_separate else _forward)(setup, *of_cell, *inputs)
+                for setup, *of_cell in zip(setups, params, starts, strict=True)
+            ),
             strict=True,
         )
     sequences = tuple(one.sequence_TxHxB for one in encoded)
@@ -226,17 +244,20 @@ def _run_backward(setups, residuals, cotangents):
     # With a single cell, no other cell has yet to read the inputs. An `AffineCell` reads them only
     # in its product, before they are overwritten. XLA may delay pointwise reads until after that,
     # and would then copy all inputs at every step.
-    in_place = len(setups) == 1 and setups[0].is_affine and not setups[0].keeps_reads
+    in_place = len(setups) == 1 and setups[0].is_affine
+    in_place &= not (setups[0].keeps_reads or setups[0].is_separate)
     d_parts = parts if in_place else None
     all_d_params, d_starts = [], []
     for setup, of_cell, of_cotangent in zip(setups, of_cells, of_cotangents, strict=True):
         with precision.products_in(setup.matrix_dtype):
-            d_params, d_start, d_parts = derivative.backward(
-                setup, of_cell, of_cotangent, inputs, d_parts
-            )
+            backward = separate.backward if setup.is_separate else derivative.backward
+            d_params, d_start, d_parts = backward(setup, of_cell, of_cotangent, inputs, d_parts)
         all_d_params.append(d_params)
         d_starts.append(d_start)
-    return tuple(all_d_params), tuple(d_starts), d_parts, None, None, None
+    # Under vmap a batch without any step takes the steps of another, and has no real inputs.
+    has_steps = lengths_B.max() > 0
+    all_d_params = jax.tree.map(lambda leaf: jnp.where(has_steps, leaf, 0), tuple(all_d_params))
+    return all_d_params, tuple(d_starts), d_parts, None, None, None
 
 
 _run.defvjp(_run_forward, _run_backward)

@@ -25,6 +25,7 @@ class Setup(NamedTuple):
         is_pointwise: the cell is an `AffineCell` with no parameters but its two matrices, vectors
             and scalars, so sequences do not mix in a step after the product.
         keeps_reads: what each step read is kept for the backward pass, not recomputed.
+        is_separate: the products of inputs and of h are separate: see `separate`.
         rates: the rates that apply; if any but zoneout's is positive, there are seeds.
         hidden_from: the numbers of the matrices from which units of h are hidden, although the
             engine does not compute their products.
@@ -39,6 +40,7 @@ class Setup(NamedTuple):
     is_affine: bool = False
     is_pointwise: bool = False
     keeps_reads: bool = False
+    is_separate: bool = False
     hidden_from: tuple[int, ...] = ()
 
     def kept(self, carry):
@@ -56,6 +58,10 @@ class Setup(NamedTuple):
     def place(self, number: jax.Array, num_steps: jax.Array) -> jax.Array:
         """Where the input and the output of the `number`-th step are."""
         return self.time(number, num_steps) if isinstance(self.reverse, bool) else number
+
+    def time_at(self, place: jax.Array, num_steps: jax.Array) -> jax.Array:
+        """The time of the step whose input and output are in a place."""
+        return self.place_at(place, num_steps)
 
     def place_at(self, time: jax.Array, num_steps: jax.Array) -> jax.Array:
         """Where the input and the output of the step at a time are."""
@@ -123,7 +129,7 @@ def matrix_of(setup, params):
 def weights_of(setup, params):
     """The parameters, as steps read them."""
     is_matrix = tuple(leaf.ndim > 1 for leaf in jax.tree.leaves(params))
-    if not setup.is_affine:
+    if not setup.is_affine or setup.is_separate:
         return Weights(params, None, is_matrix)
     cell = nnx.merge(setup.graphdef, params)
     # Joined from transposed parts: on a CPU, XLA uses a matrix that it sees transposed as a whole
@@ -132,14 +138,20 @@ def weights_of(setup, params):
     return Weights(params, setup.of_product(matrix_GxK), is_matrix)
 
 
-def entering(setup, xs, carry, time, seeds_Bx2):
-    """What a step reads before any product: x and h for an `AffineCell`, else its input."""
+def inputs(setup, xs, time, seeds_Bx2):
+    """The inputs of a step, from their parts, after dropout."""
     x_DxB = jnp.concatenate(xs) if len(xs) > 1 else xs[0]
     if setup.rates.inputs > 0:
         x_DxB = dropout.drop(x_DxB, time, setup.rates.inputs, seeds_Bx2)
+    return x_DxB
+
+
+def entering(setup, xs, carry, time, seeds_Bx2):
+    """What a step reads before any product: x and h for an `AffineCell`, else its input."""
+    x_DxB = inputs(setup, xs, time, seeds_Bx2)
     if not setup.is_affine:
         return x_DxB
-    return jnp.concatenate([x_DxB, _seen_of(setup, carry[-1], seeds_Bx2)])
+    return jnp.concatenate([x_DxB, seen(setup, carry[-1], seeds_Bx2)])
 
 
 def multiply(weights, x_KxB):
@@ -154,7 +166,7 @@ def read(setup, weights, xs, carry, time, seeds_Bx2):
     return multiply(weights, entering(setup, xs, carry, time, seeds_Bx2))
 
 
-def _seen_of(setup, h_HxB, seeds_Bx2):
+def seen(setup, h_HxB, seeds_Bx2):
     """The units of h that recurrent matrices see: the same in a sequence at all times."""
     if setup.rates.recurrent == 0:
         return h_HxB
@@ -167,37 +179,41 @@ class Columns(NamedTuple):
 
     Attributes:
         carry: the carry before the step.
-        read_FxB: the result of `read`.
-        h_HxB: the units of h that the recurrent matrix of a `GatedCell` sees; None for others and
-            for an `AffineCell`.
+        read: the result of `read`, or of `separate`'s.
+        h_HxB: the units of h that the recurrent matrix of a `GatedCell` sees; None if its product
+            has been read, and for others.
         matrices: those with hidden units, one for each sequence.
         zoned_out: the share of the old carry in the new one.
     """
 
     carry: base.Carry
-    read_FxB: jax.Array
+    read: Any
     h_HxB: jax.Array | None
     matrices: list[jax.Array]
     zoned_out: base.Carry | None
 
 
-def columns_of(setup, weights, read_FxB, carry, time, seeds_Bx2):
+def columns_of(setup, weights, read, carry, time, seeds_Bx2):
     """What a step reads for each sequence."""
     h_HxB = None
-    if setup.is_gated and weights.matrix_GxK is None:
-        h_HxB = _seen_of(setup, carry[-1], seeds_Bx2)
+    if setup.is_gated and weights.matrix_GxK is None and not setup.is_separate:
+        h_HxB = seen(setup, carry[-1], seeds_Bx2)
     leaves, matrices = jax.tree.leaves(weights.params), []
     for number in setup.hidden_from:
         matrix_HxG = setup.of_product(leaves[number])
-        all_HxB = jnp.ones((len(matrix_HxG), read_FxB.shape[-1]), matrix_HxG.dtype)
-        seen_HxB = _seen_of(setup, all_HxB, seeds_Bx2)
+        all_HxB = jnp.ones((len(matrix_HxG), read.shape[-1]), matrix_HxG.dtype)
+        seen_HxB = seen(setup, all_HxB, seeds_Bx2)
         matrices.append(matrix_HxG[..., None] * seen_HxB[:, None])
     zoned_out = _zoned_out(setup, carry, time, seeds_Bx2)
-    return Columns(carry, read_FxB, h_HxB, matrices, zoned_out)
+    return Columns(carry, read, h_HxB, matrices, zoned_out)
 
 
-def real_columns(setup, weights, start, parts, lengths_B, seeds_Bx2):
-    """The first step of the longest sequence, as the `Columns` of a batch of one."""
+def real(setup, start, parts, lengths_B, seeds_Bx2):
+    """The first step of the longest sequence, as of a batch of one.
+
+    Returns:
+        The parts of its input, its carry, its time and the sequence's seeds.
+    """
     row = jnp.argmax(lengths_B)
     time = jnp.where(setup.reverse, jnp.maximum(lengths_B[row] - 1, 0), 0)
     place = setup.place_at(time, longest(lengths_B))
@@ -206,11 +222,17 @@ def real_columns(setup, weights, start, parts, lengths_B, seeds_Bx2):
         for tree in (arrays.at(parts, place), start)
     )
     seeds_1x2 = None if seeds_Bx2 is None else jax.lax.dynamic_slice_in_dim(seeds_Bx2, row, 1)
+    return xs, carry, time, seeds_1x2
+
+
+def real_columns(setup, weights, start, parts, lengths_B, seeds_Bx2):
+    """The same as `Columns`."""
+    xs, carry, time, seeds_1x2 = real(setup, start, parts, lengths_B, seeds_Bx2)
     read_Fx1 = read(setup, weights, xs, carry, time, seeds_1x2)
     return columns_of(setup, weights, read_Fx1, carry, time, seeds_1x2)
 
 
-def take(setup, weights, read_FxB, carry, time, lengths, seeds_Bx2, real=None):
+def take(setup, weights, read, carry, time, lengths, seeds_Bx2, real=None):
     """One step of all sequences; after its end a sequence keeps its carry and outputs zero.
 
     Args:
@@ -218,7 +240,7 @@ def take(setup, weights, read_FxB, carry, time, lengths, seeds_Bx2, real=None):
         real: when the step is differentiated, what to compute on in the padding, where the cell may
             be singular: see `real_inputs`. Values do not need it, nor do pointwise cells.
     """
-    columns = columns_of(setup, weights, read_FxB, carry, time, seeds_Bx2)
+    columns = columns_of(setup, weights, read, carry, time, seeds_Bx2)
     if real is not None:
         columns = jax.tree.map(functools.partial(where_valid, time, lengths), columns, real)
     new_carry, y_HxB = compute(setup, weights, columns)
@@ -239,9 +261,11 @@ def compute(setup, weights, columns, counted=None):
             says which sequences contribute to its gradient; None: all.
     """
 
+    batch_size = jax.tree.leaves(columns.read)[0].shape[-1]
+
     # A bias without a batch axis would make vmap move the batch axis of the rest to the front.
     def of_each(leaf):
-        leaf_B = leaf if weights.spread else _of_each(leaf, columns.read_FxB.shape[-1])
+        leaf_B = leaf if weights.spread else _of_each(leaf, batch_size)
         return leaf_B if counted is None else counted(leaf_B)
 
     leaves, structure = jax.tree.flatten(weights.params)
@@ -254,17 +278,19 @@ def compute(setup, weights, columns, counted=None):
     for number, matrix_HxGxB in zip(setup.hidden_from, columns.matrices, strict=True):
         leaves[number], axes[number] = matrix_HxGxB, -1
 
-    def one(leaves, carry, read_F, h_H, zoned_out):
+    def one(leaves, carry, read, h_H, zoned_out):
         cell = nnx.merge(setup.graphdef, jax.tree.unflatten(structure, leaves))
-        if weights.matrix_GxK is not None:
-            new_carry = cell.activate(carry, read_F + cell.bias)
-            y_H = new_carry[-1]
-        elif setup.is_gated:
-            u_G = base.product(h_H, cell.recurrent_kernel[...])
-            new_carry = cell.update(carry, cell.project(read_F), u_G)
-            y_H = new_carry[-1]
+        if not setup.is_gated:
+            new_carry, y_H = cell.step(carry, cell.project(read))
         else:
-            new_carry, y_H = cell.step(carry, cell.project(read_F))
+            if setup.is_affine:
+                new_carry = cell.activate(carry, read if setup.is_separate else read + cell.bias)
+            elif setup.is_separate:
+                new_carry = cell.update(carry, *read)
+            else:
+                u_G = base.product(h_H, cell.recurrent_kernel[...])
+                new_carry = cell.update(carry, cell.project(read), u_G)
+            y_H = new_carry[-1]
         if setup.rates.zoneout == 0:
             return new_carry, y_H
         blended = cell.blend(carry, new_carry, zoned_out)
@@ -276,8 +302,76 @@ def compute(setup, weights, columns, counted=None):
         return blended, y_H
 
     return jax.vmap(one, (axes, -1, -1, -1, -1), -1)(
-        leaves, columns.carry, columns.read_FxB, columns.h_HxB, columns.zoned_out
+        leaves, columns.carry, columns.read, columns.h_HxB, columns.zoned_out
     )
+
+
+def derivative_of(setup, weights, lengths, seeds_Bx2, real):
+    """A function for the derivative of a step.
+
+    Args:
+        lengths: of the sequences, as `arrays.for_units` returns them.
+        real: `Columns` to compute on in the padding; None if it `is_pointwise`.
+
+    Returns:
+        `(read, carry, time, d_carry, d_y_HxB) -> (d_params, d_read, d_carry)`: from the gradients
+        of the carry after the step and of the output, those of the parameters, of what was read
+        and of the carry before.
+    """
+
+    def of_real(read, carry, time, d_carry, d_y_HxB):
+        def taken(params, read, carry):
+            own = weights._replace(params=params)
+            return take(setup, own, read, carry, time, lengths, seeds_Bx2, real)
+
+        return jax.vjp(taken, weights.params, read, carry)[1]((d_carry, d_y_HxB))
+
+    def of_pointwise(read, carry, time, d_carry, d_y_HxB):
+        def new(params, read, carry):
+            own = weights._replace(params=params)
+            columns = columns_of(setup, own, read, carry, time, seeds_Bx2)
+            counted = functools.partial(counted_where_valid, time, lengths)
+            return compute(setup, own, columns, counted)
+
+        # The padding's contribution is masked afterwards, which costs less.
+        _, pull_back = jax.vjp(new, weights.params, read, carry)
+        d_params, d_read, d_before = pull_back((d_carry, d_y_HxB))
+        where = functools.partial(where_valid, time, lengths)
+        return d_params, where(d_read, 0), jax.tree.map(where, d_before, d_carry)
+
+    return of_real if real is not None else of_pointwise
+
+
+def output_gradient_of(setup, d_encoded, lengths_B, num_steps):
+    """A function for the gradient of the output in a place."""
+    d_last_HxB = d_encoded.last_HxB
+    last = arrays.for_units(setup.last_place(lengths_B, num_steps), [len(d_last_HxB)])
+
+    def at(place):
+        is_last = place == arrays.as_in(last, d_last_HxB)
+        return arrays.at(d_encoded.sequence_TxHxB, place) + jnp.where(is_last, d_last_HxB, 0)
+
+    return at
+
+
+def h_before_of(setup, sequence_TxHxB, start, lengths, num_steps):
+    """A function for the h before the step with a number, from all outputs of a `GatedCell`."""
+
+    def before(number):
+        time = setup.time(number - 1, num_steps)
+        place = jnp.clip(setup.place(number - 1, num_steps), 0, num_steps - 1)
+        h_HxB = arrays.at(sequence_TxHxB, place)
+        # Before its first step a sequence has its start: in reverse, steps come after its end.
+        limits = jnp.where(number > 0, arrays.as_in(lengths, h_HxB), -1)
+        return jnp.where(time < limits, h_HxB, start[-1])
+
+    return before
+
+
+def of_matrix(setup, x_KxN, d_read_GxN):
+    """The gradient of a matrix, from its inputs and from the gradient of its product."""
+    x_KxN, d_read_GxN = setup.of_product(x_KxN), setup.of_product(d_read_GxN)
+    return jnp.einsum("kn,gn->kg", x_KxN, d_read_GxN, preferred_element_type=jnp.float32)
 
 
 def counted_where_valid(time, lengths, array_B):

@@ -108,11 +108,16 @@ def unrolled(cell, x_TxDxB, rates, keys_B, *, reverse=False):
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize(
     "name",
-    ["lstm", slow("lstm with its products kept"), slow("gru"), slow("mgu")],
-)
+    [
+        "lstm", "lstm with separate products", slow("lstm with its products kept"),
+        slow("gru"), slow("gru with separate products"), slow("mgu"),
+    ],
+)  # fmt: skip
 def test_around_a_cell_equals_the_unrolled_equations(name, reverse, monkeypatch):
-    name, _, kept = name.partition(" ")
-    monkeypatch.setattr(loop, "keeps_reads", lambda cell, batch_size: bool(kept))
+    name, _, how = name.partition(" with ")
+    monkeypatch.setattr(loop, "keeps_reads", lambda cell, batch_size: how == "its products kept")
+    if how != "separate products":
+        monkeypatch.setattr(loop, "is_separate", lambda *_: False)
     graphdef, params = nnx.split(make(name), nnx.Param)
 
     def gradients(runs, **options):

@@ -9,7 +9,7 @@ from jax.test_util import check_grads
 
 from seqmodels import check_cell, loading, recurrence
 from seqmodels.check_cell import scalar
-from seqmodels.recurrence import arrays, derivative, loop, oracle, scan
+from seqmodels.recurrence import arrays, derivative, loop, oracle, scan, separate
 from tests.marks import slow
 
 WIDTH, BATCH, INPUT, HIDDEN = 5, 5, 3, 4
@@ -19,14 +19,16 @@ LENGTHS = [5, 1, 0, 3, 4]
 # A cell with all that makes it fast, and one with nothing of it; `test_check_cell` has them all.
 @pytest.fixture(
     params=[
-        "lstm", "lstm, recomputed", "min_gru",
+        "lstm", "lstm, with many rows", "gru", "gru, with many rows", "min_gru",
         "lstm, as on a TPU", "gru, as on a TPU", slow("mlstm, as on a TPU"),
     ]
 )  # fmt: skip
 def cell(request, monkeypatch):
     name, _, how = request.param.partition(", ")
-    if how == "recomputed":  # As with more rows than there are in tests.
+    monkeypatch.setattr(separate, "COLUMNS", 2 * BATCH)  # So that there are several spans.
+    if how == "with many rows":
         monkeypatch.setattr(loop, "keeps_reads", lambda cell, batch_size: False)
+        monkeypatch.setattr(loop, "is_separate", lambda *_: False)
     if how == "as on a TPU":
         monkeypatch.setattr(arrays, "on_cpu", lambda: False)
     cell = loading.find_cell(name)(INPUT, HIDDEN, rngs=nnx.Rngs(0))
@@ -234,6 +236,7 @@ def test_products_that_are_kept_change_nothing(
     cells, segment_steps, gathered_steps, x_TxDxB, monkeypatch
 ):
     monkeypatch.setattr(derivative, "GATHERED_STEPS", gathered_steps)
+    monkeypatch.setattr(loop, "is_separate", lambda *_: False)
     cell = check_cell.without_zeros(loading.find_cell("lstm")(INPUT, HIDDEN, rngs=nnx.Rngs(0)))
     graphdef, params = nnx.split(cell, nnx.Param)
 

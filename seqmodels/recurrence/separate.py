@@ -1,0 +1,300 @@
+"""The loop over time of a `GatedCell` whose product with h is the only one in a step.
+
+What depends on the inputs alone takes many steps at once, and what all products give is kept for
+the backward pass.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from seqmodels.cells import base
+from seqmodels.recurrence import arrays, step
+from seqmodels.recurrence.sequences import Encoded, longest, output_at
+
+COLUMNS = 128
+"""Inputs of one product: those of all sequences at several times.
+
+More would leave a core's cache; fewer would leave its vector units idle.
+"""
+
+
+class Kept(NamedTuple):
+    """What a forward pass keeps for the backward pass, besides the outputs.
+
+    Attributes:
+        carries_T: the carry before each step, without h.
+        reads_T: what each step read.
+    """
+
+    carries_T: Any
+    reads_T: Any
+
+
+class Span(NamedTuple):
+    """Steps whose inputs are taken together, in S places in a row.
+
+    Attributes:
+        first: the number of the first step.
+        count: the number of steps, up to S.
+        lowest: the first place.
+        places_S: all of them.
+        is_taken_S: whether one of the steps is in that place.
+    """
+
+    first: jax.Array
+    count: jax.Array
+    lowest: jax.Array
+    places_S: jax.Array
+    is_taken_S: jax.Array
+
+    def of(self, array_T: jax.Array) -> jax.Array:
+        """The elements of an array over time that are in these places."""
+        return arrays.span(array_T, self.lowest, len(self.places_S))
+
+
+class _Steps(NamedTuple):
+    """The steps of one cell over a batch, and the products that they need.
+
+    Attributes:
+        width: T, the steps that arrays have room for.
+        num_steps: the steps that are taken.
+        recurrent_HxG: R, in the precision of products.
+    """
+
+    setup: step.Setup
+    params: nnx.State
+    lengths_B: jax.Array
+    seeds_Bx2: jax.Array | None
+    width: int
+    num_steps: jax.Array
+    recurrent_HxG: jax.Array
+
+    @classmethod
+    def of(cls, setup, params, lengths_B, seeds_Bx2, width):
+        recurrent_kernel = nnx.merge(setup.graphdef, params).recurrent_kernel[...]
+        fixed = longest(lengths_B), setup.of_product(recurrent_kernel)
+        return cls(setup, params, lengths_B, seeds_Bx2, width, *fixed)
+
+    @property
+    def size(self):
+        """S, the places of a span."""
+        return max(1, min(self.width, -(-COLUMNS // len(self.lengths_B))))
+
+    @property
+    def num_spans(self):
+        return -(-self.num_steps // self.size)
+
+    def place(self, number):
+        return self.setup.place(number, self.num_steps)
+
+    def span(self, index) -> Span:
+        first = index * self.size
+        count = jnp.minimum(self.size, self.num_steps - first)
+        ends = self.place(first), self.place(first + count - 1)
+        lowest = jnp.clip(jnp.minimum(*ends), 0, self.width - self.size)
+        places_S = lowest + jnp.arange(self.size)
+        is_taken_S = (jnp.minimum(*ends) <= places_S) & (places_S <= jnp.maximum(*ends))
+        return Span(first, count, lowest, places_S, is_taken_S)
+
+    def times(self, span):
+        """The time of the step in each place of a span."""
+        return self.setup.time_at(span.places_S, self.num_steps)
+
+    def inputs(self, span, *parts_S):
+        """The inputs in a span, from their parts: `[D, N]`, for N = S times B."""
+        drop = jax.vmap(functools.partial(step.inputs, self.setup, seeds_Bx2=self.seeds_Bx2))
+        return _columns(drop(parts_S, time=self.times(span)))
+
+    def is_valid(self, span):
+        """Which inputs of a span belong to its steps, not to padding: `[N]`."""
+        is_valid_SxB = self.times(span)[:, None] < self.lengths_B
+        return (is_valid_SxB & span.is_taken_S[:, None]).reshape(-1)
+
+    def project(self, params, x_DxN):
+        """The part of a step that needs only its input, for N of them."""
+        leaves, structure = jax.tree.flatten(params)
+        axes = [None if leaf.ndim > 1 else -1 for leaf in leaves]
+        leaves = [
+            self.setup.of_product(leaf)
+            if axis is None
+            else jnp.broadcast_to(leaf[..., None], (*leaf.shape, x_DxN.shape[1]))
+            for leaf, axis in zip(leaves, axes, strict=True)
+        ]
+
+        def one(leaves, x_D):
+            cell = nnx.merge(self.setup.graphdef, jax.tree.unflatten(structure, leaves))
+            return cell.project(x_D)
+
+        return jax.vmap(one, (axes, -1), -1)(leaves, x_DxN)
+
+    def back_through_projection(self, x_DxN, d_z):
+        """The gradients of the parameters and of the inputs."""
+        if not self.setup.is_affine:
+            return jax.vjp(self.project, self.params, x_DxN)[1](d_z)
+        # Written out: JAX would multiply a bfloat16 matrix by a float32 gradient.
+        kernel_DxG = self.setup.of_product(nnx.merge(self.setup.graphdef, self.params).kernel[...])
+        zeros = jax.tree.map(jnp.zeros_like, self.params)
+        d_cell = nnx.merge(self.setup.graphdef, zeros)
+        d_cell.kernel[...] = step.of_matrix(self.setup, x_DxN, d_z)
+        d_cell.bias[...] = d_z.sum(1)
+        return nnx.split(d_cell, nnx.Param)[1], base.product(d_z, kernel_DxG.T)
+
+    def read(self, z, seen_HxB):
+        """What a step reads: x @ W + b + h @ R for an `AffineCell`, else `(project(x), h @ R)`."""
+        u_GxB = base.product(seen_HxB, self.recurrent_HxG)
+        return z + u_GxB if self.setup.is_affine else (z, u_GxB)
+
+
+def _columns(array_SxDxB):
+    """The same as `[D, N]`."""
+    return jnp.moveaxis(array_SxDxB, 0, 1).reshape(array_SxDxB.shape[1], -1)
+
+
+def _over_time(columns, size):
+    """Arrays `[..., N]` as `[S, ..., B]`."""
+    return jax.tree.map(
+        lambda leaf: jnp.moveaxis(leaf.reshape(*leaf.shape[:-1], size, -1), -2, 0), columns
+    )
+
+
+def forward(setup, params, start, parts, lengths_B, seeds_Bx2):
+    """One cell's `Encoded`, its last carry, and what is kept for the backward pass."""
+    steps = _Steps.of(setup, params, lengths_B, seeds_Bx2, len(parts[0]))
+    weights = step.weights_of(setup, params)
+    lengths = arrays.for_units(lengths_B, step.units_of(start))
+    num_steps = steps.num_steps
+
+    def take(time, carry, z):
+        read = steps.read(z, step.seen(setup, carry[-1], seeds_Bx2))
+        carry, y_HxB = step.take(setup, weights, read, carry, time, lengths, seeds_Bx2)
+        return carry, read, y_HxB
+
+    def project(span):
+        x_DxN = steps.inputs(span, *map(span.of, parts))
+        return _over_time(steps.project(params, x_DxN), steps.size)
+
+    def take_span(index, loop):
+        span = steps.span(index)
+        z_S = project(span)
+
+        def one(number, loop):
+            carry, carries_T, outputs_T = loop
+            place = steps.place(number)
+            carries_T = arrays.put(carries_T, carry[:-1], place)
+            z = arrays.at(z_S, place - span.lowest)
+            carry, *outputs = take(setup.time(number, num_steps), carry, z)
+            return carry, carries_T, arrays.put(outputs_T, outputs, place)
+
+        return jax.lax.fori_loop(span.first, span.first + span.count, one, loop)
+
+    first = 10 * (setup.reverse is True)
+    carries_T = arrays.room(start[:-1], steps.width, first)
+    z = jax.eval_shape(lambda index: arrays.at(project(steps.span(index)), index), num_steps)
+    _, *outputs = jax.eval_shape(take, num_steps, start, z)
+    outputs_T = arrays.room(outputs, steps.width, first + len(start))
+    carry, carries_T, (reads_T, sequence_TxHxB) = jax.lax.fori_loop(
+        0, steps.num_spans, take_span, (start, carries_T, outputs_T)
+    )
+    last_HxB = output_at(setup.last_place(lengths_B, num_steps), sequence_TxHxB, lengths_B)
+    return Encoded(sequence_TxHxB, last_HxB), carry, Kept(carries_T, reads_T)
+
+
+def backward(setup, of_cell, cotangents, inputs, d_parts):
+    """One cell's gradients: those of its parameters, its start and the inputs.
+
+    The inputs' gradient is added to `d_parts`, if given.
+    """
+    params, start, kept, sequence_TxHxB = of_cell
+    d_encoded, d_carry = cotangents
+    parts, lengths_B, seeds_Bx2 = inputs
+    steps = _Steps.of(setup, params, lengths_B, seeds_Bx2, len(parts[0]))
+    weights = step.weights_of(setup, params)
+    lengths = arrays.for_units(lengths_B, step.units_of(start))
+    num_steps = steps.num_steps
+    d_output = step.output_gradient_of(setup, d_encoded, lengths_B, num_steps)
+    h_before = step.h_before_of(setup, sequence_TxHxB, start, lengths, num_steps)
+
+    real_x_Dx1, real = jnp.zeros((1, 1)), None
+    if not setup.is_pointwise:
+        xs, carry, time, seeds_1x2 = step.real(setup, start, parts, lengths_B, seeds_Bx2)
+        real_x_Dx1 = step.inputs(setup, xs, time, seeds_1x2)
+        z = steps.project(params, real_x_Dx1)
+        read = steps.read(z, step.seen(setup, carry[-1], seeds_1x2))
+        real = step.columns_of(setup, weights, read, carry, time, seeds_1x2)
+    back_through_step = step.derivative_of(setup, weights, lengths, seeds_Bx2, real)
+    seen = functools.partial(step.seen, setup, seeds_Bx2=seeds_Bx2)
+
+    def back_through_span(index, loop):
+        d_params, d_recurrent_HxG, d_parts, d_carry = loop
+        span = steps.span(steps.num_spans - 1 - index)
+
+        def back(back_number, loop):
+            d_params, factors, d_carry = loop
+            number = 2 * span.first + span.count - 1 - back_number
+            time, place = setup.time(number, num_steps), steps.place(number)
+            carry = *arrays.at(kept.carries_T, place), h_before(number)
+            read = arrays.at(kept.reads_T, place)
+            d_of_step, d_read, d_carry = back_through_step(
+                read, carry, time, d_carry, d_output(place)
+            )
+            d_z, d_u_GxB = (d_read, d_read) if setup.is_affine else d_read
+            seen_HxB, pull_back = jax.vjp(seen, carry[-1])
+            (d_h_HxB,) = pull_back(base.product(d_u_GxB, steps.recurrent_HxG.T))
+            factors = jax.tree.map(
+                lambda all_N, one_B: arrays.write(
+                    all_N, one_B, (place - span.lowest) * len(lengths_B), one_B.ndim - 1
+                ),
+                factors,
+                (seen_HxB, d_u_GxB, () if setup.is_affine else d_z),
+            )
+            d_carry = *d_carry[:-1], d_carry[-1] + d_h_HxB
+            return jax.tree.map(jnp.add, d_params, d_of_step), factors, d_carry
+
+        # Zeros: a place of the span may be without a step.
+        factors = jax.tree.map(
+            lambda leaf: jnp.zeros((*leaf.shape[:-1], len(lengths_B) * steps.size), leaf.dtype),
+            shapes,
+        )
+        d_params, factors, d_carry = jax.lax.fori_loop(
+            span.first, span.first + span.count, back, (d_params, factors, d_carry)
+        )
+        seen_HxN, d_u_GxN, d_z = factors
+        d_recurrent_HxG += step.of_matrix(setup, seen_HxN, d_u_GxN)
+
+        x_DxN, pull_back_inputs = jax.vjp(
+            functools.partial(steps.inputs, span), *map(span.of, parts)
+        )
+        is_valid_N = steps.is_valid(span)
+        x_DxN = jnp.where(is_valid_N, x_DxN, real_x_Dx1)
+        d_of_projection, d_x_DxN = steps.back_through_projection(
+            x_DxN, d_u_GxN if setup.is_affine else d_z
+        )
+        d_parts_S = pull_back_inputs(jnp.where(is_valid_N, d_x_DxN, 0))
+        written = []
+        for d_all_T, d_S in zip(d_parts, d_parts_S, strict=True):
+            others_S = span.of(d_all_T)
+            d_S = others_S + d_S if adds_up else d_S
+            d_S = jnp.where(span.is_taken_S[:, None, None], d_S, others_S)
+            written.append(arrays.write(d_all_T, d_S, span.lowest, 0))
+        d_params = jax.tree.map(jnp.add, d_params, d_of_projection)
+        return d_params, d_recurrent_HxG, tuple(written), d_carry
+
+    h_HxB, read = start[-1], arrays.at(kept.reads_T, num_steps)
+    shapes = jax.eval_shape(
+        lambda: (h_HxB, read, ()) if setup.is_affine else (h_HxB, read[1], read[0])
+    )
+    adds_up = d_parts is not None
+    if d_parts is None:
+        d_parts = arrays.room(arrays.at(parts, num_steps), steps.width, first=20)
+    d_params = jax.tree.map(jnp.zeros_like, params)
+    d_recurrent_HxG = jnp.zeros(steps.recurrent_HxG.shape, h_HxB.dtype)
+    d_params, d_recurrent_HxG, d_parts, d_carry = jax.lax.fori_loop(
+        0, steps.num_spans, back_through_span, (d_params, d_recurrent_HxG, tuple(d_parts), d_carry)
+    )
+    d_cell = nnx.merge(setup.graphdef, d_params)
+    d_cell.recurrent_kernel[...] += d_recurrent_HxG
+    return nnx.split(d_cell, nnx.Param)[1], d_carry, d_parts
