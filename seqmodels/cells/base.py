@@ -60,10 +60,6 @@ class Counterparts(NamedTuple):
     torch: Counterpart | None = None
 
 
-_CACHED = 2**17
-"""Numbers of a matrix that a core's cache holds."""
-
-
 def product(x_D: jax.Array, kernel_DxG: jax.Array) -> jax.Array:
     """`x @ kernel`, in the precision of the kernel; the result has that of x.
 
@@ -78,13 +74,18 @@ def product(x_D: jax.Array, kernel_DxG: jax.Array) -> jax.Array:
     return _product(precision.current(), x_D, kernel_DxG)
 
 
-def _is_narrow(columns: int, kernel: jax.Array) -> bool:
-    """Whether a product is faster transposed: a CPU's vector units take eight numbers or more."""
+_CACHED = 2**17
+"""Numbers of a matrix that a core's cache holds."""
+
+
+def _is_narrow(x_D: jax.Array, kernel: jax.Array) -> bool:
+    """Whether a product is faster transposed: a CPU's vector units take eight numbers at once."""
     return (
         jax.default_backend() == "cpu"
-        and isinstance(columns, int)  # It may be symbolic.
-        and 1 < columns < 8
-        and kernel.dtype == jnp.float32
+        and x_D.ndim == 2
+        and isinstance(x_D.shape[1], int)  # It may be symbolic.
+        and 1 < x_D.shape[1] < 8
+        and x_D.dtype == kernel.dtype == jnp.float32
         and kernel.size <= _CACHED
     )
 
@@ -93,7 +94,7 @@ def _is_narrow(columns: int, kernel: jax.Array) -> bool:
 def _product(given, x_D, kernel_DxG):
     """`product`; JAX may trace its derivative where the default precision is another one."""
     # The compiler would merge a transposition next to a product into one operation.
-    if x_D.ndim == 2 and _is_narrow(x_D.shape[1], kernel_DxG):
+    if _is_narrow(x_D, kernel_DxG):
         kernel_DxG, x_BxD = map(jax.lax.optimization_barrier, (kernel_DxG, x_D.T))
         return jax.lax.optimization_barrier(jnp.matmul(x_BxD, kernel_DxG, precision=given)).T
     kernel_GxD = jax.lax.optimization_barrier(kernel_DxG.T)

@@ -48,8 +48,8 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
     matrix = weights.matrix_GxK
     units = step.units_of(start) + ([] if matrix is None else [len(matrix)])
     lengths = arrays.for_units(lengths_B, units)
-    d_output = step.output_gradient_of(setup, d_encoded, lengths_B, num_steps)
-    h_before = step.h_before_of(setup, sequence_TxHxB, start, lengths, num_steps)
+    d_output = of_output(setup, d_encoded, lengths_B, num_steps)
+    before = h_before(setup, sequence_TxHxB, start, lengths, num_steps)
     whole_KxG, pull_back_matrix = jax.vjp(functools.partial(step.matrix_of, setup), params)
     matrix_KxG = jax.tree.map(setup.of_product, whole_KxG)
 
@@ -63,12 +63,12 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
     if not setup.is_pointwise:
         real = step.real_columns(setup, weights, start, parts, lengths_B, seeds_Bx2)
 
-    back_through_step = step.derivative_of(setup, weights, lengths, seeds_Bx2, real)
+    back_through_step = of_step(setup, weights, lengths, seeds_Bx2, real)
 
     def kept_carry(index):
         """The carry before a segment, or before a step if no segments are kept."""
         carry = arrays.at(kept.carries_N, index)
-        return (*carry, h_before(index * setup.segment_steps)) if setup.is_gated else carry
+        return (*carry, before(index * setup.segment_steps)) if setup.is_gated else carry
 
     def back(number, carry, kept_FxB, loop):
         """The derivative of one step, taken at the carry before it."""
@@ -91,7 +91,7 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
                     for all_xN, one_xB in zip(of_matrix, factors, strict=True)
                 )
             else:
-                of_matrix += step.of_matrix(setup, *factors)
+                of_matrix += matrix_gradient(setup, *factors)
         d_xs, d_carry_read = pull_back_x(d_x_KxB)
         if adds_up:
             d_xs = jax.tree.map(jnp.add, arrays.at(d_parts, place), d_xs)
@@ -119,7 +119,7 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
             jnp.zeros((count, size * len(lengths_B)), whole_KxG.dtype) for count in whole_KxG.shape
         )
         d_params, factors, *others = jax.lax.fori_loop(0, steps, one, (d_params, none, *others))
-        return d_params, d_matrix_KxG + step.of_matrix(setup, *factors), *others
+        return d_params, d_matrix_KxG + matrix_gradient(setup, *factors), *others
 
     def back_through_segment(number, loop):
         segment = num_segments - 1 - number
@@ -164,6 +164,74 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
         (d_of_matrix,) = pull_back_matrix(d_matrix_KxG)
         d_params = jax.tree.map(jnp.add, d_params, d_of_matrix)
     return d_params, d_carry, d_parts
+
+
+def of_step(setup, weights, lengths, seeds_Bx2, real):
+    """A function for the derivative of a step.
+
+    Args:
+        lengths: of the sequences, as `arrays.for_units` returns them.
+        real: `Columns` to compute on in the padding; None if the cell `is_pointwise`.
+
+    Returns:
+        `(read, carry, time, d_carry, d_y_HxB) -> (d_params, d_read, d_carry)`: from the gradients
+        of the carry after the step and of the output, those of the parameters, of what was read
+        and of the carry before.
+    """
+
+    def of_real(read, carry, time, d_carry, d_y_HxB):
+        def taken(params, read, carry):
+            own = weights._replace(params=params)
+            return step.take(setup, own, read, carry, time, lengths, seeds_Bx2, real)
+
+        return jax.vjp(taken, weights.params, read, carry)[1]((d_carry, d_y_HxB))
+
+    def of_pointwise(read, carry, time, d_carry, d_y_HxB):
+        def new(params, read, carry):
+            own = weights._replace(params=params)
+            columns = step.columns_of(setup, own, read, carry, time, seeds_Bx2)
+            counted = functools.partial(step.counted_where_valid, time, lengths)
+            return step.compute(setup, own, columns, counted)
+
+        # The padding's contribution is masked afterwards, which costs less.
+        _, pull_back = jax.vjp(new, weights.params, read, carry)
+        d_params, d_read, d_before = pull_back((d_carry, d_y_HxB))
+        where = functools.partial(step.where_valid, time, lengths)
+        return d_params, where(d_read, 0), jax.tree.map(where, d_before, d_carry)
+
+    return of_real if real is not None else of_pointwise
+
+
+def of_output(setup, d_encoded, lengths_B, num_steps):
+    """A function for the gradient of the output in a place."""
+    d_last_HxB = d_encoded.last_HxB
+    last = arrays.for_units(setup.last_place(lengths_B, num_steps), [len(d_last_HxB)])
+
+    def at(place):
+        is_last = place == arrays.as_in(last, d_last_HxB)
+        return arrays.at(d_encoded.sequence_TxHxB, place) + jnp.where(is_last, d_last_HxB, 0)
+
+    return at
+
+
+def h_before(setup, sequence_TxHxB, start, lengths, num_steps):
+    """A function for the h before the step with a number, from all outputs of a `GatedCell`."""
+
+    def before(number):
+        time = setup.time(number - 1, num_steps)
+        place = jnp.clip(setup.place(number - 1, num_steps), 0, num_steps - 1)
+        h_HxB = arrays.at(sequence_TxHxB, place)
+        # Before its first step a sequence has its start: in reverse, steps come after its end.
+        limits = jnp.where(number > 0, arrays.as_in(lengths, h_HxB), -1)
+        return jnp.where(time < limits, h_HxB, start[-1])
+
+    return before
+
+
+def matrix_gradient(setup, x_KxN, d_read_GxN):
+    """The gradient of a matrix, from its inputs and from the gradient of its product."""
+    factors = setup.of_product(x_KxN), setup.of_product(d_read_GxN)
+    return jnp.einsum("kn,gn->kg", *factors, preferred_element_type=d_read_GxN.dtype)
 
 
 def _unspread(d_leaf: jax.Array, leaf: jax.Array) -> jax.Array:

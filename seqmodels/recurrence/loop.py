@@ -40,7 +40,7 @@ def keeps_reads(cell: base.Cell, batch_size: int) -> bool:
     return len(cell.kernel) + len(cell.recurrent_kernel) >= _LARGE or are_few
 
 
-def is_separate(cell: base.Cell, batch_size: int, segment_steps: int) -> bool:
+def is_separate(cell: base.Cell, batch_size: int, width: int, segment_steps: int) -> bool:
     """Whether the products of inputs and of h are separate: see `separate`.
 
     So they are for a `GatedCell` that runs very few sequences, for which the time of a product is
@@ -48,9 +48,10 @@ def is_separate(cell: base.Cell, batch_size: int, segment_steps: int) -> bool:
     """
     if not isinstance(cell, base.GatedCell) or segment_steps > 1 or not arrays.on_cpu():
         return False
-    are_few = isinstance(batch_size, int) and batch_size <= _VERY_FEW
+    if not isinstance(batch_size, int) or not isinstance(width, int):  # They are symbolic.
+        return False
     is_large = not isinstance(cell, base.AffineCell) and cell.hidden_size >= _LARGE
-    return are_few or is_large
+    return batch_size <= _VERY_FEW or is_large
 
 
 def run(
@@ -159,7 +160,8 @@ def run_from(
 
     Only the carry of every step is kept for the backward pass, which recomputes each step: for the
     small layers of recurrent models, that costs less than writing intermediate results to memory
-    and reading them back. Where `keeps_reads` says so, the result of the product is kept too. With
+    and reading them back. Where `keeps_reads` or `is_separate` says so, the results of products
+    are kept too. With
     segments, one carry per segment is kept and the rest is recomputed, which takes one more forward
     pass (Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016).
 
@@ -203,7 +205,7 @@ def run_from(
             is_pointwise=isinstance(cell, base.AffineCell)
             and sum(leaf.ndim > 1 for leaf in jax.tree.leaves(of_cell)) == 2,
             keeps_reads=keeps_reads(cell, lengths_B.shape[0]),
-            is_separate=is_separate(cell, lengths_B.shape[0], segment_steps),
+            is_separate=is_separate(cell, lengths_B.shape[0], parts[0].shape[0], segment_steps),
             hidden_from=hidden_from(cell),
         )
         for cell, graphdef, of_cell, backwards in zip(
@@ -226,8 +228,8 @@ def _run_forward(setups, params, starts, parts, lengths_B, seeds_Bx2, reverse):
     with precision.products_in(setups[0].matrix_dtype):
         encoded, carries, kept = zip(
             *(
-                (separate.forward if setup.is_separate else _forward)(setup, *of_cell, *inputs)
-                for setup, *of_cell in zip(setups, params, starts, strict=True)
+                (separate.forward if setup.is_separate else _forward)(setup, own, start, *inputs)
+                for setup, own, start in zip(setups, params, starts, strict=True)
             ),
             strict=True,
         )

@@ -1,6 +1,6 @@
-"""The loop over time of a `GatedCell` whose product with h is the only one in a step.
+"""A loop over time for a `GatedCell` in which a step has one product, that with h.
 
-What depends on the inputs alone takes many steps at once, and what all products give is kept for
+What depends on the inputs alone takes many steps at once. The results of all products are kept for
 the backward pass.
 """
 
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from seqmodels.cells import base
-from seqmodels.recurrence import arrays, step
+from seqmodels.recurrence import arrays, derivative, step
 from seqmodels.recurrence.sequences import Encoded, longest, output_at
 
 COLUMNS = 128
@@ -39,14 +39,14 @@ class Span(NamedTuple):
 
     Attributes:
         first: the number of the first step.
-        count: the number of steps, up to S.
+        length: the number of steps, up to S.
         lowest: the first place.
         places_S: all of them.
         is_taken_S: whether one of the steps is in that place.
     """
 
     first: jax.Array
-    count: jax.Array
+    length: jax.Array
     lowest: jax.Array
     places_S: jax.Array
     is_taken_S: jax.Array
@@ -62,7 +62,7 @@ class _Steps(NamedTuple):
     Attributes:
         width: T, the steps that arrays have room for.
         num_steps: the steps that are taken.
-        recurrent_HxG: R, in the precision of products.
+        products: R; for an `AffineCell` also W and b.
     """
 
     setup: step.Setup
@@ -71,13 +71,17 @@ class _Steps(NamedTuple):
     seeds_Bx2: jax.Array | None
     width: int
     num_steps: jax.Array
-    recurrent_HxG: jax.Array
+    products: tuple[jax.Array, ...]
 
     @classmethod
     def of(cls, setup, params, lengths_B, seeds_Bx2, width):
-        recurrent_kernel = nnx.merge(setup.graphdef, params).recurrent_kernel[...]
-        fixed = longest(lengths_B), setup.of_product(recurrent_kernel)
-        return cls(setup, params, lengths_B, seeds_Bx2, width, *fixed)
+        products = _of_products(setup, params)
+        return cls(setup, params, lengths_B, seeds_Bx2, width, longest(lengths_B), products)
+
+    @property
+    def recurrent_HxG(self):
+        """R, in the precision of products."""
+        return self.setup.of_product(self.products[0])
 
     @property
     def size(self):
@@ -93,16 +97,16 @@ class _Steps(NamedTuple):
 
     def span(self, index) -> Span:
         first = index * self.size
-        count = jnp.minimum(self.size, self.num_steps - first)
-        ends = self.place(first), self.place(first + count - 1)
+        length = jnp.minimum(self.size, self.num_steps - first)
+        ends = self.place(first), self.place(first + length - 1)
         lowest = jnp.clip(jnp.minimum(*ends), 0, self.width - self.size)
         places_S = lowest + jnp.arange(self.size)
         is_taken_S = (jnp.minimum(*ends) <= places_S) & (places_S <= jnp.maximum(*ends))
-        return Span(first, count, lowest, places_S, is_taken_S)
+        return Span(first, length, lowest, places_S, is_taken_S)
 
     def times(self, span):
         """The time of the step in each place of a span."""
-        return self.setup.time_at(span.places_S, self.num_steps)
+        return self.setup.place_at(span.places_S, self.num_steps)
 
     def inputs(self, span, *parts_S):
         """The inputs in a span, from their parts: `[D, N]`, for N = S times B."""
@@ -131,22 +135,27 @@ class _Steps(NamedTuple):
 
         return jax.vmap(one, (axes, -1), -1)(leaves, x_DxN)
 
-    def back_through_projection(self, x_DxN, d_z):
-        """The gradients of the parameters and of the inputs."""
-        if not self.setup.is_affine:
-            return jax.vjp(self.project, self.params, x_DxN)[1](d_z)
-        # Written out: JAX would multiply a bfloat16 matrix by a float32 gradient.
-        kernel_DxG = self.setup.of_product(nnx.merge(self.setup.graphdef, self.params).kernel[...])
-        zeros = jax.tree.map(jnp.zeros_like, self.params)
-        d_cell = nnx.merge(self.setup.graphdef, zeros)
-        d_cell.kernel[...] = step.of_matrix(self.setup, x_DxN, d_z)
-        d_cell.bias[...] = d_z.sum(1)
-        return nnx.split(d_cell, nnx.Param)[1], base.product(d_z, kernel_DxG.T)
-
     def read(self, z, seen_HxB):
         """What a step reads: x @ W + b + h @ R for an `AffineCell`, else `(project(x), h @ R)`."""
         u_GxB = base.product(seen_HxB, self.recurrent_HxG)
         return z + u_GxB if self.setup.is_affine else (z, u_GxB)
+
+
+def _of_products(setup, params):
+    cell = nnx.merge(setup.graphdef, params)
+    of_inputs = (cell.kernel[...], cell.bias[...]) if setup.is_affine else ()
+    return cell.recurrent_kernel[...], *of_inputs
+
+
+def _gradients_in(setup, read):
+    """Of what a step reads, h @ R, and a list of the numbers in a projection that have gradients.
+
+    For an `AffineCell`, which reads their sum, the list is empty.
+    """
+    if setup.is_affine:
+        return read, []
+    z, u_GxB = read
+    return u_GxB, [leaf for leaf in jax.tree.leaves(z) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
 
 
 def _columns(array_SxDxB):
@@ -189,7 +198,7 @@ def forward(setup, params, start, parts, lengths_B, seeds_Bx2):
             carry, *outputs = take(setup.time(number, num_steps), carry, z)
             return carry, carries_T, arrays.put(outputs_T, outputs, place)
 
-        return jax.lax.fori_loop(span.first, span.first + span.count, one, loop)
+        return jax.lax.fori_loop(span.first, span.first + span.length, one, loop)
 
     first = 10 * (setup.reverse is True)
     carries_T = arrays.room(start[:-1], steps.width, first)
@@ -215,33 +224,37 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
     weights = step.weights_of(setup, params)
     lengths = arrays.for_units(lengths_B, step.units_of(start))
     num_steps = steps.num_steps
-    d_output = step.output_gradient_of(setup, d_encoded, lengths_B, num_steps)
-    h_before = step.h_before_of(setup, sequence_TxHxB, start, lengths, num_steps)
+    _, pull_back_products = jax.vjp(functools.partial(_of_products, setup), params)
+    d_output = derivative.of_output(setup, d_encoded, lengths_B, num_steps)
+    h_before = derivative.h_before(setup, sequence_TxHxB, start, lengths, num_steps)
 
-    real_x_Dx1, real = jnp.zeros((1, 1)), None
+    real_x_Dx1, real = 0, None
     if not setup.is_pointwise:
-        xs, carry, time, seeds_1x2 = step.real(setup, start, parts, lengths_B, seeds_Bx2)
+        xs, carry, time, seeds_1x2 = step.real_step(setup, start, parts, lengths_B, seeds_Bx2)
         real_x_Dx1 = step.inputs(setup, xs, time, seeds_1x2)
         z = steps.project(params, real_x_Dx1)
         read = steps.read(z, step.seen(setup, carry[-1], seeds_1x2))
         real = step.columns_of(setup, weights, read, carry, time, seeds_1x2)
-    back_through_step = step.derivative_of(setup, weights, lengths, seeds_Bx2, real)
+    back_through_step = derivative.of_step(setup, weights, lengths, seeds_Bx2, real)
     seen = functools.partial(step.seen, setup, seeds_Bx2=seeds_Bx2)
 
+    def project(params, x_DxN):
+        return _gradients_in(setup, (steps.project(params, x_DxN), x_DxN))[1]
+
     def back_through_span(index, loop):
-        d_params, d_recurrent_HxG, d_parts, d_carry = loop
+        d_params, d_products, d_parts, d_carry = loop
         span = steps.span(steps.num_spans - 1 - index)
 
         def back(back_number, loop):
             d_params, factors, d_carry = loop
-            number = 2 * span.first + span.count - 1 - back_number
+            number = 2 * span.first + span.length - 1 - back_number
             time, place = setup.time(number, num_steps), steps.place(number)
             carry = *arrays.at(kept.carries_T, place), h_before(number)
             read = arrays.at(kept.reads_T, place)
             d_of_step, d_read, d_carry = back_through_step(
                 read, carry, time, d_carry, d_output(place)
             )
-            d_z, d_u_GxB = (d_read, d_read) if setup.is_affine else d_read
+            d_u_GxB, d_z = _gradients_in(setup, d_read)
             seen_HxB, pull_back = jax.vjp(seen, carry[-1])
             (d_h_HxB,) = pull_back(base.product(d_u_GxB, steps.recurrent_HxG.T))
             factors = jax.tree.map(
@@ -249,7 +262,7 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
                     all_N, one_B, (place - span.lowest) * len(lengths_B), one_B.ndim - 1
                 ),
                 factors,
-                (seen_HxB, d_u_GxB, () if setup.is_affine else d_z),
+                (seen_HxB, d_u_GxB, d_z),
             )
             d_carry = *d_carry[:-1], d_carry[-1] + d_h_HxB
             return jax.tree.map(jnp.add, d_params, d_of_step), factors, d_carry
@@ -260,19 +273,24 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
             shapes,
         )
         d_params, factors, d_carry = jax.lax.fori_loop(
-            span.first, span.first + span.count, back, (d_params, factors, d_carry)
+            span.first, span.first + span.length, back, (d_params, factors, d_carry)
         )
-        seen_HxN, d_u_GxN, d_z = factors
-        d_recurrent_HxG += step.of_matrix(setup, seen_HxN, d_u_GxN)
-
         x_DxN, pull_back_inputs = jax.vjp(
             functools.partial(steps.inputs, span), *map(span.of, parts)
         )
         is_valid_N = steps.is_valid(span)
         x_DxN = jnp.where(is_valid_N, x_DxN, real_x_Dx1)
-        d_of_projection, d_x_DxN = steps.back_through_projection(
-            x_DxN, d_u_GxN if setup.is_affine else d_z
-        )
+        seen_HxN, d_u_GxN, d_z = factors
+        d_of_inputs: tuple = ()
+        if setup.is_affine:  # Written out: JAX would multiply a bfloat16 matrix by float32.
+            d_of_inputs = derivative.matrix_gradient(setup, x_DxN, d_u_GxN), d_u_GxN.sum(1)
+            d_x_DxN = base.product(d_u_GxN, setup.of_product(steps.products[1]).T)
+        else:
+            _, pull_back = jax.vjp(project, params, x_DxN)
+            d_of_projection, d_x_DxN = pull_back(d_z)
+            d_params = jax.tree.map(jnp.add, d_params, d_of_projection)
+        d_of_span = derivative.matrix_gradient(setup, seen_HxN, d_u_GxN), *d_of_inputs
+        d_products = jax.tree.map(jnp.add, d_products, d_of_span)
         d_parts_S = pull_back_inputs(jnp.where(is_valid_N, d_x_DxN, 0))
         written = []
         for d_all_T, d_S in zip(d_parts, d_parts_S, strict=True):
@@ -280,21 +298,19 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
             d_S = others_S + d_S if adds_up else d_S
             d_S = jnp.where(span.is_taken_S[:, None, None], d_S, others_S)
             written.append(arrays.write(d_all_T, d_S, span.lowest, 0))
-        d_params = jax.tree.map(jnp.add, d_params, d_of_projection)
-        return d_params, d_recurrent_HxG, tuple(written), d_carry
+        return d_params, d_products, tuple(written), d_carry
 
-    h_HxB, read = start[-1], arrays.at(kept.reads_T, num_steps)
     shapes = jax.eval_shape(
-        lambda: (h_HxB, read, ()) if setup.is_affine else (h_HxB, read[1], read[0])
+        lambda reads_T: (start[-1], *_gradients_in(setup, arrays.at(reads_T, num_steps))),
+        kept.reads_T,
     )
     adds_up = d_parts is not None
     if d_parts is None:
         d_parts = arrays.room(arrays.at(parts, num_steps), steps.width, first=20)
     d_params = jax.tree.map(jnp.zeros_like, params)
-    d_recurrent_HxG = jnp.zeros(steps.recurrent_HxG.shape, h_HxB.dtype)
-    d_params, d_recurrent_HxG, d_parts, d_carry = jax.lax.fori_loop(
-        0, steps.num_spans, back_through_span, (d_params, d_recurrent_HxG, tuple(d_parts), d_carry)
+    d_products = jax.tree.map(jnp.zeros_like, steps.products)
+    d_params, d_products, d_parts, d_carry = jax.lax.fori_loop(
+        0, steps.num_spans, back_through_span, (d_params, d_products, tuple(d_parts), d_carry)
     )
-    d_cell = nnx.merge(setup.graphdef, d_params)
-    d_cell.recurrent_kernel[...] += d_recurrent_HxG
-    return nnx.split(d_cell, nnx.Param)[1], d_carry, d_parts
+    (d_of_products,) = pull_back_products(d_products)
+    return jax.tree.map(jnp.add, d_params, d_of_products), d_carry, d_parts

@@ -24,7 +24,8 @@ class Setup(NamedTuple):
         is_affine: the cell is an `AffineCell`.
         is_pointwise: the cell is an `AffineCell` with no parameters but its two matrices, vectors
             and scalars, so sequences do not mix in a step after the product.
-        keeps_reads: what each step read is kept for the backward pass, not recomputed.
+        keeps_reads: what each step read is kept for the backward pass, not recomputed. It always
+            is if the products are separate.
         is_separate: the products of inputs and of h are separate: see `separate`.
         rates: the rates that apply; if any but zoneout's is positive, there are seeds.
         hidden_from: the numbers of the matrices from which units of h are hidden, although the
@@ -59,12 +60,8 @@ class Setup(NamedTuple):
         """Where the input and the output of the `number`-th step are."""
         return self.time(number, num_steps) if isinstance(self.reverse, bool) else number
 
-    def time_at(self, place: jax.Array, num_steps: jax.Array) -> jax.Array:
-        """The time of the step whose input and output are in a place."""
-        return self.place_at(place, num_steps)
-
     def place_at(self, time: jax.Array, num_steps: jax.Array) -> jax.Array:
-        """Where the input and the output of the step at a time are."""
+        """Where the input and the output of the step at a time are; for a place, the time."""
         return time if isinstance(self.reverse, bool) else self.time(time, num_steps)
 
     def last_place(self, lengths_B: jax.Array, num_steps: jax.Array) -> jax.Array:
@@ -88,7 +85,7 @@ class Weights(NamedTuple):
         params: all of them.
         matrix_GxK: W and R of an `AffineCell` joined, K = D + H, so that a step has one product
             of twice the size instead of two; in the precision of products, and laid out so that
-            they read it contiguously. None for any other cell.
+            they read it contiguously. None for other cells, and if the products are separate.
         is_matrix: of each leaf of `params`; the others are vectors and scalars.
         spread: these have a batch axis already.
     """
@@ -179,7 +176,7 @@ class Columns(NamedTuple):
 
     Attributes:
         carry: the carry before the step.
-        read: the result of `read`, or of `separate`'s.
+        read: what `read` returns; if the products are separate, their results.
         h_HxB: the units of h that the recurrent matrix of a `GatedCell` sees; None if its product
             has been read, and for others.
         matrices: those with hidden units, one for each sequence.
@@ -208,8 +205,8 @@ def columns_of(setup, weights, read, carry, time, seeds_Bx2):
     return Columns(carry, read, h_HxB, matrices, zoned_out)
 
 
-def real(setup, start, parts, lengths_B, seeds_Bx2):
-    """The first step of the longest sequence, as of a batch of one.
+def real_step(setup, start, parts, lengths_B, seeds_Bx2):
+    """The first step of the longest sequence, as a batch of one.
 
     Returns:
         The parts of its input, its carry, its time and the sequence's seeds.
@@ -226,8 +223,8 @@ def real(setup, start, parts, lengths_B, seeds_Bx2):
 
 
 def real_columns(setup, weights, start, parts, lengths_B, seeds_Bx2):
-    """The same as `Columns`."""
-    xs, carry, time, seeds_1x2 = real(setup, start, parts, lengths_B, seeds_Bx2)
+    """The `Columns` of the `real_step`."""
+    xs, carry, time, seeds_1x2 = real_step(setup, start, parts, lengths_B, seeds_Bx2)
     read_Fx1 = read(setup, weights, xs, carry, time, seeds_1x2)
     return columns_of(setup, weights, read_Fx1, carry, time, seeds_1x2)
 
@@ -304,74 +301,6 @@ def compute(setup, weights, columns, counted=None):
     return jax.vmap(one, (axes, -1, -1, -1, -1), -1)(
         leaves, columns.carry, columns.read, columns.h_HxB, columns.zoned_out
     )
-
-
-def derivative_of(setup, weights, lengths, seeds_Bx2, real):
-    """A function for the derivative of a step.
-
-    Args:
-        lengths: of the sequences, as `arrays.for_units` returns them.
-        real: `Columns` to compute on in the padding; None if it `is_pointwise`.
-
-    Returns:
-        `(read, carry, time, d_carry, d_y_HxB) -> (d_params, d_read, d_carry)`: from the gradients
-        of the carry after the step and of the output, those of the parameters, of what was read
-        and of the carry before.
-    """
-
-    def of_real(read, carry, time, d_carry, d_y_HxB):
-        def taken(params, read, carry):
-            own = weights._replace(params=params)
-            return take(setup, own, read, carry, time, lengths, seeds_Bx2, real)
-
-        return jax.vjp(taken, weights.params, read, carry)[1]((d_carry, d_y_HxB))
-
-    def of_pointwise(read, carry, time, d_carry, d_y_HxB):
-        def new(params, read, carry):
-            own = weights._replace(params=params)
-            columns = columns_of(setup, own, read, carry, time, seeds_Bx2)
-            counted = functools.partial(counted_where_valid, time, lengths)
-            return compute(setup, own, columns, counted)
-
-        # The padding's contribution is masked afterwards, which costs less.
-        _, pull_back = jax.vjp(new, weights.params, read, carry)
-        d_params, d_read, d_before = pull_back((d_carry, d_y_HxB))
-        where = functools.partial(where_valid, time, lengths)
-        return d_params, where(d_read, 0), jax.tree.map(where, d_before, d_carry)
-
-    return of_real if real is not None else of_pointwise
-
-
-def output_gradient_of(setup, d_encoded, lengths_B, num_steps):
-    """A function for the gradient of the output in a place."""
-    d_last_HxB = d_encoded.last_HxB
-    last = arrays.for_units(setup.last_place(lengths_B, num_steps), [len(d_last_HxB)])
-
-    def at(place):
-        is_last = place == arrays.as_in(last, d_last_HxB)
-        return arrays.at(d_encoded.sequence_TxHxB, place) + jnp.where(is_last, d_last_HxB, 0)
-
-    return at
-
-
-def h_before_of(setup, sequence_TxHxB, start, lengths, num_steps):
-    """A function for the h before the step with a number, from all outputs of a `GatedCell`."""
-
-    def before(number):
-        time = setup.time(number - 1, num_steps)
-        place = jnp.clip(setup.place(number - 1, num_steps), 0, num_steps - 1)
-        h_HxB = arrays.at(sequence_TxHxB, place)
-        # Before its first step a sequence has its start: in reverse, steps come after its end.
-        limits = jnp.where(number > 0, arrays.as_in(lengths, h_HxB), -1)
-        return jnp.where(time < limits, h_HxB, start[-1])
-
-    return before
-
-
-def of_matrix(setup, x_KxN, d_read_GxN):
-    """The gradient of a matrix, from its inputs and from the gradient of its product."""
-    x_KxN, d_read_GxN = setup.of_product(x_KxN), setup.of_product(d_read_GxN)
-    return jnp.einsum("kn,gn->kg", x_KxN, d_read_GxN, preferred_element_type=jnp.float32)
 
 
 def counted_where_valid(time, lengths, array_B):

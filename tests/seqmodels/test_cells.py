@@ -1,5 +1,7 @@
 """Every cell against an implementation of its own: Keras', or its paper's equations in NumPy."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import keras
@@ -8,6 +10,7 @@ import pytest
 from flax import nnx
 
 from seqmodels import check_cell, loading, recurrence
+from seqmodels.cells import base
 
 STEPS, BATCH, INPUT, HIDDEN = 7, 2, 3, 5
 
@@ -295,3 +298,26 @@ def test_exponential_gates_do_not_overflow(name):
         )
         assert np.isfinite(y_TxHxB).all()
         assert np.isfinite(pull_back(jnp.ones_like(y_TxHxB))[0]).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("columns", [1, 2, 7, 8])  # Narrow products take another way.
+def test_product_equals_the_operator(columns, dtype):
+    x_DxB = jax.random.normal(jax.random.key(0), (5, columns)).astype(dtype)
+    kernel_DxG = jax.random.normal(jax.random.key(1), (5, 3))
+
+    def results(product):
+        def loss(x_DxB, kernel_DxG):
+            y_GxB = product(x_DxB, kernel_DxG)
+            return jnp.sum(jnp.sin(y_GxB.astype("float32"))), y_GxB
+
+        (_, y_GxB), gradients = jax.value_and_grad(loss, (0, 1), has_aux=True)(x_DxB, kernel_DxG)
+        return y_GxB, gradients
+
+    actual = results(base.product)
+    expected = results(lambda x_DxB, kernel_DxG: (kernel_DxG.T @ x_DxB).astype(dtype))
+    close = functools.partial(
+        np.testing.assert_allclose, rtol=1e-5 if dtype == "float32" else 0.02, atol=1e-5
+    )
+    jax.tree.map(lambda a, e: close(a.astype("float32"), e.astype("float32")), actual, expected)
+    assert actual[0].dtype == actual[1][0].dtype == dtype

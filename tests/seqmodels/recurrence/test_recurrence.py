@@ -1,6 +1,7 @@
 """The engine against an unrolled loop, and what must not matter to it."""
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from flax import nnx
 from jax.test_util import check_grads
 
 from seqmodels import check_cell, loading, recurrence
+from seqmodels.cells import base
 from seqmodels.check_cell import scalar
 from seqmodels.recurrence import arrays, derivative, loop, oracle, scan, separate
 from tests.marks import slow
@@ -228,6 +230,62 @@ def test_a_sequence_in_two_pieces_is_the_sequence(cell, x_TxDxB, reverse, segmen
         for run in (whole, in_pieces)
     )
     assert_close((actual, d_actual), (expected, d_expected))
+
+
+class AnyProjection(base.GatedCell):
+    """Its projection is a pytree, not all of which has a gradient."""
+
+    def __init__(self, input_size, hidden_size, *, rngs):
+        self.hidden_size = hidden_size
+        self.kernel = base.glorot_uniform(rngs, input_size, hidden_size)
+        self.recurrent_kernel = base.orthogonal(rngs, hidden_size, hidden_size)
+
+    def initial_carry(self):
+        return (jnp.zeros(self.hidden_size),)
+
+    def project(self, x_D):
+        z_H = base.product(x_D, self.kernel[...])
+        return {"z": z_H, "scale": x_D.sum(), "is_open": x_D[0] > 0}
+
+    def update(self, carry, z, u_G):
+        return (jnp.where(z["is_open"], jnp.tanh(z["z"] * z["scale"] + u_G), u_G),)
+
+
+def test_a_projection_may_be_any_pytree(x_TxDxB, monkeypatch):
+    monkeypatch.setattr(separate, "COLUMNS", 2 * BATCH)
+    cell = AnyProjection(INPUT, HIDDEN, rngs=nnx.Rngs(0))
+    actual, expected = (
+        value_and_gradients(run, cell, x_TxDxB, jnp.array(LENGTHS), True)
+        for run in (recurrence.run, oracle.run)
+    )
+    assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("with_many_rows", [False, True])
+def test_double_precision_is_kept(with_many_rows, x_TxDxB, monkeypatch):
+    if with_many_rows:
+        monkeypatch.setattr(loop, "keeps_reads", lambda cell, batch_size: False)
+        monkeypatch.setattr(loop, "is_separate", lambda *_: False)
+    with jax.enable_x64(True):
+        cell = loading.find_cell("lstm")(INPUT, HIDDEN, rngs=nnx.Rngs(0))
+        graphdef, params = nnx.split(cell, nnx.Param)
+        cell = nnx.merge(graphdef, jax.tree.map(lambda leaf: leaf.astype("float64"), params))
+        arguments = cell, x_TxDxB.astype("float64"), jnp.array(LENGTHS), True
+        actual = value_and_gradients(recurrence.run, *arguments)
+        assert_close(actual, value_and_gradients(oracle.run, *arguments), 1e-11, 1e-12)
+
+
+@pytest.mark.parametrize("name", ["gru", "lstm"])
+def test_a_large_cell_can_be_exported_for_any_batch_and_length(name):
+    cell = loading.find_cell(name)(INPUT, loop._LARGE, rngs=nnx.Rngs(0))
+    batch_size, width = jax.export.symbolic_shape("B, T")
+    program = jax.export.export(jax.jit(lambda *of: recurrence.run(cell, *of).last_HxB))(
+        jax.ShapeDtypeStruct((width, INPUT, batch_size), jnp.float32),
+        jax.ShapeDtypeStruct((batch_size,), jnp.int32),
+    )
+    x_TxDxB, lengths_B = jax.random.normal(jax.random.key(0), (3, INPUT, 2)), jnp.array([3, 1])
+    expected = oracle.run(cell, x_TxDxB, lengths_B).last_HxB
+    np.testing.assert_allclose(program.call(x_TxDxB, lengths_B), expected, 1e-4, 1e-5)
 
 
 @pytest.mark.parametrize("gathered_steps", [2, 8])  # Fewer than there are, and more.
