@@ -316,8 +316,7 @@ def test_product_equals_the_operator(columns, dtype):
 
     actual = results(base.product)
     expected = results(lambda x_DxB, kernel_DxG: (kernel_DxG.T @ x_DxB).astype(dtype))
-    close = functools.partial(
-        np.testing.assert_allclose, rtol=1e-5 if dtype == "float32" else 0.02, atol=1e-5
-    )
+    rtol, atol = {"float32": (1e-5, 1e-6), "bfloat16": (0.02, 0.02)}[dtype]
+    close = functools.partial(np.testing.assert_allclose, rtol=rtol, atol=atol)
     jax.tree.map(lambda a, e: close(a.astype("float32"), e.astype("float32")), actual, expected)
     assert actual[0].dtype == actual[1][0].dtype == dtype
