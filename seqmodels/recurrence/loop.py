@@ -37,21 +37,27 @@ def keeps_reads(cell: base.Cell, batch_size: int) -> bool:
     if not isinstance(cell, base.AffineCell):
         return False
     are_few = isinstance(batch_size, int) and batch_size <= _FEW  # It may be symbolic.
-    return len(cell.kernel) + len(cell.recurrent_kernel) >= _LARGE or are_few
+    return _is_large(cell) or are_few
+
+
+def _is_large(cell: base.AffineCell) -> bool:
+    return len(cell.kernel) + len(cell.recurrent_kernel) >= _LARGE
 
 
 def is_separate(cell: base.Cell, batch_size: int, width: int, segment_steps: int) -> bool:
     """Whether the products of inputs and of h are separate: see `separate`.
 
     So they are for a `GatedCell` that runs very few sequences, for which the time of a product is
-    that of reading its matrix, and for a large one that is not an `AffineCell`.
+    that of reading its matrix, unless it is a small `AffineCell`; and for other large ones.
     """
     if not isinstance(cell, base.GatedCell) or segment_steps > 1 or not arrays.on_cpu():
         return False
     if not isinstance(batch_size, int) or not isinstance(width, int):  # They are symbolic.
         return False
-    is_large = not isinstance(cell, base.AffineCell) and cell.hidden_size >= _LARGE
-    return batch_size <= _VERY_FEW or is_large
+    are_few = batch_size <= _VERY_FEW
+    if isinstance(cell, base.AffineCell):
+        return are_few and _is_large(cell)
+    return are_few or cell.hidden_size >= _LARGE
 
 
 def run(

@@ -116,8 +116,8 @@ def unrolled(cell, x_TxDxB, rates, keys_B, *, reverse=False):
 def test_around_a_cell_equals_the_unrolled_equations(name, reverse, monkeypatch):
     name, _, how = name.partition(" with ")
     monkeypatch.setattr(loop, "keeps_reads", lambda cell, batch_size: how == "its products kept")
-    if how != "separate products":
-        monkeypatch.setattr(loop, "is_separate", lambda *_: False)
+    monkeypatch.setattr(loop, "_LARGE", 0 if how == "separate products" else 2**30)
+    monkeypatch.setattr(loop, "_VERY_FEW", 8 if how == "separate products" else 0)
     graphdef, params = nnx.split(make(name), nnx.Param)
 
     def gradients(runs, **options):

@@ -21,7 +21,8 @@ LENGTHS = [5, 1, 0, 3, 4]
 # A cell with all that makes it fast, and one with nothing of it; `test_check_cell` has them all.
 @pytest.fixture(
     params=[
-        "lstm", "lstm, with many rows", "gru", "gru, with many rows", "min_gru",
+        "lstm", "lstm, with many rows", "lstm, of many units",
+        "gru", "gru, with many rows", "min_gru",
         "lstm, as on a TPU", "gru, as on a TPU", slow("mlstm, as on a TPU"),
     ]
 )  # fmt: skip
@@ -31,6 +32,8 @@ def cell(request, monkeypatch):
     if how == "with many rows":
         monkeypatch.setattr(loop, "keeps_reads", lambda cell, batch_size: False)
         monkeypatch.setattr(loop, "is_separate", lambda *_: False)
+    if how == "of many units":
+        monkeypatch.setattr(loop, "_LARGE", 0)
     if how == "as on a TPU":
         monkeypatch.setattr(arrays, "on_cpu", lambda: False)
     cell = loading.find_cell(name)(INPUT, HIDDEN, rngs=nnx.Rngs(0))

@@ -160,7 +160,7 @@ def test_a_seed_that_has_stopped_changes_no_more_and_the_others_go_on():
         stopped = [leaf[number] for leaf in watch.evaluated[last - 1]]
         # Of another program, whose rounding long steps magnify.
         for leaf, free in zip(stopped, all_epochs.evaluated[last - 1], strict=True):
-            np.testing.assert_allclose(leaf, free[number], rtol=0, atol=0.05)
+            np.testing.assert_allclose(leaf, free[number], rtol=0, atol=0.2)
         for later in watch.evaluated[last:]:
             for leaf, was in zip(later, stopped, strict=True):
                 np.testing.assert_array_equal(leaf[number], was)
@@ -204,7 +204,7 @@ def test_a_plateau_lowers_the_rate_of_its_own_seed():
         assert rates[:cut, number].tolist() == [3.0] * cut
         assert rates[cut, number] == pytest.approx(0.03)
         for one, other in zip(watch.evaluated[cut - 1], free.evaluated[cut - 1], strict=True):
-            np.testing.assert_allclose(one[number], other[number], rtol=0, atol=0.05)
+            np.testing.assert_allclose(one[number], other[number], rtol=0, atol=0.2)
         moved, free_moved = (
             max(
                 np.abs(later[number] - sooner[number]).max()
