@@ -49,7 +49,7 @@ _TITLES = {
     "K": "models, K",
 }
 _VOCABULARY = 1000
-_STEPS_A_CALL = 4
+_FEWEST_STEPS = 4
 _MOST_NUMBERS = 2**27  # In the outputs of all steps: libraries keep some sixteen such arrays.
 
 
@@ -147,7 +147,7 @@ def measure(
         worker.call("load", [batch])
         worker.call("build", training, weights)
         worker.call("epoch", [0, 0, 0])
-        least = _STEPS_A_CALL if peer == "ours" else 1
+        least = _FEWEST_STEPS if peer == "ours" else 1
         numbers[peer] = [0] * min(max(least, round(0.3 / worker.call("epoch"))), 100)
     seconds = {peer: [] for peer in workers}
     for _ in range(repeats):

@@ -86,6 +86,13 @@ def put(arrays_T: Any, arrays: Any, time: jax.Array) -> Any:
     return jax.tree.map(lambda all_T, one: write(all_T, one[None], time, 0), arrays_T, arrays)
 
 
+def put_columns(arrays_N: Any, arrays_B: Any, first: jax.Array) -> Any:
+    """Writes `arrays_B` into `arrays_N` along their last axes, from one place on."""
+    return jax.tree.map(
+        lambda all_N, one_B: write(all_N, one_B, first, one_B.ndim - 1), arrays_N, arrays_B
+    )
+
+
 def write(array: jax.Array, part: jax.Array, start: jax.Array, axis: int) -> jax.Array:
     """Writes a part into an array, from a place along an axis on, where it must fit in."""
     starts = [jnp.zeros((), jnp.int32)] * array.ndim

@@ -85,11 +85,7 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
             d_x_KxB = base.product(d_read_FxB, matrix_KxG.T)
             factors = x_KxB, d_read_FxB
             if gathers:
-                column = number % size * len(lengths_B)
-                of_matrix = tuple(
-                    arrays.write(all_xN, one_xB, column, 1)
-                    for all_xN, one_xB in zip(of_matrix, factors, strict=True)
-                )
+                of_matrix = arrays.put_columns(of_matrix, factors, number % size * len(lengths_B))
             else:
                 of_matrix += matrix_gradient(setup, *factors)
         d_xs, d_carry_read = pull_back_x(d_x_KxB)

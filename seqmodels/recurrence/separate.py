@@ -63,6 +63,7 @@ class _Steps(NamedTuple):
         width: T, the steps that arrays have room for.
         num_steps: the steps that are taken.
         products: R; for an `AffineCell` also W and b.
+        recurrent_HxG: R, in the precision of products.
     """
 
     setup: step.Setup
@@ -72,16 +73,13 @@ class _Steps(NamedTuple):
     width: int
     num_steps: jax.Array
     products: tuple[jax.Array, ...]
+    recurrent_HxG: jax.Array
 
     @classmethod
     def of(cls, setup, params, lengths_B, seeds_Bx2, width):
         products = _of_products(setup, params)
-        return cls(setup, params, lengths_B, seeds_Bx2, width, longest(lengths_B), products)
-
-    @property
-    def recurrent_HxG(self):
-        """R, in the precision of products."""
-        return self.setup.of_product(self.products[0])
+        fixed = longest(lengths_B), products, setup.of_product(products[0])
+        return cls(setup, params, lengths_B, seeds_Bx2, width, *fixed)
 
     @property
     def size(self):
@@ -148,14 +146,19 @@ def _of_products(setup, params):
 
 
 def _gradients_in(setup, read):
-    """Of what a step reads, h @ R, and a list of the numbers in a projection that have gradients.
+    """Of what a step reads, h @ R and the `_numbers` of a projection.
 
     For an `AffineCell`, which reads their sum, the list is empty.
     """
     if setup.is_affine:
         return read, []
     z, u_GxB = read
-    return u_GxB, [leaf for leaf in jax.tree.leaves(z) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return u_GxB, _numbers(z)
+
+
+def _numbers(z):
+    """The parts of a projection that have gradients."""
+    return [leaf for leaf in jax.tree.leaves(z) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
 
 
 def _columns(array_SxDxB):
@@ -239,7 +242,7 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
     seen = functools.partial(step.seen, setup, seeds_Bx2=seeds_Bx2)
 
     def project(params, x_DxN):
-        return _gradients_in(setup, (steps.project(params, x_DxN), x_DxN))[1]
+        return _numbers(steps.project(params, x_DxN))
 
     def back_through_span(index, loop):
         d_params, d_products, d_parts, d_carry = loop
@@ -257,13 +260,8 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
             d_u_GxB, d_z = _gradients_in(setup, d_read)
             seen_HxB, pull_back = jax.vjp(seen, carry[-1])
             (d_h_HxB,) = pull_back(base.product(d_u_GxB, steps.recurrent_HxG.T))
-            factors = jax.tree.map(
-                lambda all_N, one_B: arrays.write(
-                    all_N, one_B, (place - span.lowest) * len(lengths_B), one_B.ndim - 1
-                ),
-                factors,
-                (seen_HxB, d_u_GxB, d_z),
-            )
+            column = (place - span.lowest) * len(lengths_B)
+            factors = arrays.put_columns(factors, (seen_HxB, d_u_GxB, d_z), column)
             d_carry = *d_carry[:-1], d_carry[-1] + d_h_HxB
             return jax.tree.map(jnp.add, d_params, d_of_step), factors, d_carry
 

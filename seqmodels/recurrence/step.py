@@ -193,7 +193,7 @@ class Columns(NamedTuple):
 def columns_of(setup, weights, read, carry, time, seeds_Bx2):
     """What a step reads for each sequence."""
     h_HxB = None
-    if setup.is_gated and weights.matrix_GxK is None and not setup.is_separate:
+    if setup.is_gated and not (setup.is_affine or setup.is_separate):
         h_HxB = seen(setup, carry[-1], seeds_Bx2)
     leaves, matrices = jax.tree.leaves(weights.params), []
     for number in setup.hidden_from:
@@ -257,7 +257,6 @@ def compute(setup, weights, columns, counted=None):
         counted: a function of a vector or scalar with a batch axis, as `counted_where_valid`, that
             says which sequences contribute to its gradient; None: all.
     """
-
     batch_size = jax.tree.leaves(columns.read)[0].shape[-1]
 
     # A bias without a batch axis would make vmap move the batch axis of the rest to the front.
