@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from seqmodels import arguments, dropout, precision
+from seqmodels import arguments, dropout, lookup, precision
 from seqmodels.cells import base
 from seqmodels.encoder import Encoder
 from seqmodels.heads import Head, SequenceHead, StepHead
@@ -271,14 +271,16 @@ class SequenceModel(nnx.Module):
         return self.answer(encoded, lengths_B)
 
     def _encode(self, x, lengths_B, keys, starts):
-        x_TxDxB = self.inputs.read(x, lengths_B, keys["dropout_keys_B"])
+        keys_B = keys["dropout_keys_B"]
+        inputs, encoder = lookup.reader(self.inputs, self.encoder, x.shape, keys_B)
+        x_TxDxB = inputs.read(x, lengths_B, keys_B)
         if starts is None:
-            encoded = self.encoder.encode(x_TxDxB, lengths_B, **keys)
+            encoded = encoder.encode(x_TxDxB, lengths_B, **keys)
             carries: list[base.Carry] = []
         else:
-            encoded, carries = self.encoder.encode_from(starts, x_TxDxB, lengths_B, **keys)
-        if keys["dropout_keys_B"] is not None and self.output_dropout > 0:
-            encoded = self._drop(encoded, keys["dropout_keys_B"])
+            encoded, carries = encoder.encode_from(starts, x_TxDxB, lengths_B, **keys)
+        if keys_B is not None and self.output_dropout > 0:
+            encoded = self._drop(encoded, keys_B)
         return encoded, carries
 
     def _drop(self, encoded, keys_B):

@@ -10,7 +10,7 @@ from seqmodels.cells import base
 from seqmodels.recurrence import arrays, step
 from seqmodels.recurrence.sequences import longest
 
-GATHERED_STEPS = 16
+GATHERED_STEPS = 32
 """Steps whose contributions to the gradient of a matrix are one product, if reads are kept.
 
 One product per step would take longer to write than to compute.
@@ -85,7 +85,9 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
             d_x_KxB = base.product(d_read_FxB, matrix_KxG.T)
             factors = x_KxB, d_read_FxB
             if gathers:
-                of_matrix = arrays.put_columns(of_matrix, factors, number % size * len(lengths_B))
+                d_matrix_KxG, gathered = of_matrix
+                column = number % size * len(lengths_B)
+                of_matrix = d_matrix_KxG, arrays.put_columns(gathered, factors, column)
             else:
                 of_matrix += matrix_gradient(setup, *factors)
         d_xs, d_carry_read = pull_back_x(d_x_KxB)
@@ -106,16 +108,11 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
         def one(number, loop):
             return back_one(first + steps - 1 - number, loop)
 
-        if not gathers:
-            return jax.lax.fori_loop(0, steps, one, loop)
-        d_params, d_matrix_KxG, *others = loop
-        # Zeros: the last steps may be fewer. In float32: XLA copies whole arrays of bfloat16 on a
-        # CPU where a part of them is written.
-        none = tuple(
-            jnp.zeros((count, size * len(lengths_B)), whole_KxG.dtype) for count in whole_KxG.shape
-        )
-        d_params, factors, *others = jax.lax.fori_loop(0, steps, one, (d_params, none, *others))
-        return d_params, d_matrix_KxG + matrix_gradient(setup, *factors), *others
+        d_params, of_matrix, *others = jax.lax.fori_loop(0, steps, one, loop)
+        if gathers:
+            d_matrix_KxG, gathered = of_matrix
+            of_matrix = d_matrix_KxG + matrix_gradient(setup, *gathered), gathered
+        return d_params, of_matrix, *others
 
     def back_through_segment(number, loop):
         segment = num_segments - 1 - number
@@ -149,12 +146,26 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
         d_parts = arrays.room(arrays.at(parts, jnp.array(0)), len(parts[0]), first=20)
     d_params = jax.tree.map(jnp.zeros_like, weights.params)
     d_matrix_KxG = jax.tree.map(jnp.zeros_like, whole_KxG)
-    num_segments, loop = -(-num_steps // size), (d_params, d_matrix_KxG, d_parts, d_carry)
+    of_matrix = d_matrix_KxG
+    if gathers:
+        # Zeros: the segment that is taken first may be shorter than the others, which replace all
+        # columns. In float32: XLA copies whole arrays of bfloat16 on a CPU where a part of them is
+        # written.
+        of_matrix = (
+            d_matrix_KxG,
+            tuple(
+                jnp.zeros((count, size * len(lengths_B)), whole_KxG.dtype)
+                for count in whole_KxG.shape
+            ),
+        )
+    loop = d_params, of_matrix, d_parts, d_carry
+    num_segments = -(-num_steps // size)
     if size == 1:
         loop = back_through(0, num_steps, back_from_kept, loop)
     else:
         loop = jax.lax.fori_loop(0, num_segments, back_through_segment, loop)
-    d_params, d_matrix_KxG, d_parts, d_carry = loop
+    d_params, of_matrix, d_parts, d_carry = loop
+    d_matrix_KxG = of_matrix[0] if gathers else of_matrix
     d_params = jax.tree.map(_unspread, d_params, params)
     if matrix_KxG is not None:
         (d_of_matrix,) = pull_back_matrix(d_matrix_KxG)

@@ -133,6 +133,30 @@ class _Steps(NamedTuple):
 
         return jax.vmap(one, (axes, -1), -1)(leaves, x_DxN)
 
+    # Factors of the matrices' gradients are gathered as `[..., N]`; those of a single sequence as
+    # `[S, ..., 1]`, as each would be written with a stride.
+
+    @property
+    def _is_one(self):
+        return len(self.lengths_B) == 1
+
+    def gather_none(self, shapes):
+        """Zeros in the place of all factors of a span, given the shapes of those of a step."""
+        if self._is_one:
+            return jax.tree.map(lambda one: jnp.zeros((self.size, *one.shape), one.dtype), shapes)
+        columns = self.size * len(self.lengths_B)
+        return jax.tree.map(lambda one: jnp.zeros((*one.shape[:-1], columns), one.dtype), shapes)
+
+    def gather(self, factors, of_step, number):
+        """Adds the factors of a step in a place of the span."""
+        if self._is_one:
+            return arrays.put(factors, of_step, number)
+        return arrays.put_columns(factors, of_step, number * len(self.lengths_B))
+
+    def gathered(self, factors):
+        """All factors of a span, `[..., N]`."""
+        return jax.tree.map(_columns, factors) if self._is_one else factors
+
     def read(self, z, seen_HxB):
         """What a step reads: x @ W + b + h @ R for an `AffineCell`, else `(project(x), h @ R)`."""
         u_GxB = base.product(seen_HxB, self.recurrent_HxG)
@@ -162,8 +186,9 @@ def _numbers(z):
 
 
 def _columns(array_SxDxB):
-    """The same as `[D, N]`."""
-    return jnp.moveaxis(array_SxDxB, 0, 1).reshape(array_SxDxB.shape[1], -1)
+    """The same as `[D, N]`; one without D as `[N]`."""
+    array_DxSxB = jnp.moveaxis(array_SxDxB, 0, -2)
+    return array_DxSxB.reshape(*array_DxSxB.shape[:-2], -1)
 
 
 def _over_time(columns, size):
@@ -245,7 +270,7 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
         return _numbers(steps.project(params, x_DxN))
 
     def back_through_span(index, loop):
-        d_params, d_products, d_parts, d_carry = loop
+        d_params, d_products, factors, d_parts, d_carry = loop
         span = steps.span(steps.num_spans - 1 - index)
 
         def back(back_number, loop):
@@ -260,16 +285,10 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
             d_u_GxB, d_z = _gradients_in(setup, d_read)
             seen_HxB, pull_back = jax.vjp(seen, carry[-1])
             (d_h_HxB,) = pull_back(base.product(d_u_GxB, steps.recurrent_HxG.T))
-            column = (place - span.lowest) * len(lengths_B)
-            factors = arrays.put_columns(factors, (seen_HxB, d_u_GxB, d_z), column)
+            factors = steps.gather(factors, (seen_HxB, d_u_GxB, d_z), place - span.lowest)
             d_carry = *d_carry[:-1], d_carry[-1] + d_h_HxB
             return jax.tree.map(jnp.add, d_params, d_of_step), factors, d_carry
 
-        # Zeros: a place of the span may be without a step.
-        factors = jax.tree.map(
-            lambda leaf: jnp.zeros((*leaf.shape[:-1], len(lengths_B) * steps.size), leaf.dtype),
-            shapes,
-        )
         d_params, factors, d_carry = jax.lax.fori_loop(
             span.first, span.first + span.length, back, (d_params, factors, d_carry)
         )
@@ -278,7 +297,7 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
         )
         is_valid_N = steps.is_valid(span)
         x_DxN = jnp.where(is_valid_N, x_DxN, real_x_Dx1)
-        seen_HxN, d_u_GxN, d_z = factors
+        seen_HxN, d_u_GxN, d_z = steps.gathered(factors)
         d_of_inputs: tuple = ()
         if setup.is_affine:  # Written out: JAX would multiply a bfloat16 matrix by float32.
             d_of_inputs = derivative.matrix_gradient(setup, x_DxN, d_u_GxN), d_u_GxN.sum(1)
@@ -296,19 +315,22 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
             d_S = others_S + d_S if adds_up else d_S
             d_S = jnp.where(span.is_taken_S[:, None, None], d_S, others_S)
             written.append(arrays.write(d_all_T, d_S, span.lowest, 0))
-        return d_params, d_products, tuple(written), d_carry
+        return d_params, d_products, factors, tuple(written), d_carry
 
     shapes = jax.eval_shape(
         lambda reads_T: (start[-1], *_gradients_in(setup, arrays.at(reads_T, num_steps))),
         kept.reads_T,
     )
+    # Zeros: the span that is taken first may have places without a step; the others fill all.
+    factors = steps.gather_none(shapes)
     adds_up = d_parts is not None
     if d_parts is None:
         d_parts = arrays.room(arrays.at(parts, num_steps), steps.width, first=20)
     d_params = jax.tree.map(jnp.zeros_like, params)
     d_products = jax.tree.map(jnp.zeros_like, steps.products)
-    d_params, d_products, d_parts, d_carry = jax.lax.fori_loop(
-        0, steps.num_spans, back_through_span, (d_params, d_products, tuple(d_parts), d_carry)
+    loop = d_params, d_products, factors, tuple(d_parts), d_carry
+    d_params, d_products, _, d_parts, d_carry = jax.lax.fori_loop(
+        0, steps.num_spans, back_through_span, loop
     )
     (d_of_products,) = pull_back_products(d_products)
     return jax.tree.map(jnp.add, d_params, d_of_products), d_carry, d_parts

@@ -81,7 +81,8 @@ class Learner(NamedTuple):
             gradient, sums, carries = self._gradient(
                 state.params, state.carries, split, places_SxNxR[number], widths, key
             )
-            gradient, sums = jax.lax.psum((gradient, sums), axis)
+            if jax.lax.axis_size(axis) > 1:  # XLA copies what a single device "adds up".
+                gradient, sums = jax.lax.psum((gradient, sums), axis)
             items = sums["weight"]
             if split.weights is not None:  # A batch may have no label at all.
                 items = jnp.maximum(items, 1)

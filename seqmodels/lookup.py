@@ -1,0 +1,131 @@
+"""Tokens whose projections are looked up, where that is faster than to compute them at every step.
+
+What a cell's `project` makes of a token's vector depends on the token alone. If a batch has far
+more steps than there are tokens, the whole table of vectors is projected instead.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from seqmodels import dropout
+from seqmodels.bidirectional import Bidirectional, Unidirectional
+from seqmodels.cells import base
+from seqmodels.encoder import Encoder
+from seqmodels.inputs import Embedding, Inputs
+from seqmodels.recurrence import arrays, engines
+
+_WIDE = 128
+"""From this size D of vectors, a product takes longer than to look up its result.
+
+Two directions look up twice as much, half of which a step of each passes over.
+"""
+
+_REPEATED = 2
+"""Steps for each token of the vocabulary, from which its projection is worth computing."""
+
+
+class Reader(NamedTuple):
+    """Inputs, and the encoder that reads them."""
+
+    inputs: Inputs
+    encoder: Encoder
+
+
+class OfProjections(base.GatedCell):
+    """A gated cell that reads what the `project` of another one has returned.
+
+    Args:
+        cell: the other one.
+        first: the place of its projection in the inputs, which may hold those of two cells.
+        size: G, the width of its projection.
+    """
+
+    def __init__(self, cell: base.GatedCell, first: int, size: int):
+        self.cell = cell
+        self.first = first
+        self.size = size
+        self.hidden_size = cell.hidden_size
+
+    @property
+    def recurrent_kernel(self):  # type: ignore[override]
+        """R of the other cell."""
+        return self.cell.recurrent_kernel
+
+    def initial_carry(self):
+        return self.cell.initial_carry()
+
+    def project(self, x_D):
+        return x_D[self.first : self.first + self.size]
+
+    def update(self, carry, z_G, u_G):
+        return self.cell.update(carry, z_G, u_G)
+
+    def blend(self, old, new, share):
+        return self.cell.blend(old, new, share)
+
+
+def reader(
+    inputs: Inputs,
+    encoder: Encoder,
+    shape: tuple[int, ...],
+    dropout_keys_B: jax.Array | None,
+) -> Reader:
+    """What computes the encoder's outputs in less time: the arguments, or a pair that looks up.
+
+    Args:
+        inputs: the model's.
+        encoder: the model's.
+        shape: that of the inputs, `[B, T]` or `[B, T, D]`.
+        dropout_keys_B: None if nothing is dropped.
+    """
+    dropped = dropout.Dropout(encoder.rates[0], dropout_keys_B)
+    layer = encoder.layers[0]
+    is_worth_it = _is_worth_it(inputs, len(layer.cells), shape, dropout_keys_B)
+    if not is_worth_it or not _is_possible(layer, dropped):
+        return Reader(inputs, encoder)
+    assert isinstance(inputs, Embedding)
+    vector_D = jax.ShapeDtypeStruct((inputs.output_size,), jnp.float32)
+    projections = [jax.eval_shape(cell.project, vector_D) for cell in layer.cells]
+    if not all(isinstance(one, jax.ShapeDtypeStruct) and one.ndim == 1 for one in projections):
+        return Reader(inputs, encoder)
+
+    table_VxD = inputs.table[...]
+    of_cells = [jax.vmap(cell.project)(table_VxD) for cell in layer.cells]
+    inputs, encoder = (nnx.merge(*nnx.split(one)) for one in (inputs, encoder))
+    inputs.table, inputs.passes_on = nnx.Param(jnp.concatenate(of_cells, axis=1)), False
+    first = 0
+    for name, one in zip(_names(layer), projections, strict=True):
+        setattr(encoder.layers[0], name, OfProjections(getattr(layer, name), first, one.size))
+        first += one.size
+    return Reader(inputs, encoder)
+
+
+def _is_worth_it(inputs, num_cells, shape, dropout_keys_B):
+    if not isinstance(inputs, Embedding) or not arrays.on_cpu():
+        return False
+    if not all(isinstance(size, int) for size in shape):  # They are symbolic.
+        return False
+    if dropout_keys_B is not None and inputs.embedding_dropout > 0:
+        return False
+    batch_size, width = shape
+    is_repeated = batch_size * width >= _REPEATED * len(inputs.table)
+    return is_repeated and inputs.output_size >= _WIDE * num_cells
+
+
+def _is_possible(layer: Unidirectional | Bidirectional, dropped: dropout.Dropout) -> bool:
+    if not all(isinstance(cell, base.GatedCell) for cell in layer.cells):
+        return False
+    # A machine that multiplies bfloat16 does so faster than it looks up.
+    is_plain = layer.engine.matrix_dtype == "float32" and dropped.applied().inputs == 0
+    names = {engines.choose(layer.engine, cell, dropped.rates) for cell in layer.cells}
+    return is_plain and names == {"loop"}
+
+
+def _names(layer: Unidirectional | Bidirectional) -> list[str]:
+    """The names of a layer's cells."""
+    if isinstance(layer, Bidirectional):
+        return ["forward", "backward"]
+    return ["backward" if layer.backwards else "forward"]

@@ -1,0 +1,149 @@
+"""Looking up the projections of tokens changes only the time that a model takes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from seqmodels import factory, loading, lookup
+from seqmodels.cells import base
+from tests.marks import slow
+
+VOCABULARY, BATCH, WIDTH = 7, 5, 6
+GATED = [
+    name for name in loading.cell_names() if issubclass(loading.find_cell(name), base.GatedCell)
+]
+
+
+@pytest.fixture(autouse=True)
+def _narrow(monkeypatch):
+    """Small vectors are wide enough."""
+    monkeypatch.setattr(lookup, "_WIDE", 1)
+
+
+def build(**changes):
+    arguments = {
+        "vocabulary_size": VOCABULARY, "embedding_size": 4, "cell": "lstm", "hidden_sizes": (8,),
+        "per_step": True, "num_outputs": 3, "seed": 0,
+    }  # fmt: skip
+    return factory.build(**arguments | changes)
+
+
+def batch(rows=BATCH):
+    rng = np.random.default_rng(0)
+    tokens_BxT = rng.integers(0, VOCABULARY, (rows, WIDTH))
+    return jnp.array(tokens_BxT), jnp.array([WIDTH, 0, 3, 1, WIDTH - 1] * (rows // BATCH))
+
+
+def looks_up(model, tokens_BxT, keys_B=None):
+    encoder = lookup.reader(model.inputs, model.encoder, tokens_BxT.shape, keys_B).encoder
+    return [isinstance(cell, lookup.OfProjections) for cell in encoder.layers[0].cells]
+
+
+def outputs_and_gradients(model, tokens_BxT, lengths_B, **keys):
+    graphdef, params = nnx.split(model, nnx.Param)
+
+    def loss(params):
+        outputs = nnx.merge(graphdef, params)(tokens_BxT, lengths_B, **keys)
+        return jnp.sum(jnp.sin(outputs)), outputs
+
+    gradients, outputs = jax.jit(jax.grad(loss, has_aux=True))(params)
+    return outputs, gradients
+
+
+def check_same(monkeypatch, model, tokens_BxT, lengths_B, **keys):
+    """Checks the model against itself where it does not look up."""
+    found = outputs_and_gradients(model, tokens_BxT, lengths_B, **keys)
+    monkeypatch.setattr(lookup, "_WIDE", 5)
+    assert not any(looks_up(model, tokens_BxT))
+    expected = outputs_and_gradients(model, tokens_BxT, lengths_B, **keys)
+    assert jnp.abs(expected[0]).max() > 1e-3
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-5, atol=1e-6)
+    for one, other in zip(*map(jax.tree.leaves, (found[1], expected[1])), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("cell", GATED)
+def test_every_gated_cell(cell, monkeypatch):
+    model = build(cell=cell, direction="bidirectional")
+    tokens_BxT, lengths_B = batch()
+    assert looks_up(model, tokens_BxT) == [True, True]
+    check_same(monkeypatch, model, tokens_BxT, lengths_B)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"direction": "backward", "learned_initial_state": True, "hidden_sizes": (8, 8),
+         "residual": True},
+        {"num_outputs": VOCABULARY, "projection_size": 4, "tied_head": True},
+        {"recurrent_dropout": 0.4, "zoneout": 0.3, "word_dropout": 0.5, "unknown_token": 1},
+        slow({"weight_drop": 0.4, "cell": "gru", "output_dropout": 0.2}),
+        slow({"direction": "bidirectional", "merge": "sum", "cell": "gru",
+              "recurrent_dropout": 0.4}),
+    ],
+    ids=lambda changes: ",".join(changes),
+)  # fmt: skip
+def test_every_option(changes, monkeypatch):
+    tokens_BxT, lengths_B = batch()
+    keys = {
+        "dropout_keys_B": jax.random.split(jax.random.key(1), BATCH),
+        "step_key": jax.random.key(2),
+    }
+    model = build(**changes)
+    assert all(looks_up(model, tokens_BxT, keys["dropout_keys_B"]))
+    check_same(monkeypatch, model, tokens_BxT, lengths_B, **keys)
+
+
+def test_as_many_rows_as_take_other_ways(monkeypatch):
+    """From 128 units on, the products of a gated cell are separate."""
+    tokens_BxT, lengths_B = batch(rows=2 * BATCH)
+    check_same(monkeypatch, build(hidden_sizes=(128,), num_outputs=1), tokens_BxT, lengths_B)
+
+
+def test_reading_on(monkeypatch):
+    model = build()
+    tokens_BxT, lengths_B = batch()
+
+    def read():
+        return model.read_on(model.initial_carries(BATCH), tokens_BxT, lengths_B)
+
+    assert all(looks_up(model, tokens_BxT))
+    found = read()
+    monkeypatch.setattr(lookup, "_WIDE", 5)
+    for one, other in zip(*map(jax.tree.leaves, (found, read())), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "drops"),
+    [
+        ({"vocabulary_size": BATCH * WIDTH // 2 + 1}, False),
+        ({"cell": "sru"}, False),
+        ({"engine": "scan"}, False),
+        ({"matrix_dtype": "bfloat16"}, False),
+        ({"dropout_rates": (0.5,)}, True),
+        ({"embedding_dropout": 0.5}, True),
+    ],
+    ids=str,
+)
+def test_not_where_it_is_slower_or_impossible(changes, drops):
+    model = build(**changes)
+    keys_B = jax.random.split(jax.random.key(0), BATCH) if drops else None
+    assert not any(looks_up(model, batch()[0], keys_B))
+    if drops:
+        assert all(looks_up(model, batch()[0]))
+
+
+def test_small_vectors_are_multiplied(monkeypatch):
+    monkeypatch.undo()
+    assert not any(looks_up(build(), batch()[0]))
+    assert all(looks_up(build(embedding_size=128), batch()[0]))
+    assert not any(looks_up(build(embedding_size=128, direction="bidirectional"), batch()[0]))
+
+
+def test_a_model_of_vectors_has_nothing_to_look_up():
+    model = build(vocabulary_size=None, input_size=4)
+    encoder = lookup.reader(model.inputs, model.encoder, (BATCH, WIDTH, 4), None).encoder
+    assert encoder is model.encoder
