@@ -10,7 +10,7 @@ from seqmodels.cells import base
 from seqmodels.recurrence import arrays, step
 from seqmodels.recurrence.sequences import longest
 
-GATHERED_STEPS = 32
+GATHERED_STEPS = 16
 """Steps whose contributions to the gradient of a matrix are one product, if reads are kept.
 
 One product per step would take longer to write than to compute.
@@ -41,7 +41,7 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
     num_steps, size = longest(lengths_B), setup.segment_steps
     keeps_all, gathers = size == 1, setup.keeps_reads
     if keeps_all and gathers:
-        size = GATHERED_STEPS
+        size = min(GATHERED_STEPS, len(parts[0]))
     weights = step.weights_of(setup, params)
     if not arrays.on_cpu():  # There a sum over the batch would be an operation of every step.
         weights = weights.spread_out(len(lengths_B))
