@@ -1,7 +1,7 @@
 """Tokens whose projections are looked up, where that is faster than to compute them at every step.
 
-What a cell's `project` makes of a token's vector depends on the token alone. If a batch has far
-more steps than there are tokens, the whole table of vectors is projected instead.
+What a cell's `project` makes of a token's vector depends on the token alone. If a batch has more
+steps than there are tokens, the whole table of vectors is projected instead.
 """
 
 from typing import NamedTuple
@@ -17,14 +17,11 @@ from seqmodels.encoder import Encoder
 from seqmodels.inputs import Embedding, Inputs
 from seqmodels.recurrence import arrays, engines
 
-_WIDE = 128
-"""From this size D of vectors, a product takes longer than to look up its result.
+_WIDE = 96
+"""Numbers of a vector whose product takes longer than to look up its result, for a direction.
 
 Two directions look up twice as much, half of which a step of each passes over.
 """
-
-_REPEATED = 2
-"""Steps for each token of the vocabulary, from which its projection is worth computing."""
 
 
 class Reader(NamedTuple):
@@ -110,18 +107,20 @@ def _is_worth_it(inputs, num_cells, shape, dropout_keys_B):
         return False
     if dropout_keys_B is not None and inputs.embedding_dropout > 0:
         return False
-    batch_size, width = shape
-    is_repeated = batch_size * width >= _REPEATED * len(inputs.table)
-    return is_repeated and inputs.output_size >= _WIDE * num_cells
+    # The table's own products take a share of what is saved.
+    share = len(inputs.table) / max(1, shape[0] * shape[1])
+    return inputs.output_size * (1 - share) >= _WIDE * num_cells
 
 
 def _is_possible(layer: Unidirectional | Bidirectional, dropped: dropout.Dropout) -> bool:
     if not all(isinstance(cell, base.GatedCell) for cell in layer.cells):
         return False
-    # A machine that multiplies bfloat16 does so faster than it looks up.
-    is_plain = layer.engine.matrix_dtype == "float32" and dropped.applied().inputs == 0
-    names = {engines.choose(layer.engine, cell, dropped.rates) for cell in layer.cells}
-    return is_plain and names == {"loop"}
+    # A machine that multiplies bfloat16 does so faster than it looks up. Segments are there to save
+    # memory, and projections take more of it than vectors.
+    engine = layer.engine
+    is_plain = engine.matrix_dtype == "float32" and engine.segment_steps == 1
+    names = {engines.choose(engine, cell, dropped.rates) for cell in layer.cells}
+    return is_plain and dropped.applied().inputs == 0 and names == {"loop"}
 
 
 def _names(layer: Unidirectional | Bidirectional) -> list[str]:

@@ -119,10 +119,11 @@ def test_reading_on(monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "drops"),
     [
-        ({"vocabulary_size": BATCH * WIDTH // 2 + 1}, False),
+        ({"vocabulary_size": BATCH * WIDTH}, False),
         ({"cell": "sru"}, False),
         ({"engine": "scan"}, False),
         ({"matrix_dtype": "bfloat16"}, False),
+        ({"segment_steps": 2}, False),
         ({"dropout_rates": (0.5,)}, True),
         ({"embedding_dropout": 0.5}, True),
     ],
