@@ -91,7 +91,7 @@ def reader(
 
     table_VxD = inputs.table[...]
     of_cells = [jax.vmap(cell.project)(table_VxD) for cell in layer.cells]
-    inputs, encoder = (nnx.merge(*nnx.split(one)) for one in (inputs, encoder))
+    inputs, encoder = nnx.merge(*nnx.split(inputs)), nnx.merge(*nnx.split(encoder))
     inputs.table, inputs.passes_on = nnx.Param(jnp.concatenate(of_cells, axis=1)), False
     first = 0
     for name, one in zip(_names(layer), projections, strict=True):
