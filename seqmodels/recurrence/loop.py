@@ -24,6 +24,7 @@ from seqmodels.recurrence.sequences import (
 )
 
 _LARGE = 128
+_LARGE_ELSEWHERE = 256  # Off the CPU, where more operations take longer than another product.
 _FEW = 32
 _VERY_FEW = 8
 
@@ -32,16 +33,19 @@ def keeps_reads(cell: base.Cell, batch_size: int) -> bool:
     """Whether the results of a cell's products are kept for the backward pass, not recomputed.
 
     So they are for an `AffineCell` whose D + H is large, for which products take long, and for one
-    that runs few sequences, whose results fit into a cache and whose products are inefficient.
+    that runs few sequences on a CPU, whose results fit into a cache and whose products are
+    inefficient.
     """
     if not isinstance(cell, base.AffineCell):
         return False
-    are_few = isinstance(batch_size, int) and batch_size <= _FEW  # It may be symbolic.
+    is_symbolic = not isinstance(batch_size, int)
+    are_few = arrays.on_cpu() and not is_symbolic and batch_size <= _FEW
     return _is_large(cell) or are_few
 
 
 def _is_large(cell: base.AffineCell) -> bool:
-    return len(cell.kernel) + len(cell.recurrent_kernel) >= _LARGE
+    size = len(cell.kernel) + len(cell.recurrent_kernel)
+    return size >= (_LARGE if arrays.on_cpu() else _LARGE_ELSEWHERE)
 
 
 def is_separate(cell: base.Cell, batch_size: int, width: int, segment_steps: int) -> bool:
