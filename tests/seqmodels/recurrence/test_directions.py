@@ -8,7 +8,7 @@ from flax import nnx
 
 from seqmodels import check_cell, initial_state, loading
 from seqmodels.dropout import Dropout, Rates
-from seqmodels.recurrence import Encoded, directions, engines, valid_steps
+from seqmodels.recurrence import Encoded, directions, engines, loop, valid_steps
 from seqmodels.recurrence.engines import Engine
 from tests import accelerators
 from tests.marks import slow
@@ -119,3 +119,12 @@ def test_cells_that_differ_run_apart():
 def test_on_a_cpu_they_run_apart(monkeypatch):
     accelerators.pretend(monkeypatch, "cpu")
     assert not directions.are_one([make("lstm")] * 2, [False, True], [None, None])
+
+
+@pytest.mark.parametrize(("backend", "keeps"), [("cpu", True), ("tpu", False), ("gpu", False)])
+def test_a_small_layer_keeps_its_products_only_on_a_cpu(backend, keeps, monkeypatch):
+    """Elsewhere, what keeps them is more operations in every step than another product."""
+    accelerators.pretend(monkeypatch, backend)
+    cell = loading.find_cell("lstm")(64, 64, rngs=nnx.Rngs(0))
+    assert loop.keeps_reads(cell, 128) == keeps
+    assert loop.keeps_reads(loading.find_cell("lstm")(128, 128, rngs=nnx.Rngs(0)), 128)
