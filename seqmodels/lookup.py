@@ -86,7 +86,8 @@ def reader(
     assert isinstance(inputs, Embedding)
     vector_D = jax.ShapeDtypeStruct((inputs.output_size,), jnp.float32)
     projections = [jax.eval_shape(cell.project, vector_D) for cell in layer.cells]
-    if not all(isinstance(one, jax.ShapeDtypeStruct) and one.ndim == 1 for one in projections):
+    expected = 1, inputs.table.dtype
+    if any((getattr(one, "ndim", 0), getattr(one, "dtype", 0)) != expected for one in projections):
         return Reader(inputs, encoder)
 
     table_VxD = inputs.table[...]
@@ -101,7 +102,7 @@ def reader(
 
 
 def _is_worth_it(inputs, num_cells, shape, dropout_keys_B):
-    if not isinstance(inputs, Embedding) or not arrays.on_cpu():
+    if type(inputs) is not Embedding or not arrays.on_cpu():
         return False
     if not all(isinstance(size, int) for size in shape):  # They are symbolic.
         return False
@@ -113,7 +114,7 @@ def _is_worth_it(inputs, num_cells, shape, dropout_keys_B):
 
 
 def _is_possible(layer: Unidirectional | Bidirectional, dropped: dropout.Dropout) -> bool:
-    if not all(isinstance(cell, base.GatedCell) for cell in layer.cells):
+    if not all(map(_is_regular, layer.cells)):
         return False
     # A machine that multiplies bfloat16 does so faster than it looks up. Segments are there to save
     # memory, and projections take more of it than vectors.
@@ -121,6 +122,12 @@ def _is_possible(layer: Unidirectional | Bidirectional, dropped: dropout.Dropout
     is_plain = engine.matrix_dtype == "float32" and engine.segment_steps == 1
     names = {engines.choose(engine, cell, dropped.rates) for cell in layer.cells}
     return is_plain and dropped.applied().inputs == 0 and names == {"loop"}
+
+
+def _is_regular(cell: base.Cell) -> bool:
+    """Whether a cell's `project` is known to have a derivative at any token, read or not."""
+    is_known = type(cell).__module__.startswith("seqmodels.cells.")
+    return isinstance(cell, base.AffineCell) or (isinstance(cell, base.GatedCell) and is_known)
 
 
 def _names(layer: Unidirectional | Bidirectional) -> list[str]:
