@@ -42,7 +42,7 @@ VARIED = {
 }
 CORNERS = "corners"
 SEEDS = (1, 2, 4, 8, 16)
-CHECKED = ({"T": 16, "B": 64, "H": 8}, {"T": 64, "B": 64, "H": 128})  # Both ways to read tokens.
+CHECKED = ({"T": 16, "B": 64, "H": 8}, {"T": 256, "B": 64, "H": 128})  # Multiplied; looked up.
 _TITLES = {
     "T": "tokens in a sequence, T",
     "B": "sequences in a batch, B",

@@ -18,9 +18,9 @@ from seqmodels.inputs import Embedding, Inputs
 from seqmodels.recurrence import arrays, engines
 
 _WIDE = 96
-"""Numbers of a vector whose product takes longer than to look up its result, for a direction.
+"""The width of a vector from which its projection is looked up faster than it is computed.
 
-Two directions look up twice as much, half of which a step of each passes over.
+With two directions, a lookup is twice as wide, and each direction uses half of it.
 """
 
 
@@ -80,10 +80,10 @@ def reader(
     """
     dropped = dropout.Dropout(encoder.rates[0], dropout_keys_B)
     layer = encoder.layers[0]
-    is_worth_it = _is_worth_it(inputs, len(layer.cells), shape, dropout_keys_B)
-    if not is_worth_it or not _is_possible(layer, dropped):
+    if type(inputs) is not Embedding or not _is_possible(layer, dropped):
         return Reader(inputs, encoder)
-    assert isinstance(inputs, Embedding)
+    if not _is_worth_it(inputs, len(layer.cells), shape, dropout_keys_B):
+        return Reader(inputs, encoder)
     vector_D = jax.ShapeDtypeStruct((inputs.output_size,), jnp.float32)
     projections = [jax.eval_shape(cell.project, vector_D) for cell in layer.cells]
     expected = 1, inputs.table.dtype
@@ -92,8 +92,8 @@ def reader(
 
     table_VxD = inputs.table[...]
     of_cells = [jax.vmap(cell.project)(table_VxD) for cell in layer.cells]
-    inputs, encoder = nnx.merge(*nnx.split(inputs)), nnx.merge(*nnx.split(encoder))
-    inputs.table, inputs.passes_on = nnx.Param(jnp.concatenate(of_cells, axis=1)), False
+    inputs, encoder = nnx.clone(inputs), nnx.clone(encoder)
+    inputs.table = nnx.Param(jnp.concatenate(of_cells, axis=1))
     first = 0
     for name, one in zip(_names(layer), projections, strict=True):
         setattr(encoder.layers[0], name, OfProjections(getattr(layer, name), first, one.size))
@@ -102,10 +102,8 @@ def reader(
 
 
 def _is_worth_it(inputs, num_cells, shape, dropout_keys_B):
-    if type(inputs) is not Embedding or not arrays.on_cpu():
-        return False
-    if not all(isinstance(size, int) for size in shape):  # They are symbolic.
-        return False
+    if not arrays.on_cpu() or not all(isinstance(size, int) for size in shape):
+        return False  # Sizes that are not numbers are symbolic.
     if dropout_keys_B is not None and inputs.embedding_dropout > 0:
         return False
     # The table's own products take a share of what is saved.

@@ -78,8 +78,8 @@ _CACHED = 2**17
 """Numbers of a matrix that a core's cache holds."""
 
 
-def _columns(x_D: jax.Array, kernel: jax.Array) -> int | None:
-    """The size of a batch, where a product on a CPU may depend on it; it may be symbolic."""
+def _batch_size(x_D: jax.Array, kernel: jax.Array) -> int | None:
+    """The size of a float32 batch on a CPU; None elsewhere, and if it is symbolic."""
     if jax.default_backend() != "cpu" or x_D.ndim != 2 or not isinstance(x_D.shape[1], int):
         return None
     return x_D.shape[1] if x_D.dtype == kernel.dtype == jnp.float32 else None
@@ -88,11 +88,11 @@ def _columns(x_D: jax.Array, kernel: jax.Array) -> int | None:
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _product(given, x_D, kernel_DxG):
     """`product`; JAX may trace its derivative where the default precision is another one."""
-    columns = _columns(x_D, kernel_DxG)
+    batch_size = _batch_size(x_D, kernel_DxG)
     is_cached = kernel_DxG.size <= _CACHED
-    if columns == 1 and not is_cached:  # Both ways read it once, and this one does not copy it.
+    if batch_size == 1 and not is_cached:  # Either way reads it once; this one makes no copy.
         return jnp.matmul(x_D.T, kernel_DxG, precision=given).T
-    if columns is not None and 1 < columns < 8 and is_cached:
+    if batch_size is not None and 1 < batch_size < 8 and is_cached:
         # A CPU's vector units take eight numbers at once: those of a row of the result.
         # The compiler would merge a transposition next to a product into one operation.
         kernel_DxG, x_BxD = map(jax.lax.optimization_barrier, (kernel_DxG, x_D.T))

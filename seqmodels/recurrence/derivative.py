@@ -72,7 +72,7 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
 
     def back(number, carry, kept_FxB, loop):
         """The derivative of one step, taken at the carry before it."""
-        d_params, of_matrix, d_parts, d_carry = loop
+        d_params, d_matrix_KxG, gathered, d_parts, d_carry = loop
         time, place = setup.time(number, num_steps), setup.place(number, num_steps)
         xs = arrays.at(d_parts if in_place else parts, place)
         x_KxB, pull_back_x = jax.vjp(functools.partial(entering, time=time), xs, carry)
@@ -85,17 +85,17 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
             d_x_KxB = base.product(d_read_FxB, matrix_KxG.T)
             factors = x_KxB, d_read_FxB
             if gathers:
-                d_matrix_KxG, gathered = of_matrix
                 column = number % size * len(lengths_B)
-                of_matrix = d_matrix_KxG, arrays.put_columns(gathered, factors, column)
+                gathered = arrays.put_columns(gathered, factors, column)
             else:
-                of_matrix += matrix_gradient(setup, *factors)
+                d_matrix_KxG += matrix_gradient(setup, *factors)
         d_xs, d_carry_read = pull_back_x(d_x_KxB)
         if adds_up:
             d_xs = jax.tree.map(jnp.add, arrays.at(d_parts, place), d_xs)
         d_params = jax.tree.map(jnp.add, d_params, d_of_step)
         d_carry = jax.tree.map(jnp.add, d_carry, d_carry_read)
-        return d_params, of_matrix, arrays.put(d_parts, d_xs, place), d_carry
+        d_parts = arrays.put(d_parts, d_xs, place)
+        return d_params, d_matrix_KxG, gathered, d_parts, d_carry
 
     def back_from_kept(number, loop):
         """The derivative of one step, if the carry before each is kept."""
@@ -108,11 +108,10 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
         def one(number, loop):
             return back_one(first + steps - 1 - number, loop)
 
-        d_params, of_matrix, *others = jax.lax.fori_loop(0, steps, one, loop)
+        d_params, d_matrix_KxG, gathered, *others = jax.lax.fori_loop(0, steps, one, loop)
         if gathers:
-            d_matrix_KxG, gathered = of_matrix
-            of_matrix = d_matrix_KxG + matrix_gradient(setup, *gathered), gathered
-        return d_params, of_matrix, *others
+            d_matrix_KxG += matrix_gradient(setup, *gathered)
+        return d_params, d_matrix_KxG, gathered, *others
 
     def back_through_segment(number, loop):
         segment = num_segments - 1 - number
@@ -121,7 +120,7 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
         if keeps_all:
             return back_through(first, steps, back_from_kept, loop)
 
-        parts_to_read = loop[2] if in_place else parts
+        parts_to_read = loop[3] if in_place else parts
 
         def forward(number, loop):
             carry, kept_S = loop
@@ -146,26 +145,21 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
         d_parts = arrays.room(arrays.at(parts, jnp.array(0)), len(parts[0]), first=20)
     d_params = jax.tree.map(jnp.zeros_like, weights.params)
     d_matrix_KxG = jax.tree.map(jnp.zeros_like, whole_KxG)
-    of_matrix = d_matrix_KxG
+    gathered = None
     if gathers:
         # Zeros: the segment that is taken first may be shorter than the others, which replace all
         # columns. In float32: XLA copies whole arrays of bfloat16 on a CPU where a part of them is
         # written.
-        of_matrix = (
-            d_matrix_KxG,
-            tuple(
-                jnp.zeros((count, size * len(lengths_B)), whole_KxG.dtype)
-                for count in whole_KxG.shape
-            ),
+        gathered = tuple(
+            jnp.zeros((count, size * len(lengths_B)), whole_KxG.dtype) for count in whole_KxG.shape
         )
-    loop = d_params, of_matrix, d_parts, d_carry
+    loop = d_params, d_matrix_KxG, gathered, d_parts, d_carry
     num_segments = -(-num_steps // size)
     if size == 1:
         loop = back_through(0, num_steps, back_from_kept, loop)
     else:
         loop = jax.lax.fori_loop(0, num_segments, back_through_segment, loop)
-    d_params, of_matrix, d_parts, d_carry = loop
-    d_matrix_KxG = of_matrix[0] if gathers else of_matrix
+    d_params, d_matrix_KxG, _, d_parts, d_carry = loop
     d_params = jax.tree.map(_unspread, d_params, params)
     if matrix_KxG is not None:
         (d_of_matrix,) = pull_back_matrix(d_matrix_KxG)

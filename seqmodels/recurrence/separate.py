@@ -133,8 +133,8 @@ class _Steps(NamedTuple):
 
         return jax.vmap(one, (axes, -1), -1)(leaves, x_DxN)
 
-    # Factors of the matrices' gradients are gathered as `[..., N]`; those of a single sequence as
-    # `[S, ..., 1]`, as each would be written with a stride.
+    # Factors of the matrices' gradients are gathered as `[..., N]`. Those of a single sequence are
+    # `[S, ..., 1]`: a column of `[..., S]` would be written with a stride.
 
     @property
     def _is_one(self):
@@ -148,7 +148,7 @@ class _Steps(NamedTuple):
         return jax.tree.map(lambda one: jnp.zeros((*one.shape[:-1], columns), one.dtype), shapes)
 
     def gather(self, factors, of_step, number):
-        """Adds the factors of a step in a place of the span."""
+        """Writes the factors of a step into a place of the span."""
         if self._is_one:
             return arrays.put(factors, of_step, number)
         return arrays.put_columns(factors, of_step, number * len(self.lengths_B))

@@ -8,6 +8,7 @@ from flax import nnx
 
 from seqmodels import factory, loading, lookup
 from seqmodels.cells import base
+from seqmodels.recurrence import loop
 from tests.marks import slow
 
 VOCABULARY, BATCH, WIDTH = 7, 5, 6
@@ -96,10 +97,15 @@ def test_every_option(changes, monkeypatch):
     check_same(monkeypatch, model, tokens_BxT, lengths_B, **keys)
 
 
-def test_as_many_rows_as_take_other_ways(monkeypatch):
-    """From 128 units on, the products of a gated cell are separate."""
+@pytest.mark.parametrize(("units", "is_separate"), [(8, False), (128, True)])
+def test_products_that_are_separate_or_not(units, is_separate, monkeypatch):
     tokens_BxT, lengths_B = batch(rows=2 * BATCH)
-    check_same(monkeypatch, build(hidden_sizes=(128,), num_outputs=1), tokens_BxT, lengths_B)
+    model = build(hidden_sizes=(units,), num_outputs=1)
+    (cell,) = (
+        lookup.reader(model.inputs, model.encoder, tokens_BxT.shape, None).encoder.layers[0].cells
+    )
+    assert loop.is_separate(cell, 2 * BATCH, WIDTH, 1) == is_separate
+    check_same(monkeypatch, model, tokens_BxT, lengths_B)
 
 
 def test_reading_on(monkeypatch):
