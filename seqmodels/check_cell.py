@@ -66,7 +66,7 @@ def equals_the_unrolled_loop(cell: base.Cell) -> None:
     loop = functools.partial(recurrence.run, reverse=True)
     expected = _results(cell, unrolled, _LENGTHS, jit=lambda function: function)
     _compare(_results(cell, loop, jnp.array(_LENGTHS)), expected, what="by the loop")
-    forwards = recurrence.run(cell, _inputs(), jnp.array(_LENGTHS))
+    forwards = _jit(recurrence.run)(cell, _inputs(), jnp.array(_LENGTHS))
     expected = oracle.run(cell, _inputs(), _LENGTHS)
     _close("the outputs by the loop, forwards,", forwards, expected, _VALUES)
 
@@ -96,13 +96,16 @@ def padding_is_neither_read_nor_written(cell: base.Cell) -> None:
     x_TxDxB, lengths_B = _inputs(), jnp.array(_LENGTHS)
     valid_Tx1xB = recurrence.valid_steps(lengths_B, _STEPS)[:, None]
     for reverse in (False, True):
-        encoded, pull_back = jax.vjp(
-            lambda x, reverse=reverse: recurrence.run(cell, x, lengths_B, reverse=reverse), x_TxDxB
-        )
-        spoilt = recurrence.run(
-            cell, jnp.where(valid_Tx1xB, x_TxDxB, 1e9), lengths_B, reverse=reverse
-        )
-        (d_x_TxDxB,) = pull_back(jax.tree.map(jnp.ones_like, encoded))
+
+        @_jit
+        def run(x_TxDxB, reverse=reverse):
+            encoded, pull_back = jax.vjp(
+                lambda x: recurrence.run(cell, x, lengths_B, reverse=reverse), x_TxDxB
+            )
+            return encoded, pull_back(jax.tree.map(jnp.ones_like, encoded))
+
+        encoded, (d_x_TxDxB,) = run(x_TxDxB)
+        spoilt, _ = run(jnp.where(valid_Tx1xB, x_TxDxB, 1e9))
         if not all(jnp.array_equal(*pair) for pair in zip(encoded, spoilt, strict=True)):
             raise CheckFailed("the contents of the padding affect a result")
         for array in (encoded.sequence_TxHxB, d_x_TxDxB):

@@ -252,10 +252,9 @@ def _check_numbers(cell: base.Cell, input_size: int) -> None:
         for x_D in x_TxD:
             carry, y_H = cell.step(carry, cell.project(x_D))
             outputs.append(y_H)
-        return carry, outputs
+        return jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((carry, outputs))])
 
-    results = run(params, jax.random.normal(jax.random.key(0), (_STEPS, input_size)))
-    if not all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(results)):
+    if not run(params, jax.random.normal(jax.random.key(0), (_STEPS, input_size))).all():
         raise BrokenCell(
             f"{type(cell).__name__} computes NaN or infinity in its first {_STEPS} steps, with "
             "its initial parameters"

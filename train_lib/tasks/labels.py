@@ -137,8 +137,8 @@ class Labels(base.Task):
         wrong_L = np.asarray(sums["false_positives"] + sums["false_negatives"], np.float64)
         return {
             **super().metrics(sums),
-            "micro_f1": float(confusion.f1(right_L.sum(), right_L.sum() + wrong_L.sum() / 2)),
-            "macro_f1": confusion.macro(confusion.f1(right_L, right_L + wrong_L / 2)),
+            "micro_f1": float(confusion.share(right_L.sum(), right_L.sum() + wrong_L.sum() / 2)),
+            "macro_f1": confusion.macro(confusion.share(right_L, right_L + wrong_L / 2)),
         }
 
     def average(self, kept_K: Sequence[Kept]) -> Kept:

@@ -55,11 +55,13 @@ def start(program: Program, seeds: Sequence[int]) -> Start:
         program: of freshly initialised models.
         seeds: one for each model's data order and dropout.
     """
-    training = Training(
-        state_lib.create(program.params_K, program.optimizer, seeds, program.recipe),
-        jax.tree.map(jnp.copy, program.params_K),  # The state gives its memory away.
-    )
-    training = devices.spread_seeds(training, program.mesh)
+
+    @jax.jit  # One program; operation by operation there would be dozens.
+    def create(params_K):
+        state = state_lib.create(params_K, program.optimizer, seeds, program.recipe)
+        return Training(state, jax.tree.map(jnp.copy, params_K))  # The state gives its memory away.
+
+    training = devices.spread_seeds(create(program.params_K), program.mesh)
     return Start(_at_start(training, program), Position.first(len(seeds)))
 
 

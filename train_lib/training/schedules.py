@@ -89,14 +89,15 @@ class Schedule:
         done = jnp.asarray(step, jnp.float32)
         total, warmup, final = self.num_updates, self.warmup_updates, self.final_share
         part = (done - warmup) / (total - warmup)
-        cosine = final + (1 - final) * (1 + jnp.cos(math.pi * part)) / 2
-        share = {
-            "constant": jnp.ones(()),
-            "linear": 1 - (1 - final) * part,
-            "cosine": cosine,
-            "inverse_sqrt": jnp.sqrt(max(warmup, 1) / (done + 1)),
-            "one_cycle": cosine,
-        }[self.name]
+        match self.name:
+            case "linear":
+                share = 1 - (1 - final) * part
+            case "inverse_sqrt":
+                share = jnp.sqrt(max(warmup, 1) / (done + 1))
+            case "cosine" | "one_cycle":
+                share = final + (1 - final) * (1 + jnp.cos(math.pi * part)) / 2
+            case _:
+                share = jnp.ones(())
         if warmup:
             rising = (done + 1) / warmup
             if self.name == "one_cycle":

@@ -43,7 +43,7 @@ class TrainState(NamedTuple):
 def split(models: Sequence[nnx.Module]) -> tuple[nnx.GraphDef[Any], nnx.State]:
     """Splits K models that differ only in their parameters into graph definition and parameters."""
     graphdefs, params = zip(*(nnx.split(model, nnx.Param) for model in models), strict=True)
-    return graphdefs[0], jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+    return graphdefs[0], jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *params)
 
 
 def create(

@@ -46,6 +46,11 @@ def x_TxDxB():
     return jax.random.normal(jax.random.key(2), (WIDTH, INPUT, BATCH))
 
 
+def run_compiled(cell, x_TxDxB, lengths_B, *, run=recurrence.run, **options):
+    """Compiled as one program: operation by operation, there are many; afresh, for a fixture."""
+    return jax.jit(lambda *arrays: run(cell, *arrays, **options))(x_TxDxB, lengths_B)
+
+
 def value_and_gradients(run, cell, x_TxDxB, lengths, reverse):
     graphdef, params = nnx.split(cell, nnx.Param)
 
@@ -67,7 +72,7 @@ def assert_close(actual, expected, rtol=1e-4, atol=1e-5):
 )
 def test_equals_the_unrolled_loop(run, cell, x_TxDxB, lengths, reverse):
     expected = oracle.run(cell, x_TxDxB, lengths, reverse=reverse)
-    actual = run(cell, x_TxDxB, jnp.array(lengths), reverse=reverse)
+    actual = run_compiled(cell, x_TxDxB, jnp.array(lengths), run=run, reverse=reverse)
     assert_close(actual, expected, rtol=1e-5)
     assert_close(
         value_and_gradients(run, cell, x_TxDxB, jnp.array(lengths), reverse),
@@ -77,7 +82,7 @@ def test_equals_the_unrolled_loop(run, cell, x_TxDxB, lengths, reverse):
 
 def test_a_batch_of_empty_sequences_gives_zeros_and_no_gradient(cell, x_TxDxB):
     lengths = jnp.zeros(BATCH, jnp.int32)
-    encoded = recurrence.run(cell, x_TxDxB, lengths)
+    encoded = run_compiled(cell, x_TxDxB, lengths)
     assert not encoded.sequence_TxHxB.any()
     assert not encoded.last_HxB.any()
     _, gradients = value_and_gradients(recurrence.run, cell, x_TxDxB, lengths, False)
@@ -91,8 +96,8 @@ def test_reverse_equals_flipping_by_hand(cell, x_TxDxB):
             flipped[:length, :, number] = array_TxFxB[:length, :, number][::-1]
         return flipped
 
-    forward = recurrence.run(cell, jnp.array(flip(np.array(x_TxDxB))), jnp.array(LENGTHS))
-    backward = recurrence.run(cell, x_TxDxB, jnp.array(LENGTHS), reverse=True)
+    forward = run_compiled(cell, jnp.array(flip(np.array(x_TxDxB))), jnp.array(LENGTHS))
+    backward = run_compiled(cell, x_TxDxB, jnp.array(LENGTHS), reverse=True)
     np.testing.assert_allclose(
         flip(np.array(forward.sequence_TxHxB)), backward.sequence_TxHxB, rtol=1e-5, atol=1e-6
     )
@@ -105,7 +110,7 @@ def test_padding_and_other_sequences_get_no_gradient(cell, x_TxDxB, reverse):
         encoded = recurrence.run(cell, x_TxDxB, jnp.array(LENGTHS), reverse=reverse)
         return jnp.sum(encoded.last_HxB[:, 3]) + jnp.sum(encoded.sequence_TxHxB[..., 3])
 
-    gradient_TxDxB = jax.grad(one_sequence)(x_TxDxB)
+    gradient_TxDxB = jax.jit(jax.grad(one_sequence))(x_TxDxB)
     own = np.zeros(x_TxDxB.shape, bool)
     own[: LENGTHS[3], :, 3] = True
     assert (np.array(gradient_TxDxB)[own] != 0).all()
@@ -114,11 +119,11 @@ def test_padding_and_other_sequences_get_no_gradient(cell, x_TxDxB, reverse):
 
 @pytest.mark.parametrize("reverse", [False, True])
 def test_an_output_depends_on_nothing_it_has_not_read(cell, x_TxDxB, reverse):
-    jacobian = jax.jacobian(
-        lambda x: recurrence.run(
-            cell, x, jnp.full(BATCH, WIDTH), reverse=reverse
-        ).sequence_TxHxB[..., 0].sum(-1)
-    )(x_TxDxB)[..., 0].any(-1)  # fmt: skip
+    def first(x_TxDxB):
+        encoded = recurrence.run(cell, x_TxDxB, jnp.full(BATCH, WIDTH), reverse=reverse)
+        return encoded.sequence_TxHxB[..., 0].sum(-1)
+
+    jacobian = np.array(jax.jit(jax.jacobian(first))(x_TxDxB))[..., 0].any(-1)
     read = np.tri(WIDTH, dtype=bool)
     np.testing.assert_array_equal(jacobian, read.T if reverse else read)
 
@@ -134,7 +139,7 @@ def test_gradients_match_finite_differences(cell):
         def loss(params, x_TxDxB):
             return scalar(recurrence.run(nnx.merge(graphdef, params), x_TxDxB, lengths))
 
-        check_grads(loss, (params, x_TxDxB), order=1, modes=["rev"], rtol=1e-6)
+        check_grads(jax.jit(loss), (params, x_TxDxB), order=1, modes=["rev"], rtol=1e-6)
 
 
 @pytest.mark.slow
@@ -154,7 +159,7 @@ def test_several_cells_over_parts_equal_each_alone_over_the_whole(cell, x_TxDxB)
         ]
         return scalar([array for one in encoded for array in one])
 
-    assert_close(*(jax.value_and_grad(loss)(x_TxDxB) for loss in (together, apart)))
+    assert_close(*(jax.jit(jax.value_and_grad(loss))(x_TxDxB) for loss in (together, apart)))
 
 
 @pytest.mark.parametrize(
@@ -188,23 +193,13 @@ def test_under_vmap_all_loops_are_as_long_as_the_longest(cell, x_TxDxB, lengths)
     """Each its own length would make JAX copy all results at every step."""
     stacked, lengths_KxB = jnp.stack([x_TxDxB, 2 * x_TxDxB]), jnp.array(lengths)
     run = jax.vmap(lambda x, lengths_B: recurrence.run(cell, x, lengths_B))
-    for number, encoded in enumerate(zip(*run(stacked, lengths_KxB), strict=True)):
-        alone = recurrence.run(cell, stacked[number], lengths_KxB[number])
+    for number, encoded in enumerate(zip(*jax.jit(run)(stacked, lengths_KxB), strict=True)):
+        alone = run_compiled(cell, stacked[number], lengths_KxB[number])
         assert_close(recurrence.Encoded(*encoded), alone)
     _, *conditions = str(jax.make_jaxpr(run)(stacked, lengths_KxB)).split("cond_jaxpr=")
     assert conditions
     for condition in conditions:  # One answer, not one for each of the two.
         assert "bool[2]" not in condition.partition("cond_nconsts")[0]
-
-
-def test_works_under_vmap_and_jit(cell, x_TxDxB):
-    stacked = jnp.stack([x_TxDxB, 2 * x_TxDxB])
-    run = jax.jit(jax.vmap(lambda x: recurrence.run(cell, x, jnp.array(LENGTHS))))
-    for number, encoded in enumerate(zip(*run(stacked), strict=True)):
-        assert_close(
-            recurrence.Encoded(*encoded),
-            recurrence.run(cell, stacked[number], jnp.array(LENGTHS)),
-        )
 
 
 @pytest.mark.parametrize(

@@ -51,13 +51,17 @@ def counted(targets_N: np.ndarray, answers_N: np.ndarray, num_classes: int) -> n
 def f1_of_classes(confusion_CxC: Any) -> np.ndarray:
     """The F1 of each class; NaN for a class that is neither right nor answered anywhere."""
     confusion_CxC = np.asarray(confusion_CxC, np.float64)
-    return f1(np.diagonal(confusion_CxC), (confusion_CxC.sum(0) + confusion_CxC.sum(1)) / 2)
+    return share(np.diagonal(confusion_CxC), (confusion_CxC.sum(0) + confusion_CxC.sum(1)) / 2)
 
 
-def f1(right: Any, mean_count: Any) -> np.ndarray:
-    """F1 from the true positives, and from the mean number of positive targets and answers."""
-    right, mean_count = np.asarray(right, np.float64), np.asarray(mean_count, np.float64)
-    return np.divide(right, mean_count, out=np.full(right.shape, np.nan), where=mean_count > 0)
+def share(right: Any, count: Any) -> np.ndarray:
+    """True positives as a share of a count; NaN where that is 0.
+
+    It is the precision for the count of positive answers, the recall for that of positive targets,
+    and F1 for the mean of the two.
+    """
+    right, count = np.asarray(right, np.float64), np.asarray(count, np.float64)
+    return np.divide(right, count, out=np.full(right.shape, np.nan), where=count > 0)
 
 
 def macro(values_C: np.ndarray) -> float:

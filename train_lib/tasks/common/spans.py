@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from train_lib.tasks.common.figures import number
+from train_lib.tasks.common.figures import number, shares
 
 Span = tuple[str, int, int]
 
@@ -55,12 +55,5 @@ def figures(targets: Sequence[Sequence[str]], answers: Sequence[Sequence[str]]) 
 
 
 def _scores(right: int, targets: int, answers: int) -> dict[str, Any]:
-    def share(part: float, whole: float) -> float | None:
-        return number(part / whole) if whole else None
-
-    return {
-        "precision": share(right, answers),
-        "recall": share(right, targets),
-        "f1": share(2 * right, targets + answers),
-        "support": targets,
-    }
+    found = {name: number(share) for name, share in shares(right, answers, targets).items()}
+    return {**found, "support": targets}

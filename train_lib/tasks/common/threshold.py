@@ -42,9 +42,9 @@ def best_cut(logits_N: np.ndarray, is_positive_N: np.ndarray, metric: str) -> fl
     if metric == "accuracy":
         values_M = right_M + rejected_M
     else:
-        values_M = f1_M = confusion.f1(right_M, right_M + wrong_M / 2)
+        values_M = f1_M = confusion.share(right_M, right_M + wrong_M / 2)
         if metric == "macro_f1":
-            values_M = (f1_M + confusion.f1(rejected_M, rejected_M + wrong_M / 2)) / 2
+            values_M = (f1_M + confusion.share(rejected_M, rejected_M + wrong_M / 2)) / 2
         values_M = np.nan_to_num(values_M, nan=-1.0)
     lowest = np.append(-np.inf, ascending_N)[below_M]
     highest = np.append(ascending_N, np.inf)[below_M]
