@@ -193,7 +193,7 @@ class Case(NamedTuple):
 
     Attributes:
         title: of its row.
-        engine: the engine that runs the cells.
+        engine: the engine that runs the cells, and the dtype of matrices unless it is float32.
         hidden_size: H; None: as in the title's config.
         make: a function `() -> (function, arguments)`.
     """
@@ -218,8 +218,12 @@ def cases(target: Target, cells: Sequence[str]) -> Iterator[Case]:
                 if size > SIZE and engine != "fused":
                     continue
                 cell = make(size, size, rngs=nnx.Rngs(0))
-                if entry.why_not(cell) is None and _is_for(engine, target):
-                    yield Case(name, engine, size, lambda c=cell, e=engine: _layer(c, e))
+                if entry.why_not(cell) is not None or not _is_for(engine, target):
+                    continue
+                for dtype in ("float32", "bfloat16") if engine == "fused" else ("float32",):
+                    title = engine if dtype == "float32" else f"{engine}, {dtype}"
+                    run_by = engines.Engine(engine, dtype)
+                    yield Case(name, title, size, lambda c=cell, e=run_by: _layer(c, e))
     for name in () if cells else _REFERENCES:
         yield Case(f"configs/{name}.py", "auto", None, lambda n=name: _reference(n))
 
@@ -229,7 +233,7 @@ def _is_for(engine: str, target: Target) -> bool:
     return target.platform == "cuda" or engine not in ("cudnn", "fused", "pointwise")
 
 
-def _layer(cell: Any, engine: str) -> tuple[Callable, tuple]:
+def _layer(cell: Any, engine: Any) -> tuple[Callable, tuple]:
     import jax
     import jax.numpy as jnp
     from flax import nnx
@@ -240,7 +244,7 @@ def _layer(cell: Any, engine: str) -> tuple[Callable, tuple]:
 
     def loss(params, x_TxDxB, lengths_B):
         cells = [nnx.merge(graphdef, params)]
-        run = engines.run_all(engines.Engine(engine), cells, [False], [x_TxDxB], lengths_B)
+        run = engines.run_all(engine, cells, [False], [x_TxDxB], lengths_B)
         return jnp.sum(run[0].last_HxB)
 
     size = cell.hidden_size

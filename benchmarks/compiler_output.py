@@ -3,7 +3,7 @@
 import pathlib
 import re
 import subprocess
-from collections.abc import Container, Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 _FREE = {"parameter", "tuple", "get-tuple-element", "constant", "bitcast", "after-all"}
@@ -100,13 +100,14 @@ def _of(instruction: str, field: str) -> str:
 
 
 def kernels(
-    dumped: pathlib.Path, names: Container[str], ptxas: str, architecture: str
+    dumped: pathlib.Path, names: Sequence[str], ptxas: str, architecture: str
 ) -> list[Kernel]:
     """Kernels of a program whose dump is in a folder, assembled once more for the figures.
 
     Args:
         dumped: the folder.
-        names: those of the kernels, but for underscores around them; there may be many others.
+        names: those of the kernels, in their order and but for underscores around them; there may
+            be many others.
         ptxas: the assembler.
         architecture: what it assembles for.
     """
@@ -134,4 +135,6 @@ def kernels(
             registers = int(re.search(r"Used (\d+) registers", part)[1])
             shared = max(shared, int(static[1]) if static else 0)
             found.append(Kernel(name, threads, shared, registers, spilled))
-    return found
+    # The compiler numbers its files as it finishes them.
+    order = {name: place for place, name in enumerate(names)}
+    return sorted(found, key=lambda kernel: order.get(kernel.name.strip("_"), len(order)))

@@ -78,16 +78,22 @@ def choose(engine: Engine, cell: base.Cell, rates: dropout.Rates = dropout.NOTHI
             raise ValueError(f"unknown {what} {name!r}; choose one of {', '.join(names)}")
     if rates.recurrent > 0:
         _check_recurrent_matrices(cell)
-    needs_loop = engine.matrix_dtype == "bfloat16" or engine.segment_steps > 1
-    if needs_loop or rates.recurrent > 0 or rates.zoneout > 0:
+    in_bfloat16 = engine.matrix_dtype == "bfloat16"
+    if engine.segment_steps > 1 or rates.recurrent > 0 or rates.zoneout > 0:
         if engine.name not in ("auto", "loop"):
             raise ValueError(
-                f"the engine {engine.name!r} computes only in float32 or tensorfloat32, "
-                "without segments, recurrent dropout or zoneout"
+                f"the engine {engine.name!r} computes only without segments, recurrent dropout or "
+                "zoneout"
             )
         return "loop"
     if engine.name == "auto":
-        return next(name for name, entry in TABLE.items() if entry.is_best(cell))
+        able = (one for one in TABLE.values() if one.takes_bfloat16 or not in_bfloat16)
+        return next(entry.name for entry in able if entry.is_best(cell))
+    if in_bfloat16 and not TABLE[engine.name].takes_bfloat16:
+        raise ValueError(
+            f"the engine {engine.name!r} computes only in float32 or tensorfloat32; in bfloat16, "
+            f"{' and '.join(one.name for one in TABLE.values() if one.takes_bfloat16)} do"
+        )
     why_not = TABLE[engine.name].why_not(cell)
     if why_not is not None:
         name = type(cell).__name__
@@ -128,9 +134,10 @@ def run_all(
         return loop.run_all(cells, reverse, parts, lengths_B, dropped, *engine[1:], starts)
     x_TxDxB, _ = dropout.drop_inputs(jnp.concatenate(parts, axis=1), dropped)
     starts = starts or [None] * len(cells)
+    options = {"matrix_dtype": "bfloat16"} if engine.matrix_dtype == "bfloat16" else {}
 
     def run_one(name, cell, backwards, start):
-        return TABLE[name].run(cell, x_TxDxB, lengths_B, reverse=backwards, start=start)
+        return TABLE[name].run(cell, x_TxDxB, lengths_B, reverse=backwards, start=start, **options)
 
     with precision.products_in(engine.matrix_dtype):
         if TABLE[names[0]].takes_both and directions.are_one(cells, reverse, starts):

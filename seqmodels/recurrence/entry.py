@@ -18,6 +18,7 @@ class Entry(NamedTuple):
         is_best: `(cell) -> bool`, whether to prefer it, for a cell that it can run on the default
             device, to all engines after it in the table.
         takes_both: whether `reverse` may be an array, so that `directions` can run both as one.
+        takes_bfloat16: whether `run` can have the argument `matrix_dtype="bfloat16"`.
     """
 
     name: str
@@ -25,3 +26,4 @@ class Entry(NamedTuple):
     why_not: Callable[[base.Cell], str | None]
     is_best: Callable[[base.Cell], bool]
     takes_both: bool = False
+    takes_bfloat16: bool = False

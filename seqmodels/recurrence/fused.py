@@ -14,7 +14,8 @@ its inputs, and takes the derivative of `update` there. Persistent kernels are d
 
 It is written in Pallas for its Triton backend. Products have the precision of all products in JAX
 where `run` is called, `jax.default_matmul_precision`. In the kernel, float32 is three products in
-TF32, whose sum has nearly the precision of float32.
+TF32, whose sum has nearly the precision of float32. With matrices in bfloat16, both factors of a
+product are rounded to it, and only they: sums, gates, carries and gradients are float32.
 """
 
 import functools
@@ -72,6 +73,7 @@ def run(
     *,
     reverse: bool | jax.Array = False,
     start: base.Carry = None,
+    matrix_dtype: str = "float32",
     interpret: bool = False,
 ) -> Encoded:
     """Computes the same as `loop.run`, with one kernel for each pass.
@@ -83,18 +85,20 @@ def run(
             ends with the longest of them.
         reverse: run from the last valid step to the first; it may be an array.
         start: the carry of every sequence before its first step; None: the cell's own.
+        matrix_dtype: float32, or bfloat16 for both factors of every product with a matrix.
         interpret: interpret the kernel without a GPU, slowly.
 
     Raises:
         gatewise.Unsupported: the kernel cannot run the cell; `why_not` gives the reason.
     """
-    plan = _plan(cell, interpret)
+    plan = _plan(cell, interpret, matrix_dtype)
     size, width, batch_size = plan.size, len(x_TxDxB), len(lengths_B)
     lanes, columns = (0, plan.lanes - size), (0, -batch_size % kernels.COLUMNS)
 
     cell = without_gradient_of_nothing(cell, lengths_B)
     x_TxDxB = real_inputs(x_TxDxB, lengths_B)
-    z_TxGxB = jax.vmap(jax.vmap(cell.project, in_axes=-1, out_axes=-1))(x_TxDxB)
+    project = _with_matrices_in(matrix_dtype, cell).project
+    z_TxGxB = jax.vmap(jax.vmap(project, in_axes=-1, out_axes=-1))(x_TxDxB)
     z_TxNxHxB = z_TxGxB.reshape(width, plan.gates, size, batch_size)
     matrix_NxHxH = cell.recurrent_kernel[...].reshape(size, plan.gates, size).swapaxes(0, 1)
     y_TxHxB, last_HxB = _loop(
@@ -108,6 +112,13 @@ def run(
     return Encoded(y_TxHxB[:, :size, :batch_size], last_HxB[:size, :batch_size])
 
 
+def _with_matrices_in(dtype: str, cell: base.GatedCell) -> base.GatedCell:
+    graphdef, params = nnx.split(cell, nnx.Param)
+    return nnx.merge(
+        graphdef, jax.tree.map(lambda leaf: leaf.astype(dtype) if leaf.ndim > 1 else leaf, params)
+    )
+
+
 def _fixed(plan: kernels.Plan, cell: base.GatedCell, start: base.Carry) -> jax.Array:
     """The initial carry and the parameters that `update` reads, part by part: `[F, H]`."""
     leaves = jax.tree.leaves(nnx.split(cell, nnx.Param)[1])
@@ -116,7 +127,7 @@ def _fixed(plan: kernels.Plan, cell: base.GatedCell, start: base.Carry) -> jax.A
     return jnp.concatenate([jnp.broadcast_to(p, (len(p), plan.size)) for p in parts])
 
 
-def _plan(cell: base.GatedCell, interpret: bool) -> kernels.Plan:
+def _plan(cell: base.GatedCell, interpret: bool, matrix_dtype: str = "float32") -> kernels.Plan:
     """Traces the cell's `update` and its derivative, and tries both.
 
     Raises:
@@ -160,6 +171,7 @@ def _plan(cell: base.GatedCell, interpret: bool) -> kernels.Plan:
         step=jaxprs[0],
         pull_back=jaxprs[1],
         precision=precision.current(),
+        matrix_dtype=matrix_dtype,
         combines=any(sums),
         interpret=interpret,
     )
@@ -190,7 +202,7 @@ def _loop_forward(plan, reverse_1, matrix_NxHxH, fixed_FxH, z_TxNxHxB, lengths_B
         plan,
         (fused_slices if plan.sliced else kernels).forward,
         shapes,
-        [reverse_1, matrix_NxHxH, fixed_FxH],
+        [reverse_1, matrix_NxHxH.astype(plan.matrix_dtype), fixed_FxH],
         [lengths_B, z_TxNxHxB],
     )
     residuals = reverse_1, matrix_NxHxH, fixed_FxH, z_TxNxHxB, lengths_B, carries_TxCxHxB
@@ -208,7 +220,7 @@ def _loop_backward(plan, residuals, cotangents):
         plan,
         (fused_slices if plan.sliced else kernels).backward,
         [(*fixed_FxH.shape, len(lengths_B))] + [z_TxNxHxB.shape] * (1 if plan.adds_up else 2),
-        [reverse_1, matrix_NxHxH, fixed_FxH],
+        [reverse_1, matrix_NxHxH.astype(plan.matrix_dtype), fixed_FxH],
         [lengths_B, z_TxNxHxB, u_TxNxHxB, carries_TxCxHxB, d_y_TxHxB, d_last_HxB],
     )
     d_matrix_NxHxH = _einsum(plan, "tib,tnob->nio", h_TxHxB, d_u[0] if d_u else d_z_TxNxHxB)
@@ -222,15 +234,15 @@ _loop.defvjp(_loop_forward, _loop_backward)
 
 
 def _einsum(plan, axes, *factors):
+    rounded = [factor.astype(plan.matrix_dtype) for factor in factors]
     # JAX traces a derivative after the caller has left its precision's context.
     with jax.default_matmul_precision(plan.precision):
-        return jnp.einsum(axes, *factors)
+        return jnp.einsum(axes, *rounded, preferred_element_type=jnp.float32)
 
 
-def _run(cell, x_TxDxB, lengths_B, *, reverse=False, start=None):
+def _run(cell, x_TxDxB, lengths_B, **options):
     """Runs the kernel on a GPU, and interprets it on other devices."""
-    interpret = jax.default_backend() != "gpu"
-    return run(cell, x_TxDxB, lengths_B, reverse=reverse, start=start, interpret=interpret)
+    return run(cell, x_TxDxB, lengths_B, interpret=jax.default_backend() != "gpu", **options)
 
 
-ENTRY = Entry("fused", _run, why_not, is_best=available, takes_both=True)
+ENTRY = Entry("fused", _run, why_not, is_best=available, takes_both=True, takes_bfloat16=True)

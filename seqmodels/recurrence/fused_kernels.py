@@ -25,7 +25,7 @@ except ImportError:  # JAX has announced that it will remove it.
 COLUMNS = 16  # Sequences per program: the least width that the matrix units support.
 SLICE = 128  # Units that a program takes at once if it cannot hold all.
 _MOST_HELD = 6 * SLICE  # Units of all vectors of a step, as of an LSTM that has 128.
-_HELD = 64 * 256  # Elements of R that a program holds; GPUs like the A10 and L4 fit no more.
+_HELD = 64 * 2**10  # Bytes of R that a program holds; GPUs like the A10 and L4 fit no more.
 _PIECE = 64 * 64  # Elements of R, per gate, that it reads at a time if it does not hold R.
 
 
@@ -48,7 +48,9 @@ class Plan(NamedTuple):
         own: number and shape of each leaf of the cell's parameters that `update` reads.
         step: `(*carry, *own, z, u) -> carry`.
         pull_back: `(*carry, *own, z, u, *d_carry) -> (*d_carry, *d_own, d_z, d_u)`.
-        precision: of products, as in `jax.default_matmul_precision`.
+        precision: of products of float32, as in `jax.default_matmul_precision`.
+        matrix_dtype: the dtype of both factors of a product, float32 or bfloat16; all else is
+            float32, and so is the product.
         combines: `update` or its derivative combines units, as a normalisation does.
     """
 
@@ -60,6 +62,7 @@ class Plan(NamedTuple):
     step: core.ClosedJaxpr
     pull_back: core.ClosedJaxpr
     precision: str | None
+    matrix_dtype: str
     combines: bool
     interpret: bool
 
@@ -72,7 +75,7 @@ class Plan(NamedTuple):
     @property
     def holds_matrix(self) -> bool:
         """Whether a program reads R only once; else every step reads it piece by piece."""
-        return self.gates * self.lanes**2 <= _HELD
+        return self.gates * self.lanes**2 * jnp.dtype(self.matrix_dtype).itemsize <= _HELD
 
     def fixed_units(self) -> list[int]:
         """For the initial carry and each part of the own parameters: H, or 1 for scalars."""
@@ -245,13 +248,28 @@ def barrier(plan: Plan) -> None:
 
 
 def dot(plan: Plan, tile, part, axis: int) -> jax.Array:
-    """A product of two tiles, over an axis of the first and the first axis of the second."""
+    """A product of two tiles, over an axis of the first and the first axis of the second.
+
+    Args:
+        plan: the kernel's plan.
+        tile: of a matrix, in `plan.matrix_dtype`.
+        part: float32.
+        axis: of `tile`.
+    """
     algorithm = None
     if not plan.interpret:
         exact = plan.precision in ("highest", "float32")
         # Without its matrix units, a GPU would need many times as long for float32.
         algorithm = Algorithm.TF32_TF32_F32_X3 if exact else Algorithm.TF32_TF32_F32
-    return jax.lax.dot_general(tile, part, (((axis,), (0,)), ((), ())), precision=algorithm)
+        if plan.matrix_dtype == "bfloat16":
+            algorithm = Algorithm.BF16_BF16_F32
+    return jax.lax.dot_general(
+        tile,
+        part.astype(plan.matrix_dtype),
+        (((axis,), (0,)), ((), ())),
+        precision=algorithm,
+        preferred_element_type=part.dtype,
+    )
 
 
 def _load(array, time) -> gatewise.Parts:

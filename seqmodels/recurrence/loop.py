@@ -315,8 +315,10 @@ def _forward(setup, params, start, parts, lengths_B, seeds_Bx2):
     return Encoded(sequence_TxHxB, last_HxB), carry, derivative.Kept(carries_N, reads_TxFxB)
 
 
-def _run_alone(cell, x_TxDxB, lengths_B, *, reverse=False, start=None):
-    return run_all([cell], [reverse], [x_TxDxB], lengths_B, starts=[start])[0]
+def _run_alone(cell, x_TxDxB, lengths_B, *, reverse=False, start=None, **options):
+    return run_all([cell], [reverse], [x_TxDxB], lengths_B, starts=[start], **options)[0]
 
 
-ENTRY = Entry("loop", _run_alone, why_not=lambda cell: None, is_best=lambda cell: True)
+ENTRY = Entry(
+    "loop", _run_alone, why_not=lambda cell: None, is_best=lambda cell: True, takes_bfloat16=True
+)

@@ -106,9 +106,9 @@ def wrong_under_vmap(run):
 
 
 def in_half(run_all):
-    def run(*arguments, matrix_dtype="float32", **options):
-        (encoded,) = run_all(*arguments, matrix_dtype=matrix_dtype, **options)
-        return (encoded._replace(last_HxB=encoded.last_HxB.astype(matrix_dtype)),)
+    def run(engine, *arguments):
+        (encoded,) = run_all(engine, *arguments)
+        return (encoded._replace(last_HxB=encoded.last_HxB.astype(engine.matrix_dtype)),)
 
     return run
 
@@ -121,7 +121,7 @@ def in_half(run_all):
         (recurrence, "run", wrong_under_vmap, check_cell.works_under_vmap, "under vmap differ"),
         (recurrence, "run_all", wrong_if(lambda _, options: options.get("segment_steps") == 2),
          check_cell.segments_change_nothing, "in segments differ"),
-        (recurrence, "run_all", in_half, check_cell.bfloat16_products_stay_close,
+        (engines, "run_all", in_half, check_cell.bfloat16_products_stay_close,
          "the output is bfloat16"),
         (engines, "run_all", wrong_if(lambda arguments, _: arguments[0].name == "scan"),
          check_cell.every_engine_gives_the_same, "by the engine scan differ"),
@@ -138,6 +138,6 @@ def test_the_program_tells_what_it_found(capsys, tmp_path, monkeypatch):
     assert check_cell.main(["min_gru"]) == 0
     output = capsys.readouterr().out
     assert output.count("ok ") == 1 + len(check_cell.CHECKS)
-    assert "engines: loop, parallel, pointwise, newton, scan; here it runs by loop" in output
+    assert "engines: parallel, pointwise, newton, scan, loop; here it runs by loop" in output
     assert check_cell.main([str(tmp_path / "mine.py")]) == 1
     assert capsys.readouterr().out.startswith("BROKEN  there is no file")

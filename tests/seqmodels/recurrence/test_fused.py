@@ -96,14 +96,11 @@ def results_and_gradients(run, cell, x_TxDxB, lengths, **options):
     return (gradients if run is oracle.run else jit(gradients))(params, x_TxDxB)[::-1]
 
 
-def assert_equal(actual, expected):
-    for tolerance, *pair in zip((1e-5, 1e-4), actual, expected, strict=True):
-        jax.tree.map(
-            lambda a, e, rtol=tolerance: np.testing.assert_allclose(
-                a, e, rtol, rtol * max(np.abs(e).max(), 1)
-            ),
-            *pair,
-        )
+def assert_equal(actual, expected, tolerances=(1e-5, 1e-4)):
+    for tolerance, *pair in zip(tolerances, actual, expected, strict=True):
+        for a, e in zip(*map(jax.tree.leaves, pair), strict=True):
+            e = np.asarray(e, np.float32)
+            np.testing.assert_allclose(a, e, tolerance, tolerance * max(np.abs(e).max(), 1))
 
 
 @pytest.mark.parametrize("cell_class", [slow(CELLS[0]), *map(slow, CELLS[1:-1]), CELLS[-1]])
@@ -159,6 +156,23 @@ def test_slices_equal_the_engine(cell_class, reverse):
     )
     actual = results_and_gradients(interpreted, cell, inputs(), jnp.array(LENGTHS), reverse=reverse)
     assert_equal(actual, expected)
+
+
+@pytest.mark.usefixtures("sliced")
+@pytest.mark.parametrize("hidden_size", [16, slow(37)])  # All units at once, and in slices.
+@pytest.mark.parametrize("cell_class", [LSTM, slow(GRU), slow(LayerNormLSTM)])
+def test_bfloat16_rounds_nothing_but_the_factors_of_products(cell_class, hidden_size):
+    cell, lengths = make(cell_class, hidden_size), [0, 3, 1]
+    rounded = fused._with_matrices_in("bfloat16", cell)
+    expected = results_and_gradients(oracle.run, rounded, inputs(3), lengths)
+    actual, fine = (
+        results_and_gradients(interpreted, cell, inputs(3), jnp.array(lengths), matrix_dtype=dtype)
+        for dtype in ("bfloat16", "float32")
+    )
+    assert {leaf.dtype for leaf in jax.tree.leaves(actual)} == {jnp.dtype("float32")}
+    assert_equal(actual, expected, tolerances=(1e-4, 2e-2))
+    with pytest.raises(AssertionError):
+        assert_equal(actual, fine, tolerances=(1e-4, 2e-2))
 
 
 @pytest.mark.parametrize("size", [4, slow(37)])

@@ -98,6 +98,11 @@ def test_seeds_directions_and_layers(cell, platform):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [{"matrix_dtype": "bfloat16"}, {"segment_steps": 2}])
-def test_options_of_the_loop(options, platform):
-    assert check(platform, cell="lstm", **options) == ["loop"]
+def test_bfloat16(platform):
+    expected = {"cuda": "fused", "tpu": "loop"}[platform]
+    assert check(platform, cell="lstm", matrix_dtype="bfloat16") == [expected]
+
+
+@pytest.mark.slow
+def test_segments(platform):
+    assert check(platform, cell="lstm", segment_steps=2) == ["loop"]
