@@ -146,7 +146,7 @@ def segments_change_nothing(cell: base.Cell) -> None:
 
 def bfloat16_products_stay_close(cell: base.Cell) -> None:
     """With matrices in bfloat16, carries and outputs stay float32 and change only slightly."""
-    fine_HxB = recurrence.run(cell, _inputs(), jnp.array(_LENGTHS)).last_HxB
+    fine_HxB = _jit(recurrence.run)(cell, _inputs(), jnp.array(_LENGTHS)).last_HxB
     for name in qualified(cell, engines.Engine(matrix_dtype="bfloat16")):
         run = functools.partial(_run_by, engines.Engine(name, "bfloat16"), reverse=False)
         coarse_HxB = _jit(run)(cell, _inputs(), jnp.array(_LENGTHS)).last_HxB

@@ -59,8 +59,13 @@ def of_answers(
     return {**found, "most_confused": _most_confused(counts_CxC, names)}
 
 
-def shares(right: Any, answered: Any, support: Any) -> dict[str, np.ndarray]:
-    """Precision, recall and F1 from the counts of true positives, answers and targets."""
+def scores(right: int, answered: int, support: int) -> dict[str, Any]:
+    """Precision, recall, F1 and support from the counts of true positives, answers and targets."""
+    shares = _shares(right, answered, support)
+    return {**{name: number(share) for name, share in shares.items()}, "support": int(support)}
+
+
+def _shares(right: Any, answered: Any, support: Any) -> dict[str, np.ndarray]:
     return {
         "precision": confusion.share(right, answered),
         "recall": confusion.share(right, support),
@@ -69,17 +74,12 @@ def shares(right: Any, answered: Any, support: Any) -> dict[str, np.ndarray]:
 
 
 def _each(counts_3xC: np.ndarray, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """The shares and the support of each class, from its counts as in `shares`."""
-    columns = {name: map(number, values) for name, values in shares(*counts_3xC).items()}
-    columns["support"] = map(int, counts_3xC[-1])
-    return {
-        name: dict(zip(columns, values, strict=True))
-        for name, *values in zip(names, *columns.values(), strict=True)
-    }
+    """The scores of each class, from its counts."""
+    return {name: scores(*counts_3) for name, counts_3 in zip(names, counts_3xC.T, strict=True)}
 
 
 def _averages(counts_3xC: np.ndarray) -> dict[str, dict[str, float | None]]:
-    """Shares over all classes, under scikit-learn's names, from the counts as in `shares`."""
+    """Shares over all classes, under scikit-learn's names, from the counts as in `scores`."""
     together_3x1, support_C = counts_3xC.sum(1, keepdims=True), counts_3xC[-1]
     is_there_C = counts_3xC[1:].sum(0) > 0
     return {
@@ -92,7 +92,7 @@ def _averages(counts_3xC: np.ndarray) -> dict[str, dict[str, float | None]]:
 def _mean(counts_3xC: np.ndarray, weights_C: np.ndarray) -> dict[str, float | None]:
     return {
         name: number(confusion.share(np.nan_to_num(values_C) @ weights_C, weights_C.sum()))
-        for name, values_C in shares(*counts_3xC).items()
+        for name, values_C in _shares(*counts_3xC).items()
     }
 
 

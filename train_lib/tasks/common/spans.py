@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from train_lib.tasks.common.figures import number, shares
+from train_lib.tasks.common.figures import scores
 
 Span = tuple[str, int, int]
 
@@ -43,17 +43,12 @@ def figures(targets: Sequence[Sequence[str]], answers: Sequence[Sequence[str]]) 
         answers: the model's tags.
     """
     counts: dict[str, collections.Counter[str]] = {
-        name: collections.Counter() for name in ("right", "target", "answer")
+        name: collections.Counter() for name in ("right", "answer", "target")
     }
     for of_target, of_answer in zip(targets, answers, strict=True):
         theirs, ours = set(spans_of(of_target)), set(spans_of(of_answer))
         for name, spans in (("target", theirs), ("answer", ours), ("right", theirs & ours)):
             counts[name].update(kind for kind, _, _ in spans)
     kinds = sorted(counts["target"] | counts["answer"])
-    per_kind = {kind: _scores(*(counts[name][kind] for name in counts)) for kind in kinds}
-    return {**_scores(*(of.total() for of in counts.values())), "per_kind": per_kind}
-
-
-def _scores(right: int, targets: int, answers: int) -> dict[str, Any]:
-    found = {name: number(share) for name, share in shares(right, answers, targets).items()}
-    return {**found, "support": targets}
+    per_kind = {kind: scores(*(counts[name][kind] for name in counts)) for kind in kinds}
+    return {**scores(*(of.total() for of in counts.values())), "per_kind": per_kind}
