@@ -1,7 +1,7 @@
 """Layers: one cell in one direction, or a wrapper that combines two directions."""
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 from flax import nnx
@@ -65,7 +65,7 @@ class Unidirectional(nnx.Module):
         return [self.backward if self.backwards else self.forward]
 
     def encode(
-        self, parts: Sequence[jax.Array], lengths_B: jax.Array, dropped: Dropout = NOTHING
+        self, parts: recurrence.Inputs, lengths_B: jax.Array, dropped: Dropout = NOTHING
     ) -> tuple[Encoded, ...]:
         """The cell's outputs, as from `engines.run_all`; undefined after the longest sequence."""
         starts = [self._start()]
@@ -78,7 +78,7 @@ class Unidirectional(nnx.Module):
         return recurrence.initial_carry(self.cells[0], batch_size, start=self._start())
 
     def run_from(
-        self, start: base.Carry, parts: Sequence[jax.Array], lengths_B: jax.Array, dropped: Dropout
+        self, start: base.Carry, parts: recurrence.Inputs, lengths_B: jax.Array, dropped: Dropout
     ) -> tuple[tuple[Encoded, ...], base.Carry]:
         """Runs the cell forwards from any carry by the loop; also returns the last carry."""
         encoded, (carry,) = recurrence.run_from(
@@ -149,7 +149,7 @@ class Bidirectional(nnx.Module):
         return [self.forward, self.backward]
 
     def encode(
-        self, parts: Sequence[jax.Array], lengths_B: jax.Array, dropped: Dropout = NOTHING
+        self, parts: recurrence.Inputs, lengths_B: jax.Array, dropped: Dropout = NOTHING
     ) -> tuple[Encoded, ...]:
         """The outputs of each direction, as from `engines.run_all`, or both merged into one.
 

@@ -12,7 +12,7 @@ from seqmodels import arguments, dropout, recurrence
 from seqmodels.bidirectional import Bidirectional, Unidirectional
 from seqmodels.cells import base
 from seqmodels.dropout import Dropout, Rates
-from seqmodels.recurrence import Encoded, engines
+from seqmodels.recurrence import Encoded, LookedUp, engines
 
 
 class Encoding(NamedTuple):
@@ -115,7 +115,7 @@ class Encoder(nnx.Module):
 
     def encode(
         self,
-        x_TxDxB: jax.Array,
+        x: jax.Array | LookedUp,
         lengths_B: jax.Array,
         *,
         dropout_keys_B: jax.Array | None = None,
@@ -123,14 +123,15 @@ class Encoder(nnx.Module):
     ) -> tuple[Encoded, ...]:
         """Like a call, without its checks: the outputs of each direction of the top layer.
 
-        Inputs must be finite everywhere; outputs after the longest sequence are undefined.
+        Inputs are `[T, D, B]`, and finite everywhere; or tokens with the projections that the
+        cells of the first layer make of them. Outputs after the longest sequence are undefined.
         """
-        return self._encode(x_TxDxB, lengths_B, dropout_keys_B, step_key, None)[0]
+        return self._encode(x, lengths_B, dropout_keys_B, step_key, None)[0]
 
     def encode_from(
         self,
         starts: Sequence[base.Carry],
-        x_TxDxB: jax.Array,
+        x: jax.Array | LookedUp,
         lengths_B: jax.Array,
         *,
         dropout_keys_B: jax.Array | None = None,
@@ -143,7 +144,7 @@ class Encoder(nnx.Module):
         Args:
             starts: for each layer, the carry of every sequence; the batch is the last axis.
         """
-        return self._encode(x_TxDxB, lengths_B, dropout_keys_B, step_key, starts)
+        return self._encode(x, lengths_B, dropout_keys_B, step_key, starts)
 
     def initial_carries(self, batch_size: int) -> list[base.Carry]:
         """The carry of each layer before the first step, for every sequence of a batch.
@@ -207,9 +208,10 @@ class Encoder(nnx.Module):
         """Whether anything is dropped in training."""
         return self.weight_drop > 0 or any(rates != Rates() for rates in self.rates)
 
-    def _encode(self, x_TxDxB, lengths_B, dropout_keys_B, step_key, starts):
+    def _encode(self, x, lengths_B, dropout_keys_B, step_key, starts):
         """The top layer's outputs and, if `starts` are given, the last carry of each layer."""
-        parts, below, carries = [x_TxDxB], None, []
+        parts = x if isinstance(x, LookedUp) else [x]
+        below, carries = None, []
         for number, (layer, rates) in enumerate(zip(self.layers, self.rates, strict=True)):
             keys_B = None if dropout_keys_B is None else dropout.fold_in(dropout_keys_B, number)
             if step_key is not None and self.weight_drop > 0:

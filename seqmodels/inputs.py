@@ -102,13 +102,19 @@ class Embedding(Inputs):
         """
         return arguments.tokens(x, len(self.table))
 
+    def with_word_dropout(
+        self, tokens_BxT: jax.Array, dropout_keys_B: jax.Array | None
+    ) -> jax.Array:
+        """The tokens, some replaced by that of unknown words."""
+        if dropout_keys_B is None or self.word_dropout == 0:
+            return tokens_BxT
+        assert self.unknown_token is not None
+        return dropout.drop_tokens(
+            tokens_BxT, self.unknown_token, self.word_dropout, dropout_keys_B
+        )
+
     def read(self, x, lengths_B, dropout_keys_B=None):
-        tokens_BxT, scales_BxT = x, None
-        if dropout_keys_B is not None and self.word_dropout > 0:
-            assert self.unknown_token is not None
-            tokens_BxT = dropout.drop_tokens(
-                tokens_BxT, self.unknown_token, self.word_dropout, dropout_keys_B
-            )
+        tokens_BxT, scales_BxT = self.with_word_dropout(x, dropout_keys_B), None
         if dropout_keys_B is not None and self.embedding_dropout > 0:
             scales_BxT = dropout.word_scales(tokens_BxT, self.embedding_dropout, dropout_keys_B)
         x_TxDxB, table_VxD = embed_and_pass_on(self.table[...], tokens_BxT, lengths_B, scales_BxT)

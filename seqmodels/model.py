@@ -272,13 +272,13 @@ class SequenceModel(nnx.Module):
 
     def _encode(self, x, lengths_B, keys, starts):
         keys_B = keys["dropout_keys_B"]
-        inputs, encoder = lookup.reader(self.inputs, self.encoder, x.shape, keys_B)
-        x_TxDxB = inputs.read(x, lengths_B, keys_B)
+        looked_up = lookup.looked_up(self.inputs, self.encoder, x, keys_B)
+        read = self.inputs.read(x, lengths_B, keys_B) if looked_up is None else looked_up
         if starts is None:
-            encoded = encoder.encode(x_TxDxB, lengths_B, **keys)
+            encoded = self.encoder.encode(read, lengths_B, **keys)
             carries: list[base.Carry] = []
         else:
-            encoded, carries = encoder.encode_from(starts, x_TxDxB, lengths_B, **keys)
+            encoded, carries = self.encoder.encode_from(starts, read, lengths_B, **keys)
         if keys_B is not None and self.output_dropout > 0:
             encoded = self._drop(encoded, keys_B)
         return encoded, carries

@@ -23,6 +23,7 @@ from seqmodels.recurrence import (
     newton,
     parallel,
     pointwise,
+    projections,
     scan,
 )
 from seqmodels.recurrence.sequences import Encoded
@@ -121,16 +122,19 @@ def run_all(
     engine: Engine,
     cells: Sequence[base.Cell],
     reverse: Sequence[bool],
-    parts: Sequence[jax.Array],
+    parts: projections.Inputs,
     lengths_B: jax.Array,
     dropped: dropout.Dropout = dropout.NOTHING,
     starts: Sequence[base.Carry] | None = None,
 ) -> tuple[Encoded, ...]:
     """`loop.run_all` with the chosen engine."""
     names = [choose(engine, cell, dropped.rates) for cell in cells]
-    # An exported program may be for sequences of any number and length, which only a loop takes.
-    is_symbolic = not all(isinstance(size, int) for size in parts[0].shape)
-    if set(names) == {"loop"} or is_symbolic:
+    # Only the loop takes tokens, and sequences of any number and length, as in exported programs.
+    if (
+        isinstance(parts, projections.LookedUp)
+        or set(names) == {"loop"}
+        or not all(isinstance(size, int) for size in parts[0].shape)
+    ):
         return loop.run_all(cells, reverse, parts, lengths_B, dropped, *engine[1:], starts)
     x_TxDxB, _ = dropout.drop_inputs(jnp.concatenate(parts, axis=1), dropped)
     starts = starts or [None] * len(cells)

@@ -13,7 +13,7 @@ from flax import nnx
 
 from seqmodels import arguments, dropout, precision
 from seqmodels.cells import base
-from seqmodels.recurrence import arrays, derivative, directions, separate, step
+from seqmodels.recurrence import arrays, derivative, directions, projections, separate, step
 from seqmodels.recurrence.entry import Entry
 from seqmodels.recurrence.sequences import (
     Encoded,
@@ -104,7 +104,7 @@ def run(
 def run_all(
     cells: Sequence[base.Cell],
     reverse: Sequence[bool],
-    parts: Sequence[jax.Array],
+    parts: projections.Inputs,
     lengths_B: jax.Array,
     dropped: dropout.Dropout = dropout.NOTHING,
     matrix_dtype: str = "float32",
@@ -123,7 +123,7 @@ def run_all(
     if directions.are_one(cells, reverse, starts):
         return _run_both(cells, parts, lengths_B, dropped, options, starts)
     carries = [
-        initial_carry(cell, lengths_B.shape[0], parts[0].dtype, start)
+        initial_carry(cell, lengths_B.shape[0], projections.dtype_of(parts), start)
         for cell, start in zip(cells, starts, strict=True)
     ]
     return run_from(carries, cells, reverse, parts, lengths_B, dropped, *options)[0]
@@ -135,7 +135,7 @@ def _whole(parts, dropped):
     Off the CPU, the operations of a step take longer than one more pass over all inputs.
     """
     x_TxDxB, dropped = dropout.drop_inputs(jnp.concatenate(parts, axis=1), dropped)
-    return [x_TxDxB], dropped
+    return (x_TxDxB,), dropped
 
 
 def _run_both(cells, parts, lengths_B, dropped, options, starts):
@@ -157,7 +157,7 @@ def run_from(
     starts: Sequence[base.Carry],
     cells: Sequence[base.Cell],
     reverse: Sequence[bool | jax.Array],
-    parts: Sequence[jax.Array],
+    parts: projections.Inputs,
     lengths_B: jax.Array,
     dropped: dropout.Dropout = dropout.NOTHING,
     matrix_dtype: str = "float32",
@@ -181,7 +181,7 @@ def run_from(
         reverse: for each cell, whether it runs from the last valid step to the first. If one is an
             array, so that `jax.vmap` can run two directions, inputs and outputs are in the order of
             the steps that the cell takes.
-        parts: arrays `[T, Di, B]` whose concatenation is the inputs `[T, D, B]`.
+        parts: arrays `[T, Di, B]` whose concatenation is the inputs `[T, D, B]`, or tokens.
         lengths_B: valid steps of each sequence, 0 to T.
         dropped: dropout of inputs and carries. Hiding units of h from recurrent matrices costs
             `GatedCell`s little; other cells then have matrices for each sequence.
@@ -193,6 +193,17 @@ def run_from(
     Returns:
         For each cell, its outputs and the carry after its last step.
     """
+    options = lengths_B, dropped, matrix_dtype, segment_steps
+    if isinstance(parts, projections.LookedUp):  # Cells have no inputs in common.
+        each = zip(starts, cells, reverse, parts.for_each(), strict=True)
+        found = [
+            _run_from([start], [cell], [back], own, *options) for start, cell, back, own in each
+        ]
+        return tuple(one for (one,), _ in found), tuple(carry for _, (carry,) in found)
+    return _run_from(starts, cells, reverse, tuple(parts), *options)
+
+
+def _run_from(starts, cells, reverse, parts, lengths_B, dropped, matrix_dtype, segment_steps):
     if not arrays.on_cpu():
         parts, dropped = _whole(parts, dropped)
     graphdefs, params = zip(*(nnx.split(cell, nnx.Param) for cell in cells), strict=True)
@@ -215,7 +226,8 @@ def run_from(
             is_pointwise=isinstance(cell, base.AffineCell)
             and sum(leaf.ndim > 1 for leaf in jax.tree.leaves(of_cell)) == 2,
             keeps_reads=keeps_reads(cell, lengths_B.shape[0]),
-            is_separate=is_separate(cell, lengths_B.shape[0], parts[0].shape[0], segment_steps),
+            is_separate=isinstance(parts, projections.LookedUp)
+            or is_separate(cell, lengths_B.shape[0], parts[0].shape[0], segment_steps),
             hidden_from=hidden_from(cell),
         )
         for cell, graphdef, of_cell, backwards in zip(
@@ -224,7 +236,7 @@ def run_from(
     )
     seeds_Bx2 = None if dropped.keys_B is None else jax.random.key_data(dropped.keys_B)
     given = tuple(None if isinstance(backwards, bool) else backwards for backwards in reverse)
-    return _run(setups, params, tuple(starts), tuple(parts), lengths_B, seeds_Bx2, given)
+    return _run(setups, params, tuple(starts), parts, lengths_B, seeds_Bx2, given)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -8,7 +8,6 @@ from flax import nnx
 
 from seqmodels import factory, loading, lookup
 from seqmodels.cells import base
-from seqmodels.recurrence import loop
 from tests.marks import slow
 
 VOCABULARY, BATCH, WIDTH = 7, 5, 6
@@ -38,8 +37,7 @@ def batch(rows=BATCH):
 
 
 def looks_up(model, tokens_BxT, keys_B=None):
-    encoder = lookup.reader(model.inputs, model.encoder, tokens_BxT.shape, keys_B).encoder
-    return [isinstance(cell, lookup.OfProjections) for cell in encoder.layers[0].cells]
+    return lookup.looked_up(model.inputs, model.encoder, tokens_BxT, keys_B) is not None
 
 
 def outputs_and_gradients(model, tokens_BxT, lengths_B, **keys):
@@ -57,7 +55,7 @@ def check_same(monkeypatch, model, tokens_BxT, lengths_B, **keys):
     """Checks the model against itself where it does not look up."""
     found = outputs_and_gradients(model, tokens_BxT, lengths_B, **keys)
     monkeypatch.setattr(lookup, "_WIDE", 5)
-    assert not any(looks_up(model, tokens_BxT))
+    assert not looks_up(model, tokens_BxT)
     expected = outputs_and_gradients(model, tokens_BxT, lengths_B, **keys)
     assert jnp.abs(expected[0]).max() > 1e-3
     np.testing.assert_allclose(found[0], expected[0], rtol=1e-5, atol=1e-6)
@@ -69,7 +67,7 @@ def check_same(monkeypatch, model, tokens_BxT, lengths_B, **keys):
 def test_every_gated_cell(cell, monkeypatch):
     model = build(cell=cell, direction="bidirectional")
     tokens_BxT, lengths_B = batch()
-    assert looks_up(model, tokens_BxT) == [True, True]
+    assert looks_up(model, tokens_BxT)
     check_same(monkeypatch, model, tokens_BxT, lengths_B)
 
 
@@ -93,18 +91,49 @@ def test_every_option(changes, monkeypatch):
         "step_key": jax.random.key(2),
     }
     model = build(**changes)
-    assert all(looks_up(model, tokens_BxT, keys["dropout_keys_B"]))
+    assert looks_up(model, tokens_BxT, keys["dropout_keys_B"])
     check_same(monkeypatch, model, tokens_BxT, lengths_B, **keys)
 
 
-@pytest.mark.parametrize(("units", "is_separate"), [(8, False), (128, True)])
-def test_products_that_are_separate_or_not(units, is_separate, monkeypatch):
-    tokens_BxT, lengths_B = batch(rows=2 * BATCH)
-    model = build(hidden_sizes=(units,), num_outputs=1)
-    (cell,) = (
-        lookup.reader(model.inputs, model.encoder, tokens_BxT.shape, None).encoder.layers[0].cells
-    )
-    assert loop.is_separate(cell, 2 * BATCH, WIDTH, 1) == is_separate
+@pytest.mark.parametrize("rows", [1, 2, 130])
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_any_number_of_steps_at_once(cell, rows, monkeypatch):
+    """A single sequence takes all steps at once, two take several, many one."""
+    width = 100
+    rng = np.random.default_rng(1)
+    tokens_BxT = jnp.array(rng.integers(0, VOCABULARY, (rows, width)))
+    lengths_B = jnp.array(rng.integers(1, width - 10, rows)).at[-1].set(90)
+    model = build(cell=cell, direction="bidirectional", per_step=False, num_outputs=1)
+    check_same(monkeypatch, model, tokens_BxT, lengths_B)
+
+
+def test_many_seeds(monkeypatch):
+    """Each has a table of its own."""
+    tokens_BxT, lengths_B = batch()
+    models = [nnx.split(build(seed=seed), nnx.Param) for seed in range(3)]
+    params_K = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(params for _, params in models))
+
+    def gradient(params):
+        def loss(params):
+            outputs = nnx.merge(models[0][0], params)(tokens_BxT, lengths_B)
+            return jnp.sum(jnp.sin(outputs))
+
+        return jax.grad(loss)(params)
+
+    assert looks_up(build(), tokens_BxT)
+    found = jax.jit(jax.vmap(gradient))(params_K)
+    expected = [jax.jit(gradient)(params) for _, params in models]
+    expected_K = jax.tree.map(lambda *leaves: jnp.stack(leaves), *expected)
+    for one, other in zip(*map(jax.tree.leaves, (found, expected_K)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_tables_that_are_passed_on(monkeypatch):
+    """The gradient of a tied head's rows is added to that of the table."""
+    tokens_BxT, lengths_B = batch()
+    model = build(num_outputs=VOCABULARY, projection_size=4, tied_head=True)
+    model.pass_on_tables()
+    assert looks_up(model, tokens_BxT)
     check_same(monkeypatch, model, tokens_BxT, lengths_B)
 
 
@@ -115,7 +144,7 @@ def test_reading_on(monkeypatch):
     def read():
         return model.read_on(model.initial_carries(BATCH), tokens_BxT, lengths_B)
 
-    assert all(looks_up(model, tokens_BxT))
+    assert looks_up(model, tokens_BxT)
     found = read()
     monkeypatch.setattr(lookup, "_WIDE", 5)
     for one, other in zip(*map(jax.tree.leaves, (found, read())), strict=True):
@@ -138,19 +167,17 @@ def test_reading_on(monkeypatch):
 def test_not_where_it_is_slower_or_impossible(changes, drops):
     model = build(**changes)
     keys_B = jax.random.split(jax.random.key(0), BATCH) if drops else None
-    assert not any(looks_up(model, batch()[0], keys_B))
+    assert not looks_up(model, batch()[0], keys_B)
     if drops:
-        assert all(looks_up(model, batch()[0]))
+        assert looks_up(model, batch()[0])
 
 
 def test_small_vectors_are_multiplied(monkeypatch):
     monkeypatch.undo()
-    assert not any(looks_up(build(), batch()[0]))
-    assert all(looks_up(build(embedding_size=128), batch()[0]))
-    assert not any(looks_up(build(embedding_size=128, direction="bidirectional"), batch()[0]))
+    assert not looks_up(build(), batch()[0])
+    assert looks_up(build(embedding_size=64), batch()[0])
 
 
 def test_a_model_of_vectors_has_nothing_to_look_up():
     model = build(vocabulary_size=None, input_size=4)
-    encoder = lookup.reader(model.inputs, model.encoder, (BATCH, WIDTH, 4), None).encoder
-    assert encoder is model.encoder
+    assert not looks_up(model, jnp.zeros((BATCH, WIDTH, 4)))

@@ -11,7 +11,7 @@ from jax.test_util import check_grads
 from seqmodels import check_cell, loading, recurrence
 from seqmodels.cells import base
 from seqmodels.check_cell import scalar
-from seqmodels.recurrence import arrays, derivative, loop, oracle, scan, separate
+from seqmodels.recurrence import arrays, derivative, loop, oracle, scan, spans
 from tests.marks import slow
 
 WIDTH, BATCH, INPUT, HIDDEN = 5, 5, 3, 4
@@ -28,7 +28,7 @@ LENGTHS = [5, 1, 0, 3, 4]
 )  # fmt: skip
 def cell(request, monkeypatch):
     name, _, how = request.param.partition(", ")
-    monkeypatch.setattr(separate, "COLUMNS", 2 * BATCH)  # So that there are several spans.
+    monkeypatch.setattr(spans, "COLUMNS", 2 * BATCH)  # So that there are several spans.
     if how == "with many rows":
         monkeypatch.setattr(loop, "keeps_reads", lambda cell, batch_size: False)
         monkeypatch.setattr(loop, "is_separate", lambda *_: False)
@@ -250,7 +250,7 @@ class AnyProjection(base.GatedCell):
 
 
 def test_a_projection_may_be_any_pytree(x_TxDxB, monkeypatch):
-    monkeypatch.setattr(separate, "COLUMNS", 2 * BATCH)
+    monkeypatch.setattr(spans, "COLUMNS", 2 * BATCH)
     cell = AnyProjection(INPUT, HIDDEN, rngs=nnx.Rngs(0))
     actual, expected = (
         value_and_gradients(run, cell, x_TxDxB, jnp.array(LENGTHS), True)
