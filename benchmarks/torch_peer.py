@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 from benchmarks.interface import Batch, Peer, Training, Weights
 
 torch.set_num_threads(len(os.sched_getaffinity(0)))
+torch.set_flush_denormal(True)  # As XLA does: gradients that vanish over long sequences are slow.
 
 _RNN = {"lstm": nn.LSTM, "gru": nn.GRU}
 

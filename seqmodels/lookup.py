@@ -14,7 +14,7 @@ from seqmodels.encoder import Encoder
 from seqmodels.inputs import Embedding, Inputs
 from seqmodels.recurrence import LookedUp, arrays, engines
 
-_WIDE = 48
+_WIDE = 32
 """The width of a vector from which its projection is looked up faster than it is computed."""
 
 

@@ -4,6 +4,7 @@ import functools
 from typing import Any, NamedTuple
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import optax
 from flax import nnx
@@ -82,7 +83,7 @@ class Learner(NamedTuple):
                 state.params, state.carries, split, places_SxNxR[number], widths, key
             )
             if jax.lax.axis_size(axis) > 1:  # XLA copies what a single device "adds up".
-                gradient, sums = jax.lax.psum((gradient, sums), axis)
+                gradient, sums = _added_up((gradient, sums), axis)
             items = sums["weight"]
             if split.weights is not None:  # A batch may have no label at all.
                 items = jnp.maximum(items, 1)
@@ -312,6 +313,22 @@ class Learner(NamedTuple):
 def _lengths(rows_R: jax.Array, split: DeviceSplit) -> jax.Array:
     """The number of steps of the sequence in each row; 0 for an empty row."""
     return jnp.where(rows_R == batching.NO_EXAMPLE, 0, split.lengths_N[rows_R])
+
+
+def _added_up(arrays, axis):
+    """The sums of arrays over devices.
+
+    Small ones are summed as a single array: a CPU's devices meet for each, which takes 60 us.
+    """
+    leaves, structure = jax.tree.flatten(arrays)
+    groups: dict[Any, list[int]] = {}
+    for number, leaf in enumerate(leaves):
+        groups.setdefault(number if _is_large(leaf) else leaf.dtype, []).append(number)
+    for numbers in groups.values():
+        flat, unravel = jax.flatten_util.ravel_pytree([leaves[number] for number in numbers])
+        for number, total in zip(numbers, unravel(jax.lax.psum(flat, axis)), strict=True):
+            leaves[number] = total
+    return jax.tree.unflatten(structure, leaves)
 
 
 def _is_large(leaf: jax.Array) -> bool:
