@@ -66,7 +66,7 @@ class _Reader(NamedTuple):
     def gradients_in(self, d_read):
         """Of the gradient of what a step read, that of h @ R, and those of the numbers in z.
 
-        The latter are left out if they are the same.
+        Of a sum, both are the same: the latter are left out.
         """
         if self._reads_sum:
             return d_read, []
@@ -172,8 +172,9 @@ def backward(setup, of_cell, cotangents, inputs, d_inputs):
         )
         seen_HxN, d_u_GxN, d_z = spans.gathered(factors, len(lengths_B))
         d_recurrent_HxG += derivative.matrix_gradient(setup, seen_HxN, d_u_GxN)
+        d_z = [d_u_GxN] if setup.is_affine else d_z
         d_projected = reader.projected.add_gradients(
-            d_projected, span, d_z or [d_u_GxN], real, adds=d_inputs is not None
+            d_projected, span, d_z, real, adds=d_inputs is not None
         )
         return d_params, d_recurrent_HxG, factors, d_projected, d_carry
 

@@ -30,10 +30,10 @@ def build(**changes):
     return factory.build(**arguments | changes)
 
 
-def batch(rows=BATCH):
+def batch():
     rng = np.random.default_rng(0)
-    tokens_BxT = rng.integers(0, VOCABULARY, (rows, WIDTH))
-    return jnp.array(tokens_BxT), jnp.array([WIDTH, 0, 3, 1, WIDTH - 1] * (rows // BATCH))
+    tokens_BxT = rng.integers(0, VOCABULARY, (BATCH, WIDTH))
+    return jnp.array(tokens_BxT), jnp.array([WIDTH, 0, 3, 1, WIDTH - 1])
 
 
 def looks_up(model, tokens_BxT, keys_B=None):
@@ -107,7 +107,7 @@ def test_any_number_of_steps_at_once(cell, rows, monkeypatch):
     check_same(monkeypatch, model, tokens_BxT, lengths_B)
 
 
-def test_many_seeds(monkeypatch):
+def test_many_seeds():
     """Each has a table of its own."""
     tokens_BxT, lengths_B = batch()
     models = [nnx.split(build(seed=seed), nnx.Param) for seed in range(3)]

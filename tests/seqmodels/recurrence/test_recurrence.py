@@ -249,9 +249,20 @@ class AnyProjection(base.GatedCell):
         return (jnp.where(z["is_open"], jnp.tanh(z["z"] * z["scale"] + u_G), u_G),)
 
 
-def test_a_projection_may_be_any_pytree(x_TxDxB, monkeypatch):
+class ProjectionWithoutNumbers(AnyProjection):
+    """None of its projection has a gradient."""
+
+    def project(self, x_D):
+        return {"is_open": x_D[0] > 0}
+
+    def update(self, carry, z, u_G):
+        return (jnp.where(z["is_open"], jnp.tanh(u_G + 1), u_G),)
+
+
+@pytest.mark.parametrize("kind", [AnyProjection, ProjectionWithoutNumbers])
+def test_a_projection_may_be_any_pytree(kind, x_TxDxB, monkeypatch):
     monkeypatch.setattr(spans, "COLUMNS", 2 * BATCH)
-    cell = AnyProjection(INPUT, HIDDEN, rngs=nnx.Rngs(0))
+    cell = kind(INPUT, HIDDEN, rngs=nnx.Rngs(0))
     actual, expected = (
         value_and_gradients(run, cell, x_TxDxB, jnp.array(LENGTHS), True)
         for run in (recurrence.run, oracle.run)
