@@ -65,6 +65,21 @@ def test_a_run_does_not_depend_on_the_environment_or_on_its_reader(tmp_path):
     assert r"sch\xf6n \U0001f642" in output
 
 
+@pytest.mark.parametrize("given", ["", "--xla_cpu_prefer_vector_width=128"])
+def test_a_program_has_its_own_flags_for_the_compiler(given):
+    """They take effect; what it starts itself, such as another library, does not get them."""
+    code = (
+        "import os, jax, jax.numpy as jnp; from seqmodels import program; program.configure_jax();"
+        "of = jax.jit(lambda x: (jnp.tanh(x[::-1]), jnp.exp(x[::-1]) * x));"
+        "print(of.lower(jnp.ones((9, 9))).compile().as_text());"
+        "print('given:', os.environ.get('XLA_FLAGS'))"
+    )
+    code, output, errors = start('"$@"', "-c", code, env={"XLA_FLAGS": given})
+    assert code == 0, errors
+    assert f"given: {given}\n" in output
+    assert any(" = (f32[9,9]" in line and " fusion(" in line for line in output.splitlines())
+
+
 def test_any_text_is_shown_in_any_encoding():
     check = ("-m", "seqmodels.check_cell", "schön.py")
     code, output, errors = start('"$@"', *check, env={"PYTHONIOENCODING": "ascii"})

@@ -74,6 +74,16 @@ def product(x_D: jax.Array, kernel_DxG: jax.Array) -> jax.Array:
     return _product(precision.current(), x_D, kernel_DxG)
 
 
+def product_by_rows(kernel_GxD: jax.Array, x_D: jax.Array) -> jax.Array:
+    """`kernel @ x`, like `product` with the transpose, of a matrix that lies in memory row by row.
+
+    A CPU multiplies a large one by a single vector in three quarters of the time.
+    """
+    if _batch_size(x_D, kernel_GxD) == 1 and kernel_GxD.size > _CACHED:
+        return jax.lax.dot(kernel_GxD, x_D, precision=precision.current())
+    return product(x_D, kernel_GxD.T)
+
+
 _CACHED = 2**17
 """Numbers of a matrix that a core's cache holds."""
 

@@ -82,7 +82,7 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
         )
         d_x_KxB = d_read_FxB
         if matrix_KxG is not None:
-            d_x_KxB = base.product(d_read_FxB, matrix_KxG.T)
+            d_x_KxB = base.product_by_rows(matrix_KxG, d_read_FxB)
             factors = x_KxB, d_read_FxB
             if gathers:
                 column = number % size * len(lengths_B)

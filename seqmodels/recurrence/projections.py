@@ -131,7 +131,7 @@ class Computation(NamedTuple):
             (d_a_GxN,) = d_z
             d_of_span = derivative.matrix_gradient(setup, x_DxN, d_a_GxN), d_a_GxN.sum(1)
             kernel_DxG = setup.of_product(_affine(setup, self.params)[0])
-            d_x_DxN = base.product(d_a_GxN, kernel_DxG.T)
+            d_x_DxN = base.product_by_rows(kernel_DxG, d_a_GxN)
         else:
             _, pull_back = jax.vjp(self._numbers, self.params, x_DxN)
             d_of_span, d_x_DxN = pull_back(d_z)

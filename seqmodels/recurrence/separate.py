@@ -17,6 +17,10 @@ from seqmodels.recurrence.sequences import Encoded, output_at
 from seqmodels.recurrence.spans import Steps
 
 
+_MANY_STEPS = 64
+"""Steps of a single sequence for which transposing R once takes less time than it saves."""
+
+
 class Kept(NamedTuple):
     """What a forward pass keeps for the backward pass, besides the outputs.
 
@@ -48,8 +52,14 @@ class _Reader(NamedTuple):
         recurrent_HxG = setup.of_product(_recurrent(setup, params))
         return cls(steps, projections.of(steps, params, inputs), recurrent_HxG)
 
-    def read(self, z, seen_HxB):
-        u_GxB = base.product(seen_HxB, self.recurrent_HxG)
+    def product_with(self, batch_size):
+        """A function of h: h @ R, for one step after another."""
+        if batch_size == 1 and self.steps.width >= _MANY_STEPS:
+            recurrent_GxH = jax.lax.optimization_barrier(self.recurrent_HxG.T)
+            return functools.partial(base.product_by_rows, recurrent_GxH)
+        return functools.partial(base.product, kernel_DxG=self.recurrent_HxG)
+
+    def read(self, z, u_GxB):
         return z + u_GxB if self._reads_sum else (z, u_GxB)
 
     def kept(self, read):
@@ -92,8 +102,10 @@ def forward(setup, params, start, inputs, lengths_B, seeds_Bx2):
     steps, weights = reader.steps, step.weights_of(setup, params)
     lengths = arrays.for_units(lengths_B, step.units_of(start))
 
+    multiply = reader.product_with(len(lengths_B))
+
     def take(time, carry, z):
-        read = reader.read(z, step.seen(setup, carry[-1], seeds_Bx2))
+        read = reader.read(z, multiply(step.seen(setup, carry[-1], seeds_Bx2)))
         carry, y_HxB = step.take(setup, weights, read, carry, time, lengths, seeds_Bx2)
         return carry, reader.kept(read), y_HxB
 
@@ -118,8 +130,8 @@ def forward(setup, params, start, inputs, lengths_B, seeds_Bx2):
     )
     _, *outputs = jax.eval_shape(take, steps.num_steps, start, z)
     outputs_T = arrays.room(outputs, steps.width, first + len(start))
-    carry, carries_T, (reads_T, sequence_TxHxB) = jax.lax.fori_loop(
-        0, steps.num_spans, take_span, (start, carries_T, outputs_T)
+    carry, carries_T, (reads_T, sequence_TxHxB) = steps.through_spans(
+        take_span, (start, carries_T, outputs_T)
     )
     last_HxB = output_at(setup.last_place(lengths_B, steps.num_steps), sequence_TxHxB, lengths_B)
     return Encoded(sequence_TxHxB, last_HxB), carry, Kept(carries_T, reads_T)
@@ -142,7 +154,8 @@ def backward(setup, of_cell, cotangents, inputs, d_inputs):
     real, real_columns = None, None
     if not setup.is_pointwise:
         real = reader.projected.real(start)
-        read = reader.read(real.z, step.seen(setup, real.carry[-1], real.seeds_1x2))
+        seen_Hx1 = step.seen(setup, real.carry[-1], real.seeds_1x2)
+        read = reader.read(real.z, base.product(seen_Hx1, reader.recurrent_HxG))
         real_columns = step.columns_of(setup, weights, read, real.carry, real.time, real.seeds_1x2)
     back_through_step = derivative.of_step(setup, weights, lengths, seeds_Bx2, real_columns)
     seen = functools.partial(step.seen, setup, seeds_Bx2=seeds_Bx2)
@@ -162,7 +175,7 @@ def backward(setup, of_cell, cotangents, inputs, d_inputs):
             )
             d_u_GxB, d_z = reader.gradients_in(d_read)
             seen_HxB, pull_back = jax.vjp(seen, carry[-1])
-            (d_h_HxB,) = pull_back(base.product(d_u_GxB, reader.recurrent_HxG.T))
+            (d_h_HxB,) = pull_back(base.product_by_rows(reader.recurrent_HxG, d_u_GxB))
             factors = spans.gather(factors, (seen_HxB, d_u_GxB, d_z), place - span.lowest)
             d_carry = *d_carry[:-1], d_carry[-1] + d_h_HxB
             return jax.tree.map(jnp.add, d_params, d_of_step), factors, d_carry
@@ -190,8 +203,8 @@ def backward(setup, of_cell, cotangents, inputs, d_inputs):
         reader.projected.no_gradients(d_inputs),
         d_carry,
     )
-    d_params, d_recurrent_HxG, _, d_projected, d_carry = jax.lax.fori_loop(
-        0, steps.num_spans, back_through_span, loop
+    d_params, d_recurrent_HxG, _, d_projected, d_carry = steps.through_spans(
+        back_through_span, loop
     )
     (d_of_recurrent,) = jax.vjp(functools.partial(_recurrent, setup), params)[1](d_recurrent_HxG)
     d_of_projected, d_inputs = reader.projected.gradients(d_projected)

@@ -1,5 +1,6 @@
 """Steps in a row whose inputs are taken together: those of all sequences at several times."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -88,6 +89,15 @@ class Steps(NamedTuple):
         places_S = lowest + jnp.arange(self.size)
         is_taken_S = (jnp.minimum(*ends) <= places_S) & (places_S <= jnp.maximum(*ends))
         return Span(first, length, lowest, places_S, is_taken_S)
+
+    def through_spans(self, take: Callable[[jax.Array, Any], Any], loop: Any) -> Any:
+        """What `take(index, loop)` makes of a loop's state over all spans.
+
+        A single one is no loop: nothing is added to zeros that were written for it.
+        """
+        if self.size == self.width:
+            return take(jnp.array(0), loop)
+        return jax.lax.fori_loop(0, self.num_spans, take, loop)
 
     def times(self, span: Span) -> jax.Array:
         """The time of the step in each place of a span."""

@@ -11,7 +11,7 @@ from jax.test_util import check_grads
 from seqmodels import check_cell, loading, recurrence
 from seqmodels.cells import base
 from seqmodels.check_cell import scalar
-from seqmodels.recurrence import arrays, derivative, loop, oracle, scan, spans
+from seqmodels.recurrence import arrays, derivative, loop, oracle, scan, separate, spans
 from tests.marks import slow
 
 WIDTH, BATCH, INPUT, HIDDEN = 5, 5, 3, 4
@@ -321,3 +321,18 @@ def test_products_that_are_kept_change_nothing(
         return value, d_params, jnp.where(valid, d_x, 0)
 
     assert_close(results(True), results(False))
+
+
+@pytest.mark.parametrize("many_steps", [WIDTH, WIDTH + 1])  # The matrix is transposed, or not.
+@pytest.mark.parametrize("name", ["gru", "lstm"])
+def test_one_sequence_of_a_large_layer(name, many_steps, x_TxDxB, monkeypatch):
+    monkeypatch.setattr(separate, "_MANY_STEPS", many_steps)
+    monkeypatch.setattr(loop, "_LARGE", 1)
+    monkeypatch.setattr(base, "_CACHED", 1)
+    cell = check_cell.without_zeros(loading.find_cell(name)(INPUT, HIDDEN, rngs=nnx.Rngs(0)))
+    assert loop.is_separate(cell, 1, WIDTH, segment_steps=1)
+    arguments = cell, x_TxDxB[..., :1], jnp.array([WIDTH - 1])
+    assert_close(
+        value_and_gradients(recurrence.run, *arguments, reverse=True),
+        value_and_gradients(oracle.run, *arguments, reverse=True),
+    )
