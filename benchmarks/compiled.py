@@ -283,14 +283,17 @@ class Compiler:
 
     def __init__(self, target: Target, dumped: pathlib.Path):
         os.environ |= _ENVIRONMENT
-        if target.platform == "cuda":
-            os.environ["XLA_FLAGS"] = f"--xla_dump_to={dumped}"
         import jax
         import numpy as np
         from jax.experimental import topologies
         from jax.sharding import Mesh, NamedSharding, PartitionSpec
         from jaxlib import gpu_rnn
 
+        from seqmodels import program
+
+        os.environ["XLA_FLAGS"] = program.COMPILER_FLAGS  # As in a run: no target objects.
+        if target.platform == "cuda":
+            os.environ["XLA_FLAGS"] += f" --xla_dump_to={dumped}"
         if target.platform == "tpu":
             topology = topologies.get_topology_desc(
                 target.name, platform="tpu", chips_per_host_bounds=(1, 1, 1)

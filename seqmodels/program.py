@@ -38,14 +38,15 @@ SETTINGS: dict[str, Any] = {
 }
 """JAX options that change numbers or end a correct program, with JAX's defaults."""
 
-_COMPILER_FLAGS = "--xla_backend_extra_options=xla_cpu_use_multi_output_fusion"
+COMPILER_FLAGS = "--xla_backend_extra_options=xla_cpu_use_multi_output_fusion"
 """One loop on a CPU instead of several that read the same arrays. Other backends ignore it."""
 
 
 def configure_jax() -> None:
     """Sets the options that a program's numbers depend on, and finds the devices to compute on.
 
-    The compiler gets `_COMPILER_FLAGS` if JAX has not been used before. JAX environment variables for these options have no effect, and a note names them.
+    JAX environment variables for these options have no effect, and a note names them. If JAX has
+    not been used before, its compiler gets `COMPILER_FLAGS`.
 
     Raises:
         ValueError: JAX finds no device.
@@ -78,9 +79,9 @@ def configure_jax() -> None:
 
 @contextlib.contextmanager
 def _compiler_flags() -> Iterator[None]:
-    """Within it, JAX sees `_COMPILER_FLAGS` in the environment; it reads them once."""
+    """Within it, JAX sees `COMPILER_FLAGS` in the environment; it reads them once."""
     given = os.environ.get("XLA_FLAGS")
-    os.environ["XLA_FLAGS"] = f"{_COMPILER_FLAGS} {given or ''}"
+    os.environ["XLA_FLAGS"] = f"{COMPILER_FLAGS} {given or ''}"
     try:
         yield
     finally:

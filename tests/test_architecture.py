@@ -53,7 +53,7 @@ def test_a_module_is_no_longer_than_one_can_read(path):
 @pytest.mark.parametrize("path", files("seqmodels/recurrence"), ids=str)
 def test_the_recurrence_knows_cells_and_nothing_built_of_them(path):
     own = [name for name in imported(path) if name.startswith("seqmodels")]
-    below = ("recurrence", "cells", "dropout", "arguments", "precision")
+    below = ("recurrence", "cells", "dropout", "arguments", "precision", "products")
     assert all(name.startswith(tuple(f"seqmodels.{room}" for room in below)) for name in own)
 
 
@@ -78,8 +78,7 @@ def test_a_cell_stands_alone(path):
     roots = {name for name in imported(path) if not name.startswith(("jax", "flax"))}
     assert roots <= {
         "seqmodels.cells.base",
-        "seqmodels.precision",
-        "functools.partial",
+        "seqmodels.products.product",
         "typing.Any",
         "typing.NamedTuple",
     }

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from seqmodels.cells import base
+from seqmodels import products
 from seqmodels.recurrence import arrays, step
 from seqmodels.recurrence.sequences import longest
 
@@ -82,7 +82,7 @@ def backward(setup, of_cell, cotangents, inputs, d_parts):
         )
         d_x_KxB = d_read_FxB
         if matrix_KxG is not None:
-            d_x_KxB = base.product_by_rows(matrix_KxG, d_read_FxB)
+            d_x_KxB = products.product_by_rows(matrix_KxG, d_read_FxB)
             factors = x_KxB, d_read_FxB
             if gathers:
                 column = number % size * len(lengths_B)

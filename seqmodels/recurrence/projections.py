@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.experimental.layout import Layout, with_layout_constraint
 
+from seqmodels import products
 from seqmodels.cells import base
 from seqmodels.recurrence import arrays, derivative, spans, step
 from seqmodels.recurrence.spans import Span, Steps
@@ -131,7 +132,7 @@ class Computation(NamedTuple):
             (d_a_GxN,) = d_z
             d_of_span = derivative.matrix_gradient(setup, x_DxN, d_a_GxN), d_a_GxN.sum(1)
             kernel_DxG = setup.of_product(_affine(setup, self.params)[0])
-            d_x_DxN = base.product_by_rows(kernel_DxG, d_a_GxN)
+            d_x_DxN = products.product_by_rows(kernel_DxG, d_a_GxN)
         else:
             _, pull_back = jax.vjp(self._numbers, self.params, x_DxN)
             d_of_span, d_x_DxN = pull_back(d_z)

@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from seqmodels import products
 from seqmodels.cells import base
 from seqmodels.recurrence import arrays, derivative, projections, spans, step
 from seqmodels.recurrence.sequences import Encoded, output_at
 from seqmodels.recurrence.spans import Steps
-
 
 _MANY_STEPS = 64
 """Steps of a single sequence for which transposing R once takes less time than it saves."""
@@ -56,7 +56,7 @@ class _Reader(NamedTuple):
         """A function of h: h @ R, for one step after another."""
         if batch_size == 1 and self.steps.width >= _MANY_STEPS:
             recurrent_GxH = jax.lax.optimization_barrier(self.recurrent_HxG.T)
-            return functools.partial(base.product_by_rows, recurrent_GxH)
+            return functools.partial(products.product_by_rows, recurrent_GxH)
         return functools.partial(base.product, kernel_DxG=self.recurrent_HxG)
 
     def read(self, z, u_GxB):
@@ -175,7 +175,7 @@ def backward(setup, of_cell, cotangents, inputs, d_inputs):
             )
             d_u_GxB, d_z = reader.gradients_in(d_read)
             seen_HxB, pull_back = jax.vjp(seen, carry[-1])
-            (d_h_HxB,) = pull_back(base.product_by_rows(reader.recurrent_HxG, d_u_GxB))
+            (d_h_HxB,) = pull_back(products.product_by_rows(reader.recurrent_HxG, d_u_GxB))
             factors = spans.gather(factors, (seen_HxB, d_u_GxB, d_z), place - span.lowest)
             d_carry = *d_carry[:-1], d_carry[-1] + d_h_HxB
             return jax.tree.map(jnp.add, d_params, d_of_step), factors, d_carry

@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 from jax.test_util import check_grads
 
-from seqmodels import check_cell, loading, recurrence
+from seqmodels import check_cell, loading, products, recurrence
 from seqmodels.cells import base
 from seqmodels.check_cell import scalar
 from seqmodels.recurrence import arrays, derivative, loop, oracle, scan, separate, spans
@@ -328,7 +328,7 @@ def test_products_that_are_kept_change_nothing(
 def test_one_sequence_of_a_large_layer(name, many_steps, x_TxDxB, monkeypatch):
     monkeypatch.setattr(separate, "_MANY_STEPS", many_steps)
     monkeypatch.setattr(loop, "_LARGE", 1)
-    monkeypatch.setattr(base, "_CACHED", 1)
+    monkeypatch.setattr(products, "_CACHED", 1)
     cell = check_cell.without_zeros(loading.find_cell(name)(INPUT, HIDDEN, rngs=nnx.Rngs(0)))
     assert loop.is_separate(cell, 1, WIDTH, segment_steps=1)
     arguments = cell, x_TxDxB[..., :1], jnp.array([WIDTH - 1])
