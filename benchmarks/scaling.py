@@ -148,18 +148,22 @@ def measure(
 ) -> dict[str, list[float]]:
     """Seconds per step in every turn of each peer; short steps are timed many at once.
 
-    Of this project's own, several always are: in training, one call makes eight.
+    Of this project's own, several always are: in training, one call makes eight. Some short steps
+    come before those that are timed: while another peer computed, this one's cores slept.
     """
-    numbers = {}
+    numbers, warming_up = {}, {}
     for peer, worker in workers.items():
         worker.call("load", [batch])
         worker.call("build", _for(peer, training), weights)
         worker.call("epoch", [0, 0, 0])
         least = _FEWEST_STEPS if peer == "ours" else 1
-        numbers[peer] = [0] * min(max(least, round(0.3 / worker.call("epoch"))), 100)
+        count = min(round(0.3 / worker.call("epoch")), 100)
+        numbers[peer], warming_up[peer] = [0] * max(least, count), [0] * min(count // 4, 8)
     seconds = {peer: [] for peer in workers}
     for _ in range(repeats):
         for peer, worker in workers.items():
+            if warming_up[peer]:
+                worker.call("epoch", warming_up[peer])
             seconds[peer].append(worker.call("epoch", numbers[peer]) / len(numbers[peer]))
     for worker in workers.values():
         worker.call("release")
