@@ -35,6 +35,19 @@ def product_by_rows(kernel_GxD: jax.Array, x_D: jax.Array) -> jax.Array:
     return product(x_D, kernel_GxD.T)
 
 
+def product_once(x_DxB: jax.Array, kernel_DxG: jax.Array) -> jax.Array:
+    """`product` with a matrix that is read once: a CPU needs no transposed copy of a large one.
+
+    Its derivative may read the matrix with a stride.
+    """
+    if _batch_size(x_DxB, kernel_DxG) is None or kernel_DxG.size <= _CACHED:
+        return product(x_DxB, kernel_DxG)
+    # The compiler would make the transpositions part of the product.
+    x_BxD = jax.lax.optimization_barrier(x_DxB.T)
+    y_BxG = jnp.matmul(x_BxD, kernel_DxG, precision=precision.current())
+    return jax.lax.optimization_barrier(y_BxG).T
+
+
 def _batch_size(x_D: jax.Array, kernel: jax.Array) -> int | None:
     """The size of a float32 batch on a CPU; None elsewhere, and if it is symbolic."""
     if jax.default_backend() != "cpu" or x_D.ndim != 2 or not isinstance(x_D.shape[1], int):

@@ -162,6 +162,10 @@ class Computation(NamedTuple):
 
     def _project(self, params, x_DxN):
         """The projections of N inputs."""
+        if self.steps.setup.is_affine and self.steps.are_one_span:
+            kernel_DxG, bias_G = _affine(self.steps.setup, params)
+            a_GxN = products.product_once(x_DxN, self.steps.setup.of_product(kernel_DxG))
+            return a_GxN + bias_G[:, None]
         setup, (leaves, structure) = self.steps.setup, jax.tree.flatten(params)
         axes = [None if leaf.ndim > 1 else -1 for leaf in leaves]
         leaves = [

@@ -68,6 +68,11 @@ class Steps(NamedTuple):
         return max(1, min(self.width, -(-COLUMNS // len(self.lengths_B))))
 
     @property
+    def are_one_span(self) -> bool:
+        """Whether a single span has room for all steps."""
+        return isinstance(self.width, int) and self.size == self.width
+
+    @property
     def num_spans(self) -> jax.Array:
         """The spans that hold all steps."""
         return -(-self.num_steps // self.size)
@@ -95,7 +100,7 @@ class Steps(NamedTuple):
 
         A single one is no loop: nothing is added to zeros that were written for it.
         """
-        if self.size == self.width:
+        if self.are_one_span:
             return take(jnp.array(0), loop)
         return jax.lax.fori_loop(0, self.num_spans, take, loop)
 
