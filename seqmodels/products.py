@@ -42,10 +42,13 @@ def product_once(x_DxB: jax.Array, kernel_DxG: jax.Array) -> jax.Array:
     """
     if _batch_size(x_DxB, kernel_DxG) is None or kernel_DxG.size <= _CACHED:
         return product(x_DxB, kernel_DxG)
-    # The compiler would make the transpositions part of the product.
+    return _batch_first(precision.current(), x_DxB, kernel_DxG)
+
+
+def _batch_first(given, x_DxB, kernel_DxG):
+    # The compiler would merge a transposition next to a product into one operation.
     x_BxD = jax.lax.optimization_barrier(x_DxB.T)
-    y_BxG = jnp.matmul(x_BxD, kernel_DxG, precision=precision.current())
-    return jax.lax.optimization_barrier(y_BxG).T
+    return jax.lax.optimization_barrier(jnp.matmul(x_BxD, kernel_DxG, precision=given)).T
 
 
 def _batch_size(x_D: jax.Array, kernel: jax.Array) -> int | None:
@@ -64,9 +67,7 @@ def _product(given, x_D, kernel_DxG):
         return jnp.matmul(x_D.T, kernel_DxG, precision=given).T
     if batch_size is not None and 1 < batch_size < 8 and is_cached:
         # A CPU's vector units take eight numbers at once: those of a row of the result.
-        # The compiler would merge a transposition next to a product into one operation.
-        kernel_DxG, x_BxD = map(jax.lax.optimization_barrier, (kernel_DxG, x_D.T))
-        return jax.lax.optimization_barrier(jnp.matmul(x_BxD, kernel_DxG, precision=given)).T
+        return _batch_first(given, x_D, jax.lax.optimization_barrier(kernel_DxG))
     kernel_GxD = jax.lax.optimization_barrier(kernel_DxG.T)
     x_D, dtype = x_D.astype(kernel_DxG.dtype), x_D.dtype
     return jnp.einsum(
