@@ -1,7 +1,7 @@
 """Checks the arguments of public functions once, with clear messages, and makes them arrays.
 
 Shapes and types are always known. Values are known only outside `jax.jit`; inside it, a length out
-of range makes its sequence's results NaN, so that it does not go unnoticed.
+of range makes its sequence's results NaN, so that it does not go unnoticed, and no other's.
 """
 
 from typing import Any
@@ -13,18 +13,24 @@ import jax.numpy as jnp
 def lengths(lengths_B: Any, batch_size: int, width: int) -> jax.Array:
     """The length of each sequence, at most `width` steps: int32 `[B]`.
 
+    Under `jax.jit` one out of range becomes the nearest possible one: how many steps are taken for
+    all sequences depends on the lengths of all.
+
     Raises:
         ValueError: the argument is invalid; the message says why.
     """
     lengths_B = _integers(lengths_B, "lengths_B", (batch_size,))
     _check_range(lengths_B, "lengths_B", 0, width, "the sequences have only so many steps")
-    return lengths_B
+    return jnp.clip(lengths_B, 0, width)
 
 
 def nan_where_impossible(
-    result: jax.Array, lengths_B: jax.Array, width: int, batch_axis: int = -1
+    result: jax.Array, given_B: Any, width: int, batch_axis: int = -1
 ) -> jax.Array:
-    """The result, with NaN for sequences whose length is out of range."""
+    """The result, with NaN for sequences whose length, as it was given, is out of range."""
+    if given_B is None:
+        return result
+    lengths_B = jnp.asarray(given_B)
     is_possible_B = (lengths_B >= 0) & (lengths_B <= width)
     shape = [1] * result.ndim
     shape[batch_axis] = is_possible_B.shape[0]

@@ -95,6 +95,7 @@ class Encoder(nnx.Module):
         x_BxTxD = arguments.vectors(x_BxTxD)
         batch_size, width, input_size = x_BxTxD.shape
         self.check_reads(input_size)
+        given_B = lengths_B
         if lengths_B is None:
             lengths_B = jnp.full(batch_size, width)
         lengths_B = arguments.lengths(lengths_B, batch_size, width)
@@ -108,7 +109,7 @@ class Encoder(nnx.Module):
         sequence_TxHxB = jnp.where(valid_TxB[:, None], sequence_TxHxB, 0)
         last_HxB = jnp.concatenate([one.last_HxB for one in encoded])
         sequence_TxHxB, last_HxB = (
-            arguments.nan_where_impossible(result, lengths_B, width)
+            arguments.nan_where_impossible(result, given_B, width)
             for result in (sequence_TxHxB, last_HxB)
         )
         return Encoding(sequence_TxHxB.transpose(2, 0, 1), last_HxB.T)

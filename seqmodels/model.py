@@ -113,13 +113,13 @@ class SequenceModel(nnx.Module):
                 "shared_steps is for rows that are read to their end, not for use with "
                 "lengths_B; leave one of them out"
             )
-        lengths_B = arguments.lengths(lengths_B, batch_size, width)
+        given_B, lengths_B = lengths_B, arguments.lengths(lengths_B, batch_size, width)
         if padding_side == "pre":
             x = align_left(x, lengths_B)
         outputs = self._outputs(x, lengths_B, keys)
         if padding_side == "pre" and self.head.per_step:
             outputs = align_right(outputs, lengths_B)
-        return arguments.nan_where_impossible(outputs, lengths_B, width, batch_axis=0)
+        return arguments.nan_where_impossible(outputs, given_B, width, batch_axis=0)
 
     def initial_carries(self, batch_size: int) -> list[base.Carry]:
         """The carries that `read_on` starts from, for every sequence of a batch.
@@ -161,11 +161,12 @@ class SequenceModel(nnx.Module):
             ValueError: as in a call, or a layer runs backwards.
         """
         layers = len(self.encoder.layers)
+        given_B = lengths_B
         encoded, ends, lengths_B = self.encode_from(
-            carries[:layers], x, lengths_B, dropout_keys_B=dropout_keys_B, step_key=step_key
+            carries[:layers], x, given_B, dropout_keys_B=dropout_keys_B, step_key=step_key
         )
         outputs, of_head = self.head.answer_on(carries[layers:], encoded, lengths_B, self._table())
-        outputs = arguments.nan_where_impossible(outputs, lengths_B, jnp.shape(x)[1], batch_axis=0)
+        outputs = arguments.nan_where_impossible(outputs, given_B, jnp.shape(x)[1], batch_axis=0)
         return outputs, [*ends, *of_head]
 
     @precision.in_float32
@@ -189,8 +190,8 @@ class SequenceModel(nnx.Module):
 
         Returns:
             The outputs of each direction of the top layer, undefined after the longest sequence;
-            the carries after each sequence's last step, if `carries` were given; and the lengths
-            as an array.
+            the carries after each sequence's last step, if `carries` were given; and the lengths,
+            those out of range as the nearest possible ones.
 
         Raises:
             ValueError: as in `read_on`.

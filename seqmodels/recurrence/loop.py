@@ -91,13 +91,14 @@ def run(
     arguments.check_reads(cell, x_TxDxB.shape[1], "the cell")
     if start is not None:
         arguments.check_carry(start, cell)
-    lengths_B = arguments.lengths(lengths_B, x_TxDxB.shape[-1], x_TxDxB.shape[0])
-    valid_Tx1xB = valid_steps(lengths_B, x_TxDxB.shape[0])[:, None]
+    given_B, width = lengths_B, x_TxDxB.shape[0]
+    lengths_B = arguments.lengths(given_B, x_TxDxB.shape[-1], width)
+    valid_Tx1xB = valid_steps(lengths_B, width)[:, None]
     x_TxDxB = jnp.where(valid_Tx1xB, x_TxDxB, 0)
     (encoded,) = run_all([cell], [reverse], [x_TxDxB], lengths_B, starts=[start])
     masked = Encoded(jnp.where(valid_Tx1xB, encoded.sequence_TxHxB, 0), encoded.last_HxB)
     return jax.tree.map(
-        lambda result: arguments.nan_where_impossible(result, lengths_B, x_TxDxB.shape[0]), masked
+        lambda result: arguments.nan_where_impossible(result, given_B, width), masked
     )
 
 

@@ -66,11 +66,24 @@ def test_a_length_out_of_range_is_refused_and_under_jit_makes_nan(model, of_vect
         (model.encoder, X_BxTxD),
         (of_vectors, X_BxTxD),
         (per_step, X_BxTxD),
+        (lambda x, n: of_vectors.read_on(of_vectors.initial_carries(BATCH), x, n)[0], X_BxTxD),
     ):
         results = jax.tree.leaves(jax.jit(function)(inputs, lengths_B))
         for result in results:
             assert jnp.isnan(result[0]).all()
             assert jnp.isfinite(result[1:]).all()
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward", "bidirectional"])
+@pytest.mark.parametrize("width", [3, 150])  # One span of steps, and several.
+def test_a_length_out_of_range_leaves_the_others_alone(direction, width):
+    model = factory.build(**ARGUMENTS | {"direction": direction})
+    rng = np.random.default_rng(0)
+    tokens_BxT = rng.integers(0, 9, (5, width)).astype(np.int32)
+    lengths_B = jnp.array([width, 1, width // 2, width + 1, -1])
+    found = jax.jit(model)(tokens_BxT, lengths_B)
+    expected = model(tokens_BxT[:3], lengths_B[:3])
+    np.testing.assert_allclose(found[:3], expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
