@@ -39,7 +39,10 @@ SETTINGS: dict[str, Any] = {
 """JAX options that change numbers or end a correct program, with JAX's defaults."""
 
 COMPILER_FLAGS = "--xla_backend_extra_options=xla_cpu_use_multi_output_fusion"
-"""One loop on a CPU instead of several that read the same arrays. Other backends ignore it."""
+"""One loop on a CPU instead of several that read the same arrays. Other backends ignore it.
+
+With `--xla_cpu_use_fusion_emitters=false`, compiling `newton` would then take all memory.
+"""
 
 
 def configure_jax() -> None:

@@ -10,14 +10,12 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 import jax
 import pytest
 
-from seqmodels.program import COMPILER_FLAGS
-
 # Two devices on any machine, so that batches are spread in the tests as they are in runs.
 jax.config.update("jax_num_cpu_devices", 2)
 # Most of the tests' time goes into compiling, here and in the programs that they start.
 os.environ["XLA_FLAGS"] = " ".join(
     [
-        os.environ.get("XLA_FLAGS", ""), COMPILER_FLAGS, "--xla_backend_optimization_level=0",
+        os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=0",
         "--xla_llvm_disable_expensive_passes=true", "--xla_cpu_use_fusion_emitters=false",
         "--xla_cpu_parallel_codegen_split_count=1",  # The workers keep all CPUs busy as it is.
     ]

@@ -13,9 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from configs import base
 from tests.train_lib import cases
-from train_lib import run
 from train_lib.errors import STOPPED
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -138,10 +136,13 @@ def whole(tmp_path_factory, shared_cache):
     return folder
 
 
-def run_one(folder, changes=None):
-    config = base.get_config("lstm", "tutorial")
-    config.update_from_flattened_dict(FIELDS | (changes or {}))
-    run.run(config, str(folder))
+def run_one(folder, *arguments):
+    """What one process with two devices prints, in a run of its own as those of two are."""
+    code = PROGRAM.replace("{0}", "{0, 1}") + RUN
+    command = [sys.executable, "-c", code, *CONFIG, *arguments, f"--workdir={folder}"]
+    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def assert_first_seeds_close(*folders):
@@ -173,7 +174,7 @@ def assert_two_are_as_one(folder, changes):
     flags = [f"--config.{name}={value}" for name, value in changes.items()]
     codes, *told = run_two(folder / "two", *CONFIG, *flags)
     assert codes == [0, 0], told
-    run_one(folder / "one", changes)
+    run_one(folder / "one", *flags)
     assert_first_seeds_close(folder / "two", folder / "one")
 
 
@@ -266,29 +267,29 @@ def test_a_killed_process_ends_the_other_and_both_go_on_bit_for_bit(whole, tmp_p
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_saves_all_and_one_process_can_go_on(whole, tmp_path, capsys):
+def test_a_signal_to_one_saves_all_and_one_process_can_go_on(whole, tmp_path):
     """Of two seeds each process has one."""
     arguments = [*CONFIG, "--config.train.seeds=2"]
     codes, _, errors = run_two(tmp_path / "run", *arguments, second=SENDS_ITSELF.format("15"))
     assert codes == [STOPPED, STOPPED], errors
     for error in errors:
         assert "SIGTERM: saved after step" in error
-    run_one(tmp_path / "run", {"train.seeds": 2})
-    assert "devices were 2 x cpu, 2 processes and are 2 x cpu" in capsys.readouterr().out
+    told = run_one(tmp_path / "run", "--config.train.seeds=2")
+    assert "devices were 2 x cpu, 2 processes and are 2 x cpu" in told
     assert_first_seeds_close(tmp_path / "run", whole)
 
 
 @pytest.mark.slow
 def test_a_finished_run_goes_on_for_more_epochs_and_is_watched(whole, tmp_path):
     shutil.copytree(whole, tmp_path / "two")
-    changes = {"train.num_epochs": 3}
-    flags = ["--config.train.num_epochs=3", "--log=tensorboard", "--profile_steps=63:68"]
-    codes, outputs, errors = run_two(tmp_path / "two", *CONFIG, *flags)
+    longer = "--config.train.num_epochs=3"
+    watched = ["--log=tensorboard", "--profile_steps=63:68"]
+    codes, outputs, errors = run_two(tmp_path / "two", *CONFIG, longer, *watched)
     assert codes == [0, 0], errors
     for words in ("resuming from step 54", "already tested after epoch 2", "traced steps 61 to"):
         assert words in outputs[0]
     assert [*tmp_path.glob("two/tensorboard/seed-0/events*")]
-    run_one(tmp_path / "one", changes)
+    run_one(tmp_path / "one", longer)
     assert_first_seeds_close(tmp_path / "two", tmp_path / "one")
 
 
