@@ -13,15 +13,15 @@ import jax.numpy as jnp
 def lengths(lengths_B: Any, batch_size: int, width: int) -> jax.Array:
     """The length of each sequence, at most `width` steps: int32 `[B]`.
 
-    Under `jax.jit` one out of range becomes the nearest possible one: how many steps are taken for
-    all sequences depends on the lengths of all.
+    Under `jax.jit` one out of range becomes 0: how many steps are taken for all sequences depends
+    on the lengths of all.
 
     Raises:
         ValueError: the argument is invalid; the message says why.
     """
     lengths_B = _integers(lengths_B, "lengths_B", (batch_size,))
     _check_range(lengths_B, "lengths_B", 0, width, "the sequences have only so many steps")
-    return jnp.clip(lengths_B, 0, width)
+    return jnp.where(_are_possible(lengths_B, width), lengths_B, 0)
 
 
 def nan_where_impossible(
@@ -30,12 +30,15 @@ def nan_where_impossible(
     """The result, with NaN for sequences whose length, as it was given, is out of range."""
     if given_B is None:
         return result
-    lengths_B = jnp.asarray(given_B)
-    is_possible_B = (lengths_B >= 0) & (lengths_B <= width)
+    is_possible_B = _are_possible(jnp.asarray(given_B).astype(jnp.int32), width)
     shape = [1] * result.ndim
     shape[batch_axis] = is_possible_B.shape[0]
     # A reshape costs a compiled program nothing, unlike a broadcast.
     return jnp.where(jnp.reshape(is_possible_B, shape), result, jnp.nan)
+
+
+def _are_possible(lengths_B: jax.Array, width: int) -> jax.Array:
+    return (lengths_B >= 0) & (lengths_B <= width)
 
 
 def tokens(tokens_BxT: Any, vocabulary_size: int) -> jax.Array:

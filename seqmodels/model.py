@@ -155,7 +155,8 @@ class SequenceModel(nnx.Module):
             step_key: as in a call.
 
         Returns:
-            The outputs, and the carries after each sequence's last step.
+            The outputs, and the carries after each sequence's last step; only the outputs show a
+            length out of range.
 
         Raises:
             ValueError: as in a call, or a layer runs backwards.
@@ -190,8 +191,8 @@ class SequenceModel(nnx.Module):
 
         Returns:
             The outputs of each direction of the top layer, undefined after the longest sequence;
-            the carries after each sequence's last step, if `carries` were given; and the lengths,
-            those out of range as the nearest possible ones.
+            the carries after each sequence's last step, if `carries` were given; and the lengths.
+            One out of range is 0 there; nothing else shows it.
 
         Raises:
             ValueError: as in `read_on`.

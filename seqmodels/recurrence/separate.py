@@ -101,7 +101,6 @@ def forward(setup, params, start, inputs, lengths_B, seeds_Bx2):
     reader = _Reader.of(setup, params, inputs, lengths_B, seeds_Bx2)
     steps, weights = reader.steps, step.weights_of(setup, params)
     lengths = arrays.for_units(lengths_B, step.units_of(start))
-
     multiply = reader.product_with(len(lengths_B))
 
     def take(time, carry, z):
@@ -109,8 +108,7 @@ def forward(setup, params, start, inputs, lengths_B, seeds_Bx2):
         carry, y_HxB = step.take(setup, weights, read, carry, time, lengths, seeds_Bx2)
         return carry, reader.kept(read), y_HxB
 
-    def take_span(index, loop):
-        span = steps.span(index)
+    def take_span(span, loop):
         z_S = reader.projected.at(span)
 
         def one(number, loop):
@@ -160,9 +158,8 @@ def backward(setup, of_cell, cotangents, inputs, d_inputs):
     back_through_step = derivative.of_step(setup, weights, lengths, seeds_Bx2, real_columns)
     seen = functools.partial(step.seen, setup, seeds_Bx2=seeds_Bx2)
 
-    def back_through_span(index, loop):
+    def back_through_span(span, loop):
         d_params, d_recurrent_HxG, factors, d_projected, d_carry = loop
-        span = steps.span(steps.num_spans - 1 - index)
         read_again = reader.read_again(span, kept.reads_T)
 
         def back(back_number, loop):
@@ -204,7 +201,7 @@ def backward(setup, of_cell, cotangents, inputs, d_inputs):
         d_carry,
     )
     d_params, d_recurrent_HxG, _, d_projected, d_carry = steps.through_spans(
-        back_through_span, loop
+        back_through_span, loop, backwards=True
     )
     (d_of_recurrent,) = jax.vjp(functools.partial(_recurrent, setup), params)[1](d_recurrent_HxG)
     d_of_projected, d_inputs = reader.projected.gradients(d_projected)

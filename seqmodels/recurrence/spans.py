@@ -70,7 +70,7 @@ class Steps(NamedTuple):
     @property
     def are_one_span(self) -> bool:
         """Whether a single span has room for all steps."""
-        return isinstance(self.width, int) and self.size == self.width
+        return self.size == self.width
 
     @property
     def num_spans(self) -> jax.Array:
@@ -95,14 +95,22 @@ class Steps(NamedTuple):
         is_taken_S = (jnp.minimum(*ends) <= places_S) & (places_S <= jnp.maximum(*ends))
         return Span(first, length, lowest, places_S, is_taken_S)
 
-    def through_spans(self, take: Callable[[jax.Array, Any], Any], loop: Any) -> Any:
-        """What `take(index, loop)` makes of a loop's state over all spans.
+    def through_spans(
+        self, take: Callable[[Span, Any], Any], loop: Any, *, backwards: bool = False
+    ) -> Any:
+        """What `take(span, loop)` makes of a loop's state over all spans.
 
-        A single one is no loop: nothing is added to zeros that were written for it.
+        A single one is no loop: nothing is added to zeros that were written for it. It is taken
+        even if no sequence has a step.
         """
         if self.are_one_span:
-            return take(jnp.array(0), loop)
-        return jax.lax.fori_loop(0, self.num_spans, take, loop)
+            return take(self.span(jnp.array(0)), loop)
+        last = self.num_spans - 1
+
+        def take_one(index, loop):
+            return take(self.span(last - index if backwards else index), loop)
+
+        return jax.lax.fori_loop(0, self.num_spans, take_one, loop)
 
     def times(self, span: Span) -> jax.Array:
         """The time of the step in each place of a span."""

@@ -21,20 +21,21 @@ LENGTHS = [5, 1, 0, 3, 4]
 # A cell with all that makes it fast, and one with nothing of it; `test_check_cell` has them all.
 @pytest.fixture(
     params=[
-        "lstm", "lstm, with many rows", "lstm, of many units",
-        "gru", "gru, with many rows", "min_gru",
+        "lstm", "lstm, with many rows", "lstm, of many units", "lstm, of many units, in one span",
+        "gru", "gru, with many rows", "gru, in one span", "min_gru",
         "lstm, as on a TPU", "gru, as on a TPU", slow("mlstm, as on a TPU"),
     ]
 )  # fmt: skip
 def cell(request, monkeypatch):
-    name, _, how = request.param.partition(", ")
-    monkeypatch.setattr(spans, "COLUMNS", 2 * BATCH)  # So that there are several spans.
-    if how == "with many rows":
+    name, *how = request.param.split(", ")
+    steps = WIDTH if "in one span" in how else 2  # Of a span.
+    monkeypatch.setattr(spans, "COLUMNS", steps * BATCH)
+    if "with many rows" in how:
         monkeypatch.setattr(loop, "keeps_reads", lambda cell, batch_size: False)
         monkeypatch.setattr(loop, "is_separate", lambda *_: False)
-    if how == "of many units":
+    if "of many units" in how:
         monkeypatch.setattr(loop, "_LARGE", 0)
-    if how == "as on a TPU":
+    if "as on a TPU" in how:
         monkeypatch.setattr(arrays, "on_cpu", lambda: False)
     cell = loading.find_cell(name)(INPUT, HIDDEN, rngs=nnx.Rngs(0))
     # Nothing at its initial zero: a bias that is left out must show.
@@ -87,6 +88,18 @@ def test_a_batch_of_empty_sequences_gives_zeros_and_no_gradient(cell, x_TxDxB):
     assert not encoded.last_HxB.any()
     _, gradients = value_and_gradients(recurrence.run, cell, x_TxDxB, lengths, False)
     assert not any(gradient.any() for gradient in jax.tree.leaves(gradients))
+
+
+def test_a_batch_of_empty_sequences_hands_the_carry_on(cell, x_TxDxB):
+    def carries_from(start):
+        lengths_B = jnp.zeros(BATCH, jnp.int32)
+        return recurrence.run_from([start], [cell], [False], [x_TxDxB], lengths_B)[1][0]
+
+    start = recurrence.initial_carry(cell, BATCH)
+    carries, pull_back = jax.vjp(jax.jit(carries_from), start)
+    jax.tree.map(np.testing.assert_array_equal, carries, start)
+    ones = jax.tree.map(jnp.ones_like, start)
+    jax.tree.map(np.testing.assert_array_equal, pull_back(ones)[0], ones)
 
 
 def test_reverse_equals_flipping_by_hand(cell, x_TxDxB):
