@@ -291,7 +291,7 @@ class Compiler:
 
         from seqmodels import program
 
-        os.environ["XLA_FLAGS"] = program.COMPILER_FLAGS  # As in a run: no target objects.
+        os.environ["XLA_FLAGS"] = program.COMPILER_FLAGS  # As in a run; others ignore them.
         if target.platform == "cuda":
             os.environ["XLA_FLAGS"] += f" --xla_dump_to={dumped}"
         if target.platform == "tpu":

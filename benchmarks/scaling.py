@@ -143,7 +143,7 @@ def check(workers: dict[str, Worker], cell: str) -> None:
 
 
 def _for(peer: str, training: Training) -> Training:
-    """This project's own default is to mask padding; without any, the others need no masks."""
+    """Ours has its default setting, `exact`; without padding, the others need no masks."""
     return dataclasses.replace(training, masked=peer == "ours")
 
 
@@ -156,8 +156,8 @@ def measure(
 ) -> dict[str, list[float]]:
     """Seconds per step in every turn of each peer; short steps are timed many at once.
 
-    Of this project's own, several always are: in training, one call makes eight. Some short steps
-    come before those that are timed: while another peer computed, this one's cores slept.
+    Of this project's own, several always are: in training, one call makes eight. Before each turn,
+    short steps run untimed: after a pause, the first ones are slow.
     """
     numbers, warming_up = {}, {}
     for peer, worker in workers.items():

@@ -83,7 +83,7 @@ class Encoder(nnx.Module):
         Args:
             x_BxTxD: the inputs; sequences start at time 0.
             lengths_B: steps of each sequence, 0 to T; None: all have T. Under `jax.jit`, where a
-                length cannot be checked, results are NaN if it is out of range.
+                length cannot be checked, its sequence's results are NaN if it is out of range.
             dropout_keys_B: a random key for each sequence, which decides what is dropped from it;
                 None, as in evaluation, drops nothing.
             step_key: a random key for the training step, which decides which weights are dropped;

@@ -84,8 +84,8 @@ def run(
 
     Raises:
         ValueError: the inputs or the start do not fit the cell, the number of lengths is wrong, or
-            a length is out of range. Under `jax.jit`, where a length cannot be checked, results are
-            NaN if it is out of range.
+            a length is out of range. Under `jax.jit`, where a length cannot be checked, the results
+            of its sequence are NaN if it is out of range.
     """
     x_TxDxB = arguments.vectors_over_time(x_TxDxB)
     arguments.check_reads(cell, x_TxDxB.shape[1], "the cell")

@@ -162,6 +162,7 @@ class Computation(NamedTuple):
 
     def _project(self, params, x_DxN):
         """The projections of N inputs."""
+        # In a loop over spans, `product` makes its copy of the matrix only once.
         if self.steps.setup.is_affine and self.steps.are_one_span:
             kernel_DxG, bias_G = _affine(self.steps.setup, params)
             a_GxN = products.product_once(x_DxN, self.steps.setup.of_product(kernel_DxG))

@@ -18,7 +18,7 @@ from seqmodels.recurrence.sequences import Encoded, output_at
 from seqmodels.recurrence.spans import Steps
 
 _MANY_STEPS = 64
-"""Steps of a single sequence for which transposing R once takes less time than it saves."""
+"""Room for steps of a single sequence, from which transposing R once takes less than it saves."""
 
 
 class Kept(NamedTuple):
