@@ -123,7 +123,7 @@ class Entry(NamedTuple):
     settings: tuple[str, ...]
     packages: tuple[str, ...]
     environment: Mapping[str, str] = MappingProxyType({})
-    loss_tolerance: float = 1e-3
+    loss_tolerance: float = 5e-4
 
     def load(self) -> type[Peer]:
         return getattr(importlib.import_module(f"benchmarks.{self.module}"), self.peer)

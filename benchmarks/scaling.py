@@ -2,13 +2,12 @@
 the number of models that are trained at once.
 
 python -m benchmarks.scaling
-python -m benchmarks.scaling --cells=bilstm,bigru --axes=B --repeats=3 --out=/tmp
+python -m benchmarks.scaling --cells=gru --axes=B --repeats=3 --out=/tmp
 
-One LSTM or GRU layer, in one direction or both, over full-length random sequences: each size is
-varied with the others fixed; then the extremes of all three are combined. All peers must first
-agree on logits, gradients and loss. Then they take turns. For K models, the time is of their
-gradients on one batch, by `jax.vmap`. Writes `scaling.md`, `scaling.png` and `scaling.json` with
-what was asked for only.
+One LSTM or GRU layer over full-length random sequences: each size is varied with the others fixed;
+then the extremes of all three are combined. All peers must first agree on logits, gradients and
+loss. Then they take turns. For K models, the time is of their gradients on one batch, by
+`jax.vmap`. Writes `scaling.md`, `scaling.png` and `scaling.json` with what was asked for only.
 """
 
 import argparse
@@ -28,7 +27,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from benchmarks import workload
-from benchmarks.interface import PEERS, Batch, Training, Weights
+from benchmarks.interface import ARRAYS, PEERS, Batch, Training, Weights
 from benchmarks.peers import Outcome, chosen, installed, started
 from benchmarks.workers import PeerError, Worker
 from train_lib import files
@@ -43,13 +42,6 @@ VARIED = {
     "H": (8, 16, 32, 64, 128, 256, 512),
 }
 CORNERS = "corners"
-CELLS = {
-    "lstm": ("lstm", False),
-    "gru": ("gru", False),
-    "bilstm": ("lstm", True),
-    "bigru": ("gru", True),
-}
-"""What can be measured: a cell, and whether it runs in both directions."""
 SEEDS = (1, 2, 4, 8, 16)
 CHECKED = ({"T": 16, "B": 64, "H": 8}, {"T": 256, "B": 64, "H": 128})  # Multiplied; looked up.
 _TITLES = {
@@ -70,13 +62,13 @@ def main(argv: Sequence[str]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     axes = (*VARIED, CORNERS, "K")
-    parser.add_argument("--cells", default="lstm,gru", help="separated by commas")
+    parser.add_argument("--cells", default=",".join(ARRAYS), help="separated by commas")
     parser.add_argument("--axes", default=",".join(axes), help="what is varied, likewise")
     parser.add_argument("--peers", default="ours,torch-padded,keras-jax", help="likewise")
     parser.add_argument("--repeats", type=int, default=9, help="turns of each peer at each size")
     parser.add_argument("--out", type=files.local, default="benchmarks/results")
     options = parser.parse_args(argv)
-    cells = chosen("cells", options.cells, list(CELLS))
+    cells = chosen("cells", options.cells, list(ARRAYS))
     axes = chosen("axes", options.axes, axes)
     peers = installed(chosen("peers", options.peers, NAMES))
 
@@ -213,14 +205,13 @@ def measure_models(count: int, repeats: int) -> list[float]:
     return seconds[1:]  # The first compiles.
 
 
-def make(name: str, *, T: int, B: int, H: int) -> tuple[Training, Weights, Batch]:
-    """A model of one of `CELLS`, whose inputs are as wide as its layer, and a batch for it."""
-    cell, bidirectional = CELLS[name]
+def make(cell: str, *, T: int, B: int, H: int) -> tuple[Training, Weights, Batch]:
+    """A model whose inputs are as wide as its layer, and a batch for it."""
     training = Training(
         vocabulary_size=_VOCABULARY,
         embedding_size=H,
         hidden_sizes=(H,),
-        bidirectional=bidirectional,
+        bidirectional=False,
         dropout_rates=(0.0,),
         masked=False,
         cell=cell,
